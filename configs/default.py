@@ -1,0 +1,97 @@
+"""Every key of a run, once, with its unit. Other configs start from this one and change values.
+
+Reproduces nothing by itself: a ResNet-18 with the reference's defaults on the embedded photo patches.
+Command: simclr-jax train --config=default --workdir=runs/default
+Expected: the demo's result with a net sixteen times its size: hours on two CPU cores, minutes on a GPU.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The default configuration. A section holds the keyword arguments of the function named beside it."""
+    config = config_dict.ConfigDict()
+    config.seed = 0
+
+    # data.load_split: what to read.
+    config.data = config_dict.ConfigDict()
+    config.data.name = "photo-patches"  # photo-patches | digits | tfds:NAME[/CONFIG] | folder:PATH
+    config.data.data_dir = config_dict.placeholder(str)  # where TFDS looks; None = its own default
+    config.data.cache_dir = config_dict.placeholder(str)  # decoded images; None = the user's cache folder, "" = none
+    config.data.canvas_size = config_dict.placeholder(int)  # longest side kept in memory, pixels; None = the source's
+    config.data.max_skipped = 0.01  # share of damaged files that is left out (and named) before the run is refused
+
+    # Which splits are pretrained on and tested on; probes train on the first and are scored on the second.
+    config.split = config_dict.ConfigDict()
+    config.split.train = "train"
+    config.split.test = "test"
+
+    # augment.make_simclr_views: the views.
+    config.augment = config_dict.ConfigDict()
+    config.augment.size = 32  # pixels, side of a view and of an evaluation image
+    config.augment.strength = 0.5  # of the colour jitter: 1.0 for ImageNet, 0.5 for CIFAR
+    config.augment.brightness = "multiply"  # "multiply" (SimCLR v2 and current code) | "add" (v1)
+    config.augment.resize = "tf2"  # bicubic of the "tf2" or the "tf1" reference code
+    config.augment.flip_probability = 0.5
+    config.augment.jitter_probability = 0.8
+    config.augment.gray_probability = 0.2
+    config.augment.blur_probability = 0.5  # 0.0 = no blur, as for CIFAR
+    config.augment.blur_sigma_per = "view"  # one sigma per "view" of the batch (reference) or per "image"
+    config.augment.min_area = 0.08  # lower end of the crop's share of the image
+
+    # models.make_encoder: the backbone.
+    config.encoder = config_dict.ConfigDict()
+    config.encoder.name = "resnet18"  # resnet18 | 34 | 50 | 101 | 152 | 200
+    config.encoder.width_multiplier = 1.0
+    config.encoder.stem = "cifar"  # "cifar" (3x3, for 32 pixels) | "imagenet" (7x7, stride 2, max-pool)
+    config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32
+
+    # METHODS[name]: the method and its head.
+    config.method = config_dict.ConfigDict()
+    config.method.name = "simclr"
+    config.method.head_layers = 3  # 0 to 4; v1 has 2, v2 has 3
+    config.method.head_dim = 128
+    config.method.temperature = 0.1
+    config.method.loss_scale = 2.0  # the reference sums the two directions: twice the paper's mean
+
+    # optim.make_optimizer.
+    config.optimizer = config_dict.ConfigDict()
+    config.optimizer.name = "lars"  # lars | sgd | adamw
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.momentum = 0.9
+
+    # optim.make_schedule: warm-up, then cosine to zero.
+    config.schedule = config_dict.ConfigDict()
+    config.schedule.base_learning_rate = 0.3
+    config.schedule.scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
+    config.schedule.warmup_epochs = 10.0
+
+    # The training loop.
+    config.train = config_dict.ConfigDict()
+    config.train.batch_size = 512  # images per step, over all devices
+    config.train.num_epochs = 100.0
+    config.train.steps_per_dispatch = 1  # updates per call of the device; more hides the host at small images
+    config.train.log_every_steps = 50
+    config.train.checkpoint_every_steps = 500
+    config.train.keep_checkpoints = 3  # the last ones; the best by kNN is kept beside them
+    config.train.evaluate_every_epochs = 10.0  # kNN while training; 0.0 = never
+
+    # Probes: kNN and the linear probe on frozen features.
+    config.probe = config_dict.ConfigDict()
+    config.probe.knn_k = 200
+    config.probe.knn_temperature = 0.1
+    config.probe.label_fractions = (0.01, 0.1, 1.0)
+    config.probe.batch_size = 512  # images per forward pass
+    return config
+
+
+def number_arguments(arg: str, **defaults: int) -> dict[str, int]:
+    """Reads "name=number,..." as it stands behind the colon of --config=NAME:ARG; `defaults` names what is known."""
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        name, _, value = item.partition("=")
+        if name not in values or not value.isdigit() or int(value) < 1:
+            valid = ", ".join(f"{key}=N" for key in defaults)
+            raise ValueError(f"The part of --config behind the colon must be {valid} with N >= 1; got {item!r}.")
+        values[name] = int(value)
+    return values

@@ -1,0 +1,127 @@
+"""`simclr-jax VERB ...`, the same as `python -m simclr_jax VERB ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_HELP = """simclr-jax: SimCLR in JAX. Pretrain an image encoder without labels, look at it, use it.
+
+usage: simclr-jax VERB --flag=value ...      (simclr-jax VERB --help for its flags)
+
+  train     pretrain from a config        simclr-jax train --config=demo --workdir=runs/demo
+  evaluate  kNN and linear probes         simclr-jax evaluate --workdir=runs/demo
+  report    one HTML page about a run     simclr-jax report --workdir=runs/demo
+  preview   a picture of the views        simclr-jax preview --config=demo --output=views.png
+"""
+
+_CONFIG_HELP = """  --config=NAME_OR_PATH[:ARG]   {names},
+                                or your own file with get_config()
+  --config.SECTION.KEY=VALUE    change one value; configs/default.py explains every key
+"""
+
+
+class _Verb(NamedTuple):
+    flags: dict[str, str | None]
+    required: tuple[str, ...]
+    with_config: bool
+    help: str
+
+
+_VERBS = {
+    "train": _Verb(
+        {"workdir": None},
+        ("workdir",),
+        True,
+        """Pretrains an encoder. A workdir that holds a run of the same config goes on where it stopped.
+
+  --workdir=FOLDER              where the run is kept: checkpoints, metrics.jsonl, TensorBoard events
+{config}
+Ctrl-C or SIGTERM saves and stops; the same command goes on. On your own folder of images:
+
+  simclr-jax train --config=demo --config.data.name=folder:PHOTOS --config.augment.size=64 --workdir=runs/photos
+""",
+    ),
+    "evaluate": _Verb(
+        {"workdir": None, "checkpoint": "latest"},
+        ("workdir",),
+        False,
+        """Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and 100 % of the labels, beside
+an untrained network and raw pixels. Prints a table and writes it to results.json.
+
+  --workdir=FOLDER              of a run made by train
+  --checkpoint=latest           latest | best (by kNN while training) | a step number
+
+  simclr-jax evaluate --workdir=runs/demo
+""",
+    ),
+    "report": _Verb(
+        {"workdir": None, "output": None},
+        ("workdir",),
+        False,
+        """Writes one self-contained HTML page about a run: curves, probes beside their baselines, augmented views,
+nearest neighbours, a map of the test set, the confusion matrix, the config. No network is needed to read it.
+
+  --workdir=FOLDER              of a run made by train; evaluate it first for the probe table
+  --output=FILE                 default: report.html in the workdir
+
+  simclr-jax report --workdir=runs/demo
+""",
+    ),
+    "preview": _Verb(
+        {"output": "views.png", "num_images": "8"},
+        (),
+        True,
+        """Draws the augmented views that a config would train on, before anything is trained.
+
+  --output=FILE                 the picture, PNG; default views.png
+  --num_images=8                rows of the picture
+{config}
+  simclr-jax preview --config=demo --config.augment.strength=1.0 --output=views.png
+""",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0 done, 2 the user's mistake (one line on stderr), 128 + n on signal n."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    verb, rest = words[0], words[1:]
+    if any(word in ("-h", "--help") for word in rest) and verb in _VERBS:
+        print(_verb_help(verb), end="")
+        return 0
+
+    from simclr_jax import base, config
+
+    try:
+        if verb not in _VERBS:
+            raise base.InputError(f"Unknown verb {verb!r}; valid verbs: {', '.join(_VERBS)}.")
+        spec = _VERBS[verb]
+        settings, values = config.parse_flags(rest, names=spec.flags, with_config=spec.with_config)
+        for name in spec.required:
+            if not values[name]:
+                raise base.InputError(f"--{name} is required. See: simclr-jax {verb} --help")
+        module = importlib.import_module(f"simclr_jax.{verb}")
+        arguments = {**values, **({"config": settings.to_dict()} if settings is not None else {})}
+        return module.main(**arguments)
+    except base.InputError as error:
+        print(f"simclr-jax {verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def _verb_help(verb: str) -> str:
+    from simclr_jax import config
+
+    names = config.shipped_configs()
+    # The long list is broken so that the help fits a terminal of 100 columns.
+    listed = ", ".join(names).replace(", imagenet_resnet50", ",\n                                imagenet_resnet50")
+    return f"usage: simclr-jax {verb} --flag=value ...\n\n" + _VERBS[verb].help.format(
+        config=_CONFIG_HELP.format(names=listed)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

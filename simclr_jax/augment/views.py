@@ -1,0 +1,297 @@
+"""Recipes: what is drawn for a view, how a view is made from its draws, and the three ready-made pipelines.
+
+Drawing and applying are separate pure functions, so any view can be replayed exactly from its draws. Drawing is
+cheap and runs for the whole batch at once; applying runs image by image on a CPU and all at once on accelerators.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from simclr_jax import base
+from simclr_jax.augment import blur, color, crop
+
+# Up to this size the reference neither crops in evaluation nor uses the ImageNet stem.
+SMALL_IMAGE = 32
+CENTER_FRACTION = 0.875
+
+EvalView = Callable[[base.Array, base.Array], base.Array]
+
+
+class ViewDraws(NamedTuple):
+    """Everything that is random in one view; scalars, with leading axes [B, V] when batched.
+
+    flip, jitter_applied, gray_applied, blur_applied: bool. blur_sigma: float32, pixels.
+    """
+
+    box: crop.CropBox
+    flip: base.Array
+    jitter_applied: base.Array
+    jitter: color.ColorJitter
+    gray_applied: base.Array
+    blur_applied: base.Array
+    blur_sigma: base.Array
+
+
+class ViewRecipe(NamedTuple):
+    """The settings of a view pipeline, checked by `make_recipe`; see `make_simclr_views` for their meaning."""
+
+    size: int
+    strength: float = 1.0
+    brightness: str = "multiply"
+    resize: str = "tf2"
+    num_views: int = 2
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.8
+    gray_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma_per: str = "view"
+    min_area: float = 0.08
+    loop: str = "auto"
+
+    @property
+    def jitters(self) -> bool:
+        """Whether the colour jitter can change a view at all."""
+        return self.jitter_probability > 0 and self.strength > 0
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise base.InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}. Use {choices[0]!r}.")
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise base.InputError(f"size must be at least 1 pixel; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
+
+
+def make_recipe(**settings: Any) -> ViewRecipe:
+    """A checked ViewRecipe from the keyword arguments of `make_simclr_views`.
+
+    Raises:
+        InputError: a value outside its range, an unknown choice or an unknown setting.
+    """
+    unknown = sorted(set(settings) - set(ViewRecipe._fields))
+    if unknown or "size" not in settings:
+        raise base.InputError(
+            f"view settings must include size and be among {', '.join(ViewRecipe._fields)}; "
+            f"got {', '.join(sorted(settings)) or 'none'}. Correct the names."
+        )
+    recipe = ViewRecipe(**settings)
+    _check_size(recipe.size)
+    color.check_jitter(recipe.strength, recipe.brightness)
+    crop.check_resize(recipe.resize)
+    _check_choice("blur_sigma_per", recipe.blur_sigma_per, ("view", "image"))
+    _check_choice("loop", recipe.loop, ("auto", "map", "vmap"))
+    for name in ("flip_probability", "jitter_probability", "gray_probability", "blur_probability"):
+        value = getattr(recipe, name)
+        if not 0 <= value <= 1:
+            raise base.InputError(f"{name} must be in [0, 1]; got {value:g}. Use 0 to switch the operation off.")
+    if not 0 < recipe.min_area <= 1:
+        raise base.InputError(f"min_area must be in (0, 1]; got {recipe.min_area:g}. Use 0.08.")
+    if recipe.num_views < 1:
+        raise base.InputError(f"num_views must be at least 1; got {recipe.num_views}. Use 2.")
+    return recipe
+
+
+def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
+    """The random numbers of one view.
+
+    Args:
+        key: belongs to this view of this example alone.
+        shared_key: belongs to this view of the whole batch; the blur's sigma is drawn from it by default.
+        size: int32 [2], valid (height, width) of the image.
+    """
+    box_key, chance_key, jitter_key, sigma_key = jax.random.split(key, 4)
+    box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.min_area, 1.0))
+    chances = jax.random.uniform(chance_key, (4,))
+    return ViewDraws(
+        box=box,
+        flip=chances[0] < recipe.flip_probability,
+        jitter_applied=chances[1] < recipe.jitter_probability,
+        jitter=color.draw_color_jitter(jitter_key, strength=recipe.strength, brightness=recipe.brightness),
+        gray_applied=chances[2] < recipe.gray_probability,
+        blur_applied=chances[3] < recipe.blur_probability,
+        blur_sigma=blur.draw_sigma(shared_key if recipe.blur_sigma_per == "view" else sigma_key),
+    )
+
+
+def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
+    """One view from its draws: uint8 [H, W, 3] -> float32 [size, size, 3] in [0, 1].
+
+    Crop and resize, flip, jitter, grey, clip, blur, clip. Operations that the recipe rules out are not compiled.
+
+    Reference: google-research/simclr data_util.preprocess_for_train and batch_random_blur.
+    """
+    return crop.from_planes(_apply_planes(_unit_planes(image), draws, recipe=recipe))
+
+
+def _unit_planes(image: base.Array) -> base.Array:
+    return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
+
+
+def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
+    axis, size = crop.PLANES_AXIS, recipe.size
+    flip = draws.flip if recipe.flip_probability > 0 else False
+    view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
+    if recipe.jitters:
+        view = lax.cond(
+            draws.jitter_applied,
+            lambda x: color.adjust_color_jitter(x, draws.jitter, brightness=recipe.brightness, channel_axis=axis),
+            lambda x: x,
+            view,
+        )
+    if recipe.gray_probability > 0:
+        view = lax.cond(
+            draws.gray_applied, lambda x: color.adjust_grayscale(x, channel_axis=axis), lambda x: x, view
+        )
+    view = jnp.clip(view, 0.0, 1.0)
+    if recipe.blur_probability > 0:
+        kernel_size = blur.kernel_size_for(size)
+        view = lax.cond(
+            draws.blur_applied,
+            lambda x: jnp.clip(blur.blur_planes(x, draws.blur_sigma, kernel_size=kernel_size), 0.0, 1.0),
+            lambda x: x,
+            view,
+        )
+    return view
+
+
+def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
+    """The random numbers of all views of a batch, every array with leading axes [B, V].
+
+    An example's draws depend on `key`, its position, its size and the view only: not on the batch around it, nor on
+    how the batch is spread over devices.
+
+    Args:
+        key: the step's key.
+        sizes: int32 [B, 2], valid (height, width) of every image.
+        positions: int32 [B], place of every image in the global batch.
+    """
+    example_root, shared_root = jax.random.split(key)
+    views = jnp.arange(recipe.num_views, dtype=jnp.int32)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    shared_keys = fold(shared_root, views)
+
+    def draw_example(position: base.Array, size: base.Array) -> ViewDraws:
+        keys = fold(jax.random.fold_in(example_root, position), views)
+        return jax.vmap(lambda view_key, shared_key: draw_view(view_key, shared_key, size, recipe=recipe))(
+            keys, shared_keys
+        )
+
+    return jax.vmap(draw_example)(positions, sizes)
+
+
+def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
+    """All views of a batch from their draws: uint8 [B, H, W, 3] -> float32 [B, V, size, size, 3]."""
+
+    def apply_example(example: tuple[base.Array, ViewDraws]) -> base.Array:
+        image, example_draws = example
+        planes = _unit_planes(image)
+        views = _over_examples(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws, loop=recipe.loop)
+        return jnp.swapaxes(views, 2, 3)
+
+    return _over_examples(apply_example, (images, draws), loop=recipe.loop)
+
+
+def _over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop: str) -> base.Array:
+    """`function` of every example; one by one on a lone CPU, where a batched `switch` would run every branch.
+
+    Several CPU devices get the batched form too: a sequential loop over a batch that is spread over devices would
+    move every image to every device.
+    """
+    if loop == "auto":
+        loop = "map" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "vmap"
+    return lax.map(function, examples) if loop == "map" else jax.vmap(function)(examples)
+
+
+def _make_views(recipe: ViewRecipe) -> base.MakeViews:
+    def make_views(key: base.Array, images: base.Array, sizes: base.Array, positions: base.Array) -> base.Array:
+        return apply_views(images, draw_views(key, sizes, positions, recipe=recipe), recipe=recipe)
+
+    return make_views
+
+
+def make_simclr_views(
+    *,
+    size: int,
+    strength: float = 1.0,
+    brightness: str = "multiply",
+    resize: str = "tf2",
+    num_views: int = 2,
+    flip_probability: float = 0.5,
+    jitter_probability: float = 0.8,
+    gray_probability: float = 0.2,
+    blur_probability: float = 0.5,
+    blur_sigma_per: str = "view",
+    min_area: float = 0.08,
+    loop: str = "auto",
+) -> base.MakeViews:
+    """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, size, size, 3] in [0, 1].
+
+    Args:
+        size: side of the square views, pixels.
+        strength: of the colour jitter, 0 to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10. 0 leaves the jitter out.
+        brightness: "multiply" (SimCLRv2 and the reference's default) or "add" (first SimCLR release).
+        resize: "tf2" or "tf1", the bicubic of either release; see `crop.resize_weights`.
+        flip_probability, jitter_probability, gray_probability, blur_probability: chance of each operation per view;
+            an operation with probability 0 is not compiled at all. The CIFAR recipes switch the blur off.
+        blur_sigma_per: "view": one sigma for this view of the whole batch, as the reference does; "image": one each.
+        min_area: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case.
+        loop: "map" takes images one by one, "vmap" all at once, "auto" what suits the backend. Results agree to
+            float32 rounding. To use several CPU devices fast, call it with "map" inside `jax.shard_map`.
+
+    Raises:
+        InputError: a value outside its range or an unknown choice.
+
+    Reference: SimCLR (Chen et al., 2020), appendix A; google-research/simclr data_util.preprocess_image. Differs in
+    the random numbers, and in that a sigma is shared by the global batch, not by one replica's part of it.
+    """
+    return _make_views(make_recipe(**locals()))
+
+
+def make_crop_flip_views(
+    *, size: int, resize: str = "tf2", flip_probability: float = 0.5, min_area: float = 0.08, loop: str = "auto"
+) -> base.MakeViews:
+    """Training augmentation of linear evaluation, fine-tuning and distillation: random crop, flip, clip; one view.
+
+    Returns float32 [B, 1, size, size, 3]. Arguments and errors as in `make_simclr_views`.
+
+    Reference: google-research/simclr data_util.preprocess_for_train with color_distort=False.
+    """
+    return _make_views(
+        make_recipe(**locals(), num_views=1, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
+    )
+
+
+def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
+    """The deterministic view of evaluation: (uint8 [B, H, W, 3], sizes int32 [B, 2]) -> float32 [B, size, size, 3].
+
+    Above 32 pixels: the central 87.5 % of the shorter side of the valid region, bicubic resize, clip to [0, 1]. Up to
+    32 pixels: no crop; an image that already has the size is returned unchanged, any other one is the central square
+    of its whole shorter side, resized.
+
+    Raises:
+        InputError: size below 1, unknown `resize` or `loop`.
+
+    Reference: google-research/simclr data_util.preprocess_for_eval. Differs at 32 pixels or less, where the reference
+    refuses images of any other size.
+    """
+    _check_size(size)
+    crop.check_resize(resize)
+    _check_choice("loop", loop, ("auto", "map", "vmap"))
+    fraction = CENTER_FRACTION if size > SMALL_IMAGE else 1.0
+
+    def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
+        image, valid = example
+        box = crop.center_crop_box(valid[0], valid[1], fraction=fraction)
+        planes = crop.crop_planes(_unit_planes(image), box, out_size=(size, size), resize=resize)
+        return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
+
+    def eval_view(images: base.Array, sizes: base.Array) -> base.Array:
+        return _over_examples(view_one, (images, sizes), loop=loop)
+
+    return eval_view

@@ -1,0 +1,110 @@
+"""The nouns of the project: what a batch, a method and a training state are.
+
+Everything else imports this file and this file imports nothing of ours. Letters used in every docstring:
+B batch, V views, N = B*V rows, D representation, d projection, K steps or neighbours, C classes;
+`h` representation [N, D], `z` projection [B, V, d].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypedDict
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Metrics = Mapping[str, Array]
+
+
+class InputError(ValueError):
+    """A mistake of the user: the message is one line with the rule, what was received and the remedy.
+
+    Entry points print it and exit with status 2; no traceback is shown.
+    """
+
+
+class Batch(TypedDict):
+    """One global batch of undecorated images.
+
+    image: uint8 [B, H, W, 3], RGB. All images of a data set share one canvas [H, W].
+    size: int32 [B, 2], (height, width) of the valid region, which starts at the top left corner of the canvas;
+        equal to (H, W) unless images of mixed sizes were fitted to one canvas.
+    label: int32 [B]; -1 = unlabelled. A self-supervised method never reads it.
+    position: int32 [B], place of the example in the global batch; random numbers are derived from it, so that they
+        do not depend on how the batch is spread over devices.
+    mask: bool [B], False on padding rows.
+    """
+
+    image: Array
+    size: Array
+    label: Array
+    position: Array
+    mask: Array
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step: arrays only, no functions.
+
+    step: int32 scalar, number of updates made.
+    params: `params["encoder"]` is the backbone in every method.
+    method_state: `method_state["batch_stats"]["encoder"]` holds the backbone's BatchNorm statistics in every method.
+    opt_state: the optimizer's state.
+    """
+
+    step: Array
+    params: PyTree
+    method_state: PyTree
+    opt_state: PyTree
+
+
+class MakeViews(Protocol):
+    def __call__(self, key: Array, images: Array, sizes: Array, positions: Array) -> Array:
+        """Draws V augmented views of every image.
+
+        Args:
+            key: the step's key; per-example keys are folded in from `positions`.
+            images: uint8 [B, H, W, 3].
+            sizes: int32 [B, 2], valid (height, width) of every image.
+            positions: int32 [B], place of every image in the global batch.
+
+        Returns:
+            float32 [B, V, h, w, 3] in [0, 1].
+        """
+        ...
+
+
+class Init(Protocol):
+    def __call__(self, key: Array, views: Array) -> tuple[PyTree, PyTree]:
+        """Initial (params, method_state) for views shaped like float [B, V, h, w, 3]."""
+        ...
+
+
+class Embed(Protocol):
+    def __call__(
+        self, params: PyTree, method_state: PyTree, views: Array, batch: Batch, key: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Runs the network, row by row: (outputs, method_state). `outputs` has leading axis B."""
+        ...
+
+
+class Loss(Protocol):
+    def __call__(self, outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+        """The loss on the GLOBAL batch of outputs, without a network: (loss, (method_state, metrics))."""
+        ...
+
+
+class Update(Protocol):
+    def __call__(self, params: PyTree, method_state: PyTree, step: Array) -> PyTree:
+        """The method's own state after the optimizer moved the parameters (moving averages live here)."""
+        ...
+
+
+class Method(NamedTuple):
+    """A self-supervised method as four pure functions; one training loop serves them all."""
+
+    init: Init
+    embed: Embed
+    loss: Loss
+    update: Update
+
+
+Schedule = Callable[[Array], Array]

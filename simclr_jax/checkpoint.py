@@ -1,0 +1,168 @@
+"""Saving and restoring the training state: orbax for the arrays, digests so that damage is seen.
+
+A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes before
+anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is passed over for
+the newest intact one, with a warning.
+"""
+
+import contextlib
+import hashlib
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from simclr_jax import base
+
+_SCORE = "score"
+
+
+def open_checkpoints(folder: str | pathlib.Path, *, keep: int = 3) -> ocp.CheckpointManager:
+    """The run's checkpoints: writes in the background, atomically; keeps the last `keep` and the best by score."""
+    if keep < 1:
+        raise base.InputError(f"keep_checkpoints must be at least 1; got {keep}. Use 1 or more.")
+    policy = checkpoint_managers.AnyPreservationPolicy(
+        [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=lambda metrics: metrics[_SCORE],  # without it orbax does not write the metrics to disk
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+
+
+def save(
+    checkpoints: ocp.CheckpointManager, state: base.TrainState, *, step: int, score: float | None = None
+) -> None:
+    """Starts saving `state` as `step`; returns when the host has its copy, so the state may then be donated.
+
+    Args:
+        checkpoints: from `open_checkpoints`.
+        state: arrays that this process can read whole.
+        step: number of updates made.
+        score: higher is better; decides which checkpoint is the best one. None = not a candidate.
+    """
+    if step in checkpoints.all_steps():
+        return
+    checkpoints.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()), digests=ocp.args.JsonSave(leaf_digests(state._asdict()))
+        ),
+        metrics=None if score is None else {_SCORE: float(score)},
+    )
+
+
+def restore_latest(
+    checkpoints: ocp.CheckpointManager, like: base.TrainState, *, warn: Callable[[str], None] = warnings.warn
+) -> base.TrainState | None:
+    """The newest intact state, placed like `like` (arrays or ShapeDtypeStructs with shardings); None if there is none.
+
+    Raises:
+        base.InputError: checkpoints exist and none of them is intact.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            return restore(checkpoints, like, step=step)
+        except base.InputError as error:
+            warn(f"{error} Trying the one before.")
+    if steps:
+        raise base.InputError(
+            f"A run resumes from an intact checkpoint; all {len(steps)} in {checkpoints.directory} are damaged. "
+            "Restore the folder from a copy or start in a new workdir."
+        )
+    return None
+
+
+def best_step(checkpoints: ocp.CheckpointManager) -> int:
+    """The step of the checkpoint with the highest score, or of the latest one where none was scored."""
+    scores = {step: (checkpoints.metrics(step) or {}).get(_SCORE) for step in checkpoints.all_steps()}
+    scored = [(score, step) for step, score in scores.items() if score is not None]
+    step = max(scored)[1] if scored else checkpoints.latest_step()
+    if step is None:
+        raise base.InputError(f"A trained run has a checkpoint; none in {checkpoints.directory}. Train it first.")
+    return step
+
+
+def restore(checkpoints: ocp.CheckpointManager, like: base.TrainState, *, step: int) -> base.TrainState:
+    """The state saved as `step`, placed like `like`.
+
+    Raises:
+        base.InputError: unreadable, of another shape, or its bytes differ from the recorded digests.
+    """
+    return base.TrainState(**_restore(checkpoints, _abstract(like._asdict()), step=step))
+
+
+def restore_any(checkpoints: ocp.CheckpointManager, *, step: int) -> dict[str, base.PyTree]:
+    """The state saved as `step` as nested dicts on the first local device, without knowing method or optimizer.
+
+    For those who only want the weights: `["params"]["encoder"]`, `["method_state"]["batch_stats"]["encoder"]`.
+
+    Raises:
+        base.InputError: unreadable, or its bytes differ from the recorded digests.
+    """
+    with _reading(checkpoints, step), ocp.StandardCheckpointer() as reader:
+        saved = reader.metadata(checkpoints.directory / str(step) / "state").item_metadata.tree
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
+    return _restore(checkpoints, like, step=step)
+
+
+def leaf_digests(tree: base.PyTree) -> dict[str, str]:
+    """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    return {_name(path): _digest(np.asarray(leaf)) for path, leaf in leaves}
+
+
+def _abstract(tree: base.PyTree) -> base.PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree
+    )
+
+
+def _restore(checkpoints: ocp.CheckpointManager, like: base.PyTree, *, step: int) -> base.PyTree:
+    with _reading(checkpoints, step):
+        restored = checkpoints.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), digests=ocp.args.JsonRestore())
+        )
+    expected, found = restored["digests"], leaf_digests(restored["state"])
+    damaged = [name for name in expected if expected[name] != found.get(name)]
+    if damaged:
+        raise base.InputError(
+            f"Checkpoint {step} in {checkpoints.directory} is damaged: {len(damaged)} arrays differ from their "
+            f"digests, the first is {damaged[0]}."
+        )
+    return restored["state"]
+
+
+@contextlib.contextmanager
+def _reading(checkpoints: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    """Turns whatever orbax raises while reading (it raises many kinds) into one line that names the checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise base.InputError(f"Checkpoint {step} in {checkpoints.directory} cannot be read: {reason}.") from error
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A leaf's path, the same whether its parent is a NamedTuple, a dict or, as orbax returns tuples, a list."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def _digest(array: np.ndarray) -> str:
+    header = f"{array.dtype}{array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,195 @@
+"""Decoded splits on disk: written once, atomically, checked when opened, and then memory-mapped.
+
+An entry is a folder `<title>-<key>` with images.npy, sizes.npy, labels.npy and meta.json. It appears by one rename,
+so that a killed run leaves no half entry; an entry which fails its checks is removed and made again.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+from typing import BinaryIO
+
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.data import decode, imageset
+
+FORMAT = 1
+# Larger entries are checked by shape and length only: reading them whole would cost more than a minute.
+FULL_CHECK_BYTES = 2**30
+_STALE_SECONDS = 24 * 3600
+
+
+def default_folder() -> pathlib.Path:
+    """`$XDG_CACHE_HOME/simclr_jax`, or `~/.cache/simclr_jax`."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return pathlib.Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache")) / "simclr_jax"
+
+
+def load_or_decode(
+    encoded: imageset.Encoded, *, cache_dir: str | os.PathLike[str] | None, max_skipped: float, progress: bool
+) -> imageset.ImageSet:
+    """The decoded split: from the cache if it is there and sound, else decoded (and kept).
+
+    Args:
+        encoded: the split.
+        cache_dir: None for `default_folder()`; "" for no cache: the images are then held in memory.
+        max_skipped: largest share of damaged files, see `decode.decode_split`.
+        progress: whether decoding shows a progress bar on stderr.
+
+    Raises:
+        base.InputError: too many damaged files, or the folder cannot be written or has too little room.
+    """
+    if cache_dir == "":
+        return _decode_in_memory(encoded, max_skipped=max_skipped, progress=progress)
+    folder = default_folder() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
+    title = re.sub(r"[^A-Za-z0-9.]+", "-", encoded.title).strip("-.")[-60:]
+    entry = folder / f"{title}-{encoded.key[:32]}"
+    image_set = _open_entry(entry, encoded.key)
+    if image_set is None:
+        image_set = _build_entry(entry, encoded, max_skipped=max_skipped, progress=progress)
+    num_files = len(encoded.ids)
+    decode.check_skipped(list(image_set.skipped), num_files=num_files, max_skipped=max_skipped, seen=num_files)
+    return image_set
+
+
+def _decode_in_memory(encoded: imageset.Encoded, *, max_skipped: float, progress: bool) -> imageset.ImageSet:
+    canvas_size = encoded.canvas_size()
+    needed = len(encoded.ids) * canvas_size**2 * 3
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > memory:
+        raise base.InputError(
+            f"without a cache the decoded images must fit in memory; got {needed / 1e9:.1f} GB and "
+            f"{memory / 1e9:.1f} GB. Give a cache_dir, or lower canvas_size from {canvas_size}."
+        )
+    images = np.empty((len(encoded.ids), canvas_size, canvas_size, 3), np.uint8)
+    filled = 0
+
+    def write(rows: np.ndarray) -> None:
+        nonlocal filled
+        images[filled : filled + len(rows)] = rows
+        filled += len(rows)
+
+    decoded = decode.decode_split(encoded, write, canvas_size=canvas_size, max_skipped=max_skipped, progress=progress)
+    return decoded._replace(images=images[:filled])
+
+
+def _build_entry(
+    entry: pathlib.Path, encoded: imageset.Encoded, *, max_skipped: float, progress: bool
+) -> imageset.ImageSet:
+    canvas_size = encoded.canvas_size()
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(entry)
+        _check_room(entry.parent, len(encoded.ids) * canvas_size**2 * 3)
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
+        try:
+            with open(work / "images.npy", "wb") as stream:
+                _write_header(stream, (len(encoded.ids), canvas_size, canvas_size, 3))
+                decoded = decode.decode_split(
+                    encoded,
+                    lambda rows: _write_rows(stream, rows),
+                    canvas_size=canvas_size,
+                    max_skipped=max_skipped,
+                    progress=progress,
+                )
+                # Damaged files leave the array shorter; NumPy pads its header so that the length can change in place.
+                stream.seek(0)
+                _write_header(stream, decoded.images.shape)
+            _write_rest(work, decoded, encoded.key)
+            _publish(work, entry)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise base.InputError(
+            f"the cache folder must be writable; got {error.strerror or error} for {entry.parent}. "
+            'Choose another one with cache_dir, or cache_dir="" to keep the images in memory.'
+        ) from error
+    return decoded._replace(images=np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False))
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _write_rows(stream: BinaryIO, rows: np.ndarray) -> None:
+    stream.write(rows.data)
+
+
+def _write_rest(work: pathlib.Path, decoded: imageset.ImageSet, key: str) -> None:
+    np.save(work / "sizes.npy", decoded.sizes)
+    np.save(work / "labels.npy", decoded.labels)
+    meta = {
+        "format": FORMAT,
+        "key": key,
+        "fingerprint": decoded.fingerprint,
+        "class_names": decoded.class_names,
+        "ids": decoded.ids,
+        "skipped": decoded.skipped,
+    }
+    (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _publish(work: pathlib.Path, entry: pathlib.Path) -> None:
+    try:
+        work.rename(entry)
+    except OSError:
+        # Another process finished the same entry first: same key, same content.
+        if not entry.is_dir():
+            raise
+
+
+def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
+    """The entry memory-mapped; None if it is absent, or damaged, in which case it is removed."""
+    if not entry.is_dir():
+        return None
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        image_set = imageset.ImageSet(
+            images=np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False),
+            sizes=np.load(entry / "sizes.npy", allow_pickle=False),
+            labels=np.load(entry / "labels.npy", allow_pickle=False),
+            class_names=tuple(meta["class_names"]),
+            ids=tuple(meta["ids"]),
+            fingerprint=meta["fingerprint"],
+            skipped=tuple(meta["skipped"]),
+        )
+        sound = meta["format"] == FORMAT and meta["key"] == key and _is_sound(image_set)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        sound = False
+    if sound:
+        return image_set
+    shutil.rmtree(entry, ignore_errors=True)
+    return None
+
+
+def _is_sound(image_set: imageset.ImageSet) -> bool:
+    images, count = image_set.images, len(image_set.ids)
+    shapes_agree = image_set.sizes.shape == (count, 2) and image_set.labels.shape == (count,)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or not shapes_agree:
+        return False
+    if images.nbytes > FULL_CHECK_BYTES:
+        return True
+    digest = hashlib.sha256(images.data)
+    return imageset.finish_fingerprint(digest, image_set=image_set) == image_set.fingerprint
+
+
+def _check_room(folder: pathlib.Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise base.InputError(
+            f"the cache folder needs room for the decoded images: {needed / 1e9:.1f} GB; {folder} has "
+            f"{free / 1e9:.1f} GB free. Choose another one with cache_dir, or lower canvas_size."
+        )
+
+
+def _remove_stale(entry: pathlib.Path) -> None:
+    """Removes what a killed run left behind for the same entry more than a day ago."""
+    for work in entry.parent.glob(f"{entry.name}.tmp-*"):
+        if time.time() - work.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""What a decoded split is, its identity, and how an image of any size is fitted to the common canvas."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.data import extras
+
+
+class ImageSet(NamedTuple):
+    """One split, decoded.
+
+    images: uint8 [N, H, W, 3] RGB, in memory or memory-mapped (then read-only).
+    sizes: int32 [N, 2], (height, width) of the valid region at the top left of the canvas; zeros fill the rest.
+    labels: int32 [N], -1 = unlabelled.
+    class_names: `class_names[label]` is the name of a class; empty if the data set has no classes.
+    ids: name of every example: the file's path below the data folder, or its index.
+    fingerprint: sha256 (hex) of all of the above: equal fingerprints mean equal data, wherever it lies.
+    skipped: one line "name: reason" for every damaged file which was left out.
+    """
+
+    images: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    fingerprint: str
+    skipped: tuple[str, ...]
+
+
+class Encoded(NamedTuple):
+    """A split before decoding: what it holds and how to get at the bytes. Made by the sources.
+
+    title: how messages call it, for example "folder:photos, split 'train'".
+    key: sha256 (hex) of everything the decoded arrays depend on; cheap to compute, names the cache entry.
+    class_names: see `ImageSet`.
+    ids: see `ImageSet`; one per example, damaged ones included.
+    canvas_size: side of the square canvas, asked for only if something must be decoded.
+    read: example index -> (file bytes, label); called from several threads.
+    """
+
+    title: str
+    key: str
+    class_names: tuple[str, ...]
+    ids: Sequence[str]
+    canvas_size: Callable[[], int]
+    read: Callable[[int], tuple[bytes, int]]
+
+
+def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
+    """The fingerprint of a split whose image rows are in `digest` already: 64 hex characters.
+
+    How the rows were cut into `digest.update` calls does not matter, so that a split larger than memory can be hashed.
+    """
+    names = [list(image_set.images.shape), list(image_set.class_names), list(image_set.ids)]
+    digest.update(image_set.sizes.astype("<i4").tobytes())
+    digest.update(image_set.labels.astype("<i4").tobytes())
+    digest.update(json.dumps(names).encode())
+    return digest.hexdigest()
+
+
+def make_image_set(
+    images: np.ndarray, labels: np.ndarray, *, class_names: tuple[str, ...], ids: tuple[str, ...]
+) -> ImageSet:
+    """An `ImageSet` of equally large images: uint8 [N, H, W, 3] which fill their canvas, int labels [N]."""
+    num_images, height, width, _ = images.shape
+    sizes = np.tile(np.asarray([[height, width]], np.int32), (num_images, 1))
+    labels = labels.astype(np.int32)
+    image_set = ImageSet(images, sizes, labels, class_names, ids, "", ())
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    return image_set._replace(fingerprint=finish_fingerprint(digest, image_set=image_set))
+
+
+def fit_to_canvas(image: np.ndarray, canvas_size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The image at the top left of a square canvas, with its (height, width) there.
+
+    An image whose long side exceeds `canvas_size` is shrunk, keeping its aspect ratio, until the long side equals it
+    (Lanczos with antialiasing); a smaller image is copied as it is, never enlarged.
+
+    Args:
+        image: uint8 [h, w, 3].
+        canvas_size: side of the canvas in pixels.
+
+    Returns:
+        canvas uint8 [canvas_size, canvas_size, 3], zero outside the image; (height, width), each at least 1.
+    """
+    height, width = fitted_size(image.shape[0], image.shape[1], canvas_size)
+    if (height, width) != image.shape[:2]:
+        pillow = extras.require("PIL.Image")
+        # reducing_gap: a cheap box reduction first when shrinking more than three times; the result looks the same.
+        image = np.asarray(pillow.fromarray(image).resize((width, height), pillow.Resampling.LANCZOS, reducing_gap=3.0))
+    canvas = np.zeros((canvas_size, canvas_size, 3), np.uint8)
+    canvas[:height, :width] = image
+    return canvas, (height, width)
+
+
+def fitted_size(height: int, width: int, canvas_size: int) -> tuple[int, int]:
+    """(height, width) after shrinking the long side to at most `canvas_size`; each at least 1."""
+    long_side = max(height, width)
+    if long_side <= canvas_size:
+        return height, width
+    return max(1, round(height * canvas_size / long_side)), max(1, round(width * canvas_size / long_side))
+
+
+def check_canvas_size(canvas_size: int | None) -> None:
+    """Raises base.InputError unless `canvas_size` is None or a whole number from 8 to 4096 (pixels)."""
+    if canvas_size is None:
+        return
+    if isinstance(canvas_size, bool) or not isinstance(canvas_size, int) or not 8 <= canvas_size <= 4096:
+        raise base.InputError(
+            f"canvas_size must be a whole number of pixels from 8 to 4096; got {canvas_size!r}. "
+            "Leave it out to let the data decide."
+        )
+
+
+def class_overview(image_set: ImageSet, *, per_class: int = 8) -> np.ndarray:
+    """One row of evenly spaced examples per class, for documentation: uint8 [C * H, per_class * W, 3]."""
+    _, height, width, _ = image_set.images.shape
+    rows = []
+    for label in range(len(image_set.class_names)):
+        members = np.flatnonzero(image_set.labels == label)
+        chosen = members[np.linspace(0, len(members) - 1, per_class).round().astype(int)] if len(members) else []
+        tiles = [image_set.images[i] for i in chosen] or [np.zeros((height, width, 3), np.uint8)] * per_class
+        rows.append(np.concatenate(tiles, axis=1))
+    if not rows:
+        raise base.InputError("an overview by class needs a labelled data set; this one has no classes. Use another.")
+    return np.concatenate(rows, axis=0)

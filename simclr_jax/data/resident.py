@@ -1,0 +1,68 @@
+"""A split which lives on the device as a whole: batches are gathered there from int32 indices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax import base
+from simclr_jax.data import imageset
+
+
+class ResidentSplit(NamedTuple):
+    """The arrays of a split: images uint8 [N, H, W, 3], sizes int32 [N, 2], labels int32 [N]."""
+
+    images: jax.Array
+    sizes: jax.Array
+    labels: jax.Array
+
+
+def gather_batch(split: ResidentSplit, indices: jax.Array, positions: jax.Array) -> base.Batch:
+    """The batch of the given examples; pure, meant to run inside `jit`.
+
+    Args:
+        split: the whole split.
+        indices: int32 [B], examples; -1 marks a padding row.
+        positions: int32 [B], places in the global batch.
+
+    Returns:
+        A `base.Batch`. Padding rows have mask False, label -1 and the pixels of example 0. Indices from N on are
+        not checked (a jitted function cannot raise): they are clipped to the last example.
+    """
+    mask = indices >= 0
+    rows = jnp.maximum(indices, 0)
+    return base.Batch(
+        image=jnp.take(split.images, rows, axis=0, mode="clip"),
+        size=jnp.take(split.sizes, rows, axis=0, mode="clip"),
+        label=jnp.where(mask, jnp.take(split.labels, rows, mode="clip"), jnp.int32(-1)),
+        position=positions,
+        mask=mask,
+    )
+
+
+def resident_bytes(image_set: imageset.ImageSet) -> int:
+    """Bytes of device memory which the split occupies."""
+    return image_set.images.nbytes + image_set.sizes.nbytes + image_set.labels.nbytes
+
+
+def check_fits(image_set: imageset.ImageSet, *, budget_bytes: int) -> None:
+    """Checks that the split fits in `budget_bytes` of device memory.
+
+    Raises:
+        base.InputError: it does not; the message names both sizes and a canvas which would fit.
+    """
+    needed = resident_bytes(image_set)
+    if needed <= budget_bytes:
+        return
+    num_images, height, width, _ = image_set.images.shape
+    canvas = max(height, width)
+    fitting = int(canvas * (max(budget_bytes, 0) / needed) ** 0.5)
+    remedy = f"Lower canvas_size from {canvas} to {fitting} or less, or use" if fitting >= 8 else "Use"
+    raise base.InputError(
+        f"the split must fit into {_gigabytes(budget_bytes)} of device memory; got {num_images} images of "
+        f"{height}x{width}, {_gigabytes(needed)}. {remedy} part of the data, for example 'train[:10%]' of a tfds set."
+    )
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB"

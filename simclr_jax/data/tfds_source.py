@@ -1,0 +1,145 @@
+"""`tfds:NAME`: TensorFlow Datasets prepared as array_record, read without TensorFlow.
+
+Only the encoded bytes are taken from TFDS; decoding is ours, so that a damaged record is named and skipped and no
+OpenCV is needed.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.data import decode, extras, imageset
+
+
+def open_tfds(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    canvas_size: int | None,
+    progress: bool,
+) -> imageset.Encoded:
+    """One split of a prepared TFDS data set, not yet decoded.
+
+    Args:
+        name: "NAME[/CONFIG][:VERSION]", for example "cifar10".
+        split: any TFDS split expression, for example "train[:10%]". If the data set has no "test" but a
+            "validation", "test" means the latter.
+        data_dir: folder of prepared data sets; None for TFDS's own default.
+        canvas_size: side of the canvas; None for the long side of the images, at most 256 (256 for mixed sizes).
+        progress: unused; opening is quick.
+
+    Raises:
+        base.InputError: not found, not prepared as array_record, no such split, or no feature "image".
+    """
+    del progress
+    if not name:
+        raise base.InputError("tfds:NAME needs the name of a data set; got none. Write for example tfds:cifar10.")
+    builder = _find_builder(name, data_dir)
+    features = builder.info.features
+    if features is None or "image" not in features:
+        known = ", ".join(features or ()) or "none"
+        raise base.InputError(f"tfds:{name} must have a feature 'image'; got {known}. Choose an image data set.")
+    if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
+        split = "validation"
+    source, shards = _open_source(builder, name, split)
+    class_names = _class_names(features)
+    has_label = (
+        "label" in features and features["label"].shape == () and np.dtype(features["label"].np_dtype).kind in "iu"
+    )
+
+    def read(index: int) -> tuple[bytes, int]:
+        try:
+            record = source[index]
+        except RuntimeError as error:  # array_record found its checksum wrong
+            raise decode.DamagedImage("damaged record") from error
+        return record["image"], int(record["label"]) if has_label else -1
+
+    stamp = [
+        decode.DECODER_VERSION,
+        extras.require("PIL").__version__,
+        canvas_size,
+        builder.info.full_name,
+        split,
+        class_names,
+        shards,
+    ]
+    return imageset.Encoded(
+        title=f"tfds:{decode.printable(name)}, split {decode.printable(split)!r}",
+        key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
+        class_names=class_names,
+        ids=[str(index) for index in range(len(source))],
+        canvas_size=lambda: canvas_size or _default_canvas(features["image"].shape),
+        read=read,
+    )
+
+
+def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    tfds = extras.require("tensorflow_datasets")
+    looked = os.path.abspath(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else looked)
+    except Exception as error:  # TFDS raises many types, some with pages of suggestions
+        raise _not_found(name, looked, _prepared(looked)) from error
+    if not os.path.isdir(builder.data_path):
+        raise _not_found(name, os.fspath(builder.data_path), _prepared(looked).replace("there", f"in {looked}"))
+    return builder
+
+
+def _open_source(builder: Any, name: str, split: str) -> tuple[Any, list[tuple[str, int, int, int]]]:
+    """The random-access source of encoded examples, and (file, bytes, first, count) of each shard it reads."""
+    tfds = extras.require("tensorflow_datasets")
+    try:
+        parts = builder.info.splits[split].file_instructions
+    except Exception as error:
+        valid = ", ".join(builder.info.splits) or "none"
+        raise base.InputError(
+            f"the split of tfds:{name} must be one of {valid}, or an expression such as 'train[:10%]'; "
+            f"got {decode.printable(split)!r}. Choose one of these."
+        ) from error
+    if not sum(part.take for part in parts):
+        raise base.InputError(f"split {split!r} of tfds:{name} must not be empty; got 0 examples. Take a larger part.")
+    try:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        source = builder.as_data_source(split=split, decoders=decoders)
+    except NotImplementedError as error:
+        found = builder.info.file_format.value if builder.info.file_format else "an unknown format"
+        raise base.InputError(
+            f"tfds:{name} must be prepared as array_record; {builder.data_path} holds {found}. Prepare it again "
+            "into another data_dir with file_format='array_record'."
+        ) from error
+    shards = [(os.path.basename(p.filename), os.path.getsize(p.filename), p.skip, p.take) for p in parts]
+    return source, shards
+
+
+def _class_names(features: Any) -> tuple[str, ...]:
+    if "label" not in features:
+        return ()
+    return tuple(getattr(features["label"], "names", None) or ())
+
+
+def _default_canvas(shape: tuple[int | None, ...]) -> int:
+    if shape[0] is None or shape[1] is None:
+        return decode.DEFAULT_CANVAS_SIZE
+    return min(decode.DEFAULT_CANVAS_SIZE, max(shape[0], shape[1]))
+
+
+def _not_found(name: str, looked: str, detail: str) -> base.InputError:
+    plain = decode.printable(name.partition(":")[0])
+    return base.InputError(
+        f"tfds:{decode.printable(name)} must be prepared on disk; not found at {looked} ({detail}). Set data_dir, or "
+        f"prepare it where tensorflow is installed: tfds.builder('{plain}', file_format='array_record')"
+        ".download_and_prepare()"
+    )
+
+
+def _prepared(data_dir: str) -> str:
+    """What lies ready in `data_dir`, for a message."""
+    infos = [info for depth in ("*/*", "*/*/*") for info in pathlib.Path(data_dir).glob(f"{depth}/dataset_info.json")]
+    names = sorted(decode.printable(info.parent.relative_to(data_dir).as_posix()) for info in infos)
+    return f"prepared there: {', '.join(names[:4])}" if names else "nothing is prepared there"

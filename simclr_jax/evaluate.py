@@ -1,0 +1,85 @@
+"""`simclr-jax evaluate`: what the frozen features of a run are worth, beside features that took no training."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simclr_jax import base, data, features, models, probes, progress, runlog, sharding
+from simclr_jax import config as config_lib
+
+
+def main(*, workdir: str, checkpoint: str) -> int:
+    """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
+
+    Writes `probes` (see `probes.probe_rows`) and `evaluated_step` to results.json and prints the table.
+
+    Raises:
+        base.InputError: no run or no such checkpoint, or the data has no labels.
+    """
+    progress.quiet_libraries()
+    folder = runlog.require_run(workdir)
+    config = runlog.read_config(folder)
+    step, variables = features.load_encoder_variables(folder / "checkpoints", which=checkpoint)
+    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    if not train_set.class_names:
+        raise base.InputError(
+            f"Probes need labels; {config['data']['name']} has none. See what the encoder finds alike: "
+            f"simclr-jax report --workdir={workdir}"
+        )
+    progress.say(f"Evaluating step {step} on {len(test_set.images)} test images ...")
+    rows = probes.probe_rows(
+        collect_features(config, variables, train_set, test_set),
+        train_set.labels,
+        test_set.labels,
+        num_classes=len(train_set.class_names),
+        fractions=tuple(config["probe"]["label_fractions"]),
+        k=config["probe"]["knn_k"],
+        temperature=config["probe"]["knn_temperature"],
+    )
+    runlog.update_results(folder, probes=rows, evaluated_step=step, environment=runlog.environment())
+    print(table(rows))
+    return 0
+
+
+def collect_features(
+    config: Mapping[str, Any], variables: base.PyTree, train_set: data.ImageSet, test_set: data.ImageSet
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name -> (train, test) features: the trained encoder, the same one untrained, pixels, and grey histograms.
+
+    The histogram is there for `photo-patches` only, where grey values alone tell much of which picture it is.
+    """
+    mesh = sharding.make_mesh()
+    encoder = config_lib.call(models.make_encoder, config, "encoder")
+    size, batch_size = config["augment"]["size"], config["probe"]["batch_size"]
+    views = {"size": size, "resize": config["augment"]["resize"], "batch_size": batch_size, "mesh": mesh}
+    encode = features.make_encode(encoder, **views)
+    init = jax.jit(lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False))
+    untrained = init(jax.random.key(config["seed"]))
+    splits = (train_set, test_set)
+    images = [features.evaluation_images(split, **views) for split in splits]
+    collected = {
+        config["method"]["name"]: tuple(encode(variables, split) for split in splits),
+        "untrained": tuple(encode(untrained, split) for split in splits),
+        "pixels": tuple(probes.pixel_features(split_images) for split_images in images),
+    }
+    if config["data"]["name"] == "photo-patches":
+        collected["histogram"] = tuple(probes.histogram_features(split_images) for split_images in images)
+    return collected
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The probe rows as text: one line for each kind of features, one column for each probe and share of labels."""
+    columns = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
+    names = list(dict.fromkeys(row["features"] for row in rows))
+    cells = {(row["features"], row["probe"], row["labels"]): row["accuracy"] for row in rows}
+    lines = [f"{'accuracy, %':<12}" + "".join(f"{probe} {labels}".rjust(13) for probe, labels in columns)]
+    lines += [f"{name:<12}" + "".join(f"{100 * cells[name, *column]:13.1f}" for column in columns) for name in names]
+    chance = rows[0]["chance"]
+    protocols = ", ".join(dict.fromkeys(row["protocol"] for row in rows))
+    lines += [f"{'chance':<12}" + f"{100 * chance:13.1f}" * len(columns), f"protocols: {protocols}"]
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""Running a frozen encoder over a split: images in, representation and evaluation images out."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from simclr_jax import augment, base, checkpoint, data, sharding
+
+EncodeFn = Callable[[base.PyTree, data.ImageSet], np.ndarray]
+
+
+def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> EncodeFn:
+    """(variables, image_set) -> h float32 [N, D]: evaluation crops through the encoder with its moving statistics.
+
+    Compiled once for all splits: the last batch is padded and the padding cut off. `variables` is
+    {"params": ..., "batch_stats": ...} of the encoder alone.
+    """
+    eval_view = sharding.map_rows(
+        augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True)
+    )
+
+    @jax.jit
+    def encode(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
+        return encoder.apply(variables, eval_view(images, sizes), train=False)
+
+    return lambda variables, image_set: _over_batches(
+        lambda images, sizes: encode(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
+    )
+
+
+def evaluation_images(image_set: data.ImageSet, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> np.ndarray:
+    """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures."""
+    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
+    crop = jax.jit(lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"))
+    return _over_batches(crop, image_set, batch_size=batch_size, mesh=mesh)
+
+
+def view_samples(
+    make_views: base.MakeViews, image_set: data.ImageSet, *, size: int, num_images: int, key: base.Array
+) -> np.ndarray:
+    """Evenly spaced images beside views of them: uint8 [M, 1 + V, size, size, 3], the whole image first."""
+    rows = np.unique(np.linspace(0, len(image_set.images) - 1, num_images).astype(np.int32))
+    images, sizes = np.asarray(image_set.images[rows]), np.asarray(image_set.sizes[rows])
+    views = jax.jit(make_views)(key, images, sizes, np.arange(len(rows), dtype=np.int32))
+    views = np.asarray(views * 255.0 + 0.5).astype(np.uint8)
+    whole = [_fitted(image[:h, :w], size) for image, (h, w) in zip(images, sizes, strict=True)]
+    return np.concatenate([np.stack(whole)[:, None], views], axis=1)
+
+
+def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone's variables out of the trees of any method."""
+    return {"params": params["encoder"], "batch_stats": method_state["batch_stats"].get("encoder", {})}
+
+
+def load_encoder_variables(folder: str, *, which: str) -> tuple[int, dict[str, Any]]:
+    """(step, variables) of the checkpoint `which`: "latest", "best" or a step number.
+
+    Raises:
+        base.InputError: there is no such checkpoint, or it is damaged.
+    """
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        steps = sorted(checkpoints.all_steps())
+        if not steps:
+            raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
+        if which == "best":
+            step = checkpoint.best_step(checkpoints)
+        elif which == "latest":
+            step = steps[-1]
+        elif which.isdigit() and int(which) in steps:
+            step = int(which)
+        else:
+            listed = ", ".join(map(str, steps))
+            raise base.InputError(f"checkpoint must be latest, best or one of the steps {listed}; got {which!r}.")
+        state = checkpoint.restore_any(checkpoints, step=step)
+    return step, encoder_variables(state["params"], state["method_state"])
+
+
+def _fitted(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole image, scaled to touch a white square of `size` pixels: uint8 [size, size, 3]."""
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.pad(Image.fromarray(image), (size, size), color=(255, 255, 255)))
+
+
+def _over_batches(
+    fn: Callable[[base.Array, base.Array], base.Array], image_set: data.ImageSet, *, batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """fn over all images in batches of one shape, rounded up so that every device has as many rows."""
+    num_images = len(image_set.images)
+    batch_size = mesh.size * math.ceil(min(batch_size, num_images) / mesh.size)
+    results = []
+    for start in range(0, num_images, batch_size):
+        images, sizes = image_set.images[start : start + batch_size], image_set.sizes[start : start + batch_size]
+        padding = batch_size - len(images)
+        if padding:
+            images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
+            sizes = np.concatenate([sizes, np.repeat(sizes[-1:], padding, axis=0)])
+        out = fn(sharding.put_rows(mesh, np.asarray(images)), sharding.put_rows(mesh, np.asarray(sizes)))
+        results.append(np.asarray(jax.device_get(out))[: batch_size - padding])
+    return np.concatenate(results)

@@ -1,0 +1,98 @@
+"""Contrastive losses over pairs of views: NT-Xent and what is said about it while training.
+
+Inputs are the projections of the GLOBAL batch, one row per image and one column per view; computation is in float32
+(float64 stays float64). Natural logarithms: losses and entropies are in nats.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax import base
+
+Array = jax.Array
+
+
+def l2_normalize(x: Array) -> Array:
+    """x / max(|x|, 1e-6) along the last axis. A zero vector stays zero and has a finite gradient.
+
+    Reference: tf.math.l2_normalize with its epsilon 1e-12, under the root.
+    """
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
+def _similarities(a: Array, b: Array, temperature: float) -> Array:
+    # Full precision: one bfloat16 or TF32 pass would put an error of about 1e-3 / temperature on every logit.
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / temperature
+
+
+def _cross_entropies(cross: Array, within: Array) -> Array:
+    """Per row of the first view, -log p(positive) among its 2B-1 candidates.
+
+    Args:
+        cross: [B, B] logits against the other view; the diagonal holds the positives.
+        within: [B, B] logits against the same view; the diagonal is the row itself and is left out.
+    """
+    own = jnp.eye(cross.shape[0], dtype=bool)
+    within = jnp.where(own, -jnp.inf, within)
+    positive = jnp.sum(jnp.where(own, cross, 0.0), axis=1)
+    # With the row's maximum taken off first, no temperature overflows and a small loss keeps its digits.
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(cross, axis=1), jnp.max(within, axis=1)))
+    candidates = jnp.exp(cross - top[:, None]).sum(axis=1) + jnp.exp(within - top[:, None]).sum(axis=1)
+    return jnp.log(candidates) - (positive - top)
+
+
+def _contrastive_metrics(cross: Array) -> dict[str, Array]:
+    """Accuracy and entropy of choosing a row's positive among the B rows of the other view."""
+    cross = jax.lax.stop_gradient(cross)
+    correct = jnp.argmax(cross, axis=1) == jnp.arange(cross.shape[0])
+    probabilities = jax.nn.softmax(cross, axis=1)
+    entropies = -jnp.sum(probabilities * jnp.log(probabilities + 1e-8), axis=1)
+    return {
+        "contrastive_accuracy": jnp.mean(correct.astype(cross.dtype)),
+        "contrastive_entropy": jnp.mean(entropies),
+    }
+
+
+def nt_xent(z: Array, *, temperature: float, normalize: bool = True) -> tuple[Array, dict[str, Array]]:
+    """The normalised temperature-scaled cross entropy of SimCLR: (loss, metrics), all scalars of at least float32.
+
+    Every projection is an anchor: its positive is the image's other view, its negatives are both views of the 2(B-1)
+    other images. The loss is the mean over the 2B anchors; embeddings that are all equal give `collapse_value(B)`.
+
+    Args:
+        z: [B, 2, d], projections of the global batch with the views on axis 1.
+        temperature: the logits are similarities divided by it; above 0.
+        normalize: divide each projection by its L2 norm first, which makes similarities cosines.
+
+    Returns:
+        The loss, and {"contrastive_accuracy", "contrastive_entropy"}: how often and with which entropy (at most
+        ln B) view 1 of an image finds its view 2 among the view 2 of all images; same-view candidates do not count.
+
+    Raises:
+        InputError: z is not [B, 2, d], or temperature is not above 0.
+
+    Reference: SimCLR equation 1 and algorithm 1; add_contrastive_loss in tf2/objective.py and
+    update_pretrain_metrics_train in tf2/metrics.py. Deliberate differences: this is the paper's mean over 2B anchors,
+    the code adds the means of both views (twice this value); the code subtracts 1e9 from the logit of the row
+    itself, here it is left out exactly; the batch is one global array, where the code gathers from replicas.
+    """
+    if z.ndim != 3 or z.shape[1] != 2:
+        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
+    if not temperature > 0:
+        raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
+    z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
+    z = l2_normalize(z) if normalize else z
+    first, second = z[:, 0], z[:, 1]
+    cross = _similarities(first, second, temperature)
+    anchors_first = _cross_entropies(cross, _similarities(first, first, temperature))
+    anchors_second = _cross_entropies(cross.T, _similarities(second, second, temperature))
+    loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
+    return loss, _contrastive_metrics(cross)
+
+
+def collapse_value(batch_size: int) -> float:
+    """ln(2B-1), the value of `nt_xent` when all embeddings are equal; a run that stays there has learnt nothing."""
+    return math.log(2 * batch_size - 1)

@@ -1,0 +1,199 @@
+"""Optimization: epochs to steps, the learning-rate schedule, and optimizers with SimCLR's exclusions.
+
+Parameters are told apart by the names on their path in the tree: a leaf "kernel" is a convolution or dense kernel, a
+module called bn, bn1, proj_bn and so on is a BatchNorm, and "supervised_head" holds a classifier trained alongside.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import optax
+
+from simclr_jax import base
+
+PyTree = base.PyTree
+Mask = Callable[[PyTree], PyTree]
+
+_BATCH_NORM = re.compile(r"(.*_)?bn\d*")
+
+
+def num_train_steps(*, num_examples: int, batch_size: int, num_epochs: float) -> int:
+    """Number of updates in `num_epochs` epochs of global batches: floor(N*E / b) + 1.
+
+    Reference: get_train_steps in data.py / tf2/run.py of the code; the additional step is the reference's.
+    """
+    return int(num_examples * num_epochs // batch_size) + 1
+
+
+def num_warmup_steps(*, num_examples: int, batch_size: int, warmup_epochs: float) -> int:
+    """Number of warm-up updates: round(floor(E_w*N / b)), as the reference counts them."""
+    return round(warmup_epochs * num_examples // batch_size)
+
+
+def peak_learning_rate(*, base_learning_rate: float, batch_size: int, scaling: str = "linear") -> float:
+    """The learning rate after warm-up for a global batch of `batch_size` images.
+
+    Args:
+        base_learning_rate: what `scaling` multiplies.
+        batch_size: global batch size in images (not in views).
+        scaling: "linear": base*b/256; "sqrt": base*sqrt(b); "none": base.
+
+    Raises:
+        InputError: unknown scaling.
+
+    Reference: SimCLR section 2.2 (linear), appendix B.1 (sqrt). "none" is an addition.
+    """
+    factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
+    if scaling not in factors:
+        raise base.InputError(f"learning rate scaling must be one of {', '.join(factors)}; got {scaling!r}.")
+    return base_learning_rate * factors[scaling]
+
+
+def make_schedule(
+    *,
+    base_learning_rate: float,
+    scaling: str = "linear",
+    batch_size: int,
+    num_examples: int,
+    num_epochs: float,
+    warmup_epochs: float = 0.0,
+    num_steps: int | None = None,
+) -> optax.Schedule:
+    """Learning rate as a function of the number of updates made: linear warm-up from 0, then a half cosine to 0.
+
+    The first update has learning rate 0 if there is a warm-up. Beyond the last step the rate stays 0.
+
+    Args:
+        base_learning_rate: see `peak_learning_rate`.
+        scaling: see `peak_learning_rate`.
+        batch_size: global batch size in images.
+        num_examples: images per epoch.
+        num_epochs: length of the training.
+        warmup_epochs: length of the warm-up, part of num_epochs.
+        num_steps: length of the training in updates, in place of num_epochs.
+
+    Raises:
+        InputError: unknown scaling, or a warm-up that does not end before the training does.
+
+    Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2.
+    """
+    peak = peak_learning_rate(base_learning_rate=base_learning_rate, batch_size=batch_size, scaling=scaling)
+    warmup_steps = num_warmup_steps(num_examples=num_examples, batch_size=batch_size, warmup_epochs=warmup_epochs)
+    total_steps = num_steps or num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs)
+    if warmup_steps >= total_steps:
+        raise base.InputError(
+            f"warm-up must end before the training; got {warmup_steps} warm-up steps and {total_steps} steps. "
+            "Use fewer warmup_epochs or more epochs."
+        )
+    cosine = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
+    if warmup_steps == 0:
+        return cosine
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), cosine], [warmup_steps])
+
+
+def _mask(applies: Callable[[Sequence[str]], bool]) -> Mask:
+    """Tree of bools with the structure of a parameter tree: `applies` to the names on every leaf's path."""
+
+    def mask(params: PyTree) -> PyTree:
+        return jax.tree.map_with_path(
+            lambda path, _: applies([jax.tree_util.keystr((entry,), simple=True) for entry in path]), params
+        )
+
+    return mask
+
+
+def _is_kernel(names: Sequence[str]) -> bool:
+    return names[-1] == "kernel"
+
+
+def _is_adapted_kernel(names: Sequence[str]) -> bool:
+    return _is_kernel(names) and "supervised_head" not in names
+
+
+def _is_not_batch_norm(names: Sequence[str]) -> bool:
+    return not any(_BATCH_NORM.fullmatch(module) for module in names[:-1])
+
+
+def make_lars(
+    *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """LARS: decay and trust ratio on kernels, plain momentum with the full learning rate on everything else.
+
+    Kernels are decayed; kernels outside "supervised_head" also get the trust ratio 0.001 |W| / |g + wd W|, or 1 where a
+    norm is 0. BatchNorm parameters and biases get neither.
+
+    Reference: You et al. 2017; SimCLR section 2.2; lars_optimizer.py and build_optimizer in model.py of the code.
+    Deliberate differences: the reference decays the supervised kernel by a term of the loss, here the optimizer does
+    (same gradient, but the reported loss has no such term); its unused option of a trust ratio behind the momentum
+    is not offered.
+    """
+    return optax.lars(
+        schedule,
+        weight_decay=weight_decay,
+        weight_decay_mask=_mask(_is_kernel),
+        trust_coefficient=1e-3,
+        eps=0.0,
+        trust_ratio_mask=_mask(_is_adapted_kernel),
+        momentum=momentum,
+        nesterov=nesterov,
+    )
+
+
+def make_sgd(
+    *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """Momentum SGD with L2 decay in the gradient of everything but BatchNorm parameters (biases included).
+
+    Reference: add_weight_decay and MomentumOptimizer in model.py (TF1) of the code, which sets nesterov=True.
+    Deliberate differences: the decay is added to the gradient, not to the loss; the learning rate stays outside the
+    velocity, as in TF1 (TF2's Keras optimizer has it inside, which differs while the rate changes).
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_mask(_is_not_batch_norm)),
+        optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
+    )
+
+
+def make_adamw(
+    *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """Adam with decoupled decay on kernels only; `momentum` is Adam's b1, the other constants are Optax's.
+
+    Reference: Loshchilov and Hutter 2019. Deliberate difference: the reference code has Adam with an L2 term in the
+    loss, which Adam's scaling would weaken.
+    """
+    return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=_mask(_is_kernel), nesterov=nesterov)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "lars": make_lars,
+    "sgd": make_sgd,
+    "adamw": make_adamw,
+}
+
+
+def make_optimizer(
+    name: str = "lars",
+    *,
+    schedule: base.Schedule | float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """The optimizer `name` of OPTIMIZERS; see `make_lars`, `make_sgd` and `make_adamw`.
+
+    Args:
+        name: "lars", "sgd" or "adamw".
+        schedule: learning rate by number of updates made, or a constant.
+        weight_decay: coefficient of the decay; which parameters it reaches depends on the optimizer.
+        momentum: share of the old velocity that is kept.
+        nesterov: look-ahead momentum.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in OPTIMIZERS:
+        raise base.InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
+    return OPTIMIZERS[name](schedule=schedule, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

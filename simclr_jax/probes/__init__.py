@@ -1,0 +1,29 @@
+"""Probes: how much a frozen representation tells. Feature arrays in, numbers out; no network, no files.
+
+Every probe has a named protocol which is written next to its score, and the label subsets are fixed, so that two
+numbers with the same protocol can be compared.
+"""
+
+from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
+from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
+from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
+from simclr_jax.probes.rows import probe_rows
+from simclr_jax.probes.subsets import label_subset, stratified_split
+
+__all__ = [
+    "LINEAR_PROTOCOL",
+    "LinearProbe",
+    "accuracy",
+    "confusion",
+    "fit_logistic",
+    "histogram_features",
+    "knn",
+    "knn_protocol",
+    "label_subset",
+    "linear",
+    "neighbors",
+    "pixel_features",
+    "probe_rows",
+    "reduce_by_pca",
+    "stratified_split",
+]

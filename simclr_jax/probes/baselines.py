@@ -1,0 +1,92 @@
+"""Features that need no training: raw pixels and colour histograms. A representation has to beat these to be of use."""
+
+import numpy as np
+
+# Rows of one slice when images are turned to float: bounds memory on large sets.
+_SLICE = 4096
+_MAX_SIDE = 32
+
+
+def pixel_features(images: np.ndarray) -> np.ndarray:
+    """The pixels as features: float32 [N, h*w*3] in [-0.5, 0.5], or [N, h*w] if every image is grey.
+
+    Images with a side above 32 px are reduced to 32x32 by area averaging. Mid-grey is 0, so that the cosine between
+    two images is not ruled by their common brightness.
+
+    Args:
+        images: uint8 [N, H, W, 3], evaluation views (no padding).
+    """
+    images = images[..., :1] if _is_grey(images) else images
+    height, width = images.shape[1:3]
+    shrink = max(height, width) > _MAX_SIDE
+    rows = _averaging_matrix(height, _MAX_SIDE if shrink else height)
+    columns = _averaging_matrix(width, _MAX_SIDE if shrink else width)
+    features = np.empty((len(images), len(rows) * len(columns) * images.shape[-1]), np.float32)
+    for start in range(0, len(images), _SLICE):
+        part = images[start : start + _SLICE].astype(np.float32) / np.float32(255.0) - np.float32(0.5)
+        if shrink:
+            part = np.einsum("ih,nhwc->niwc", rows, part, optimize=True)
+            part = np.einsum("jw,niwc->nijc", columns, part, optimize=True)
+        features[start : start + _SLICE] = part.reshape(len(part), -1)
+    return features
+
+
+def histogram_features(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
+    """How often each brightness occurs: float32 [N, bins] if every image is grey, else [N, 3 * bins].
+
+    One histogram per channel, normalised to sum 1 over the row, then the square root, so that the cosine of two rows
+    is the Bhattacharyya coefficient of their histograms (the Hellinger kernel).
+
+    Args:
+        images: uint8 [N, H, W, 3], evaluation views (no padding).
+        bins: equal bins over 0..255, in [1, 256].
+    """
+    images = images[..., :1] if _is_grey(images) else images
+    channels = images.shape[-1]
+    features = np.empty((len(images), channels * bins), np.float32)
+    for start in range(0, len(images), _SLICE):
+        part = images[start : start + _SLICE]
+        cells = part.reshape(len(part), -1, channels).astype(np.int64) * bins // 256
+        cells += np.arange(channels) * bins + np.arange(len(part))[:, None, None] * (channels * bins)
+        counts = np.bincount(cells.ravel(), minlength=len(part) * channels * bins).reshape(len(part), -1)
+        features[start : start + _SLICE] = np.sqrt(counts / cells[0].size)
+    return features
+
+
+def reduce_by_pca(
+    train_features: np.ndarray, test_features: np.ndarray, *, num_components: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays projected on the leading principal components of the training rows: float32 [N, p], [M, p].
+
+    p = min(num_components, N, D). Fitted on at most 10,000 evenly spaced training rows, without labels; found by
+    subspace iteration from a fixed start, which is exact for the leading components and approximate for the last few.
+
+    Reference: Halko, Martinsson, Tropp 2011, algorithm 4.4, with 8 iterations and 20 extra directions.
+    """
+    mean = train_features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sample = train_features[:: -(-len(train_features) // 10_000)] - mean
+    width = min(num_components + 20, *sample.shape)
+    start = np.random.Philox(key=np.array([0, 0], np.uint64)).random_raw(sample.shape[1] * width)
+    basis = (start.reshape(-1, width) / 2.0**64 - 0.5).astype(np.float32)
+    for _ in range(8):
+        basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
+    # Within the subspace found, the components proper: largest variance first.
+    rotation = np.linalg.svd(sample @ basis, full_matrices=False)[2].T
+    components = (basis @ rotation)[:, :num_components]
+    return (train_features - mean) @ components, (test_features - mean) @ components
+
+
+def _is_grey(images: np.ndarray) -> bool:
+    return all(
+        np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 0], part[..., 2])
+        for part in (images[start : start + _SLICE] for start in range(0, len(images), _SLICE))
+    )
+
+
+def _averaging_matrix(size: int, out_size: int) -> np.ndarray:
+    """float32 [out_size, size], rows sum to 1: output pixel i is the mean over [i, i + 1) * size / out_size."""
+    edges = np.arange(out_size + 1) * (size / out_size)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(size)[None]
+    overlap = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
+    return (np.clip(overlap, 0, None) * (out_size / size)).astype(np.float32)

@@ -1,0 +1,209 @@
+"""The linear probe: multinomial logistic regression on frozen features, solved to convergence by L-BFGS."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from simclr_jax import base
+from simclr_jax.probes import nearest, subsets
+
+LINEAR_PROTOCOL = "linear.lbfgs.standardized.v1"
+REGULARIZATIONS = tuple(float(f"1e{power}") for power in range(-6, 2))
+
+_Weights = tuple[jax.Array, jax.Array]
+
+
+class LinearProbe(NamedTuple):
+    """What the linear probe found.
+
+    predictions: int32 [M], class of every test row.
+    regularization: the chosen strength, on the scale of the mean cross-entropy.
+    validation_accuracy: in [0, 1], of the chosen strength on the held-out training labels; None if there were none.
+    """
+
+    predictions: np.ndarray
+    regularization: float
+    validation_accuracy: float | None
+
+
+def linear(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    num_classes: int,
+    regularizations: tuple[float, ...] = REGULARIZATIONS,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+) -> LinearProbe:
+    """Logistic regression on standardised features; the strength of L2 is chosen without looking at the test set.
+
+    Features are standardised by the mean and standard deviation of the rows that are fitted (a constant feature
+    becomes 0). The strength is chosen on a stratified part of the TRAINING labels: highest accuracy, then lowest
+    cross-entropy, then the strongest; then all training rows are fitted with it. A class with a single label stays in
+    the fitted part. Where no class has two labels nothing can be held out, and the middle of the sorted grid is used.
+
+    Args:
+        train_features: [N, D], cast to float32.
+        train_labels: int [N] in [0, C).
+        test_features: [M, D].
+        num_classes: C.
+        regularizations: grid of strengths, each above 0, on the scale of `fit_logistic`.
+        validation_fraction: part of every class held out to choose the strength, in (0, 1).
+        seed: of the split into fitted and held-out rows.
+
+    Raises:
+        InputError: if labels are outside [0, C), shapes do not fit, or the grid is empty or not positive.
+
+    Reference: SimCLR appendix B.8 (L2-regularised multinomial logistic regression by L-BFGS, strength chosen on a
+    validation split, no augmentation). Differences: features are standardised, the strength multiplies the mean
+    rather than the sum so that it carries over from the split to all rows, and the grid has 8 values, not 45.
+    """
+    labels = nearest.checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
+    grid = _checked_grid(regularizations, validation_fraction)
+    rows = _padded_count(len(labels))
+    features = jnp.asarray(_padded(np.asarray(train_features, np.float32), rows))
+    targets = jnp.asarray(_padded(labels.astype(np.int32), rows))
+    kept, held = subsets.stratified_split(labels, validation_fraction, seed=seed)
+    start = _zeros(features.shape[1], num_classes)
+    if len(held) and len(grid) > 1:
+        chosen, score, start = _choose(features, targets, (kept, held), grid=grid, start=start)
+    else:
+        chosen, score = grid[len(grid) // 2], None
+    fitted = jnp.asarray(_indicator(np.arange(len(labels)), rows))
+    mean, scale = _standardization(features, fitted)
+    weights = _solve((features - mean) / scale, targets, fitted, jnp.float32(chosen), start)
+    test = (jnp.asarray(np.asarray(test_features, np.float32)) - mean) / scale
+    return LinearProbe(np.asarray(jnp.argmax(_logits(weights, test), axis=1), np.int32), chosen, score)
+
+
+def fit_logistic(
+    features: np.ndarray, labels: np.ndarray, *, num_classes: int, regularization: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weights float32 [D, C], bias float32 [C]) of the multinomial logistic regression on the features as given.
+
+    Minimises mean cross-entropy + regularization / 2 * |weights|^2; the bias is free. This is the objective of
+    scikit-learn's LogisticRegression with C = 1 / (regularization * number of rows).
+    """
+    labels = nearest.checked_labels(labels, rows=len(features), num_classes=num_classes)
+    rows = _padded_count(len(labels))
+    weights, bias = _solve(
+        jnp.asarray(_padded(np.asarray(features, np.float32), rows)),
+        jnp.asarray(_padded(labels.astype(np.int32), rows)),
+        jnp.asarray(_indicator(np.arange(len(labels)), rows)),
+        jnp.float32(regularization),
+        _zeros(features.shape[1], num_classes),
+    )
+    return np.asarray(weights), np.asarray(bias)
+
+
+def _choose(
+    features: jax.Array,
+    targets: jax.Array,
+    split: tuple[np.ndarray, np.ndarray],
+    *,
+    grid: list[float],
+    start: _Weights,
+) -> tuple[float, float, _Weights]:
+    """(strength, validation accuracy, weights) of the best value of the grid on the held-out rows."""
+    fitted, held = (jnp.asarray(_indicator(rows, len(features))) for rows in split)
+    mean, scale = _standardization(features, fitted)
+    standardized = (features - mean) / scale
+    best = None
+    # From strong to weak: the strong problems are quick, and each solution starts the next one.
+    for strength in grid:
+        start = _solve(standardized, targets, fitted, jnp.float32(strength), start)
+        correct, loss = _score(start, standardized, targets, held)
+        candidate = (float(correct), -float(loss))
+        if best is None or candidate > best[0]:
+            best = (candidate, strength, start)
+    assert best is not None
+    return best[1], best[0][0], best[2]
+
+
+def _checked_grid(regularizations: tuple[float, ...], validation_fraction: float) -> list[float]:
+    grid = sorted((float(value) for value in regularizations), reverse=True)
+    if not grid or not grid[-1] > 0:
+        raise base.InputError(f"regularizations must be one or more positive numbers; got {regularizations}. Use 1e-3.")
+    if not 0 < validation_fraction < 1:
+        raise base.InputError(f"validation_fraction must lie in (0, 1); got {validation_fraction}. Use 0.2.")
+    return grid
+
+
+def _padded_count(rows: int) -> int:
+    """Rows after padding: few distinct counts, so that label subsets share compiled programs."""
+    return 1 << max(6, (rows - 1).bit_length()) if rows <= 4096 else -(-rows // 2048) * 2048
+
+
+def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+def _indicator(rows: np.ndarray, count: int) -> np.ndarray:
+    """float32 [count]: 1 / len(rows) on the given rows, 0 elsewhere; a weighted sum with it is a mean."""
+    weights = np.zeros(count, np.float32)
+    weights[rows] = 1.0 / len(rows)
+    return weights
+
+
+def _zeros(num_features: int, num_classes: int) -> _Weights:
+    return jnp.zeros((num_features, num_classes), jnp.float32), jnp.zeros((num_classes,), jnp.float32)
+
+
+def _logits(weights: _Weights, features: jax.Array) -> jax.Array:
+    return jnp.matmul(features, weights[0], precision=jax.lax.Precision.HIGHEST) + weights[1]
+
+
+@jax.jit
+def _standardization(features: jax.Array, row_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean = jnp.einsum("n,nd->d", row_weights, features, precision=jax.lax.Precision.HIGHEST)
+    variance = jnp.einsum("n,nd->d", row_weights, (features - mean) ** 2, precision=jax.lax.Precision.HIGHEST)
+    scale = jnp.sqrt(variance)
+    # A spread at the level of float32 rounding is a constant feature, not information to be blown up.
+    return mean, jnp.where(scale > 1e-6 * jnp.abs(mean), scale, jnp.full_like(scale, jnp.inf))
+
+
+@jax.jit
+def _score(weights: _Weights, features: jax.Array, targets: jax.Array, row_weights: jax.Array) -> _Weights:
+    logits = _logits(weights, features)
+    correct = (jnp.argmax(logits, axis=1) == targets).astype(jnp.float32)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(row_weights * correct), jnp.sum(row_weights * losses)
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "tolerance"))
+def _solve(
+    features: jax.Array,
+    targets: jax.Array,
+    row_weights: jax.Array,
+    regularization: jax.Array,
+    start: _Weights,
+    *,
+    max_iterations: int = 300,
+    tolerance: float = 1e-5,
+) -> _Weights:
+    """L-BFGS until no entry of the gradient exceeds `tolerance`, or `max_iterations`."""
+
+    def objective(weights: _Weights) -> jax.Array:
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(_logits(weights, features), targets)
+        return jnp.sum(row_weights * losses) + 0.5 * regularization * jnp.sum(weights[0] ** 2)
+
+    solver = optax.lbfgs(memory_size=10)
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def proceed(carry: tuple[_Weights, optax.OptState]) -> jax.Array:
+        count, gradient = optax.tree.get(carry[1], "count"), optax.tree.get(carry[1], "grad")
+        steep = jnp.maximum(*(jnp.max(jnp.abs(leaf)) for leaf in gradient)) > tolerance
+        return (count == 0) | ((count < max_iterations) & steep)
+
+    def step(carry: tuple[_Weights, optax.OptState]) -> tuple[_Weights, optax.OptState]:
+        weights, state = carry
+        value, gradient = value_and_grad(weights, state=state)
+        updates, state = solver.update(gradient, state, weights, value=value, grad=gradient, value_fn=objective)
+        return optax.apply_updates(weights, updates), state
+
+    return jax.lax.while_loop(proceed, step, (start, solver.init(start)))[0]

@@ -1,0 +1,96 @@
+"""The table of probe results: every kind of features, every share of the labels, every probe; one row each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.probes import baselines, logistic, nearest, subsets
+
+_PCA_COMPONENTS = 100
+
+
+def probe_rows(
+    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    fractions: Sequence[float] = (0.01, 0.1, 1.0),
+    k: int = 200,
+    temperature: float = 0.1,
+    seed: int = 0,
+    pca_features: Sequence[str] = ("pixels",),
+) -> list[dict[str, Any]]:
+    """kNN and linear probe of every kind of features at every share of the labels, as rows of results.json.
+
+    A row holds features (its name), labels ("1%", "10%", "100%"), probe ("knn" or "linear"), accuracy in [0, 1],
+    standard_error of the accuracy over the test rows, protocol, num_labels, num_test, k (kNN only), regularization
+    (linear only) and chance (always naming the most frequent class of the test set). Rows with label -1 take no part;
+    without labelled rows in both splits the table is empty.
+
+    Args:
+        features: name -> (train [N, D], test [M, D]); the kinds may differ in D.
+        train_labels: int [N], -1 = unlabelled.
+        test_labels: int [M], -1 = unlabelled.
+        num_classes: C.
+        fractions: shares of the training labels, each in (0, 1]; the rows of a share are `label_subset(..., seed)`.
+        k: neighbours of kNN, capped at the number of labelled rows.
+        temperature: of the kNN vote.
+        seed: of the label subsets and of the split that chooses the strength of L2.
+        pca_features: names whose linear probe sees 100 principal components (fitted on all training rows, labelled or
+            not) instead of the features; the protocol then reads "linear.lbfgs.pca100.standardized.v1".
+
+    Raises:
+        InputError: if the features do not have one row per label.
+    """
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    _check_rows(features, len(train_labels), len(test_labels))
+    tested = np.flatnonzero(test_labels >= 0)
+    if not len(tested) or not (train_labels >= 0).any():
+        return []
+    truth = test_labels[tested]
+    chance = float(np.bincount(truth).max() / len(truth))
+    rows: list[dict[str, Any]] = []
+    for name, (train, test) in features.items():
+        reduced = _reduced(train, test) if name in pca_features else None
+        for fraction in fractions:
+            chosen = subsets.label_subset(train_labels, fraction, seed=seed)
+            labels = train_labels[chosen]
+            common = {"features": name, "labels": f"{100 * fraction:g}%"}
+            counts = {"num_labels": len(chosen), "num_test": len(tested), "chance": chance}
+            predictions = nearest.knn(
+                train[chosen], labels, test[tested], num_classes=num_classes, k=k, temperature=temperature
+            )
+            protocol = nearest.knn_protocol(k, temperature, len(chosen))
+            extra = {"protocol": protocol, **counts, "k": min(k, len(chosen))}
+            rows.append({**common, "probe": "knn", **_scores(predictions, truth), **extra})
+            fit_train, fit_test, protocol = reduced or (train, test, logistic.LINEAR_PROTOCOL)
+            probe = logistic.linear(fit_train[chosen], labels, fit_test[tested], num_classes=num_classes, seed=seed)
+            extra = {"protocol": protocol, **counts, "regularization": probe.regularization}
+            rows.append({**common, "probe": "linear", **_scores(probe.predictions, truth), **extra})
+    return rows
+
+
+def _reduced(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """(train, test, protocol) after PCA; None if there are too few features for it to matter."""
+    if train.shape[1] <= _PCA_COMPONENTS:
+        return None
+    train, test = baselines.reduce_by_pca(train, test, num_components=_PCA_COMPONENTS)
+    family, rest = logistic.LINEAR_PROTOCOL.split(".standardized")
+    return train, test, f"{family}.pca{train.shape[1]}.standardized{rest}"
+
+
+def _scores(predictions: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    accuracy = nearest.accuracy(predictions, truth)
+    return {"accuracy": accuracy, "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(truth)))}
+
+
+def _check_rows(features: Mapping[str, tuple[np.ndarray, np.ndarray]], num_train: int, num_test: int) -> None:
+    for name, (train, test) in features.items():
+        if len(train) != num_train or len(test) != num_test:
+            raise base.InputError(
+                f"features need one row per label; {name!r} has {len(train)} and {len(test)} rows for {num_train} and"
+                f" {num_test} labels. Use features and labels of the same splits."
+            )

@@ -1,0 +1,91 @@
+"""What a person sees while a run goes on, and how it is asked to stop: the progress line and the signals."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from types import FrameType
+
+
+class Stop:
+    """Filled in when a signal asks the run to stop: its number and name; false before."""
+
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """The first SIGINT or SIGTERM only sets the yielded Stop, to be polled; a second one ends the process at once."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop:
+            os._exit(128 + number)
+        stop.number = number
+        say(f"{stop.name}: saving after the current step (again: stop at once without saving)")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Meter:
+    """The rate of work between two readings of the clock, and the time left at that rate."""
+
+    def __init__(self, *, done: int, total: int):
+        self._done, self._total, self._time = done, total, time.perf_counter()
+
+    def read(self, done: int) -> tuple[float, float]:
+        """(units per second since the last reading, seconds left) and starts the next interval."""
+        now = time.perf_counter()
+        rate = (done - self._done) / max(now - self._time, 1e-9)
+        self._done, self._time = done, now
+        return rate, (self._total - done) / max(rate, 1e-9)
+
+    def skip(self) -> None:
+        """Leaves the time since the last reading out of the next interval's rate."""
+        self._time = time.perf_counter()
+
+
+def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: float) -> str:
+    """One line for a row of metrics: step, epoch, loss, contrastive accuracy, images/s, time left."""
+    return (
+        f"step {int(row['step']):>{len(str(num_steps))}}/{num_steps}  epoch {row['epoch']:.1f}  loss {row['loss']:.4f}  "
+        f"contrastive acc {100 * row.get('contrastive_accuracy', 0.0):.1f} %  "
+        f"{row['images_per_second']:.0f} images/s  left {duration(seconds_left)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr so that stdout stays clean for tables."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own remarks (orbax and absl are talkative) off the screen; errors still show."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("orbax").setLevel(logging.ERROR)

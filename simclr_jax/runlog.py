@@ -1,0 +1,157 @@
+"""What a run writes for people and tools beside its checkpoints, written and read here only.
+
+A workdir holds: config.json (the resolved config), metrics.jsonl (one JSON object a line), events.* (TensorBoard),
+results.json (probes and summary), lock (held while a process trains in it), checkpoints/ and report.html.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from simclr_jax import base
+
+_CONFIG, _METRICS, _RESULTS, _LOCK = "config.json", "metrics.jsonl", "results.json", "lock"
+_PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunLog(NamedTuple):
+    """Open files of a run: the metrics file and a tensorboardX writer."""
+
+    metrics: Any
+    events: Any
+
+
+def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The workdir as a path; InputError unless a run was started in it."""
+    path = pathlib.Path(workdir)
+    if not (path / _CONFIG).is_file():
+        raise base.InputError(
+            f"workdir must be the folder of a run (it holds {_CONFIG}); got {path}. "
+            "Start one: simclr-jax train --config=demo --workdir=" + str(path)
+        )
+    return path
+
+
+def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes the config of a new run; refuses a workdir that was made with another config, naming the keys."""
+    path = workdir / _CONFIG
+    mine = json.loads(json.dumps(config))
+    if not path.exists():
+        write_json(path, mine)
+        return
+    theirs = json.loads(path.read_text())
+    old, new = _flat(theirs), _flat(mine)
+    changed = [
+        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} asked"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, "absent") != new.get(key, "absent")
+    ]
+    if changed:
+        raise base.InputError(
+            f"A workdir belongs to one config; {workdir} was made with another: {'; '.join(changed)}. "
+            "Use the same values to go on with that run, or another --workdir."
+        )
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The resolved config that the run was started with."""
+    return json.loads((workdir / _CONFIG).read_text())
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the workdir for this process; a second one is refused. The system frees it however the process ends."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / _LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise base.InputError(
+                f"One process at a time may train in a workdir; {workdir} is in use by process {file.read().strip()}. "
+                "Wait for it, stop it, or use another --workdir."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def open_log(workdir: pathlib.Path, *, resumed_step: int) -> Iterator[RunLog]:
+    """Opens the metrics for appending, dropping rows after `resumed_step`: they will be computed again."""
+    import tensorboardX
+
+    path = workdir / _METRICS
+    kept = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
+    _write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+    events = tensorboardX.SummaryWriter(str(workdir), purge_step=resumed_step + 1 if resumed_step else None)
+    with open(path, "a", buffering=1) as metrics:
+        try:
+            yield RunLog(metrics, events)
+        finally:
+            events.close()
+
+
+def write_metrics(log: RunLog, row: Mapping[str, float]) -> None:
+    """Appends one row (it has a "step") to metrics.jsonl and to the TensorBoard events."""
+    log.metrics.write(json.dumps(row) + "\n")
+    for name, value in row.items():
+        if name != "step":
+            log.events.add_scalar(name, value, int(row["step"]))
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """All rows of metrics.jsonl; a last line torn by a kill is left out."""
+    path = workdir / _METRICS
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:
+    """Merges entries into results.json and returns the whole."""
+    results = {**read_results(workdir), **entries}
+    write_json(workdir / _RESULTS, results)
+    return results
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """The content of results.json, empty if there is none."""
+    path = workdir / _RESULTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON through a temporary file, so that readers see the old or the new file, never half of one."""
+    _write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computes the numbers, for the record of a run."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", **versions}
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

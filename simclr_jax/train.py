@@ -1,0 +1,321 @@
+"""`simclr-jax train`: from a config to a trained, checkpointed run. The one room that knows everyone.
+
+Order of the loop: host draws indices -> one dispatch of K updates -> the metrics of the dispatch before are read, checked
+and logged -> at boundaries kNN and a checkpoint. Everything random is a function of (seed, step, position), so a run
+that was stopped at any moment and started again ends with the same bits as one that was not.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from simclr_jax import (
+    augment,
+    base,
+    checkpoint,
+    data,
+    features,
+    losses,
+    methods,
+    models,
+    optim,
+    probes,
+    progress,
+    runlog,
+    sharding,
+    train_step,
+)
+from simclr_jax import config as config_lib
+from simclr_jax.data import order, resident
+
+EXIT_DIVERGED = 3
+# A resident split may take this share of a device's memory; the rest is for the network.
+_RESIDENT_SHARE = 0.5
+_RESIDENT_BYTES_WITHOUT_LIMIT = 8 * 2**30
+
+
+class Run(NamedTuple):
+    """What one training run is made of, once its config has been read."""
+
+    config: Mapping[str, Any]
+    mesh: Mesh
+    train_set: data.ImageSet
+    test_set: data.ImageSet | None
+    init: Callable[[], base.TrainState]
+    train_steps: Callable[..., tuple[base.TrainState, base.Metrics]]
+    encode: features.EncodeFn
+    num_steps: int
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient became non-finite; the message is one line for the user."""
+
+
+def main(*, config: Mapping[str, Any], workdir: str) -> int:
+    """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
+
+    Returns:
+        The exit status: 0 finished, 3 diverged, 128 + n stopped by signal n.
+
+    Raises:
+        base.InputError: a value of the config is not valid, or the workdir belongs to another config.
+    """
+    progress.quiet_libraries()
+    folder = pathlib.Path(workdir)
+    with runlog.lock(folder), progress.stop_signals() as stop:
+        run = build(config)
+        runlog.check_config(folder, config)
+        try:
+            train(run, folder, stop)
+        except Diverged as error:
+            progress.say(f"simclr-jax train: {error}")
+            return EXIT_DIVERGED
+    if stop:
+        progress.say(f"Stopped by {stop.name}; the state is saved. The same command goes on from here.")
+        return 128 + stop.number
+    progress.say(f"Done. Next: simclr-jax evaluate --workdir={workdir} && simclr-jax report --workdir={workdir}")
+    return 0
+
+
+def build(config: Mapping[str, Any]) -> Run:
+    """Hands every section of the config to the function that it documents."""
+    settings = _checked(config_lib.call(LoopSettings, config, "train"))
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(settings.batch_size, mesh)
+    # All that can be wrong in the config is built before the data, which may take minutes, is read.
+    encoder = config_lib.call(models.make_encoder, config, "encoder")
+    method = _make_method(encoder, config)
+    make_views = config_lib.call(augment.make_simclr_views, config, "augment")
+    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    budget = sharding.device_memory_bytes()
+    resident.check_fits(
+        train_set, budget_bytes=int(budget * _RESIDENT_SHARE) if budget else _RESIDENT_BYTES_WITHOUT_LIMIT
+    )
+    test_set = None
+    if settings.evaluate_every_epochs > 0:
+        test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    sizes = {
+        "num_examples": len(train_set.images),
+        "batch_size": settings.batch_size,
+        "num_epochs": settings.num_epochs,
+    }
+    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
+    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    load_views = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, make_views), mesh, row_args=(False, False, True, True)
+    )
+    step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
+    size = config["augment"]["size"]
+    return Run(
+        config=config,
+        mesh=mesh,
+        train_set=train_set,
+        test_set=test_set,
+        init=_make_init(method, tx, mesh, seed=config["seed"], size=size),
+        train_steps=jax.jit(train_step.repeat_steps(step), donate_argnums=0),
+        encode=features.make_encode(
+            encoder,
+            size=size,
+            resize=config["augment"]["resize"],
+            batch_size=config["probe"]["batch_size"],
+            mesh=mesh,
+        ),
+        num_steps=optim.num_train_steps(**sizes),
+    )
+
+
+class LoopSettings(NamedTuple):
+    """The config's section `train`.
+
+    batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
+    steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
+    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
+    """
+
+    batch_size: int
+    num_epochs: float
+    steps_per_dispatch: int
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    evaluate_every_epochs: float
+
+
+def _checked(settings: LoopSettings) -> LoopSettings:
+    """The settings; InputError for values that no run can have."""
+    for name, value in settings._asdict().items():
+        smallest = 0.0 if name == "evaluate_every_epochs" else 1
+        if name == "num_epochs" and not value > 0:
+            raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
+        if name != "num_epochs" and not value >= smallest:
+            raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
+    return settings
+
+
+def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
+    """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended."""
+    settings = LoopSettings(**run.config["train"])
+    with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
+        like = sharding.like_replicated(run.mesh, jax.eval_shape(run.init))
+        restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say)
+        state = run.init() if restored is None else restored
+        step = int(state.step)
+        _announce(run, step)
+        with runlog.open_log(workdir, resumed_step=step) as log:
+            _loop(run, settings, checkpoints, log, state, stop)
+
+
+def _loop(
+    run: Run,
+    settings: LoopSettings,
+    checkpoints: ocp.CheckpointManager,
+    log: runlog.RunLog,
+    state: base.TrainState,
+    stop: progress.Stop,
+) -> None:
+    key = sharding.make_key(run.mesh, run.config["seed"])
+    source = sharding.put_replicated(run.mesh, resident.ResidentSplit(*run.train_set[:3]))
+    step = int(state.step)
+    reader = _MetricsReader(run, log, step=step, log_every=settings.log_every_steps)
+    evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
+    while step < run.num_steps and not stop:
+        count = min(settings.steps_per_dispatch, run.num_steps - step)
+        indices = _draw_indices(run, settings, step)
+        state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        before, step = step, step + count
+        reader.put(before, count, metrics)
+        last = step >= run.num_steps
+        evaluates = run.test_set is not None and (last or _crosses(before, step, evaluate_every))
+        if evaluates or last or stop or _crosses(before, step, settings.checkpoint_every_steps):
+            reader.flush()  # never save a state whose metrics have not been seen to be finite
+            score = reader.evaluate(state, step) if evaluates and not stop else None
+            checkpoint.save(checkpoints, state, step=step, score=score)
+    reader.flush()
+
+
+def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
+    """The method that `config["method"]["name"]` names; the other keys of the section are its own."""
+    section = dict(config["method"])
+    name = section.pop("name", None)
+    if name not in methods.METHODS:
+        raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
+    return config_lib.call(methods.METHODS[name], {"method": section}, "method", encoder=encoder)
+
+
+def _draw_indices(run: Run, settings: LoopSettings, step: int) -> base.Array:
+    """int32 [K, B], the examples of the next K updates, from the one global order of the run."""
+    shape = (settings.steps_per_dispatch, settings.batch_size)
+    indices = order.stream_indices(
+        run.config["seed"], step * settings.batch_size, shape[0] * shape[1], num_examples=len(run.train_set.images)
+    )
+    return sharding.put_rows(run.mesh, indices.reshape(shape), axis=1)
+
+
+class _MetricsReader:
+    """Reads metrics one dispatch late, so that the device never waits for the host; checks, logs and prints them."""
+
+    def __init__(self, run: Run, log: runlog.RunLog, *, step: int, log_every: int):
+        self._run, self._log, self._log_every = run, log, log_every
+        self._pending: tuple[int, int, base.Metrics] | None = None
+        self._meter: progress.Meter | None = None
+
+    def put(self, step: int, count: int, metrics: base.Metrics) -> None:
+        """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
+        self.flush()
+        self._pending = (step, count, metrics)
+        if jax.default_backend() == "cpu":
+            self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
+
+    def flush(self) -> None:
+        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
+        if self._pending is None:
+            return
+        step, count, metrics = self._pending
+        self._pending = None
+        rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
+        _check_finite(step, rows)
+        done = step + count
+        if self._meter is None:  # the first dispatch compiles: leave it out of the rate
+            self._meter = progress.Meter(done=done, total=self._run.num_steps)
+        elif _crosses(step, done, self._log_every) or done == self._run.num_steps:
+            self._write(done, {name: float(values[-1]) for name, values in rows.items()})
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        assert self._meter is not None
+        rate, seconds_left = self._meter.read(step)
+        batch_size = self._run.config["train"]["batch_size"]
+        row = {
+            "step": step,
+            "epoch": step * batch_size / len(self._run.train_set.images),
+            **values,
+            "images_per_second": rate * batch_size,
+        }
+        runlog.write_metrics(self._log, row)
+        progress.say(progress.training_line(row, num_steps=self._run.num_steps, seconds_left=seconds_left))
+
+    def evaluate(self, state: base.TrainState, step: int) -> float | None:
+        """Weighted kNN of the test split against the training split; None for unlabelled data."""
+        train_set, test_set = self._run.train_set, self._run.test_set
+        if test_set is None or not train_set.class_names:
+            return None
+        variables = features.encoder_variables(state.params, state.method_state)
+        probe = self._run.config["probe"]
+        predictions = probes.knn(
+            self._run.encode(variables, train_set),
+            train_set.labels,
+            self._run.encode(variables, test_set),
+            num_classes=len(train_set.class_names),
+            k=probe["knn_k"],
+            temperature=probe["knn_temperature"],
+        )
+        accuracy = probes.accuracy(predictions, test_set.labels)
+        runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})
+        progress.say(f"step {step}/{self._run.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %")
+        if self._meter:
+            self._meter.skip()
+        return accuracy
+
+
+def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
+    """Raises Diverged naming the first update whose loss or gradient is not finite."""
+    bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
+    if bad.any():
+        at = step + int(np.argmax(bad))
+        raise Diverged(
+            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it are "
+            "kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+        )
+
+
+def _crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every
+
+
+def _make_init(
+    method: base.Method, tx: optax.GradientTransformation, mesh: Mesh, *, seed: int, size: int
+) -> Callable[[], base.TrainState]:
+    init = jax.jit(
+        lambda key: train_step.init_state(method, tx, key, views_shape=(2, 2, size, size, 3)),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return lambda: init(jax.random.key(seed))
+
+
+def _announce(run: Run, step: int) -> None:
+    settings = run.config["train"]
+    progress.say(
+        f"{run.config['data']['name']}: {len(run.train_set.images)} images, batch {settings['batch_size']}, "
+        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of "
+        f"{run.config['method'].get('loss_scale', 1.0) * losses.collapse_value(settings['batch_size']):.3f} means "
+        "that all embeddings are the same."
+    )
+    progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")

@@ -1,0 +1,91 @@
+"""Oracle: Philox4x64-10 written out in Python integers from the paper, and literal values."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from simclr_jax import base
+from simclr_jax.data import order
+
+
+def _philox_words(seed, epoch, count):
+    """The first `count` words of Philox4x64-10 with key (seed, epoch); NumPy's counter begins at 1."""
+    mask = 2**64 - 1
+    words = []
+    for block in range(1, count // 4 + 2):
+        counter, key = [block, 0, 0, 0], [seed, epoch]
+        for _ in range(10):
+            first, second = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
+            counter = [
+                (second >> 64) ^ counter[1] ^ key[0], second & mask,
+                (first >> 64) ^ counter[3] ^ key[1], first & mask,
+            ]
+            key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
+        words += counter
+    return words[:count]
+
+
+@pytest.mark.parametrize(("seed", "epoch", "count"), [(0, 0, 1), (0, 0, 13), (7, 3, 100), (2**64 - 1, 5, 37)])
+def test_epoch_permutation_sorts_the_philox_stream(seed, epoch, count):
+    words = _philox_words(seed, epoch, count)
+    expected = sorted(range(count), key=lambda i: (words[i], i))
+    actual = order.epoch_permutation(seed, epoch, count)
+    assert actual.dtype == np.int32
+    assert actual.tolist() == expected
+
+
+def test_epoch_permutation_never_changes():
+    assert order.epoch_permutation(0, 0, 12).tolist() == GOLD_0_0
+    assert order.epoch_permutation(7, 3, 12).tolist() == GOLD_7_3
+    digest = hashlib.sha256(order.epoch_permutation(42, 9, 50_000).astype("<i4").tobytes()).hexdigest()
+    assert digest == GOLD_DIGEST
+
+
+def test_epochs_and_seeds_have_different_orders():
+    orders = {tuple(order.epoch_permutation(seed, epoch, 50)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_epoch_permutation_cannot_be_overwritten():
+    with pytest.raises(ValueError, match="read-only"):
+        order.epoch_permutation(0, 0, 12)[0] = 1
+
+
+def test_stream_is_the_epochs_one_after_another():
+    expected = np.concatenate([order.epoch_permutation(3, epoch, 10) for epoch in range(4)])
+    for start, count in [(0, 40), (0, 0), (3, 4), (8, 5), (9, 1), (10, 10), (5, 31), (39, 1)]:
+        actual = order.stream_indices(3, start, count, num_examples=10)
+        assert actual.dtype == np.int32
+        np.testing.assert_array_equal(actual, expected[start : start + count])
+
+
+def test_stream_far_away_needs_no_walk():
+    far = order.stream_indices(3, 10**15, 4, num_examples=10)
+    np.testing.assert_array_equal(far, order.epoch_permutation(3, 10**14, 10)[:4])
+
+
+def test_hosts_together_see_the_global_batch():
+    batch = order.stream_indices(1, 24, 12, num_examples=20)
+    for num_hosts in (1, 2, 3, 4, 6, 12):
+        parts = [batch[order.host_slice(12, host, num_hosts)] for host in range(num_hosts)]
+        np.testing.assert_array_equal(np.concatenate(parts), batch)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: order.host_slice(100, 0, 8), "got 100 and 8. Use 96 or 104."),
+        (lambda: order.host_slice(3, 0, 8), "Use 8."),
+        (lambda: order.host_slice(16, 8, 8), "got host 8 of 8"),
+        (lambda: order.epoch_permutation(-1, 0, 5), "seed must be from 0"),
+        (lambda: order.epoch_permutation(0, 0, 0), "num_examples must be from 1"),
+        (lambda: order.stream_indices(0, 0, 5, num_examples=0), "num_examples must be from 1"),
+        (lambda: order.stream_indices(0, -1, 5, num_examples=3), "must not be negative"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(call, message):
+    with pytest.raises(base.InputError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,229 @@
+"""NT-Xent against the reference's values and gradients, a loop, and the properties it must have."""
+
+import math
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from simclr_jax import base, losses
+from tests import golden, oracles
+
+GOLDEN = golden.load("nt_xent")
+CASES = [f"{name}/{kind}" for name in GOLDEN["case_names"].tolist() for kind in ("norm", "raw")]
+CASES = [case for case in CASES if f"{case}/temperature" in GOLDEN]
+
+
+def golden_input(case: str) -> np.ndarray:
+    """z [B, 2, d] of a case, float32: the file has the rows of view 1, then those of view 2."""
+    hidden = GOLDEN[f"hidden/{GOLDEN[f'{case}/hidden_key']}"] * GOLDEN[f"{case}/hidden_scale"]
+    assert hidden.dtype == np.float32
+    return hidden.reshape(2, -1, hidden.shape[1]).swapaxes(0, 1)
+
+
+def evaluate(z: np.ndarray, *, temperature: float, normalize: bool = True):
+    """Loss, metrics and gradient, as the reference lays them out: sum over both views, gradient [2B, d]."""
+
+    def total(z):
+        loss, metrics = losses.nt_xent(z, temperature=temperature, normalize=normalize)
+        return 2 * loss, metrics
+
+    (loss, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(jnp.asarray(z)))
+    return loss, metrics, gradient.swapaxes(0, 1).reshape(-1, z.shape[-1])
+
+
+def expected_gradient(case: str, gradient: np.ndarray):
+    """(ours, reference's) gradient of the stored rows, or None."""
+    stored = GOLDEN.get(f"{case}/grad_f64")
+    if stored is None:
+        return None
+    rows = GOLDEN.get(f"{case}/grad_rows", np.arange(len(gradient)))
+    return gradient[rows], stored
+
+
+def check_gradient(case: str, gradient: np.ndarray, tolerance: float) -> None:
+    temperature = float(GOLDEN[f"{case}/temperature"])
+    if "identical" in case:
+        # All logits tie and the true gradient is zero.
+        assert np.abs(gradient).max() <= tolerance / temperature
+        return
+    norm = np.sqrt(np.sum(np.square(gradient, dtype=np.float64)))
+    assert norm == pytest.approx(float(GOLDEN[f"{case}/grad_norm_f64"]), rel=tolerance)
+    pair = expected_gradient(case, gradient)
+    if pair is not None:
+        np.testing.assert_allclose(pair[0], pair[1], rtol=0, atol=tolerance * np.abs(pair[1]).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nt_xent_equals_the_reference_in_float32(case):
+    temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
+    loss, metrics, gradient = evaluate(golden_input(case), temperature=temperature, normalize=normalize)
+    assert loss.dtype == np.float32 and loss.shape == ()
+    # Relative, as the README says; a loss of raw rows can be a sum of exponentials below 1e-6, hence the floor.
+    assert loss == pytest.approx(float(GOLDEN[f"{case}/loss_f64"]), rel=1e-5, abs=1e-7)
+    entropy = float(GOLDEN[f"{case}/contrast_entropy_f64"])
+    assert metrics["contrastive_entropy"] == pytest.approx(entropy, rel=0, abs=1e-5)
+    if "identical" not in case:
+        assert metrics["contrastive_accuracy"] == GOLDEN[f"{case}/contrast_acc"]
+    check_gradient(case, gradient, 2e-5 if "identical" not in case else 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nt_xent_equals_the_reference_in_float64(case):
+    temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
+    with jax.enable_x64(True):
+        z = golden_input(case).astype(np.float64)
+        loss, metrics, gradient = evaluate(z, temperature=temperature, normalize=normalize)
+    assert loss == pytest.approx(float(GOLDEN[f"{case}/loss_f64"]), rel=1e-10)
+    entropy = float(GOLDEN[f"{case}/contrast_entropy_f64"])
+    assert metrics["contrastive_entropy"] == pytest.approx(entropy, rel=0, abs=1e-10)
+    check_gradient(case, gradient, 1e-10)
+
+
+# m, d, temperature, loss (sum of both views), accuracy, entropy, gradient norm, gradient[0, :3] of sine-shaped rows.
+TABLE = [
+    (4, 8, 1.0, 2.672226, 1.0, 1.297414, 0.490854, (0.0557941, -0.0517280, -0.0638437)),
+    (4, 8, 0.5, 1.807770, 1.0, 1.093612, 0.807893, (0.0836517, -0.0888251, -0.1007821)),
+    (4, 8, 0.1, 0.099779, 1.0, 0.089118, 0.525713, (0.0484810, -0.0595017, -0.0638650)),
+    (3, 4, 0.5, 5.071766, 0.0, 0.678542, 2.206182, (0.2433247, 0.1245671, -0.4362400)),
+    (3, 4, 0.1, 19.128424, 0.0, 0.080325, 12.445689, (-0.1931453, 0.9101021, -0.8853054)),
+]
+
+
+def sine_rows(m: int, d: int) -> np.ndarray:
+    i, j = np.arange(2 * m)[:, None], np.arange(d)
+    rows = np.sin(1 + 1.3 * i + 0.7 * j + 0.1 * i * j).astype(np.float32)
+    return rows.reshape(2, m, d).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize(("m", "d", "temperature", "loss", "accuracy", "entropy", "norm", "first"), TABLE)
+def test_nt_xent_equals_recorded_values_on_sine_rows(m, d, temperature, loss, accuracy, entropy, norm, first):
+    ours, metrics, gradient = evaluate(sine_rows(m, d), temperature=temperature)
+    # The recorded values have six decimals.
+    assert ours == pytest.approx(loss, rel=1e-5, abs=6e-7)
+    assert metrics["contrastive_accuracy"] == accuracy
+    assert metrics["contrastive_entropy"] == pytest.approx(entropy, abs=1e-5)
+    assert np.linalg.norm(gradient) == pytest.approx(norm, rel=2e-5)
+    np.testing.assert_allclose(gradient[0, :3], first, rtol=0, atol=2e-5 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize(("m", "d", "loss"), [(4, 8, 0.792134), (3, 4, 5.168035)])
+def test_nt_xent_without_normalisation_equals_recorded_values(m, d, loss):
+    assert evaluate(sine_rows(m, d), temperature=1.0, normalize=False)[0] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(("batch_size", "dim"), [(1, 3), (2, 1), (5, 7)])
+def test_nt_xent_equals_the_loop_over_anchors(batch_size, dim, normalize):
+    z = np.random.default_rng(batch_size).normal(size=(batch_size, 2, dim)).astype(np.float32)
+    expected = oracles.nt_xent(z, temperature=0.3, normalize=normalize)
+    loss, _ = losses.nt_xent(jnp.asarray(z), temperature=0.3, normalize=normalize)
+    assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 256, 512])
+def test_equal_embeddings_have_the_collapse_value(batch_size):
+    loss, _ = losses.nt_xent(jnp.ones((batch_size, 2, 8)), temperature=0.1)
+    # The sum of 2B-1 ones is exact; the logarithm has float32 accuracy.
+    assert float(loss) == pytest.approx(losses.collapse_value(batch_size), rel=1e-6, abs=1e-7)
+
+
+def test_collapse_value_is_half_of_the_recorded_reference_line():
+    recorded = {4: 3.891820, 256: 12.472739, 512: 13.860991, 4096: 18.021583}
+    for batch_size, twice in recorded.items():
+        assert 2 * losses.collapse_value(batch_size) == pytest.approx(twice, abs=1e-6)
+
+
+batches = st.tuples(st.integers(2, 6), st.integers(2, 5), st.integers(0, 2**31 - 1))
+hypothesis.settings.register_profile("losses", deadline=None, max_examples=10, derandomize=True, database=None)
+PROFILE = hypothesis.settings.get_profile("losses")
+
+
+def draw(batch) -> np.ndarray:
+    batch_size, dim, seed = batch
+    return np.random.default_rng(seed).normal(size=(batch_size, 2, dim)).astype(np.float32)
+
+
+def nt_xent_of(z: np.ndarray) -> float:
+    return float(losses.nt_xent(jnp.asarray(z), temperature=0.5)[0])
+
+
+@PROFILE
+@hypothesis.given(batches, st.randoms(use_true_random=False))
+def test_nt_xent_is_invariant_to_row_order(batch, random):
+    z = draw(batch)
+    order = list(range(len(z)))
+    random.shuffle(order)
+    # Only the order of sums changes: a few units of float32 rounding.
+    assert nt_xent_of(z[order]) == pytest.approx(nt_xent_of(z), rel=1e-5)
+
+
+@PROFILE
+@hypothesis.given(batches)
+def test_nt_xent_is_invariant_to_swapping_the_views(batch):
+    z = draw(batch)
+    assert nt_xent_of(z[:, ::-1]) == pytest.approx(nt_xent_of(z), rel=1e-5)
+
+
+@PROFILE
+@hypothesis.given(batches, st.floats(0.01, 1000))
+def test_nt_xent_is_invariant_to_the_length_of_the_embeddings(batch, scale):
+    z = draw(batch)
+    assert nt_xent_of(z * np.float32(scale)) == pytest.approx(nt_xent_of(z), rel=1e-5, abs=1e-6)
+
+
+@PROFILE
+@hypothesis.given(batches)
+def test_gradient_is_orthogonal_to_every_embedding(batch):
+    z = draw(batch)
+    _, _, gradient = evaluate(z, temperature=0.5)
+    rows = z.swapaxes(0, 1).reshape(gradient.shape)
+    radial = np.abs(np.sum(gradient * rows, axis=1))
+    lengths = np.linalg.norm(gradient, axis=1) * np.linalg.norm(rows, axis=1)
+    assert (radial <= 1e-5 * lengths + 1e-6).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-3, 1e3])
+def test_nt_xent_stays_finite_at_extreme_temperatures(temperature):
+    z = np.random.default_rng(0).normal(size=(16, 2, 8)).astype(np.float32)
+    loss, metrics, gradient = evaluate(z, temperature=temperature)
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    assert all(np.isfinite(value) for value in metrics.values())
+    # The error of a logit is 1e-7 / temperature.
+    expected = 2 * oracles.nt_xent(z, temperature=temperature)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_zero_embeddings_have_a_finite_gradient():
+    z = np.random.default_rng(0).normal(size=(4, 2, 8)).astype(np.float32)
+    z[1] = 0
+    loss, _, gradient = evaluate(z, temperature=0.1)
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+def test_bfloat16_embeddings_are_compared_in_float32():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 16)), jnp.bfloat16)
+    loss, metrics = losses.nt_xent(z, temperature=0.1)
+    exact, _ = losses.nt_xent(z.astype(jnp.float32), temperature=0.1)
+    assert loss.dtype == jnp.float32 and float(loss) == float(exact)
+    assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
+
+
+def test_entropy_is_at_most_the_logarithm_of_the_batch_size():
+    _, metrics = losses.nt_xent(jnp.ones((16, 2, 4)), temperature=0.1)
+    assert float(metrics["contrastive_entropy"]) == pytest.approx(math.log(16), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8), (8, 8), (4, 1, 8)])
+def test_nt_xent_refuses_anything_but_two_views(shape):
+    with pytest.raises(base.InputError, match=r"must have shape \[B, 2, d\]; got"):
+        losses.nt_xent(jnp.zeros(shape), temperature=0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_nt_xent_refuses_a_temperature_that_is_not_positive(temperature):
+    with pytest.raises(base.InputError, match="temperature must be above 0"):
+        losses.nt_xent(jnp.zeros((4, 2, 8)), temperature=temperature)

@@ -1,0 +1,136 @@
+"""The projection head against the reference's activations, and the selector."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax import base
+from simclr_jax.models import heads
+from tests import golden, oracles
+
+PREFIX = "projection_head/"
+
+
+def shapes_of(head: heads.ProjectionHead, dim: int):
+    h = jax.ShapeDtypeStruct((2, dim), jnp.dtype(head.dtype))
+    return jax.eval_shape(lambda key, h: head.init(key, h, train=False), jax.random.key(0), h)
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def run(case: str, dtype: str):
+    """Activations in eval mode, and activations and statistics in train mode."""
+    h = golden.load("projection_head")[f"{case}/input"].astype(dtype)
+    head = heads.ProjectionHead(int(case[6]), 128, dtype)
+    variables = oracles.golden_variables(shapes_of(head, h.shape[1]), prefix=PREFIX, dtype=np.dtype(dtype))
+    evaluated = head.apply(variables, jnp.asarray(h), train=False)
+    trained, state = head.apply(variables, jnp.asarray(h), train=True, mutable=["batch_stats"])
+    return jax.device_get((evaluated, trained, oracles.named_leaves(dict(state), prefix=PREFIX)))
+
+
+CASES = ["layers2_in64_out128", "layers3_in64_out128", "layers3_in512_out128"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_head_equals_the_reference_in_float64(case):
+    expected = golden.load("projection_head")
+    with jax.enable_x64(True):
+        evaluated, trained, statistics = run(case, "float64")
+    for mode, activations in (("eval", evaluated), ("train", trained)):
+        np.testing.assert_allclose(activations[-1], expected[f"{case}/{mode}/output_f64"], rtol=0, atol=1e-9)
+        for selector in range(1, len(activations)):
+            key = f"{case}/{mode}/selector{selector}_f64"
+            if key in expected:
+                np.testing.assert_allclose(heads.select(activations, selector), expected[key], rtol=0, atol=1e-9)
+    for name, value in statistics.items():
+        key = f"{case}/train/updated_statistics_f64/{name}"
+        if key in expected:
+            np.testing.assert_allclose(value, expected[key], rtol=0, atol=1e-7)  # 1 - decay is float32 in the reference
+    assert "in512" in case or any(f"updated_statistics_f64/{name}" in key for name in statistics for key in expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_head_equals_the_reference_in_float32(case):
+    expected = golden.load("projection_head")
+    evaluated, trained, _ = run(case, "float32")
+    output = expected[f"{case}/eval/output_f64"]
+    np.testing.assert_allclose(evaluated[-1], output, rtol=0, atol=1e-5 * np.abs(output).max())
+    np.testing.assert_allclose(trained[-1], expected[f"{case}/train/output_f64"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["layers2_in64_out128", "layers3_in64_out128"])
+def test_head_has_the_variables_of_the_reference(case):
+    expected = golden.load("projection_head")
+    leaves = oracles.named_leaves(shapes_of(heads.ProjectionHead(int(case[6]), 128), 64), prefix=PREFIX)
+    names = expected[f"{case}/variables/canonical_names"].tolist()
+    shapes = [tuple(int(n) for n in s.split(",")) for s in expected[f"{case}/variables/shapes"]]
+    assert {name: leaf.shape for name, leaf in leaves.items()} == dict(zip(names, shapes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dim", "two_layers", "three_layers"),
+    [(512, 328_832, 592_000), (2048, 4_460_672, 8_659_072), (4096, 17_309_824, 34_095_232), (6144, 38_547_584, 76_308_608)],
+)
+def test_head_has_the_published_number_of_parameters(dim, two_layers, three_layers):
+    assert count(shapes_of(heads.ProjectionHead(2), dim)["params"]) == two_layers
+    assert count(shapes_of(heads.ProjectionHead(3), dim)["params"]) == three_layers
+
+
+def test_head_without_layers_is_the_identity_and_has_no_variables():
+    head = heads.ProjectionHead(0)
+    h = jnp.asarray(np.random.default_rng(0).random((3, 5), np.float32))
+    assert jax.tree.leaves(head.init(jax.random.key(0), h, train=False)) == []
+    (output,) = head.apply({}, h, train=True)
+    np.testing.assert_array_equal(output, h)
+
+
+def test_head_with_one_layer_is_linear_up_to_the_batch_norm():
+    head = heads.ProjectionHead(1, 4)
+    h = jnp.asarray(np.random.default_rng(0).random((6, 5), np.float32))
+    variables = head.init(jax.random.key(0), h, train=False)
+    assert set(variables["params"]) == {"dense1", "bn1"}
+    assert set(variables["params"]["bn1"]) == {"scale"}
+    activations = head.apply(variables, h, train=False)
+    kernel = np.asarray(variables["params"]["dense1"]["kernel"], np.float64)
+    # Fresh moving statistics are mean 0 and variance 1.
+    np.testing.assert_allclose(activations[1], np.asarray(h) @ kernel / np.sqrt(1 + 1e-5), rtol=1e-5, atol=1e-7)
+
+
+def test_head_starts_from_a_normal_of_deviation_one_hundredth():
+    head = heads.ProjectionHead(2, 128)
+    params = head.init(jax.random.key(1), jnp.zeros((2, 300)), train=False)["params"]
+    # 90 000 draws: the deviation is known to 0.25 %.
+    assert float(jnp.std(params["dense1"]["kernel"])) == pytest.approx(0.01, rel=0.01)
+
+
+def test_bfloat16_head_returns_float32():
+    head = heads.ProjectionHead(3, 16, "bfloat16")
+    h = jnp.asarray(np.random.default_rng(0).random((6, 8), np.float32))
+    variables = head.init(jax.random.key(0), h, train=False)
+    activations, state = head.apply(variables, h, train=True, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, activations, state))} == {jnp.dtype("float32")}
+
+
+def test_select_counts_from_the_representation():
+    activations = tuple(jnp.full((1,), float(i)) for i in range(4))
+    assert [float(heads.select(activations, s)[0]) for s in (0, 1, 3, -1)] == [0, 1, 3, 3]
+
+
+@pytest.mark.parametrize("selector", [4, -5])
+def test_select_refuses_a_layer_the_head_does_not_have(selector):
+    with pytest.raises(base.InputError, match=f"-4 to 3 .* got {selector}"):
+        heads.select([jnp.zeros(1)] * 4, selector)
+
+
+@pytest.mark.parametrize("num_layers", [-1, 5])
+def test_head_refuses_an_impossible_number_of_layers(num_layers):
+    with pytest.raises(base.InputError, match=f"0 to 4; got {num_layers}"):
+        heads.ProjectionHead(num_layers)
+
+
+def test_head_refuses_an_output_without_dimensions():
+    with pytest.raises(base.InputError, match="at least 1; got 0"):
+        heads.ProjectionHead(2, 0)

@@ -1,0 +1,231 @@
+"""ResNet encoders against the reference's features, statistics and parameter counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from simclr_jax import base, models
+from simclr_jax.models import resnet
+from tests import golden, oracles
+
+# file, depth, keyword arguments, tolerance of train mode in float32: README of the golden files (the variance is
+# computed as E[x^2] - E[x]^2, and few values enter the last groups).
+SMALL = {
+    "resnet_r18_w0.0625_cifar_32": ("resnet18", {"stem": "cifar", "width_multiplier": 0.0625}, 3e-4),
+    "resnet_r18_w2_cifar_32": ("resnet18", {"stem": "cifar", "width_multiplier": 2}, 3e-4),
+    "resnet_r18_cifar_32": ("resnet18", {"stem": "cifar"}, 3e-4),
+    "resnet_r18_imagenet_64": ("resnet18", {}, 3e-4),
+    "resnet_r34_cifar_32": ("resnet34", {"stem": "cifar"}, 3e-4),
+    "resnet_r50_imagenet_64": ("resnet50", {}, 5e-3),
+}
+LARGE = {
+    "resnet_r34_imagenet_64": ("resnet34", {}, 3e-4),
+    "resnet_r50_cifar_32": ("resnet50", {"stem": "cifar"}, 5e-3),
+    "resnet_r50_w0.0625_imagenet_64": ("resnet50", {"width_multiplier": 0.0625}, 5e-3),
+}
+ENDPOINTS = {
+    "initial_conv": ("stem", "conv1"),
+    "initial_max_pool": ("stem",),
+    **{f"block_group{g}": (f"block_group{g}",) for g in range(1, 5)},
+}
+
+
+def shapes_of(encoder: nn.Module, image_size: int = 32):
+    images = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.dtype(encoder.dtype))
+    return jax.eval_shape(lambda key, x: encoder.init(key, x, train=False), jax.random.key(0), images)
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def run(name: str, arguments: dict, images: np.ndarray, dtype: str):
+    """(features, intermediates) in eval mode and (features, new statistics, intermediates) in train mode."""
+    encoder = models.make_encoder(name, dtype=dtype, **arguments)
+    variables = oracles.golden_variables(shapes_of(encoder), dtype=np.dtype(dtype))
+
+    def both(variables, images):
+        h, state = encoder.apply(variables, images, train=False, capture_intermediates=True, mutable=["intermediates"])
+        h_train, state_train = encoder.apply(
+            variables, images, train=True, capture_intermediates=True, mutable=["intermediates", "batch_stats"]
+        )
+        moments = [mean_and_std_of_endpoints(s["intermediates"]) for s in (state, state_train)]
+        return (h, moments[0]), (h_train, moments[1], {"batch_stats": state_train["batch_stats"]})
+
+    return jax.device_get(jax.jit(both)(variables, jnp.asarray(images.astype(dtype))))
+
+
+def mean_and_std_of_endpoints(intermediates) -> dict[str, jax.Array]:
+    moments = {}
+    for endpoint, path in ENDPOINTS.items():
+        node = intermediates
+        for name in path:
+            node = node[name]
+        x = node["__call__"][0]
+        moments[endpoint] = jnp.stack([jnp.mean(x), jnp.std(x)])
+    return moments
+
+
+def check_float64(expected: dict[str, np.ndarray], name: str, arguments: dict) -> None:
+    with jax.enable_x64(True):
+        (h, moments), (h_train, moments_train, statistics) = run(name, arguments, expected["input"], "float64")
+    largest = np.abs(expected["eval/features_f64"]).max()
+    np.testing.assert_allclose(h, expected["eval/features_f64"], rtol=0, atol=1e-9 * largest)
+    np.testing.assert_allclose(h_train, expected["train/features_f64"], rtol=0, atol=1e-6)
+    for endpoint in ENDPOINTS:
+        np.testing.assert_allclose(moments[endpoint], expected[f"eval/{endpoint}_mean_std_f64"], rtol=1e-9)
+        np.testing.assert_allclose(moments_train[endpoint], expected[f"train/{endpoint}_mean_std_f64"], rtol=1e-9)
+    leaves = oracles.named_leaves(statistics)
+    # The reference rounds 1 - decay to float32, which moves its statistics by 1.5e-8 of their size.
+    for key in (k for k in expected if k.startswith("train/updated_statistics_f64/")):
+        value = np.asarray(leaves[key.removeprefix("train/updated_statistics_f64/")])[:64]
+        np.testing.assert_allclose(value, expected[key], rtol=0, atol=1e-7)
+    sums = sorted(float(np.sum(leaf)) for leaf in leaves.values())
+    np.testing.assert_allclose(sums, np.sort(expected["train/updated_statistics_sum_all_f64"]), rtol=1e-7, atol=1e-6)
+
+
+def check_float32(expected: dict[str, np.ndarray], name: str, arguments: dict, tolerance: float) -> None:
+    (h, _), (h_train, _, _) = run(name, arguments, expected["input"], "float32")
+    assert h.dtype == h_train.dtype == jnp.float32
+    largest = np.abs(expected["eval/features_f64"]).max()
+    np.testing.assert_allclose(h, expected["eval/features_f64"], rtol=0, atol=1e-5 * largest)
+    np.testing.assert_allclose(h_train, expected["train/features_f64"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("file", SMALL)
+def test_encoder_equals_the_reference_in_float64(file):
+    name, arguments, _ = SMALL[file]
+    check_float64(golden.load(file), name, arguments)
+
+
+@pytest.mark.parametrize("file", SMALL)
+def test_encoder_equals_the_reference_in_float32(file):
+    check_float32(golden.load(file), *SMALL[file])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", LARGE)
+def test_encoder_equals_the_reference_on_the_full_files(file):
+    name, arguments, tolerance = LARGE[file]
+    expected = golden.load_full(file)
+    check_float64(expected, name, arguments)
+    check_float32(expected, name, arguments, tolerance)
+
+
+def test_variables_have_the_names_shapes_and_golden_values_of_the_reference():
+    expected = golden.load("resnet_r18_cifar_32")
+    variables = oracles.golden_variables(shapes_of(models.make_encoder("resnet18", stem="cifar")))
+    leaves = oracles.named_leaves(variables)
+    names = expected["variables/canonical_names"].tolist()
+    assert set(leaves) == set(names)
+    for name, shape, first in zip(
+        names, expected["variables/shapes"], expected["variables/first_values"], strict=True
+    ):
+        assert leaves[name].shape == tuple(int(n) for n in shape.split(","))
+        np.testing.assert_array_equal(leaves[name].ravel()[:3], first)
+
+
+# name, width, stem, trainable parameters, with statistics, D (published encoders without selective kernels).
+COUNTS = [
+    ("resnet18", 1, "cifar", 11_173_056, 11_182_784, 512),
+    ("resnet34", 1, "cifar", 21_281_216, 21_298_368, 512),
+    ("resnet50", 1, "cifar", 23_500_352, 23_553_472, 2048),
+    ("resnet18", 1, "imagenet", 11_180_736, 11_190_464, 512),
+    ("resnet34", 1, "imagenet", 21_288_896, 21_306_048, 512),
+    ("resnet50", 1, "imagenet", 23_508_032, 23_561_152, 2048),
+    ("resnet50", 2, "imagenet", 93_907_072, 94_013_312, 4096),
+    ("resnet50", 4, "imagenet", 375_378_176, 375_590_656, 8192),
+    ("resnet101", 1, "imagenet", 42_500_160, 42_605_504, 2048),
+    ("resnet101", 2, "imagenet", 169_771_136, 169_981_824, 4096),
+    ("resnet152", 1, "imagenet", 58_143_808, 58_295_232, 2048),
+    ("resnet152", 2, "imagenet", 232_253_568, 232_556_416, 4096),
+    ("resnet200", 1, "imagenet", 62_624_832, 62_800_832, 2048),
+    ("resnet200", 2, "imagenet", 250_128_512, 250_480_512, 4096),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "stem", "trainable", "with_statistics", "dim"), COUNTS)
+def test_encoder_has_the_published_number_of_parameters(name, width, stem, trainable, with_statistics, dim):
+    encoder = models.make_encoder(name, width_multiplier=width, stem=stem)
+    shapes = shapes_of(encoder)
+    assert count(shapes["params"]) == trainable
+    assert count(shapes) == with_statistics
+    assert encoder.num_features == dim
+
+
+def test_initial_weights_follow_the_reference():
+    encoder = models.make_encoder("resnet18", stem="cifar", width_multiplier=0.5)
+    images = jnp.zeros((2, 8, 8, 3))
+    params = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))["params"]
+    block = params["block_group2"]["block1"]
+    assert not block["bn2"]["scale"].any()
+    assert (block["bn1"]["scale"] == 1).all() and (block["proj_bn"]["scale"] == 1).all()
+    assert not block["bn1"]["bias"].any()
+    kernel = np.asarray(params["block_group4"]["block2"]["conv1"]["kernel"])
+    fan_in = np.prod(kernel.shape[:-1])
+    # 590 000 draws: the standard deviation is known to 0.1 %; the truncation is at two untruncated deviations.
+    assert kernel.std() == pytest.approx(fan_in**-0.5, rel=0.01)
+    assert np.abs(kernel).max() <= 2 * fan_in**-0.5 / 0.87962566 * 1.0001
+
+
+def test_eval_mode_treats_rows_independently_and_leaves_the_statistics_alone():
+    encoder = models.make_encoder("resnet18", stem="cifar", width_multiplier=0.0625)
+    variables = oracles.golden_variables(shapes_of(encoder))
+    images = jnp.asarray(np.random.default_rng(0).random((4, 16, 16, 3), np.float32))
+    h, state = encoder.apply(variables, images, train=False, mutable=["batch_stats"])
+    alone = encoder.apply(variables, images[2:3], train=False)
+    np.testing.assert_allclose(h[2:3], alone, rtol=1e-5, atol=1e-6)
+    for old, new in zip(jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(dict(state)), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
+    encoder = models.make_encoder("resnet18", stem="cifar", width_multiplier=0.25, dtype="bfloat16")
+    reference = models.make_encoder("resnet18", stem="cifar", width_multiplier=0.25)
+    shapes = shapes_of(encoder)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    variables = oracles.golden_variables(shapes)
+    images = jnp.asarray(np.random.default_rng(0).random((4, 16, 16, 3), np.float32))
+    h, state = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+    exact, _ = reference.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves((h, state))} == {jnp.dtype("float32")}
+    # bfloat16 has 8 bits: 2^-9 per rounding, some twenty roundings behind each other.
+    assert np.linalg.norm(h - exact) < 0.05 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 6), (7, 7), (8, 3)])
+def test_max_pool_equals_same_padding_with_minus_infinity(size):
+    x = -jnp.asarray(np.random.default_rng(1).random((2, *size, 3), np.float32))
+    expected = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    np.testing.assert_array_equal(resnet.max_pool_3x3_stride_2(x), expected)
+    cotangent = jnp.asarray(np.random.default_rng(2).random(expected.shape, np.float32))
+    ours, theirs = (
+        jax.vjp(pool, x)[1](cotangent)[0]
+        for pool in (resnet.max_pool_3x3_stride_2, lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME"))
+    )
+    # Without ties the gradient goes to the one maximum in both; only the order of at most four sums differs.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_max_pool_shares_the_gradient_among_equal_maxima():
+    gradient = jax.grad(lambda x: resnet.max_pool_3x3_stride_2(x).sum())(jnp.ones((1, 3, 3, 1)))
+    assert float(gradient.sum()) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "resnet51"}, ("name", "resnet50", "resnet51")),
+        ({"stem": "small"}, ("stem", "imagenet, cifar", "small")),
+        ({"dtype": "float16"}, ("dtype", "bfloat16", "float16")),
+        ({"width_multiplier": 0.0}, ("width_multiplier", "1/64", "0.0")),
+        ({"width_multiplier": float("nan")}, ("width_multiplier", "nan")),
+    ],
+)
+def test_make_encoder_names_the_rule_and_what_was_received(arguments, words):
+    with pytest.raises(base.InputError) as error:
+        models.make_encoder(**arguments)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)

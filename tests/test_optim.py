@@ -1,0 +1,276 @@
+"""Schedules and optimizers against the reference's recorded runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from simclr_jax import base, optim
+from tests import golden, oracles
+
+SCHEDULES = golden.load("schedule")
+LARS = golden.load("lars")
+LARS_NAMES = LARS["canonical_names"].tolist()
+LARS_VARIANTS = ["wd1e-6", "wd1e-4", "wd1e-4_nesterov"]
+SUPERVISED_KERNEL = "supervised_head/dense/kernel"
+
+
+def schedule_of(case: str) -> optax.Schedule:
+    value = {key: SCHEDULES[f"{case}/{key}"].item() for key in ("base_learning_rate", "scaling", "warmup_epochs")}
+    return optim.make_schedule(
+        **value,
+        batch_size=SCHEDULES[f"{case}/batch_size"].item(),
+        num_examples=SCHEDULES[f"{case}/num_examples"].item(),
+        num_epochs=SCHEDULES[f"{case}/epochs"].item(),
+        num_steps=SCHEDULES[f"{case}/train_steps_override"].item() or None,
+    )
+
+
+@pytest.mark.parametrize("case", SCHEDULES["case_names"].tolist())
+def test_schedule_equals_the_reference(case):
+    peak = float(SCHEDULES[f"{case}/peak_f64"])
+    expected = SCHEDULES[f"{case}/learning_rate_f64"]
+    steps = SCHEDULES[f"{case}/steps"]
+    rates = jax.jit(jax.vmap(schedule_of(case)))(jnp.asarray(steps))
+    assert rates.dtype == jnp.float32
+    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-6 * peak)
+    np.testing.assert_allclose(rates, golden.load("schedule_tf1")[f"{case}/learning_rate"], rtol=0, atol=1e-6 * peak)
+    with jax.enable_x64(True):
+        exact = jax.device_get(jax.vmap(schedule_of(case))(jnp.asarray(steps)))
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-12 * peak)
+
+
+@pytest.mark.parametrize("case", [c for c in SCHEDULES["case_names"].tolist() if c != "explicit_steps"])
+def test_step_counts_equal_the_reference(case):
+    sizes = {key: SCHEDULES[f"{case}/{key}"].item() for key in ("num_examples", "batch_size")}
+    epochs, warmup_epochs = (SCHEDULES[f"{case}/{key}"].item() for key in ("epochs", "warmup_epochs"))
+    assert optim.num_train_steps(**sizes, num_epochs=epochs) == SCHEDULES[f"{case}/total_steps"]
+    assert optim.num_warmup_steps(**sizes, warmup_epochs=warmup_epochs) == SCHEDULES[f"{case}/warmup_steps"]
+
+
+# N, b, E, warm-up epochs, base, scaling, S, T, peak, rate(1), rate(T//2): the recipes of the papers and their code.
+RECIPES = [
+    (1_281_167, 4096, 100, 10, 0.3, "linear", 3127, 31_279, 4.8, 0.00153502, 2.81676),
+    (1_281_167, 4096, 100, 10, 0.075, "sqrt", 3127, 31_279, 4.8, 0.00153502, 2.81676),
+    (1_281_167, 4096, 1000, 10, 0.3, "linear", 3127, 312_785, 4.8, 0.00153502, 2.43808),
+    (1_281_167, 4096, 800, 40, 0.1, "sqrt", 12_511, 250_228, 6.4, 0.00051155, 3.46425),
+    (50_000, 512, 1000, 10, 1.0, "linear", 976, 97_657, 2.0, 0.00204918, 1.01587),
+    (50_000, 1024, 1000, 10, 1.0, "linear", 488, 48_829, 4.0, 0.00819672, 2.03178),
+    (1_281_167, 4096, 90, 0, 0.1, "linear", 0, 28_151, 1.6, 1.6, 0.800045),
+    (50_000, 512, 100, 0, 0.1, "linear", 0, 9_766, 0.2, 0.2, 0.1),
+    (12_811, 1024, 60, 0, 0.005, "sqrt", 0, 751, 0.16, 0.159999, 0.080167),
+    (128_116, 1024, 30, 0, 0.005, "sqrt", 0, 3_754, 0.16, 0.16, 0.08),
+    (1_281_167, 1024, 30, 0, 0.005, "sqrt", 0, 37_535, 0.16, 0.16, 0.0800033),
+    (1_281_167, 4096, 400, 20, 0.1, "sqrt", 6255, 125_114, 6.4, 0.00102318, 3.46422),
+]
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "epochs", "warmup", "rate", "scaling", "warmup_steps", "steps", "peak", "one", "half"),
+    RECIPES,
+)
+def test_schedule_has_the_recorded_values_of_published_recipes(
+    examples, batch_size, epochs, warmup, rate, scaling, warmup_steps, steps, peak, one, half
+):
+    sizes = {"num_examples": examples, "batch_size": batch_size}
+    assert optim.num_train_steps(**sizes, num_epochs=epochs) == steps
+    assert optim.num_warmup_steps(**sizes, warmup_epochs=warmup) == warmup_steps
+    scale = {"base_learning_rate": rate, "scaling": scaling}
+    assert optim.peak_learning_rate(**scale, batch_size=batch_size) == pytest.approx(peak)
+    schedule = optim.make_schedule(**scale, **sizes, num_epochs=epochs, warmup_epochs=warmup)
+    # The table has six digits.
+    assert float(schedule(jnp.asarray(1))) == pytest.approx(one, rel=1e-5)
+    assert float(schedule(jnp.asarray(steps // 2))) == pytest.approx(half, rel=1e-5)
+    assert float(schedule(jnp.asarray(steps))) == pytest.approx(0, abs=1e-6 * peak)
+    assert float(schedule(jnp.asarray(steps + 1000))) == pytest.approx(0, abs=1e-6 * peak)
+
+
+def test_first_update_has_learning_rate_zero_under_warm_up():
+    schedule = optim.make_schedule(
+        base_learning_rate=1.0, batch_size=10, num_examples=100, num_epochs=2, warmup_epochs=1
+    )
+    assert float(schedule(jnp.asarray(0))) == 0.0
+
+
+def test_scaling_none_keeps_the_base_learning_rate():
+    assert optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, scaling="none") == 0.3
+
+
+def test_schedule_refuses_an_unknown_scaling():
+    with pytest.raises(base.InputError, match="linear, sqrt, none; got 'cubic'"):
+        optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, scaling="cubic")
+
+
+def test_schedule_refuses_a_warm_up_longer_than_the_training():
+    with pytest.raises(base.InputError, match="100 warm-up steps and 51 steps"):
+        optim.make_schedule(base_learning_rate=1.0, batch_size=10, num_examples=100, num_epochs=5, warmup_epochs=10)
+
+
+def to_tree(values: dict[str, np.ndarray], dtype: str):
+    """Nested parameters from canonical names, with Flax's leaf names."""
+    tree: dict = {}
+    for name, value in values.items():
+        *modules, leaf = name.split("/")
+        node = tree
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[{"gamma": "scale", "beta": "bias"}.get(leaf, leaf)] = jnp.asarray(value, dtype)
+    return tree
+
+
+def lars_run(variant: str, dtype: str):
+    """Parameters after every golden step, by name, made by the production optimizer."""
+    rates = jnp.asarray(LARS["learning_rates"], dtype)
+    weight_decay = float(LARS[f"{variant}/weight_decay"])
+    tx = optim.make_optimizer(
+        "lars",
+        schedule=lambda step: rates[step],
+        weight_decay=weight_decay,
+        nesterov=bool(LARS[f"{variant}/nesterov"]),
+    )
+    params = to_tree({name: LARS[f"init/{name}"] for name in LARS_NAMES}, dtype)
+    state = tx.init(params)
+    history = []
+    for step in range(len(rates)):
+        gradients = to_tree({name: LARS[f"grads/{name}"][step] for name in LARS_NAMES}, dtype)
+        # In the file the decay of this kernel is not the optimizer's: take it off, so that ours cancels.
+        head = gradients["supervised_head"]["dense"]
+        head["kernel"] -= weight_decay * params["supervised_head"]["dense"]["kernel"]
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(jax.device_get((params, optax.tree.get(state, "trace"))))
+    return history
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize("variant", LARS_VARIANTS)
+def test_lars_equals_the_reference(variant, dtype, tolerance):
+    with jax.enable_x64(dtype == "float64"):
+        history = lars_run(variant, dtype)
+    for step, (params, velocity) in enumerate(history):
+        leaves, slots = oracles.named_leaves(params), oracles.named_leaves(velocity)
+        assert set(leaves) == set(LARS_NAMES)
+        for name in LARS_NAMES:
+            # Our velocity has the sign of the update, the reference's that of the gradient.
+            for ours, kind in ((leaves[name], "params"), (-slots[name], "momentum")):
+                expected = LARS[f"{variant}/{kind}_f64/{name}"][step]
+                np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
+
+
+def test_lars_excludes_what_the_reference_excludes():
+    params = to_tree({name: LARS[f"init/{name}"] for name in LARS_NAMES}, "float32")
+    decays = oracles.named_leaves(optim._mask(optim._is_kernel)(params))
+    adapts = oracles.named_leaves(optim._mask(optim._is_adapted_kernel)(params))
+    excluded = dict(zip(LARS_NAMES, LARS["excluded_from_decay_and_adaptation"].astype(bool), strict=True))
+    assert adapts == {name: not value for name, value in excluded.items()}
+    # The reference decays the supervised kernel through the loss.
+    assert decays == {name: name == SUPERVISED_KERNEL or not value for name, value in excluded.items()}
+
+
+W = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+
+
+def after_three_steps(path: tuple[str, str], *, weight_decay: float = 1e-4, nesterov: bool = False) -> np.ndarray:
+    tx = optim.make_optimizer("lars", schedule=0.5, weight_decay=weight_decay, nesterov=nesterov)
+    module, leaf = path
+    params = {module: {leaf: jnp.asarray(W, jnp.float32)}}
+    state = tx.init(params)
+    for t in range(3):
+        gradient = jnp.asarray(np.cos(np.arange(6) + t).reshape(2, 3), jnp.float32)
+        updates, state = tx.update({module: {leaf: gradient}}, state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params[module][leaf]).ravel()
+
+
+EXCLUDED_ROW = (-1.5602138, 0.3582262, 2.1311936, 2.22057, 0.6361229, -1.0734751)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "expected"),
+    [
+        (("conv1", "kernel"), {}, (0.0990708, 0.2000821, 0.3010179, 0.4010178, 0.500082, 0.5990707)),
+        (("conv1", "kernel"), {"nesterov": True}, (0.0988459, 0.2003071, 0.3014859, 0.4012985, 0.4999172, 0.598612)),
+        (("conv1", "kernel"), {"weight_decay": 0.1}, (0.0990437, 0.2000383, 0.300969, 0.4009659, 0.5000175, 0.5989814)),
+        (("bn1", "scale"), {}, EXCLUDED_ROW),
+        (("bn1", "bias"), {}, EXCLUDED_ROW),
+        (("supervised_head", "bias"), {}, EXCLUDED_ROW),
+        (("supervised_head", "kernel"), {"weight_decay": 0.0}, EXCLUDED_ROW),
+    ],
+)
+def test_lars_equals_recorded_steps(path, options, expected):
+    # Recorded to seven decimals.
+    np.testing.assert_allclose(after_three_steps(path, **options), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("module", "adapted"), [("conv1", True), ("supervised_head", False)])
+def test_lars_decays_kernels_and_adapts_all_but_the_supervised_one(module, adapted, nesterov):
+    weight, velocity = W, np.zeros_like(W)
+    for t in range(3):
+        weight, velocity = oracles.lars_step(
+            weight,
+            np.cos(np.arange(6) + t).reshape(2, 3),
+            velocity,
+            learning_rate=0.5,
+            weight_decay=0.1,
+            adapted=adapted,
+            nesterov=nesterov,
+        )
+    ours = after_three_steps((module, "kernel"), weight_decay=0.1, nesterov=nesterov)
+    np.testing.assert_allclose(ours, weight.ravel(), rtol=0, atol=1e-6 * np.abs(weight).max())
+
+
+def test_sgd_decays_what_the_reference_decays():
+    expected = golden.load("weight_decay_term")
+    shapes = [tuple(int(n) for n in s.split(",")) for s in expected["variables/shapes"]]
+    names = expected["variables/canonical_names"].tolist()
+    trainable = {n: s for n, s in zip(names, shapes, strict=True) if not n.endswith(("/mean", "/var"))}
+    with jax.enable_x64(True):
+        params = to_tree({name: oracles.golden_value(name, shape) for name, shape in trainable.items()}, "float64")
+        for weight_decay in ("1e-06", "0.0001"):
+            tx = optim.make_optimizer("sgd", schedule=1.0, weight_decay=float(weight_decay), momentum=0.0)
+            updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+            # The update is minus the gradient wd*W of the reference's term wd/2 |W|^2.
+            term = -sum(jax.tree.leaves(jax.tree.map(lambda u, w: jnp.sum(u * w), updates, params))) / 2
+            assert float(term) == pytest.approx(float(expected[f"momentum_wd{weight_decay}/value_f64"]), rel=1e-9)
+
+
+def test_sgd_keeps_the_learning_rate_outside_the_velocity():
+    rates = jnp.asarray([0.1, 0.05, 0.01])
+    tx = optim.make_optimizer("sgd", schedule=lambda step: rates[step], weight_decay=0.0, nesterov=True)
+    params = jnp.asarray([1.0, 2.0])
+    state = tx.init({"dense": {"kernel": params}})
+    tree = {"dense": {"kernel": params}}
+    for t in range(3):
+        gradient = jnp.asarray([np.cos(t), np.sin(t + 1)], jnp.float32)
+        updates, state = tx.update({"dense": {"kernel": gradient}}, state, tree)
+        tree = optax.apply_updates(tree, updates)
+    # Recorded from the reference's first code base; its second one would give (0.5907959, 1.584727).
+    np.testing.assert_allclose(tree["dense"]["kernel"], (0.7144116, 1.7034769), rtol=1e-6)
+
+
+def test_adamw_decays_kernels_only():
+    tx = optim.make_optimizer("adamw", schedule=0.1, weight_decay=0.5)
+    ones = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "bn1": {"scale": jnp.ones(2)}}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, ones), tx.init(ones), ones)
+    np.testing.assert_allclose(updates["dense"]["kernel"], -0.05, rtol=1e-6)
+    assert not updates["dense"]["bias"].any() and not updates["bn1"]["scale"].any()
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_learning_rate_zero_leaves_the_parameters_alone(name):
+    tx = optim.make_optimizer(name, schedule=lambda step: jnp.asarray(0.0), weight_decay=0.1)
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
+def test_only_whole_names_count_as_batch_norm():
+    names = [("subnet1", "bias"), ("proj_bn", "scale"), ("bn12", "bias"), ("bn1", "scale"), ("dense", "bias")]
+    assert [optim._is_not_batch_norm(path) for path in names] == [True, False, False, False, True]
+
+
+def test_make_optimizer_refuses_an_unknown_name():
+    with pytest.raises(base.InputError, match="lars, sgd, adamw; got 'lamb'"):
+        optim.make_optimizer("lamb", schedule=0.1, weight_decay=0.0)
