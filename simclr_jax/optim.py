@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from simclr_jax import base
@@ -87,10 +88,15 @@ def make_schedule(
             f"warm-up must end before the training; got {warmup_steps} warm-up steps and {total_steps} steps. "
             "Use fewer warmup_epochs or more epochs."
         )
-    cosine = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
-    if warmup_steps == 0:
-        return cosine
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), cosine], [warmup_steps])
+
+    def schedule(step: jax.Array) -> jax.Array:
+        # In the default float type: float32, or float64 under jax_enable_x64.
+        progress = jnp.asarray(step).astype(float)
+        decayed = jnp.clip((progress - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        cosine = peak * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+        return jnp.where(progress < warmup_steps, peak * progress / max(warmup_steps, 1), cosine)
+
+    return schedule
 
 
 def _mask(applies: Callable[[Sequence[str]], bool]) -> Mask:
@@ -164,7 +170,14 @@ def make_adamw(
     Reference: Loshchilov and Hutter 2019. Deliberate difference: the reference code has Adam with an L2 term in the
     loss, which Adam's scaling would weaken.
     """
-    return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=_mask(_is_kernel), nesterov=nesterov)
+    adamw = optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=_mask(_is_kernel), nesterov=nesterov)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        # Optax raises a float to the power of the integer step, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return adamw.update(updates, state, params)
+
+    return optax.GradientTransformation(adamw.init, update)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

@@ -8,7 +8,7 @@ import jax
 
 from simclr_jax import augment, base, data, features, progress
 from simclr_jax import config as config_lib
-from simclr_jax.report import pictures
+from simclr_jax.page import pictures
 
 _NUM_VIEWS = 6
 

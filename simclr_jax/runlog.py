@@ -21,10 +21,11 @@ _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 
 class RunLog(NamedTuple):
-    """Open files of a run: the metrics file and a tensorboardX writer."""
+    """Open files of a run: the metrics file, a tensorboardX writer, and the seconds trained before this process."""
 
     metrics: Any
     events: Any
+    seconds_before: float
 
 
 def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -94,7 +95,7 @@ def open_log(workdir: pathlib.Path, *, resumed_step: int) -> Iterator[RunLog]:
     events = tensorboardX.SummaryWriter(str(workdir), purge_step=resumed_step + 1 if resumed_step else None)
     with open(path, "a", buffering=1) as metrics:
         try:
-            yield RunLog(metrics, events)
+            yield RunLog(metrics, events, max((row.get("seconds", 0.0) for row in kept), default=0.0))
         finally:
             events.close()
 

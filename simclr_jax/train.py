@@ -6,6 +6,7 @@ that was stopped at any moment and started again ends with the same bits as one 
 """
 
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -46,11 +47,12 @@ class Run(NamedTuple):
     """What one training run is made of, once its config has been read."""
 
     config: Mapping[str, Any]
+    settings: "LoopSettings"
     mesh: Mesh
     train_set: data.ImageSet
     test_set: data.ImageSet | None
     init: Callable[[], base.TrainState]
-    train_steps: Callable[..., tuple[base.TrainState, base.Metrics]]
+    train_steps: train_step.Dispatch
     encode: features.EncodeFn
     num_steps: int
 
@@ -113,6 +115,7 @@ def build(config: Mapping[str, Any]) -> Run:
         train_step.make_load_views(resident.gather_batch, make_views), mesh, row_args=(False, False, True, True)
     )
     step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
+    train_steps = train_step.repeat_steps(step) if settings.steps_per_dispatch > 1 else train_step.single_step(step)
     size = config["augment"]["size"]
     return Run(
         config=config,
@@ -120,7 +123,8 @@ def build(config: Mapping[str, Any]) -> Run:
         train_set=train_set,
         test_set=test_set,
         init=_make_init(method, tx, mesh, seed=config["seed"], size=size),
-        train_steps=jax.jit(train_step.repeat_steps(step), donate_argnums=0),
+        settings=settings,
+        train_steps=jax.jit(train_steps, donate_argnums=0),
         encode=features.make_encode(
             encoder,
             size=size,
@@ -157,12 +161,13 @@ def _checked(settings: LoopSettings) -> LoopSettings:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
         if name != "num_epochs" and not value >= smallest:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
-    return settings
+    # A loop of updates only pays where dispatching costs; on a CPU it would cost the fast convolutions.
+    return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
 
 
 def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended."""
-    settings = LoopSettings(**run.config["train"])
+    settings = run.settings
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         like = sharding.like_replicated(run.mesh, jax.eval_shape(run.init))
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say)
@@ -170,17 +175,17 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
         step = int(state.step)
         _announce(run, step)
         with runlog.open_log(workdir, resumed_step=step) as log:
-            _loop(run, settings, checkpoints, log, state, stop)
+            _loop(run, checkpoints, log, state, stop)
 
 
 def _loop(
     run: Run,
-    settings: LoopSettings,
     checkpoints: ocp.CheckpointManager,
     log: runlog.RunLog,
     state: base.TrainState,
     stop: progress.Stop,
 ) -> None:
+    settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
     source = sharding.put_replicated(run.mesh, resident.ResidentSplit(*run.train_set[:3]))
     step = int(state.step)
@@ -188,7 +193,7 @@ def _loop(
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
     while step < run.num_steps and not stop:
         count = min(settings.steps_per_dispatch, run.num_steps - step)
-        indices = _draw_indices(run, settings, step)
+        indices = _draw_indices(run, step)
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
@@ -210,11 +215,11 @@ def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
     return config_lib.call(methods.METHODS[name], {"method": section}, "method", encoder=encoder)
 
 
-def _draw_indices(run: Run, settings: LoopSettings, step: int) -> base.Array:
+def _draw_indices(run: Run, step: int) -> base.Array:
     """int32 [K, B], the examples of the next K updates, from the one global order of the run."""
-    shape = (settings.steps_per_dispatch, settings.batch_size)
+    shape = (run.settings.steps_per_dispatch, run.settings.batch_size)
     indices = order.stream_indices(
-        run.config["seed"], step * settings.batch_size, shape[0] * shape[1], num_examples=len(run.train_set.images)
+        run.config["seed"], step * shape[1], shape[0] * shape[1], num_examples=len(run.train_set.images)
     )
     return sharding.put_rows(run.mesh, indices.reshape(shape), axis=1)
 
@@ -226,6 +231,7 @@ class _MetricsReader:
         self._run, self._log, self._log_every = run, log, log_every
         self._pending: tuple[int, int, base.Metrics] | None = None
         self._meter: progress.Meter | None = None
+        self._start = time.perf_counter() - log.seconds_before
 
     def put(self, step: int, count: int, metrics: base.Metrics) -> None:
         """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
@@ -251,12 +257,13 @@ class _MetricsReader:
     def _write(self, step: int, values: dict[str, float]) -> None:
         assert self._meter is not None
         rate, seconds_left = self._meter.read(step)
-        batch_size = self._run.config["train"]["batch_size"]
+        batch_size = self._run.settings.batch_size
         row = {
             "step": step,
             "epoch": step * batch_size / len(self._run.train_set.images),
             **values,
             "images_per_second": rate * batch_size,
+            "seconds": time.perf_counter() - self._start,
         }
         runlog.write_metrics(self._log, row)
         progress.say(progress.training_line(row, num_steps=self._run.num_steps, seconds_left=seconds_left))
@@ -311,11 +318,11 @@ def _make_init(
 
 
 def _announce(run: Run, step: int) -> None:
-    settings = run.config["train"]
+    batch_size = run.settings.batch_size
     progress.say(
-        f"{run.config['data']['name']}: {len(run.train_set.images)} images, batch {settings['batch_size']}, "
+        f"{run.config['data']['name']}: {len(run.train_set.images)} images, batch {batch_size}, "
         f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of "
-        f"{run.config['method'].get('loss_scale', 1.0) * losses.collapse_value(settings['batch_size']):.3f} means "
+        f"{run.config['method'].get('loss_scale', 1.0) * losses.collapse_value(batch_size):.3f} means "
         "that all embeddings are the same."
     )
     progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")

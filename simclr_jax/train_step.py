@@ -14,6 +14,9 @@ from simclr_jax import base
 
 LoadBatch = Callable[[Any, base.Array, base.Array], base.Batch]
 LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Array]]
+Dispatch = Callable[
+    [base.TrainState, base.Array, Any, base.Array, base.Array], tuple[base.TrainState, base.Metrics]
+]
 TrainStep = Callable[[base.TrainState, base.Array, Any, base.Array], tuple[base.TrainState, base.Metrics]]
 
 
@@ -73,11 +76,25 @@ def make_train_step(
     return train_step
 
 
-def repeat_steps(train_step: TrainStep) -> Callable[..., tuple[base.TrainState, base.Metrics]]:
+def single_step(train_step: TrainStep) -> Dispatch:
+    """One update a dispatch, in the form of `repeat_steps` with K = 1; `count` is not read."""
+
+    def train_steps(
+        state: base.TrainState, key: base.Array, source: Any, indices: base.Array, count: base.Array
+    ) -> tuple[base.TrainState, base.Metrics]:
+        del count
+        state, metrics = train_step(state, key, source, indices[0])
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return train_steps
+
+
+def repeat_steps(train_step: TrainStep) -> Dispatch:
     """Up to K updates in one dispatch: (state, key, source, indices int32 [K, B], count) -> (state, metrics [K]).
 
     `count` is a traced int32 <= K, so that one compiled program also serves the shorter last dispatch of a run; the
-    metrics from `count` on are NaN.
+    metrics from `count` on are NaN. For accelerators: inside a loop XLA's CPU backend does without its fast
+    convolutions, and a step takes some fifty times as long.
     """
 
     def train_steps(

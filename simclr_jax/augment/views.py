@@ -145,9 +145,7 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
             view,
         )
     if recipe.gray_probability > 0:
-        view = lax.cond(
-            draws.gray_applied, lambda x: color.adjust_grayscale(x, channel_axis=axis), lambda x: x, view
-        )
+        view = lax.cond(draws.gray_applied, lambda x: color.adjust_grayscale(x, channel_axis=axis), lambda x: x, view)
     view = jnp.clip(view, 0.0, 1.0)
     if recipe.blur_probability > 0:
         kernel_size = blur.kernel_size_for(size)

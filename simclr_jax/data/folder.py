@@ -81,7 +81,8 @@ def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
 
     A folder called `train` among others such as `bus` and `car` is a class, not a split.
     """
-    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    entries = [entry for entry in _read_folder(str(root)) if not _is_hidden(entry)]
+    folders = {entry.name for entry in entries if _is_folder(entry)}
     tests = [name for name in _TEST_FOLDERS if name in folders]
     if "train" not in folders or (not tests and folders != {"train"}):
         return {}
@@ -92,20 +93,22 @@ def scan(root: pathlib.Path) -> Listing:
     """All image files below `root`, each with its split; names are relative to `root`, classes to the split folder."""
     files: list[ImageFile] = []
     ignored: Counter[str] = Counter()
-    for split, top in (split_folders(root) or {"": root}).items():
+    splits = split_folders(root)
+    for split, top in (splits or {"": root}).items():
         pending, visited = [str(top)], {os.path.realpath(top)}
         while pending:
             for entry in _read_folder(pending.pop()):
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if _is_hidden(entry):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     if _may_enter(entry, top, visited):
                         pending.append(entry.path)
                 elif _looks_like_image(entry):
                     files.append(_describe(entry, root, top=top, split=split))
                 else:
                     ignored[os.path.splitext(entry.name)[1].lower()] += 1
-    files = [file if file.split else file._replace(split=_held_out_split(file.name)) for file in files]
+    if "test" not in splits:
+        files = [file._replace(split=_held_out_split(file.name)) for file in files]
     return Listing(sorted(files), ignored)
 
 
@@ -118,6 +121,17 @@ def _read_folder(path: str) -> list[os.DirEntry[str]]:
             f"every folder of the data must be readable; got {error.strerror} for {decode.printable(path)}. "
             "Change its permissions or move it away."
         ) from error
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link which leads to itself
+        return False
 
 
 def _may_enter(entry: os.DirEntry[str], top: pathlib.Path, visited: set[str]) -> bool:
@@ -133,11 +147,11 @@ def _may_enter(entry: os.DirEntry[str], top: pathlib.Path, visited: set[str]) ->
 
 
 def _looks_like_image(entry: os.DirEntry[str]) -> bool:
-    if not entry.is_file():
-        return False
-    if os.path.splitext(entry.name)[1].lower() in _EXTENSIONS:
-        return True
     try:
+        if not entry.is_file():
+            return False
+        if os.path.splitext(entry.name)[1].lower() in _EXTENSIONS:
+            return True
         with open(entry.path, "rb") as stream:
             return decode.image_format(stream.read(16)) is not None
     except OSError:

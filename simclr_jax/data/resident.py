@@ -1,5 +1,6 @@
 """A split which lives on the device as a whole: batches are gathered there from int32 indices."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,8 @@ def check_fits(image_set: imageset.ImageSet, *, budget_bytes: int) -> None:
         return
     num_images, height, width, _ = image_set.images.shape
     canvas = max(height, width)
-    fitting = int(canvas * (max(budget_bytes, 0) / needed) ** 0.5)
+    per_image = budget_bytes // num_images - (needed - image_set.images.nbytes) // num_images
+    fitting = math.isqrt(max(per_image, 0) // 3)
     remedy = f"Lower canvas_size from {canvas} to {fitting} or less, or use" if fitting >= 8 else "Use"
     raise base.InputError(
         f"the split must fit into {_gigabytes(budget_bytes)} of device memory; got {num_images} images of "

@@ -41,10 +41,7 @@ def open_tfds(
     if not name:
         raise base.InputError("tfds:NAME needs the name of a data set; got none. Write for example tfds:cifar10.")
     builder = _find_builder(name, data_dir)
-    features = builder.info.features
-    if features is None or "image" not in features:
-        known = ", ".join(features or ()) or "none"
-        raise base.InputError(f"tfds:{name} must have a feature 'image'; got {known}. Choose an image data set.")
+    features = _checked_features(builder, name)
     if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
         split = "validation"
     source, shards = _open_source(builder, name, split)
@@ -89,6 +86,14 @@ def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     if not os.path.isdir(builder.data_path):
         raise _not_found(name, os.fspath(builder.data_path), _prepared(looked).replace("there", f"in {looked}"))
     return builder
+
+
+def _checked_features(builder: Any, name: str) -> Any:
+    features = builder.info.features
+    if features is None or "image" not in features:
+        known = ", ".join(features or ()) or "none"
+        raise base.InputError(f"tfds:{name} must have a feature 'image'; got {known}. Choose an image data set.")
+    return features
 
 
 def _open_source(builder: Any, name: str, split: str) -> tuple[Any, list[tuple[str, int, int, int]]]:

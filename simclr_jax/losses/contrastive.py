@@ -23,7 +23,7 @@ def l2_normalize(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
-def _similarities(a: Array, b: Array, temperature: float) -> Array:
+def _similarities(a: Array, b: Array, temperature: float | Array) -> Array:
     # Full precision: one bfloat16 or TF32 pass would put an error of about 1e-3 / temperature on every logit.
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / temperature
 
@@ -56,7 +56,7 @@ def _contrastive_metrics(cross: Array) -> dict[str, Array]:
     }
 
 
-def nt_xent(z: Array, *, temperature: float, normalize: bool = True) -> tuple[Array, dict[str, Array]]:
+def nt_xent(z: Array, *, temperature: float | Array, normalize: bool = True) -> tuple[Array, dict[str, Array]]:
     """The normalised temperature-scaled cross entropy of SimCLR: (loss, metrics), all scalars of at least float32.
 
     Every projection is an anchor: its positive is the image's other view, its negatives are both views of the 2(B-1)
@@ -64,7 +64,8 @@ def nt_xent(z: Array, *, temperature: float, normalize: bool = True) -> tuple[Ar
 
     Args:
         z: [B, 2, d], projections of the global batch with the views on axis 1.
-        temperature: the logits are similarities divided by it; above 0.
+        temperature: the logits are similarities divided by it; above 0. An array of z's type may be given, for
+            instance from a schedule; its value is not checked.
         normalize: divide each projection by its L2 norm first, which makes similarities cosines.
 
     Returns:
@@ -81,7 +82,7 @@ def nt_xent(z: Array, *, temperature: float, normalize: bool = True) -> tuple[Ar
     """
     if z.ndim != 3 or z.shape[1] != 2:
         raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
-    if not temperature > 0:
+    if not isinstance(temperature, Array) and not temperature > 0:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
     z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
     z = l2_normalize(z) if normalize else z

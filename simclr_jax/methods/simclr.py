@@ -1,7 +1,6 @@
 """SimCLR: two views of every image, one network for both, and NT-Xent between their projections."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax import base, losses
@@ -46,12 +45,15 @@ def make_simclr(
     if not temperature > 0:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
 
-    @jax.jit
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
         encoder_key, head_key = jax.random.split(key)
-        images = jnp.zeros((2, *views.shape[2:]), views.dtype)
-        h, encoder_variables = encoder.init_with_output(encoder_key, images, train=False)
-        variables = {"encoder": encoder_variables, "projection_head": head.init(head_key, h, train=False)}
+        images = jax.ShapeDtypeStruct((2, *views.shape[2:]), views.dtype)
+        h, _ = jax.eval_shape(lambda x: encoder.init_with_output(encoder_key, x, train=False), images)
+        # Only the initialisers run, one compilation per shape of a parameter; the network itself is never computed.
+        variables = {
+            "encoder": encoder.lazy_init(encoder_key, images, train=False),
+            "projection_head": head.lazy_init(head_key, h, train=False),
+        }
         # A head without layers has no variables at all.
         params = {name: part.get("params", {}) for name, part in variables.items()}
         return params, {"batch_stats": {name: part.get("batch_stats", {}) for name, part in variables.items()}}

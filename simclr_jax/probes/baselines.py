@@ -1,5 +1,9 @@
 """Features that need no training: raw pixels and colour histograms. A representation has to beat these to be of use."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Rows of one slice when images are turned to float: bounds memory on large sets.
@@ -67,13 +71,23 @@ def reduce_by_pca(
     sample = train_features[:: -(-len(train_features) // 10_000)] - mean
     width = min(num_components + 20, *sample.shape)
     start = np.random.Philox(key=np.array([0, 0], np.uint64)).random_raw(sample.shape[1] * width)
-    basis = (start.reshape(-1, width) / 2.0**64 - 0.5).astype(np.float32)
-    for _ in range(8):
-        basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
-    # Within the subspace found, the components proper: largest variance first.
-    rotation = np.linalg.svd(sample @ basis, full_matrices=False)[2].T
-    components = (basis @ rotation)[:, :num_components]
+    start = (start.reshape(-1, width) / 2.0**64 - 0.5).astype(np.float32)
+    components = np.asarray(_principal_directions(jnp.asarray(sample), jnp.asarray(start)))[:, :num_components]
     return (train_features - mean) @ components, (test_features - mean) @ components
+
+
+@jax.jit
+def _principal_directions(sample: jax.Array, start: jax.Array) -> jax.Array:
+    """Orthonormal columns [D, p] that span the leading directions of the rows of `sample`, largest variance first."""
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def iterate(_: int, basis: jax.Array) -> jax.Array:
+        return jnp.linalg.qr(matmul(sample.T, matmul(sample, basis)))[0]
+
+    basis = jax.lax.fori_loop(0, 8, iterate, start)
+    # Within the subspace found, the components proper: eigenvectors of its covariance, ascending.
+    projected = matmul(sample, basis)
+    return matmul(basis, jnp.linalg.eigh(matmul(projected.T, projected))[1][:, ::-1])
 
 
 def _is_grey(images: np.ndarray) -> bool:

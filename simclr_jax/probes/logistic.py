@@ -160,10 +160,13 @@ def _logits(weights: _Weights, features: jax.Array) -> jax.Array:
 
 @jax.jit
 def _standardization(features: jax.Array, row_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    mean = jnp.einsum("n,nd->d", row_weights, features, precision=jax.lax.Precision.HIGHEST)
-    variance = jnp.einsum("n,nd->d", row_weights, (features - mean) ** 2, precision=jax.lax.Precision.HIGHEST)
+    # Measured from the first row, so that a constant feature has exactly no spread.
+    shifted = features - features[0]
+    offset = jnp.einsum("n,nd->d", row_weights, shifted, precision=jax.lax.Precision.HIGHEST)
+    variance = jnp.einsum("n,nd->d", row_weights, (shifted - offset) ** 2, precision=jax.lax.Precision.HIGHEST)
     scale = jnp.sqrt(variance)
-    # A spread at the level of float32 rounding is a constant feature, not information to be blown up.
+    mean = features[0] + offset
+    # A spread at the level of float32 rounding is a constant feature too, not information to be blown up.
     return mean, jnp.where(scale > 1e-6 * jnp.abs(mean), scale, jnp.full_like(scale, jnp.inf))
 
 

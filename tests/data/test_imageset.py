@@ -70,8 +70,11 @@ def test_fingerprint_depends_on_every_part_and_on_nothing_else():
     pixel = reference.images.copy()
     pixel[2, 3, 3, 2] ^= 1
     changed = [
-        _set(images=pixel), _set(images=reference.images.reshape(3, 2, 8, 3)), _set(labels=np.asarray([0, 1, 0])),
-        _set(class_names=("a", "c")), _set(ids=("x", "y", "w")),
+        _set(images=pixel),
+        _set(images=reference.images.reshape(3, 2, 8, 3)),
+        _set(labels=np.asarray([0, 1, 0])),
+        _set(class_names=("a", "c")),
+        _set(ids=("x", "y", "w")),
     ]
     assert len({reference.fingerprint, *(other.fingerprint for other in changed)}) == 6
 

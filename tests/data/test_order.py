@@ -18,8 +18,10 @@ def _philox_words(seed, epoch, count):
         for _ in range(10):
             first, second = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
             counter = [
-                (second >> 64) ^ counter[1] ^ key[0], second & mask,
-                (first >> 64) ^ counter[3] ^ key[1], first & mask,
+                (second >> 64) ^ counter[1] ^ key[0],
+                second & mask,
+                (first >> 64) ^ counter[3] ^ key[1],
+                first & mask,
             ]
             key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
         words += counter
@@ -36,10 +38,10 @@ def test_epoch_permutation_sorts_the_philox_stream(seed, epoch, count):
 
 
 def test_epoch_permutation_never_changes():
-    assert order.epoch_permutation(0, 0, 12).tolist() == GOLD_0_0
-    assert order.epoch_permutation(7, 3, 12).tolist() == GOLD_7_3
+    assert order.epoch_permutation(0, 0, 12).tolist() == [0, 2, 11, 9, 1, 8, 5, 4, 3, 10, 6, 7]
+    assert order.epoch_permutation(7, 3, 12).tolist() == [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]
     digest = hashlib.sha256(order.epoch_permutation(42, 9, 50_000).astype("<i4").tobytes()).hexdigest()
-    assert digest == GOLD_DIGEST
+    assert digest == "26a41007ab517c161b1f1f8b1fa86c3e0a9519565ac38d880b689d25974c967d"
 
 
 def test_epochs_and_seeds_have_different_orders():

@@ -110,10 +110,7 @@ def headline(rows: Rows, chance: float | None) -> str | None:
     guess = chance_of(rows, chance)
     told += [f"{_percent(guess)} by guessing"] if guess is not None else []
     text += f"; it is {_listed(told)}." if told else "."
-    if others and score <= max(item["accuracy"] for item in others.values()):
-        best = max(others, key=lambda key: others[key]["accuracy"])
-        text += f" So here training has not paid off yet: {feature_title(best).lower()} does as well or better."
-    return text
+    return text + _verdict(row, others)
 
 
 def accuracy_tiles(rows: Rows) -> list[tuple[str, str, str]]:
@@ -153,7 +150,11 @@ def probe_table(rows: Rows) -> Table:
         cells = [_cell(found.get((name, column.labels, column.probe)), best[column]) for column in columns]
         table_rows.append(TableRow(feature_title(name), _REMARKS.get(name, ""), name not in _BASELINES, cells))
     groups = [
-        (spaced(share), next(c.num_labels for c in columns if c.labels == share), [c.labels for c in columns].count(share))
+        (
+            spaced(share),
+            next(c.num_labels for c in columns if c.labels == share),
+            [c.labels for c in columns].count(share),
+        )
         for share in shares
     ]
     return Table(groups, columns, table_rows)
@@ -197,14 +198,14 @@ def plain_rows(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def config_sections(config: Mapping[str, Any] | None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(section, [(key, value), ...]): the top level first, deeper levels with dots in their keys."""
+    """(section, [(key, value), ...]): the top level first, deeper levels with dots in their keys, values unrounded."""
     if not config:
         return []
-    top = [(key, written(value)) for key, value in config.items() if not isinstance(value, Mapping)]
+    top = [(key, str(value)) for key, value in config.items() if not isinstance(value, Mapping)]
     sections = [("general", top)] if top else []
     for name, section in config.items():
         if isinstance(section, Mapping):
-            sections.append((name, [(key, written(value)) for key, value in _flattened(section)]))
+            sections.append((name, [(key, str(value)) for key, value in _flattened(section)]))
     return sections
 
 
@@ -222,11 +223,12 @@ def duration(seconds: float) -> str:
 
 def written(value: Any) -> str:
     """A value as a reader writes it: thousands with commas, four digits of a float, lists joined by commas."""
-    if isinstance(value, (bool, np.bool_)) or value is None:
-        return {True: "yes", False: "no"}.get(value, "none")
-    if isinstance(value, (int, np.integer)):
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else ("yes" if value else "no")
+    if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, float):
         return f"{value:,.0f}" if 10_000 <= abs(value) < 1e12 else f"{value:.5g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {written(item)}" for key, item in value.items())
@@ -250,6 +252,18 @@ def _headline_rows(rows: Rows) -> dict[str, Mapping[str, Any]]:
     key = min(mine, key=lambda row: (row["labels"] != "10%", -_share(str(row["labels"])), row["probe"] != "linear"))
     alike = [row for row in rows if row["labels"] == key["labels"] and row["probe"] == key["probe"]]
     return {str(row["features"]): row for row in alike}
+
+
+def _verdict(row: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence of caution if the lead over the best baseline is nothing or within the error; else ""."""
+    if not others:
+        return ""
+    best = max(others, key=lambda key: others[key]["accuracy"])
+    lead = row["accuracy"] - others[best]["accuracy"]
+    error = float(np.hypot(row.get("standard_error") or 0.0, others[best].get("standard_error") or 0.0))
+    if lead <= 0:
+        return f" So here training has not paid off yet: {feature_title(best).lower()} does as well or better."
+    return f" The lead over {feature_title(best).lower()} is within the statistical error." if lead < 2 * error else ""
 
 
 def _ordered_features(rows: Rows) -> list[str]:

@@ -41,12 +41,7 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    images = np.asarray(images)
-    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
-        raise base.InputError(
-            f"a contact sheet needs uint8 images [M, K, h, w, 3]; got {images.dtype} {images.shape}."
-            " Stack originals and views along axis 1."
-        )
+    images = _checked_sheet(images)
     rows, columns, height, width = images.shape[:4]
     captions = list(captions or ["original", *(f"view {index}" for index in range(1, columns))])
     if len(captions) != columns:
@@ -123,6 +118,16 @@ def image_map(positions: np.ndarray, images: np.ndarray, *, width: int = 1080, c
             taken.add((column, row))
             sheet.paste(_resized(images[index], (cell - 2, cell - 2)), (column * cell + 1, row * cell + 1))
     return sheet
+
+
+def _checked_sheet(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+        raise base.InputError(
+            f"a contact sheet needs uint8 images [M, K, h, w, 3]; got {images.dtype} {images.shape}."
+            " Stack originals and views along axis 1."
+        )
+    return images
 
 
 def _default_scale(side: int) -> float:

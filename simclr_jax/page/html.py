@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_jax.report import figures, pictures, words
+from simclr_jax.page import figures, pictures, words
 
 _MAX_VIEW_ROWS, _MAX_QUERIES = 12, 12
 
@@ -101,7 +101,7 @@ def render_report(contents: ReportContents) -> str:
     """The report as HTML text: no script, no address outside the file, every value escaped."""
     import jinja2
 
-    loader = jinja2.PackageLoader("simclr_jax", "report")
+    loader = jinja2.PackageLoader("simclr_jax", "page")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     return environment.get_template("page.html.j2").render(
@@ -173,9 +173,19 @@ def _curves(contents: ReportContents) -> list[dict[str, str]]:
     accuracies = series("contrastive_accuracy")
     score = series("knn_accuracy")
     plots: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
-        ("Loss", "Dashed: the loss if all representations were identical.", series("loss"), {"reference": collapse}),
+        (
+            "Loss",
+            _said("Dashed: the loss if all representations were identical.", collapse),
+            series("loss"),
+            {"reference": collapse},
+        ),
         ("Contrastive accuracy", "How often a view finds its partner in the batch.", accuracies, {"percent": True}),
-        ("kNN accuracy during training", "Dashed: guessing.", score, {"percent": True, "reference": guess}),
+        (
+            "kNN accuracy during training",
+            _said("Dashed: guessing.", guess),
+            score,
+            {"percent": True, "reference": guess},
+        ),
         ("Contrastive entropy", "In nats; high: undecided.", series("contrastive_entropy"), {}),
         ("Learning rate", "As used by the optimizer.", series("learning_rate"), {}),
         ("Images per second", "All devices together.", series("images_per_second"), {}),
@@ -185,6 +195,10 @@ def _curves(contents: ReportContents) -> list[dict[str, str]]:
         for index, (title, caption, data, options) in enumerate(plots)
         if data
     ]
+
+
+def _said(caption: str, reference: tuple[str, float] | None) -> str:
+    return "" if reference is None else caption
 
 
 def _views(views: np.ndarray | None) -> list[list[str]] | None:

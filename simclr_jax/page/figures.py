@@ -43,20 +43,22 @@ def line_plot(
         reference: (label, value) of a dashed horizontal line.
         percent: values are fractions, shown in per cent.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with _svg_settings():
         figure, axes = _figure(4.3, 2.5)
         factor = 100.0 if percent else 1.0
         for index, (label, (steps, values)) in enumerate(series.items()):
-            steps, values = _thinned(steps), factor * _thinned(values)
+            x, y = _thinned(steps), factor * _thinned(values)
             style = ("-", (0, (5, 1.5)))[index % 2]
-            axes.plot(steps, values, color=PALETTE[index], linestyle=style, linewidth=1.8, label=label)
-            if len(steps) == 1:
-                axes.plot(steps, values, marker="o", color=PALETTE[index])
+            marker = "o" if len(x) == 1 else ""
+            axes.plot(x, y, color=PALETTE[index], linestyle=style, linewidth=1.8, marker=marker, label=label)
         if reference is not None and np.isfinite(reference[1]):
             value = factor * reference[1]
             axes.axhline(value, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
             axes.margins(y=0.12)
             _note(axes, reference[0], value)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("step", color=_MUTED)
         if percent:
             axes.yaxis.set_major_formatter("{x:g} %")
@@ -81,9 +83,10 @@ def bars(
     labels = [label for label, _ in panels[0][1]]
     with _svg_settings():
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        figure = Figure(figsize=(11.4, rows * (0.3 * len(labels) + 0.85)), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.08, wspace=0.04)
+        layout = ConstrainedLayoutEngine(hspace=0.08, wspace=0.04)
+        figure = Figure(figsize=(11.4, rows * (0.3 * len(labels) + 0.85)), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -121,8 +124,10 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
             points = positions[labels == label]
             color, marker = class_style(int(label))
             size = 20 if len(positions) < 800 else 10
-            axes.scatter(*points.T, s=size, marker=marker, color=color, alpha=0.75, linewidths=0)
-        for label in (label for label in np.unique(labels) if label >= 0):
+            axes.scatter(points[:, 0], points[:, 1], s=size, marker=marker, color=color, alpha=0.75, linewidths=0)
+        named = [label for label in np.unique(labels) if label >= 0]
+        # With more classes than this, the numbers would hide the points.
+        for label in named if len(named) <= 40 else []:
             x, y = _middle(positions[labels == label])
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": class_style(int(label))[0]}
             axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
@@ -187,7 +192,7 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
         return _svg(figure, name)
 
 
-def map_2d(features: np.ndarray, *, max_rows: int = 1500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def map_2d(features: np.ndarray, *, max_rows: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(positions float32 [n, 2], rows int64 [n]): t-SNE of the directions of the features, on a fixed subsample.
 
     Rows are divided by their length, so that distance follows cosine similarity as in the kNN probe. Start and seed
@@ -199,21 +204,24 @@ def map_2d(features: np.ndarray, *, max_rows: int = 1500, seed: int = 0) -> tupl
         seed: of t-SNE.
 
     Reference: van der Maaten and Hinton 2008, by scikit-learn: perplexity 30 (less below 91 rows), start from
-    PCA, 500 iterations (about ten seconds for 1,500 rows on two CPU cores).
+    PCA, 500 iterations (about ten seconds for 3,000 rows on one CPU core).
     """
     rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), max_rows)).astype(np.int64))
     chosen = np.asarray(features, np.float32)[rows]
     chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
     if len(rows) < 5 or chosen.shape[1] < 3:
         return np.pad(chosen, ((0, 0), (0, 2)))[:, :2], rows
+    import threadpoolctl
     from sklearn import decomposition, manifold
 
     components = min(50, *chosen.shape)
-    if components < chosen.shape[1]:
-        chosen = decomposition.PCA(components, random_state=seed).fit_transform(chosen)
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    tsne = manifold.TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", max_iter=500, random_state=seed)
-    return tsne.fit_transform(chosen).astype(np.float32), rows
+    tsne = manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
+    # On one thread: its threads wait for each other at every step, which crawls on a busy machine.
+    with threadpoolctl.threadpool_limits(1):
+        if components < chosen.shape[1]:
+            chosen = decomposition.PCA(components, random_state=seed).fit_transform(chosen)
+        return tsne.fit_transform(chosen).astype(np.float32), rows
 
 
 @contextlib.contextmanager
@@ -221,7 +229,7 @@ def _svg_settings() -> Iterator[None]:
     """Settings in force while a plot is drawn and written; the caller's own are back afterwards."""
     import matplotlib
 
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "simclr",
         "font.size": 10,

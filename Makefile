@@ -1,0 +1,47 @@
+# Each target sets up what it needs on a fresh machine; nothing else has to be installed but Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/simclr-jax
+
+.PHONY: demo test test-all lint golden clean
+
+# Train on the embedded photo patches, evaluate beside the baselines, write the report.
+demo: $(VENV)/.demo
+	$(RUN) train --config=demo --workdir=runs/demo
+	$(RUN) evaluate --workdir=runs/demo
+	$(RUN) report --workdir=runs/demo
+	@echo
+	@echo "Open runs/demo/report.html in a browser."
+	@echo "Next, your own folder of images:  $(VENV)/bin/simclr-jax train --config=folder:PHOTOS --workdir=runs/photos"
+
+# The fast tests; `make test PYTHON=python3.12` for another Python.
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest
+
+test-all: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# A virtual environment is made anew when PYTHON names another version than the one it holds.
+$(VENV)/.version: FORCE
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python must be 3.11 or newer; got $$($(PYTHON) --version). Use make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@v=$$($(PYTHON) -c 'import sys; print(sys.version)'); \
+	  if [ ! -f $@ ] || [ "$$(cat $@)" != "$$v" ]; then \
+	    rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$v" > $@; fi
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: pyproject.toml $(VENV)/.version
+	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRA)]"
+	@touch $@
+
+$(VENV)/.demo: EXTRA = data,report
+$(VENV)/.test: EXTRA = test
+$(VENV)/.dev: EXTRA = dev
+
+FORCE:
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

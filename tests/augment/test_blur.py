@@ -1,0 +1,120 @@
+"""The Gaussian blur against the reference's recorded values and a float64 convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.augment import blur
+from tests import golden
+
+# Float32 rounding of at most 23 taps per axis; observed 4e-7.
+TOLERANCE = 2e-6
+
+
+_blur = jax.jit(blur.adjust_gaussian_blur, static_argnames="kernel_size")
+
+
+def _check_case(arrays, case):
+    size = int(case.split("_")[0])
+    sigma, kernel_size = arrays[f"{case}/sigma"], int(arrays[f"{case}/nominal_kernel_size"])
+    assert blur.kernel_size_for(size) == kernel_size
+    image = arrays[f"input_u8/{size}"].astype(np.float32) / np.float32(255)
+    ours = np.asarray(_blur(image, sigma, kernel_size=kernel_size))
+    windows = {
+        "output": np.s_[:, :],
+        "output_corner_top_left": np.s_[:28, :28],
+        "output_corner_bottom_right": np.s_[-28:, -28:],
+        "output_centre": np.s_[size // 2 - 8 : size // 2 + 8, size // 2 - 8 : size // 2 + 8],
+    }
+    compared = 0
+    for name, window in windows.items():
+        if f"{case}/{name}" in arrays:
+            np.testing.assert_allclose(ours[window], arrays[f"{case}/{name}"], rtol=0, atol=TOLERANCE)
+            compared += 1
+    return compared
+
+
+@pytest.mark.parametrize("case", ["32_s0.1", "32_s0.5", "32_s1", "32_s2", "96_s1.3"])
+def test_gaussian_blur_equals_the_reference(case):
+    assert _check_case(golden.load("gaussian_blur"), case) in (1, 3)
+
+
+def test_gaussian_blur_equals_the_reference_in_every_recorded_case():
+    arrays = golden.load_full("gaussian_blur")
+    for case in arrays["case_names"]:
+        assert _check_case(arrays, case)
+
+
+def test_batch_blur_equals_the_reference():
+    arrays = golden.load_full("gaussian_blur")
+    images = arrays["batch/input_u8"].astype(np.float32) / np.float32(255)
+    for view in range(2):
+        for k, image in enumerate(images[view]):
+            blurred = _blur(jnp.asarray(image), arrays["batch/sigma_per_view"][view], kernel_size=4)
+            ours = np.clip(blurred if arrays["batch/selector_uniform"][view, k] < 0.5 else image, 0, 1)
+            np.testing.assert_allclose(ours, arrays["batch/output"][view, k], rtol=0, atol=TOLERANCE)
+
+
+def test_blur_kernels_equal_the_reference():
+    arrays = golden.load("gaussian_blur")
+    for case in arrays["case_names"]:
+        kernel_size = int(arrays[f"{case}/nominal_kernel_size"])
+        ours = blur.blur_kernel(arrays[f"{case}/sigma"], kernel_size=kernel_size)
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, arrays[f"{case}/kernel_f64"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("size, taps", [(224, 23), (96, 9), (64, 7), (32, 3), (19, 1)])
+def test_kernel_has_the_references_number_of_taps(size, taps):
+    assert blur.blur_kernel(1.0, kernel_size=blur.kernel_size_for(size)).shape == (taps,)
+
+
+@pytest.mark.parametrize("size", [32, 96, 224])
+def test_blur_of_ones_darkens_the_borders_as_the_reference_does(size):
+    arrays = golden.load("gaussian_blur")
+    ones = jnp.ones((size, size, 3), jnp.float32)
+    ours = np.asarray(_blur(ones, 2.0, kernel_size=blur.kernel_size_for(size)))
+    np.testing.assert_allclose(ours[0, :, 0], arrays[f"ones_s2/{size}_first_row"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(np.diagonal(ours[..., 1]), arrays[f"ones_s2/{size}_diagonal"], rtol=0, atol=TOLERANCE)
+
+
+def test_blur_of_ones_equals_the_printed_values():
+    ones = jnp.ones((224, 224, 3), jnp.float32)
+    two, one = (np.asarray(_blur(ones, s, kernel_size=22)) for s in (2.0, 1.0))
+    printed = [two[0, 0, 0], two[0, 112, 0], two[1, 112, 0], two[112, 112, 0], one[0, 0, 0], one[0, 112, 0]]
+    np.testing.assert_allclose(printed, [0.359683, 0.599736, 0.775768, 1.0, 0.489260, 0.699471], atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (40, 17), (70, 130), (3, 2)])
+def test_blur_of_any_shape_equals_float64_loops(shape):
+    height, width = shape
+    image = np.random.default_rng(0).random((height, width, 3), np.float32)
+    sigma, radius = 1.7, 4
+    taps = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    taps /= taps.sum()
+    padded = np.pad(image.astype(np.float64), ((radius, radius), (radius, radius), (0, 0)))
+    expected = np.zeros((height, width, 3))
+    for i in range(2 * radius + 1):
+        for j in range(2 * radius + 1):
+            expected += taps[i] * taps[j] * padded[i : i + height, j : j + width]
+    ours = _blur(jnp.asarray(image), sigma, kernel_size=2 * radius)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_blur_with_one_tap_changes_nothing():
+    image = jnp.asarray(np.random.default_rng(0).random((19, 19, 3), np.float32))
+    np.testing.assert_allclose(_blur(image, 0.5, kernel_size=1), image, atol=1e-7)
+
+
+def test_random_gaussian_blur_applies_what_it_returns():
+    image = jnp.asarray(np.random.default_rng(0).random((40, 40, 3), np.float32))
+    seen = set()
+    for seed in range(12):
+        view, (applied, sigma) = blur.random_gaussian_blur(jax.random.key(seed), image)
+        expected = _blur(image, sigma, kernel_size=4) if applied else image
+        np.testing.assert_allclose(view, expected, atol=1e-7)
+        assert 0.1 <= float(sigma) < 2.0
+        seen.add(bool(applied))
+    assert seen == {True, False}

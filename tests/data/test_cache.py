@@ -1,0 +1,196 @@
+"""Hits, misses, damage, and what is left behind."""
+
+import io
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr_jax import base
+from simclr_jax.data import cache, imageset
+
+
+class _Split:
+    """A split of three pictures and one damaged file which counts its reads."""
+
+    def __init__(self, key="a" * 64):
+        self.reads = 0
+        self.encoded = imageset.Encoded(
+            "folder:x/../y, split 'train'", key, ("only",), ["a", "b", "c", "bad"], lambda: 16, self._read
+        )
+
+    def _read(self, index):
+        self.reads += 1
+        if index == 3:
+            return b"junk", 0
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 8 + index), (index, 100, 200)).save(stream, "PNG")
+        return stream.getvalue(), 0
+
+
+def _load(split, cache_dir, max_skipped=0.25):
+    return cache.load_or_decode(split.encoded, cache_dir=cache_dir, max_skipped=max_skipped, progress=False)
+
+
+def _assert_equal(left, right):
+    for name in imageset.ImageSet._fields:
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+
+
+def test_second_load_reads_no_file_and_gives_the_same(tmp_path):
+    split = _Split()
+    first = _load(split, tmp_path)
+    assert split.reads == 4
+    second = _load(split, tmp_path)
+    assert split.reads == 4
+    _assert_equal(first, second)
+    assert isinstance(second.images, np.memmap)
+    assert not second.images.flags.writeable
+    assert first.images.shape == (3, 16, 16, 3)
+    assert first.skipped == ("bad: not a JPEG, PNG, WebP or BMP file",)
+
+
+def test_without_a_cache_the_result_is_the_same_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    in_memory = _load(_Split(), "")
+    assert not list(tmp_path.iterdir())
+    assert not isinstance(in_memory.images, np.memmap)
+    _assert_equal(in_memory, _load(_Split(), tmp_path / "cache"))
+
+
+def test_the_default_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _load(_Split(), None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["simclr_jax"]
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.default_folder() == tmp_path / ".cache" / "simclr_jax"
+
+
+def test_the_fingerprint_matches_the_images_written(tmp_path):
+    loaded = _load(_Split(), tmp_path)
+    rebuilt = imageset.make_image_set(
+        np.asarray(loaded.images), loaded.labels, class_names=loaded.class_names, ids=loaded.ids
+    )
+    assert rebuilt.fingerprint != loaded.fingerprint  # other sizes
+    assert _load(_Split(), "").fingerprint == loaded.fingerprint
+
+
+def test_another_key_is_another_entry(tmp_path):
+    _load(_Split(), tmp_path)
+    other = _Split("b" * 64)
+    _load(other, tmp_path)
+    assert other.reads == 4
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def _flip_a_pixel(entry):
+    data = bytearray((entry / "images.npy").read_bytes())
+    data[-5] ^= 1
+    (entry / "images.npy").write_bytes(data)
+
+
+def _edit_meta(entry, **changes):
+    meta = json.loads((entry / "meta.json").read_text())
+    (entry / "meta.json").write_text(json.dumps(meta | changes))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _flip_a_pixel,
+        lambda entry: (entry / "images.npy").write_bytes((entry / "images.npy").read_bytes()[:-7]),
+        lambda entry: (entry / "images.npy").write_bytes(b""),
+        lambda entry: (entry / "images.npy").unlink(),
+        lambda entry: (entry / "labels.npy").write_bytes(b"not an array"),
+        lambda entry: np.save(entry / "labels.npy", np.zeros(3, np.int32) + 1),
+        lambda entry: np.save(entry / "sizes.npy", np.zeros((2, 2), np.int32)),
+        lambda entry: (entry / "meta.json").write_text("{"),
+        lambda entry: (entry / "meta.json").write_text("[]"),
+        lambda entry: (entry / "meta.json").write_bytes(b"\xff\xfe"),
+        lambda entry: _edit_meta(entry, format=0),
+        lambda entry: _edit_meta(entry, ids=["a"]),
+        lambda entry: _edit_meta(entry, key="c" * 64),
+    ],
+)
+def test_a_damaged_entry_is_noticed_and_made_again(tmp_path, damage):
+    split = _Split()
+    first = _load(split, tmp_path)
+    expected = first._replace(images=np.array(first.images))
+    (entry,) = tmp_path.iterdir()
+    del first
+    damage(entry)
+    again = _load(split, tmp_path)
+    assert split.reads == 8
+    _assert_equal(again, expected)
+    _load(split, tmp_path)
+    assert split.reads == 8
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path):
+    split = _Split()
+    _load(split, tmp_path)
+    (entry,) = tmp_path.iterdir()
+    np.save(entry / "labels.npy", np.asarray([{}, {}, {}], object), allow_pickle=True)
+    _load(split, tmp_path)
+    assert split.reads == 8
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path):
+    with pytest.raises(base.InputError, match="at most 0 of 4 images"):
+        _load(_Split(), tmp_path, max_skipped=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_quota_holds_for_a_cached_split_too(tmp_path):
+    _load(_Split(), tmp_path)
+    with pytest.raises(base.InputError, match="at most 0 of 4 images"):
+        _load(_Split(), tmp_path, max_skipped=0)
+
+
+def test_remains_of_a_killed_run_are_removed_after_a_day(tmp_path):
+    _load(_Split(), tmp_path)
+    (entry,) = tmp_path.iterdir()
+    old, fresh = (tmp_path / f"{entry.name}.tmp-{name}" for name in ("old", "fresh"))
+    for work in (old, fresh):
+        work.mkdir()
+    day_ago = time.time() - 90_000
+    os.utime(old, (day_ago, day_ago))
+    (entry / "meta.json").unlink()
+    _load(_Split(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([entry.name, fresh.name])
+
+
+def test_an_entry_which_another_process_finished_first_is_used(tmp_path, monkeypatch):
+    split = _Split()
+    write_rest = cache._write_rest
+
+    def racing(work, decoded, key):
+        monkeypatch.setattr(cache, "_write_rest", write_rest)
+        _load(_Split(), tmp_path)
+        write_rest(work, decoded, key)
+
+    monkeypatch.setattr(cache, "_write_rest", racing)
+    _assert_equal(_load(split, tmp_path), _load(_Split(), ""))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_unusable_cache_folder_is_a_one_line_error(tmp_path, monkeypatch):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(base.InputError, match="cache folder must be writable") as caught:
+        _load(_Split(), blocker / "below")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: cache.shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(base.InputError, match="needs room"):
+        _load(_Split(), tmp_path / "full")
+
+
+def test_a_split_larger_than_memory_needs_a_cache():
+    split = _Split()
+    encoded = split.encoded._replace(ids=range(10**9), canvas_size=lambda: 4096)
+    with pytest.raises(base.InputError, match="Give a cache_dir"):
+        cache.load_or_decode(encoded, cache_dir="", max_skipped=0, progress=False)

@@ -1,0 +1,60 @@
+"""The one entry: names, splits and settings."""
+
+import numpy as np
+import pytest
+
+from simclr_jax import base, data
+from simclr_jax.data import sources
+
+
+@pytest.mark.parametrize("name", [name for name, row in sources.DATASETS.items() if row.load])
+def test_built_in_sets_keep_the_promises_of_an_image_set(name):
+    for split in sources.DATASETS[name].splits:
+        loaded = data.load_split(name, split)
+        count = len(loaded.ids)
+        assert loaded.images.dtype == np.uint8
+        assert loaded.images.shape[0] == loaded.labels.shape[0] == count
+        assert loaded.sizes.shape == (count, 2)
+        assert loaded.sizes.dtype == loaded.labels.dtype == np.int32
+        assert set(loaded.labels) == set(range(len(loaded.class_names)))
+        assert loaded.skipped == ()
+        assert data.load_split(name, split, canvas_size=32).fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", ["", "mnist", "digit", "digits:", "digits:x", "folder", "tfds", "Folder:x", "http://x", ":"]
+)
+def test_an_unknown_name_lists_the_valid_forms(name):
+    with pytest.raises(
+        base.InputError, match=r"photo-patches, digits, tfds:NAME\[/CONFIG\], folder:PATH; got"
+    ) as caught:
+        data.load_split(name, "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "valid"),
+    [
+        ("digits", "val", "train, test"),
+        ("photo-patches", "all", "train, test"),
+        ("folder:.", "val", "train, test, all"),
+    ],
+)
+def test_an_unknown_split_lists_the_valid_ones(name, split, valid):
+    with pytest.raises(base.InputError, match=f"must be one of {valid}; got '{split}'"):
+        data.load_split(name, split)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"canvas_size": 4}, "canvas_size must be a whole number of pixels"),
+        ({"canvas_size": 64}, "canvas_size applies to tfds and folder sets"),
+        ({"max_skipped": -0.1}, "max_skipped must be a share from 0 to 1"),
+        ({"max_skipped": 10}, "max_skipped must be a share from 0 to 1"),
+        ({"max_skipped": float("nan")}, "max_skipped must be a share from 0 to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(base.InputError, match=message):
+        data.load_split("digits", "train", **settings)

@@ -1,0 +1,152 @@
+"""What every entry of METHODS promises to the training loop."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from simclr_jax import base
+from simclr_jax.methods import METHODS
+from simclr_jax.models import resnet
+
+B, V, SIZE = 4, 2, 8
+
+
+class Trained(NamedTuple):
+    """A method, its state at the start, and one gradient on a fixed batch."""
+
+    method: base.Method
+    params: Any
+    state: Any
+    loss: Any
+    metrics: Any
+    new_state: Any
+    gradient: Any
+    value: Any
+
+
+@functools.cache
+def encoder() -> resnet.ResNet:
+    return resnet.ResNet(resnet.BasicBlock, group_sizes=(1, 1), width_multiplier=1 / 8, stem="cifar")
+
+
+def views() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).random((B, V, SIZE, SIZE, 3), np.float32))
+
+
+def batch() -> base.Batch:
+    return base.Batch(
+        image=jnp.zeros((B, SIZE, SIZE, 3), jnp.uint8),
+        size=jnp.full((B, 2), SIZE, jnp.int32),
+        label=jnp.full((B,), -1, jnp.int32),
+        position=jnp.arange(B, dtype=jnp.int32),
+        mask=jnp.ones((B,), bool),
+    )
+
+
+@functools.cache
+def run(name: str) -> Trained:
+    method = METHODS[name](encoder())
+    params, state = method.init(jax.random.key(0), views())
+
+    @jax.jit
+    def value(params, state):
+        def total(params):
+            outputs, embedded = method.embed(params, state, views(), batch(), jax.random.key(1))
+            loss, (new_state, metrics) = method.loss(outputs, embedded)
+            return loss, (new_state, metrics)
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    (loss, (new_state, metrics)), gradient = value(params, state)
+    return Trained(method, params, state, loss, metrics, new_state, gradient, value)
+
+
+@pytest.fixture(params=METHODS)
+def name(request) -> str:
+    return request.param
+
+
+def avals(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_init_runs_abstractly_and_keeps_the_backbone_where_all_look_for_it(name):
+    method = METHODS[name](encoder())
+    params, state = jax.eval_shape(
+        method.init, jax.random.key(0), jax.ShapeDtypeStruct((64, V, 32, 32, 3), jnp.float32)
+    )
+    own = jax.eval_shape(functools.partial(encoder().init, train=False), jax.random.key(0), jnp.zeros((2, 32, 32, 3)))
+    assert avals(params["encoder"]) == avals(own["params"])
+    assert avals(state["batch_stats"]["encoder"]) == avals(own["batch_stats"])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_init_is_a_function_of_the_key_and_not_of_the_batch(name):
+    params, state = run(name).method.init(jax.random.key(0), views()[:2] + 1)
+    for ours, expected in zip(
+        jax.tree.leaves((params, state)), jax.tree.leaves((run(name).params, run(name).state)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_outputs_have_one_row_per_image(name):
+    trained = run(name)
+    embed = functools.partial(jax.eval_shape, trained.method.embed)
+    outputs, state = embed(trained.params, trained.state, views(), batch(), jax.random.key(1))
+    assert jax.tree.leaves(outputs)
+    assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(outputs))
+    assert avals(state) == avals(trained.state)
+
+
+def test_loss_is_a_finite_float32_scalar_and_so_is_every_metric(name):
+    trained = run(name)
+    for value in (trained.loss, *trained.metrics.values()):
+        assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
+
+
+def test_gradients_are_finite_and_reach_the_encoder(name):
+    gradient = run(name).gradient
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradient["encoder"]))
+
+
+def test_training_moves_the_statistics_and_keeps_the_tree(name):
+    trained = run(name)
+    assert avals(trained.new_state) == avals(trained.state)
+    old, new = (jax.tree.leaves(s["batch_stats"]["encoder"]) for s in (trained.state, trained.new_state))
+    assert all(not np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+
+
+def test_update_keeps_the_tree(name):
+    trained = run(name)
+    updated = trained.method.update(trained.params, trained.new_state, jnp.asarray(0, jnp.int32))
+    assert avals(updated) == avals(trained.state)
+
+
+def test_embed_follows_the_order_of_the_images(name):
+    trained = run(name)
+    order = np.array([2, 0, 3, 1])
+
+    @jax.jit
+    def embed(views, batch):
+        return trained.method.embed(trained.params, trained.state, views, batch, jax.random.key(1))[0]
+
+    straight = embed(views(), batch())
+    permuted = embed(views()[order], jax.tree.map(lambda leaf: leaf[order], batch()))
+    # BatchNorm sums in another order; the head divides by small variances of a tiny batch.
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(permuted), strict=True):
+        np.testing.assert_allclose(b, a[order], rtol=1e-3, atol=1e-3)
+
+
+def test_a_small_gradient_step_lowers_the_loss_on_the_same_batch(name):
+    trained = run(name)
+    # A step of fixed length: fresh heads have weights of 0.01 and steep gradients.
+    length = 1e-3 / float(optax.tree.norm(trained.gradient))
+    params = jax.tree.map(lambda p, g: p - length * g, trained.params, trained.gradient)
+    (loss, _), _ = trained.value(params, trained.state)
+    assert float(loss) < float(trained.loss)

@@ -1,0 +1,170 @@
+"""The floors of the package, what may import what, and the size of files and functions."""
+
+import ast
+import io
+import pathlib
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "simclr_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+GROUND = {"augment", "losses", "probes", "data", "models", "page", "optim", "sharding", "checkpoint", "runlog", "progress"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview"}
+# Room -> the rooms it may import beside itself.
+ALLOWED = {
+    "__init__": set(),
+    "base": set(),
+    **{room: {"base"} for room in GROUND},
+    "config": {"base"},
+    "methods": {"base", "losses", "models.heads"},
+    "train_step": {"base", "augment"},
+    "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
+    **{
+        room: {"base", "config", "methods", "train_step", "features", *GROUND} for room in ENTRY_POINTS
+    },
+    "__main__": {"base", "config"},
+}
+# Outside package -> the rooms that may import it.
+HOMES = {
+    "orbax": {"checkpoint"},
+    "ml_collections": {"config"},
+    "absl": {"config"},
+    "tensorflow_datasets": {"data"},
+    "grain": {"data"},
+    "tensorboardX": {"runlog"},
+    "jinja2": {"page"},
+    "matplotlib": {"page"},
+}
+LAZY = {"tensorflow_datasets", "grain", "matplotlib", "jinja2", "sklearn", "skimage", "PIL", "cv2", "tensorboardX", "tqdm"}
+FORBIDDEN = {"tensorflow", "torch", "pickle", "cloudpickle", "dill", "joblib"}
+
+
+def room_of(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: pathlib.Path, *, at_import: bool = False) -> set[str]:
+    """Dotted names imported by a file; `at_import` leaves out the imports inside functions and for type checkers."""
+
+    def visit(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        lazy = isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        if not (at_import and lazy):
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child)
+
+    return set(visit(ast.parse(path.read_text())))
+
+
+def ours(path: pathlib.Path) -> set[str]:
+    return {name.removeprefix("simclr_jax.") for name in imports_of(path) if name.startswith("simclr_jax.")}
+
+
+def ids(path: pathlib.Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_imports_go_down_only(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{path} belongs to no floor: add it to this test and to the README's picture of the tree"
+    for name in ours(path):
+        target = name.split(".")[0]
+        assert target == room or target in ALLOWED[room] or name in ALLOWED[room], f"{path} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_every_library_is_imported_in_its_home_only(path):
+    top = {name.split(".")[0] for name in imports_of(path)}
+    assert not top & FORBIDDEN
+    for library, homes in HOMES.items():
+        assert library not in top or room_of(path) in homes, f"{path} must not import {library}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_heavy_optional_libraries_are_imported_where_they_are_used(path):
+    assert not {name.split(".")[0] for name in imports_of(path, at_import=True)} & LAZY
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=ids)
+def test_configs_are_values_only(path):
+    assert {name.split(".")[0] for name in imports_of(path)} <= {"ml_collections", "configs"}
+
+
+def test_every_module_and_test_has_a_docstring_and_there_are_no_utils():
+    for path in [*FILES, *CONFIGS, *ROOT.glob("tests/**/test_*.py")]:
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what belongs in it"
+        assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.parts}
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_files_fit_in_350_lines_and_functions_in_40_lines_of_code(path):
+    source = path.read_text()
+    assert source.count("\n") <= 350
+    code = code_lines(source)
+    for function in functions(ast.parse(source)):
+        inner = [set(range(f.lineno, f.end_lineno + 1)) for f in functions(function) if f is not function]
+        own = code & set(range(function.lineno, function.end_lineno + 1)) - set().union(*inner)
+        assert len(own) <= 40, f"{path}: {function.name} has {len(own)} lines of code"
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def code_lines(source: str) -> set[int]:
+    """Numbers of the lines that hold code: neither blank nor comment nor docstring."""
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in blank:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines -= set(range(body[0].lineno, body[0].end_lineno + 1))
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_no_array_is_made_at_import(path):
+    """An array would start the backend and take a device before the program has chosen one."""
+
+    def calls(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        later = isinstance(node, ast.FunctionDef | ast.Lambda)
+        parts = [node.args, *getattr(node, "decorator_list", [])] if later else ast.iter_child_nodes(node)
+        for part in parts:
+            yield from calls(part)
+
+    made = [name for name in calls(ast.parse(path.read_text())) if name.startswith(("jnp.", "jax.numpy.", "jax.random."))]
+    assert not made
+
+
+def test_the_program_starts_without_tensorflow_torch_and_plotting():
+    code = """
+import sys
+import simclr_jax
+assert not any(name.startswith(("jax", "numpy", "simclr_jax.")) and name != "simclr_jax" for name in sys.modules)
+from simclr_jax import config, train
+run = train.build(config.load_file("smoke").to_dict())
+assert run.num_steps > 1
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "jax" in loaded
+    assert not loaded & {"tensorflow", "torch", "grain", "matplotlib", "tensorflow_datasets", "jinja2", "tensorboardX"}

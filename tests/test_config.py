@@ -1,0 +1,196 @@
+"""From words on the command line to a config, and from a config to built parts: every mistake is one line."""
+
+import random
+
+import pytest
+
+from simclr_jax import base, config, train
+
+WORD = "x" * 5000
+
+
+def parse(*words, flags=None):
+    return config.parse_flags(words, names=flags or {"workdir": None}, with_config=True)
+
+
+def message_of(*words):
+    """The message for a command line that must be refused: one line, short enough to read."""
+    with pytest.raises(base.InputError) as caught:
+        parse(*words)
+    message = str(caught.value)
+    assert "\n" not in message and message.isprintable()
+    assert 10 <= len(message) <= 400, message
+    return message
+
+
+@pytest.mark.parametrize("words", [("--config=smoke",), ("--config", "smoke"), ("-config=smoke",), ("-config", "smoke")])
+def test_a_shipped_config_is_found_by_its_bare_name(words):
+    settings, flags = parse(*words, "--workdir=a b")
+    assert settings.data.name == "digits"
+    assert settings.is_locked
+    assert flags == {"workdir": "a b"}
+
+
+def test_flags_have_their_defaults_and_may_stand_anywhere():
+    settings, flags = parse("--workdir", "w", "--config.seed=3", "--config=smoke", flags={"workdir": None, "output": "o"})
+    assert settings.seed == 3
+    assert flags == {"workdir": "w", "output": "o"}
+
+
+def test_an_argument_behind_the_colon_reaches_get_config():
+    assert config.load_file("cifar10:epochs=7").train.num_epochs == 7.0
+    assert config.load_file("folder:/data/a:b").data.name == "folder:/data/a:b"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.batch_size=128", "train", "batch_size", 128),
+        ("augment.strength=0.25", "augment", "strength", 0.25),
+        ("train.num_epochs=3", "train", "num_epochs", 3.0),
+        ("schedule.base_learning_rate=1e-2", "schedule", "base_learning_rate", 1e-2),
+        ("encoder.name=resnet50", "encoder", "name", "resnet50"),
+        ("data.cache_dir=", "data", "cache_dir", ""),
+        ("data.canvas_size=96", "data", "canvas_size", 96),
+        ("data.data_dir=a=b", "data", "data_dir", "a=b"),
+        ("probe.label_fractions=(0.5,1.0)", "probe", "label_fractions", (0.5, 1.0)),
+    ],
+)
+def test_an_override_keeps_the_type_of_the_key(override, section, key, value):
+    for words in ([f"--config.{override}"], [f"-config.{override}"], f"--config.{override}".split("=", 1)):
+        got = parse("--config=smoke", *words)[0][section][key]
+        assert got == value and type(got) is type(value)
+
+
+def test_a_config_of_ones_own_may_start_from_the_default(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from configs import default\ndef get_config():\n    c = default.get_config()\n    c.seed = 7\n    return c\n")
+    assert parse(f"--config={file}", "--config.train.batch_size=8")[0].seed == 7
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["def get_config():\n    return 1 / 0\n", "def get_config(:\n", "import nothing_like_this\n", "x = 1\n", "raise SystemExit('no')\n"],
+)
+def test_a_broken_config_file_is_named_in_one_line(tmp_path, source):
+    (tmp_path / "mine.py").write_text(source)
+    assert "mine.py" in message_of(f"--config={tmp_path / 'mine.py'}")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config=smoke", "--wrkdir=a"], ["wrkdir", "--workdir", "--config"]),
+        (["--config=smok"], ["smoke", "demo", "Did you mean smoke?"]),
+        (["--workdir=a"], ["--config", "demo"]),
+        (["--config"], ["--config", "demo"]),
+        (["--config="], ["--config", "demo"]),
+        (["--config=smoke", "--config.trian.batch_size=3"], ["trian", "train", "augment"]),
+        (["--config=smoke", "--config.train.batch=3"], ["train.batch", "batch_size", "num_epochs"]),
+        (["--config=smoke", "--config.seed.x=3"], ["seed.x"]),
+        (["--config=smoke", "--config.train=3"], ["train", "batch_size"]),
+        (["--config=smoke", "--config.train.batch_size=many"], ["batch_size", "many"]),
+        (["--config=smoke", "--config.train.batch_size=1.5"], ["batch_size", "1.5"]),
+        (["--config=smoke", "--config.train.batch_size"], ["batch_size"]),
+        (["--config=smoke", "--noconfig.train.batch_size"], ["batch_size"]),
+        (["--config=smoke", "--config.seed=1", "--config.=1"], ["seed", "train"]),
+        (["--config=smoke", "--config=demo"], ["--config"]),
+        (["--config=smoke", "photos"], ["photos", "--workdir"]),
+        (["--config=smoke", "--workdir"], ["workdir"]),
+        (["--config=cifar10:epochs=many"], ["epochs=N", "many"]),
+        (["--config=cifar10:steps=4"], ["epochs=N", "steps"]),
+        (["--config=smoke:epochs=4"], ["smoke"]),
+    ],
+)
+def test_a_mistake_is_answered_with_what_is_valid(words, told):
+    message = message_of(*words)
+    for part in told:
+        assert part in message, message
+
+
+def malformed_words(seed: int) -> list[str]:
+    """A command line with at least one mistake in it, of a kind drawn from the seed."""
+    rng = random.Random(seed)
+    junk = rng.choice(["", " ", "=", "é", "図", "\n", "a\nb", "\x00", "\udcff", "..", "/", "~", "9" * 400, WORD, "%s", "{0}", "'", "-", "--"])
+    mistake = rng.choice(
+        [
+            [f"--config={junk or 'nope'}?"],
+            [f"--config.{junk}x=1"],
+            [f"--config.train.{junk}y=1"],
+            [f"--config.train.batch_size=n{junk}"],
+            [f"--config.train.batch_size={junk}.5.5"],
+            [f"--config.probe.label_fractions=({junk}"],
+            [f"--config.augment.strength=a{junk}"],
+            [f"--q{junk}"],
+            [f"--q{junk}=2"],
+            [f"word{junk}"],
+            [f"--noconfig.seed{junk}"],
+            [f"--config.seed.a.b.{junk}=1"],
+            [f"--config.augment={{{junk}}}"],
+            [f"--flagfile={junk}/nothing"],
+            ["--config=cifar10:" + (junk or "e") + "=3"],
+            ["--", f"--workdir={junk}"],
+        ]
+    )
+    words = [*mistake, f"--workdir={rng.choice(['', 'é', 'x' * 300])}"]
+    if not mistake[0].startswith("--config="):
+        words.insert(rng.choice([0, len(words)]) if mistake[0] != "--" else 0, "--config=smoke")
+    return words
+
+
+@pytest.mark.parametrize("start", range(0, 200, 50))
+def test_no_malformed_command_line_gets_past_the_parser_or_crashes_it(start):
+    for seed in range(start, start + 50):
+        message_of(*malformed_words(seed))
+
+
+REFUSED = """
+train.batch_size=0 train.batch_size=-5 train.num_epochs=-3 train.num_epochs=0 train.num_epochs=nan train.num_epochs=inf
+train.steps_per_dispatch=0 train.log_every_steps=0 train.checkpoint_every_steps=-1 train.keep_checkpoints=0
+train.evaluate_every_epochs=-1 train.evaluate_every_epochs=nan train.batch_size=99999999999999999999
+encoder.name=foo encoder.stem=foo encoder.dtype=int8 encoder.width_multiplier=-1 encoder.width_multiplier=nan
+encoder.width_multiplier=inf encoder.dtype=float64
+augment.size=0 augment.size=-3 augment.size=99999999999 augment.strength=9 augment.strength=nan augment.brightness=foo augment.resize=foo
+augment.flip_probability=2 augment.blur_probability=nan augment.blur_sigma_per=foo augment.min_area=0 augment.min_area=nan
+method.name=foo method.temperature=-1 method.temperature=0 method.temperature=nan method.temperature=inf
+method.head_layers=9 method.head_layers=-1 method.head_dim=0 method.head_dim=-4 method.loss_scale=nan method.loss_scale=0
+optimizer.name=foo optimizer.weight_decay=nan optimizer.weight_decay=-1 optimizer.momentum=nan optimizer.momentum=2
+schedule.scaling=foo schedule.warmup_epochs=-1 schedule.warmup_epochs=nan schedule.warmup_epochs=50
+schedule.base_learning_rate=nan schedule.base_learning_rate=-1 schedule.base_learning_rate=inf
+data.name=foo data.name= data.name=folder: data.name=tfds: data.name=folder:/no/such/folder data.canvas_size=0 data.max_skipped=2
+data.max_skipped=nan split.train=foo split.test=foo seed=-1 seed=99999999999999999999
+probe.batch_size=0 probe.knn_k=0 probe.knn_temperature=0 probe.knn_temperature=nan probe.label_fractions=(0.0,)
+probe.label_fractions=(2.0,) probe.label_fractions=()
+""".split()
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_a_value_that_no_run_can_have_is_refused_before_training(override):
+    settings, _ = parse("--config=smoke", f"--config.{override}")
+    with pytest.raises(base.InputError) as caught:
+        train.build(settings.to_dict())
+    message = str(caught.value)
+    assert "\n" not in message and len(message) <= 400
+    key = override.partition("=")[0].rpartition(".")[2]
+    words = {"name": ("name", "optimizer", "data set", "folder", "tfds"), "train": ("split",), "test": ("split",)}
+    assert any(word in message.replace("-", "_") for word in words.get(key, (key, "warm_up", "learning_rate"))), message
+
+
+@pytest.mark.parametrize("section", ["encoder", "augment", "method", "optimizer", "schedule", "train", "data"])
+def test_a_section_with_another_or_a_missing_key_lists_the_keys_it_takes(section):
+    good = config.load_file("smoke").to_dict()
+    with pytest.raises(base.InputError, match=rf"section {section} takes .*got unknown colour"):
+        train.build({**good, section: {**good[section], "colour": 1}})
+    with pytest.raises(base.InputError, match=section):
+        train.build({key: value for key, value in good.items() if key != section})
+
+
+def test_call_hands_a_section_to_its_function():
+    def function(first, *, second=2, third):
+        return first, second, third
+
+    assert config.call(function, {"part": {"first": 1}}, "part", third=3) == (1, 2, 3)
+    with pytest.raises(base.InputError, match="section part takes first, second; got missing first"):
+        config.call(function, {"part": {}}, "part", third=3)
+    with pytest.raises(base.InputError, match="section part with first, second, third; it is missing"):
+        config.call(function, {}, "part")

@@ -1,0 +1,132 @@
+"""Placements and the map over rows, on four virtual devices in a process of their own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import base, sharding
+
+
+def run_on_devices(num_devices: int, code: str) -> str:
+    """stdout of `code` in a fresh process with that many virtual CPU devices."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_mesh_of_one_device_has_the_batch_axis():
+    mesh = sharding.make_mesh(1)
+    assert mesh.shape == {sharding.BATCH_AXIS: 1}
+
+
+def test_asking_for_more_devices_than_there_are_is_refused():
+    with pytest.raises(base.InputError, match="got 99 and 1"):
+        sharding.make_mesh(99)
+
+
+@pytest.mark.parametrize("batch_size", [0, -4])
+def test_a_batch_size_below_one_is_refused(batch_size):
+    with pytest.raises(base.InputError, match="batch_size must be a positive multiple"):
+        sharding.check_batch_size(batch_size, sharding.make_mesh(1))
+
+
+def test_map_rows_equals_the_plain_function_on_one_device():
+    mesh = sharding.make_mesh(1)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    mapped = sharding.map_rows(lambda scale, rows: rows * scale, mesh, row_args=(False, True))
+    np.testing.assert_array_equal(mapped(np.float32(2), x), 2 * x)
+
+
+# The published budget of the step: no all-to-all, no gather of images, at most two all-reduces per BatchNorm layer and
+# three more. It holds the axis order (batch first, views second): views first would gather every image on every device.
+_BUDGET = """
+    import re
+    import jax, jax.numpy as jnp
+    from simclr_jax import augment, data, methods, models, optim, sharding, train_step
+    from simclr_jax.data import resident
+
+    mesh = sharding.make_mesh()
+    encoder = models.make_encoder("resnet18", width_multiplier=0.0625, stem="cifar")
+    method = methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32)
+    tx = optim.make_optimizer("sgd", schedule=0.1, weight_decay=1e-4)
+    views = augment.make_simclr_views(size=24, blur_probability=0.0)
+    load = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))
+    step = train_step.make_train_step(method, tx, load, schedule=lambda s: 0.1)
+    whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
+    key = sharding.make_key(mesh, 0)
+    state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=(2, 2, 24, 24, 3)), key)
+    put = lambda t: sharding.like_replicated(mesh, t)
+    source = resident.ResidentSplit(
+        jax.ShapeDtypeStruct((64, 24, 24, 3), jnp.uint8), jax.ShapeDtypeStruct((64, 2), jnp.int32),
+        jax.ShapeDtypeStruct((64,), jnp.int32))
+    indices = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=rows)
+    hlo = jax.jit(step).lower(put(state), key, put(source), indices).compile().as_text()
+    count = lambda name: len(re.findall(rf" {name}(?:-start)?\\(", hlo))
+    gathers = re.findall(r"= \\S*?\\[([\\d,]*)\\]\\S* all-gather(?:-start)?\\(", hlo)
+    layers = sum("bn" in str(p) and "scale" in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params))
+    assert count("all-to-all") == 0, "all-to-all"
+    assert all(len(g.split(",")) < 4 for g in gathers), f"an image-shaped all-gather: {gathers}"
+    assert 0 < count("all-reduce") <= 2 * layers + 3, (count("all-reduce"), layers)
+    print(len(gathers), count("all-reduce"), layers)
+"""
+
+
+def test_the_compiled_step_keeps_its_collective_budget_on_four_devices():
+    gathers, all_reduces, layers = map(int, run_on_devices(4, _BUDGET).split())
+    assert layers == 23, "the budget is counted against all BatchNorm layers of encoder and head"
+    assert gathers >= 1 and all_reduces <= 2 * layers + 3
+
+
+# Three steps of the smoke config; order and views must not depend on devices at all, sums only by rounding.
+_STEPS = """
+    import hashlib, json
+    import jax, jax.numpy as jnp, numpy as np
+    from simclr_jax import config, sharding, train, train_step, augment
+    from simclr_jax.data import resident
+
+    settings = config.load_file("smoke").to_dict()
+    run = train.build(settings)
+    key = sharding.make_key(run.mesh, 0)
+    source = sharding.put_replicated(run.mesh, resident.ResidentSplit(*run.train_set[:3]))
+    make_views = augment.make_simclr_views(**settings["augment"])
+    load = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, make_views), run.mesh, row_args=(False, False, True, True))
+    positions = sharding.put_rows(run.mesh, np.arange(64, dtype=np.int32))
+    rows = sharding.put_rows(run.mesh, np.asarray(train._draw_indices(run, 0))[0])
+    views = jax.jit(load)(train_step.views_key(key, jnp.int32(0)), source, rows, positions)[1]
+    digest = hashlib.sha256(np.asarray(views).tobytes()).hexdigest()
+    state, losses = run.init(), []
+    for step in range(3):
+        state, metrics = run.train_steps(state, key, source, train._draw_indices(run, step), jnp.int32(1))
+        losses.append(float(jax.block_until_ready(metrics["loss"])[0]))
+    print(json.dumps([digest, losses, jax.device_count()]))
+"""
+
+
+def test_views_and_losses_do_not_depend_on_the_number_of_devices():
+    import json
+
+    one, four = (json.loads(run_on_devices(n, _STEPS)) for n in (1, 4))
+    assert (one[2], four[2]) == (1, 4)
+    assert one[0] == four[0], "views must be the same bit for bit"
+    # Sums over the batch are taken in another order: float32 rounding, grown over three updates.
+    np.testing.assert_allclose(one[1], four[1], rtol=1e-5)
+
+
+def test_rows_places_the_batch_on_the_named_axis():
+    mesh = sharding.make_mesh(1)
+    placed = sharding.put_rows(mesh, np.zeros((3, 8), np.int32), axis=1)
+    assert placed.sharding == sharding.rows(mesh, 1) and isinstance(placed, jax.Array)

@@ -1,0 +1,132 @@
+"""The whole training program on a run of seconds: resuming, stopping, diverging, refusing."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from simclr_jax import base, checkpoint, config, runlog, train
+
+# A step of this run takes milliseconds, so that a kill hits any phase of the program.
+OVERRIDES = [
+    "--config.augment.size=8",
+    "--config.train.batch_size=32",
+    "--config.train.log_every_steps=1",
+    "--config.train.checkpoint_every_steps=5",
+    "--config.train.evaluate_every_epochs=0.4",
+]
+
+
+def settings(*overrides: str) -> dict:
+    parsed, _ = config.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
+    assert parsed is not None
+    return parsed.to_dict()
+
+
+def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "simclr_jax", "train", "--config=smoke", f"--workdir={workdir}"]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen([*command, *OVERRIDES, *overrides], env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(workdir: pathlib.Path, step: int) -> None:
+    for _ in range(1200):
+        if any(row["step"] >= step for row in runlog.read_metrics(workdir)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was not reached in two minutes")
+
+
+def final_digests(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
+    with checkpoint.open_checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.latest_step()
+        assert step is not None
+        return step, checkpoint.leaf_digests(checkpoint.restore_any(checkpoints, step=step))
+
+
+def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits_as_one_that_was_not(tmp_path):
+    whole = start(tmp_path / "whole")
+    said = whole.communicate(timeout=250)[1]
+    assert whole.returncode == 0, said
+
+    broken = tmp_path / "broken"
+    moment = np.random.default_rng(time.time_ns()).uniform(0, 0.5)
+    killed = start(broken)
+    wait_for_step(broken, 6)
+    time.sleep(moment)
+    killed.kill()
+    killed.communicate(timeout=60)
+
+    stopped = start(broken)
+    wait_for_step(broken, 20)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 128 + signal.SIGTERM
+    assert "The same command goes on from here" in stopped.communicate()[1]
+
+    ended = start(broken)
+    said = ended.communicate(timeout=250)[1]
+    assert ended.returncode == 0 and "Going on from step" in said, said
+    assert final_digests(broken) == final_digests(tmp_path / "whole"), f"killed {moment:.3f} s after step 6"
+    # A step that starts a process is left out of the log, as its rate would include compiling; the others agree.
+    one, other = (
+        [(row["step"], row["loss"]) for row in runlog.read_metrics(folder) if "loss" in row]
+        for folder in (tmp_path / "whole", broken)
+    )
+    assert len(other) == len(dict(other)) > 30 and set(other) <= set(one)
+
+
+def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(tmp_path):
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 0
+    rows = runlog.read_metrics(tmp_path)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert any("knn_accuracy" in row for row in rows)
+    assert runlog.read_config(tmp_path)["seed"] == 0
+    assert final_digests(tmp_path)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
+    with pytest.raises(base.InputError, match=r"seed: 0 there, 1 asked"):
+        train.main(config=settings("--config.seed=1"), workdir=str(tmp_path))
+
+
+def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tmp_path, capsys):
+    overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
+    assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train.EXIT_DIVERGED
+    said = capsys.readouterr().err
+    assert "became non-finite between step" in said and "Lower schedule.base_learning_rate" in said
+    with checkpoint.open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in checkpoints.all_steps():
+            state = checkpoint.restore_any(checkpoints, step=step)
+            leaves = [np.isfinite(leaf).all() for leaf in state["params"]["encoder"]["stem"]["conv1"].values()]
+            assert all(leaves)
+
+
+def test_an_unlabelled_folder_trains_without_probes(tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (9 + number % 3, 12, 3), np.uint8)).save(photos / f"{number}.png")
+    overrides = [f"--config.data.name=folder:{photos}", "--config.data.cache_dir=", "--config.train.batch_size=8"]
+    assert train.main(config=settings(*overrides), workdir=str(tmp_path / "run")) == 0
+    assert not any("knn_accuracy" in row for row in runlog.read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.train.batch_size=0", "batch_size"),
+        ("--config.train.num_epochs=0.0", "num_epochs"),
+        ("--config.method.name=simlcr", "method.name must be one of simclr"),
+        ("--config.data.name=digit", "data set must be one of"),
+    ],
+)
+def test_a_bad_value_is_refused_before_anything_is_written(tmp_path, override, said):
+    with pytest.raises(base.InputError, match=said):
+        train.main(config=settings(override), workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
