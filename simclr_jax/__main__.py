@@ -37,17 +37,18 @@ _VERBS = {
 
   --workdir=FOLDER              where the run is kept: checkpoints, metrics.jsonl, TensorBoard events
 {config}
-Ctrl-C or SIGTERM saves and stops; the same command goes on. On your own folder of images:
+Ctrl-C or SIGTERM saves and stops; the same command goes on.
 
-  simclr-jax train --config=demo --config.data.name=folder:PHOTOS --config.augment.size=64 --workdir=runs/photos
+  simclr-jax train --config=demo --workdir=runs/demo
+  simclr-jax train --config=folder:PHOTOS --workdir=runs/photos    (your own folder of images)
 """,
     ),
     "evaluate": _Verb(
         {"workdir": None, "checkpoint": "latest"},
         ("workdir",),
         False,
-        """Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and 100 % of the labels, beside
-an untrained network and raw pixels. Prints a table and writes it to results.json.
+        """Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and 100 % of the
+labels, beside an untrained network and raw pixels. Prints a table and writes results.json.
 
   --workdir=FOLDER              of a run made by train
   --checkpoint=latest           latest | best (by kNN while training) | a step number
@@ -59,8 +60,8 @@ an untrained network and raw pixels. Prints a table and writes it to results.jso
         {"workdir": None, "output": None},
         ("workdir",),
         False,
-        """Writes one self-contained HTML page about a run: curves, probes beside their baselines, augmented views,
-nearest neighbours, a map of the test set, the confusion matrix, the config. No network is needed to read it.
+        """Writes one self-contained HTML page about a run: curves, probes beside their baselines,
+augmented views, nearest neighbours, a map of the test set, the confusion matrix, the config.
 
   --workdir=FOLDER              of a run made by train; evaluate it first for the probe table
   --output=FILE                 default: report.html in the workdir

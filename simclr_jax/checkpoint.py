@@ -19,11 +19,16 @@ from orbax.checkpoint import checkpoint_managers
 
 from simclr_jax import base
 
+Checkpoints = ocp.CheckpointManager
 _SCORE = "score"
 
 
-def open_checkpoints(folder: str | pathlib.Path, *, keep: int = 3) -> ocp.CheckpointManager:
-    """The run's checkpoints: writes in the background, atomically; keeps the last `keep` and the best by score."""
+def open_checkpoints(folder: str | pathlib.Path, *, keep: int = 3) -> Checkpoints:
+    """The run's checkpoints: writes in the background, atomically; keeps the last `keep` and the best by score.
+
+    Raises:
+        base.InputError: `keep` is below 1.
+    """
     if keep < 1:
         raise base.InputError(f"keep_checkpoints must be at least 1; got {keep}. Use 1 or more.")
     policy = checkpoint_managers.AnyPreservationPolicy(
@@ -44,7 +49,7 @@ def open_checkpoints(folder: str | pathlib.Path, *, keep: int = 3) -> ocp.Checkp
 
 
 def save(
-    checkpoints: ocp.CheckpointManager, state: base.TrainState, *, step: int, score: float | None = None
+    checkpoints: Checkpoints, state: base.TrainState, *, step: int, score: float | None = None
 ) -> None:
     """Starts saving `state` as `step`; returns when the host has its copy, so the state may then be donated.
 
@@ -66,7 +71,7 @@ def save(
 
 
 def restore_latest(
-    checkpoints: ocp.CheckpointManager, like: base.TrainState, *, warn: Callable[[str], None] = warnings.warn
+    checkpoints: Checkpoints, like: base.TrainState, *, warn: Callable[[str], None] = warnings.warn
 ) -> base.TrainState | None:
     """The newest intact state, placed like `like` (arrays or ShapeDtypeStructs with shardings); None if there is none.
 
@@ -87,7 +92,7 @@ def restore_latest(
     return None
 
 
-def best_step(checkpoints: ocp.CheckpointManager) -> int:
+def best_step(checkpoints: Checkpoints) -> int:
     """The step of the checkpoint with the highest score, or of the latest one where none was scored."""
     scores = {step: (checkpoints.metrics(step) or {}).get(_SCORE) for step in checkpoints.all_steps()}
     scored = [(score, step) for step, score in scores.items() if score is not None]
@@ -97,7 +102,7 @@ def best_step(checkpoints: ocp.CheckpointManager) -> int:
     return step
 
 
-def restore(checkpoints: ocp.CheckpointManager, like: base.TrainState, *, step: int) -> base.TrainState:
+def restore(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> base.TrainState:
     """The state saved as `step`, placed like `like`.
 
     Raises:
@@ -106,7 +111,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: base.TrainState, *, step: 
     return base.TrainState(**_restore(checkpoints, _abstract(like._asdict()), step=step))
 
 
-def restore_any(checkpoints: ocp.CheckpointManager, *, step: int) -> dict[str, base.PyTree]:
+def restore_any(checkpoints: Checkpoints, *, step: int) -> dict[str, base.PyTree]:
     """The state saved as `step` as nested dicts on the first local device, without knowing method or optimizer.
 
     For those who only want the weights: `["params"]["encoder"]`, `["method_state"]["batch_stats"]["encoder"]`.
@@ -133,7 +138,7 @@ def _abstract(tree: base.PyTree) -> base.PyTree:
     )
 
 
-def _restore(checkpoints: ocp.CheckpointManager, like: base.PyTree, *, step: int) -> base.PyTree:
+def _restore(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> base.PyTree:
     with _reading(checkpoints, step):
         restored = checkpoints.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), digests=ocp.args.JsonRestore())
@@ -149,7 +154,7 @@ def _restore(checkpoints: ocp.CheckpointManager, like: base.PyTree, *, step: int
 
 
 @contextlib.contextmanager
-def _reading(checkpoints: ocp.CheckpointManager, step: int) -> Iterator[None]:
+def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
     """Turns whatever orbax raises while reading (it raises many kinds) into one line that names the checkpoint."""
     try:
         yield

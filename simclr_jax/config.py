@@ -5,7 +5,10 @@ name; `:ARG` behind it is handed to `get_config(ARG)`; `--config.section.key=val
 """
 
 import difflib
+import importlib.machinery
+import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -34,22 +37,28 @@ def parse_flags(
     values = flags.FlagValues()
     for name, default in names.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
-    valid = [f"--{name}" for name in names]
+    valid = ", ".join([f"--{name}" for name in names] + ["--config", "--config.SECTION.KEY"] * with_config)
+    words, config = list(argv), None
     if with_config:
-        argv = _resolve_config_flag(argv)
-        valid += ["--config", "--config.SECTION.KEY"]
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, sys_argv=["", *argv], lock_config=True, help_string=""
-        )
+        spec, words = _take_config_flag(words)
+        config = _get_config(spec)
+        _check_overrides(words, config)
+    for word in words:  # absl looks for a similar name by a recursion as deep as the word is long
+        if word.startswith("-") and len(word.partition("=")[0]) > 200:
+            raise base.InputError(f"Unknown flag {_one_line(word)}; valid flags: {valid}.")
     try:
-        rest = values(["", *argv])[1:]
+        if config is not None:
+            tuples = {path: value for path, value in _flat(config).items() if isinstance(value, tuple)}
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *words])
+        rest = values(["", *words])[1:]
+        if config is not None:
+            _check_tuples(config, tuples)
     except flags.UnrecognizedFlagError as error:
-        raise base.InputError(f"Unknown flag --{error.flagname}; valid flags: {', '.join(valid)}.") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise base.InputError(" ".join(str(error).split())) from error
+        raise base.InputError(f"Unknown flag --{_one_line(error.flagname)}; valid flags: {valid}.") from error
+    except (flags.Error, AttributeError, SyntaxError, TypeError, ValueError) as error:
+        raise base.InputError(_one_line(str(error), 300)) from error
     if rest:
-        raise base.InputError(f"All arguments are flags (--name=value); got {rest[0]!r}. Valid: {', '.join(valid)}.")
-    config = values["config"].value if with_config else None
+        raise base.InputError(f"All arguments are flags (--name=value); got '{_one_line(rest[0])}'. Valid: {valid}.")
     return config, {name: values[name].value for name in names}
 
 
@@ -91,32 +100,45 @@ def _configs_root() -> pathlib.Path:
     return shipped if shipped.is_dir() else package.parent
 
 
-def _resolve_config_flag(argv: Sequence[str]) -> list[str]:
-    """argv with a bare config name replaced by its path, after checking that file and overridden keys exist."""
-    words = list(argv)
-    at = next((i for i, word in enumerate(words) if re.match(r"^--?config(=|$)", word)), None)
-    if at is None or (words[at].endswith("config") and at + 1 == len(words)):
+def _take_config_flag(words: Sequence[str]) -> tuple[str, list[str]]:
+    """(value of --config, the other words)."""
+    at = [i for i, word in enumerate(words) if re.match(r"^--?config(=|$)", word)]
+    if not at or (words[at[0]].endswith("config") and at[0] + 1 == len(words)):
         raise base.InputError(f"--config is required: a path or one of {', '.join(shipped_configs())}.")
-    if "=" not in words[at]:
-        words[at : at + 2] = [f"--config={words[at + 1]}"]
-    name, colon, arg = words[at].partition("=")[2].partition(":")
-    path = shipped_configs().get(name, pathlib.Path(name))
-    if not path.is_file():
+    if len(at) > 1:
+        raise base.InputError(f"--config may be given once; got it {len(at)} times. Leave one.")
+    _, equals, value = words[at[0]].partition("=")
+    if equals:
+        return value, [*words[: at[0]], *words[at[0] + 1 :]]
+    return words[at[0] + 1], [*words[: at[0]], *words[at[0] + 2 :]]
+
+
+def _get_config(spec: str) -> config_dict.ConfigDict:
+    """The locked config that NAME_OR_PATH[:ARG] names."""
+    name, colon, arg = spec.partition(":")
+    path = str(shipped_configs().get(name, name))
+    if not os.path.isfile(path):
         raise base.InputError(
-            f"--config must be a file or one of {', '.join(shipped_configs())}; got {name!r}.{_closest(name)}"
+            f"--config must be a file or one of {', '.join(shipped_configs())}; "
+            f"got '{_one_line(name)}'.{_closest(name)}"
         )
     root = str(_configs_root())
     if root not in sys.path:
         sys.path.insert(0, root)  # configs import `configs.default`
-    words[at] = f"--config={path}{colon}{arg}"
-    _check_overrides(words, words[at].partition("=")[2])
-    return [words[at], *words[:at], *words[at + 1 :]]
+    try:
+        loader = importlib.machinery.SourceFileLoader("config_file", path)
+        module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("config_file", loader, origin=path))
+        loader.exec_module(module)
+        config = module.get_config(arg) if colon else module.get_config()
+        return config_dict.ConfigDict(config).lock()
+    except (Exception, SystemExit) as error:  # a config is the user's own Python: anything may come out of it
+        reason = _one_line(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error), 200)
+        raise base.InputError(f"--config={_one_line(spec, 150)} cannot be read: {reason}") from error
 
 
-def _check_overrides(words: Sequence[str], spec: str) -> None:
+def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> None:
     """Raises InputError for an override of a key that the config does not have, listing the keys it has."""
     overrides = [re.sub(r"^--?(no)?config\.", "", word).partition("=")[0] for word in words if _is_override(word)]
-    config: Any = _get_config(spec)
     for override in overrides:
         section, seen = config, []
         for part in override.split("."):
@@ -124,21 +146,34 @@ def _check_overrides(words: Sequence[str], spec: str) -> None:
             if part not in valid:
                 where = f"section {'.'.join(seen)}" if seen else "the config"
                 raise base.InputError(
-                    f"Unknown key --config.{override}; {where} has {', '.join(valid) or 'no keys below it'}."
+                    f"Unknown key --config.{_one_line(override)}; {where} has {', '.join(valid) or 'no keys below it'}."
                 )
             section = section[part]
             seen.append(part)
+        if isinstance(section, config_dict.ConfigDict):
+            raise base.InputError(
+                f"--config.{override} is a section, not a value; set one of its keys: {', '.join(section)}."
+            )
 
 
-def _get_config(spec: str) -> config_dict.ConfigDict:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["", "--config=" + spec])
-    try:
-        values(["", f"--config={spec}"])
-    except Exception as error:  # a config is the user's own Python: anything may come out of it
-        reason = str(error).strip().splitlines()[-1]  # absl puts the traceback of the config file before it
-        raise base.InputError(f"--config={spec} cannot be read: {reason}") from error
-    return values["config"].value
+def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises InputError where words have got into a tuple of numbers: absl takes what it cannot read for a string."""
+    after = _flat(config)
+    for path, default in before.items():
+        words = [item for item in after[path] if isinstance(item, str)]
+        if words and default and not isinstance(default[0], str):
+            raise base.InputError(
+                f"--config.{path} must be a tuple of numbers such as '{default}'; got '{_one_line(words[0])}'."
+            )
+
+
+def _flat(config: config_dict.ConfigDict) -> dict[str, Any]:
+    """section.key -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = _flat(value) if isinstance(value, config_dict.ConfigDict) else None
+        flat.update({key: value} if inner is None else {f"{key}.{path}": v for path, v in inner.items()})
+    return flat
 
 
 def _is_override(word: str) -> bool:
@@ -148,3 +183,9 @@ def _is_override(word: str) -> bool:
 def _closest(name: str) -> str:
     near = difflib.get_close_matches(name, shipped_configs(), n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def _one_line(text: str, limit: int = 60) -> str:
+    """What the user or a library said, printable and short enough for a line: beyond `limit` its middle is left out."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 3 :]}"

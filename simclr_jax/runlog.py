@@ -40,7 +40,11 @@ def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Writes the config of a new run; refuses a workdir that was made with another config, naming the keys."""
+    """Writes the config of a new run, or compares it with that of the run which is there.
+
+    Raises:
+        base.InputError: the workdir was made with another config; the keys that differ are named.
+    """
     path = workdir / _CONFIG
     mine = json.loads(json.dumps(config))
     if not path.exists():

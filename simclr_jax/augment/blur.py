@@ -8,6 +8,9 @@ from simclr_jax import base
 
 SIGMA_RANGE = (0.1, 2.0)
 
+# Pixels that one narrow product blurs.
+_BLOCK = 32
+
 
 def kernel_size_for(height: int) -> int:
     """The nominal kernel size in pixels that the reference uses for images of this height: a tenth of it."""
@@ -33,21 +36,31 @@ def blur_kernel(sigma: base.Array | float, *, kernel_size: int) -> base.Array:
 def blur_planes(planes: base.Array, sigma: base.Array | float, *, kernel_size: int) -> base.Array:
     """`adjust_gaussian_blur` for an image in planes: float32 [H, 3, W] -> float32 [H, 3, W]."""
     height, channels, width = planes.shape
-    rows = _band(sigma, height, kernel_size=kernel_size)
-    columns = rows if width == height else _band(sigma, width, kernel_size=kernel_size)
-    across = jnp.matmul(planes.reshape(-1, width), columns.T, precision=lax.Precision.HIGHEST)
-    down = jnp.matmul(rows, across.reshape(height, -1), precision=lax.Precision.HIGHEST)
+    radius = _half_width(kernel_size)
+    block, band = _band(sigma, width, kernel_size=kernel_size)
+    padded = jnp.pad(planes.reshape(-1, width), ((0, 0), (radius, radius)))
+    windows = [padded[:, left : left + block + 2 * radius] for left in range(0, width, block)]
+    across = jnp.concatenate([jnp.matmul(x, band.T, precision=lax.Precision.HIGHEST) for x in windows], axis=1)
+    block, band = _band(sigma, height, kernel_size=kernel_size)
+    padded = jnp.pad(across.reshape(height, -1), ((radius, radius), (0, 0)))
+    windows = [padded[top : top + block + 2 * radius] for top in range(0, height, block)]
+    down = jnp.concatenate([jnp.matmul(band, x, precision=lax.Precision.HIGHEST) for x in windows])
     return down.reshape(height, channels, width)
 
 
-def _band(sigma: base.Array | float, size: int, *, kernel_size: int) -> base.Array:
-    """The symmetric matrix [size, size] that convolves a line with the kernel, zeros beyond its ends."""
-    taps = blur_kernel(sigma, kernel_size=kernel_size)
+def _band(sigma: base.Array | float, size: int, *, kernel_size: int) -> tuple[int, base.Array]:
+    """A block length that divides `size`, and the matrix [block, block + 2 * radius] that convolves one block.
+
+    All blocks share the matrix; it reads the block and its surroundings. Blocks save most of the products with zeros.
+    """
     radius = _half_width(kernel_size)
-    difference = lax.iota(jnp.int32, size)[:, None] - lax.iota(jnp.int32, size)[None, :]
+    block = _BLOCK if size % _BLOCK == 0 and 2 * (_BLOCK + 2 * radius) <= size else size
+    taps = blur_kernel(sigma, kernel_size=kernel_size)
+    shape = (block, block + 2 * radius)
+    distance = lax.broadcasted_iota(jnp.int32, shape, 1) - lax.broadcasted_iota(jnp.int32, shape, 0) - radius
     scale = 2 * jnp.square(jnp.asarray(sigma, jnp.float32))
-    weights = jnp.exp(-jnp.square(difference.astype(jnp.float32)) / scale) * taps[radius]
-    return jnp.where(jnp.abs(difference) <= radius, weights, 0.0)
+    weights = jnp.exp(-jnp.square(distance.astype(jnp.float32)) / scale) * taps[radius]
+    return block, jnp.where(jnp.abs(distance) <= radius, weights, 0.0)
 
 
 def adjust_gaussian_blur(image: base.Array, sigma: base.Array | float, *, kernel_size: int) -> base.Array:

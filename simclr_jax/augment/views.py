@@ -18,6 +18,8 @@ from simclr_jax.augment import blur, color, crop
 SMALL_IMAGE = 32
 CENTER_FRACTION = 0.875
 
+_RESIZE_PRODUCTS = {"map": crop.resize_planes_banded, "vmap": crop.resize_planes}
+
 EvalView = Callable[[base.Array, base.Array], base.Array]
 
 
@@ -136,7 +138,8 @@ def _unit_planes(image: base.Array) -> base.Array:
 def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
     axis, size = crop.PLANES_AXIS, recipe.size
     flip = draws.flip if recipe.flip_probability > 0 else False
-    view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
+    product = _RESIZE_PRODUCTS[_resolve_loop(recipe.loop)]
+    view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize, product=product)
     if recipe.jitters:
         view = lax.cond(
             draws.jitter_applied,
@@ -195,15 +198,20 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
     return _over_examples(apply_example, (images, draws), loop=recipe.loop)
 
 
-def _over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop: str) -> base.Array:
-    """`function` of every example; one by one on a lone CPU, where a batched `switch` would run every branch.
+def _resolve_loop(loop: str) -> str:
+    """ "auto" on a lone CPU means one by one, because a batched `switch` would run every branch for every image.
 
     Several CPU devices get the batched form too: a sequential loop over a batch that is spread over devices would
     move every image to every device.
     """
     if loop == "auto":
-        loop = "map" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "vmap"
-    return lax.map(function, examples) if loop == "map" else jax.vmap(function)(examples)
+        return "map" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "vmap"
+    return loop
+
+
+def _over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop: str) -> base.Array:
+    """`function` of every example, results stacked."""
+    return lax.map(function, examples) if _resolve_loop(loop) == "map" else jax.vmap(function)(examples)
 
 
 def _make_views(recipe: ViewRecipe) -> base.MakeViews:
@@ -286,7 +294,8 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
     def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
         image, valid = example
         box = crop.center_crop_box(valid[0], valid[1], fraction=fraction)
-        planes = crop.crop_planes(_unit_planes(image), box, out_size=(size, size), resize=resize)
+        product = _RESIZE_PRODUCTS[_resolve_loop(loop)]
+        planes = crop.crop_planes(_unit_planes(image), box, out_size=(size, size), resize=resize, product=product)
         return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
 
     def eval_view(images: base.Array, sizes: base.Array) -> base.Array:

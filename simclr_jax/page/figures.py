@@ -52,7 +52,7 @@ def line_plot(
             x, y = _thinned(steps), factor * _thinned(values)
             style = ("-", (0, (5, 1.5)))[index % 2]
             marker = "o" if len(x) == 1 else ""
-            axes.plot(x, y, color=PALETTE[index], linestyle=style, linewidth=1.8, marker=marker, label=label)
+            axes.plot(x, y, color=PALETTE[index % len(PALETTE)], linestyle=style, linewidth=1.8, marker=marker, label=label)
         if reference is not None and np.isfinite(reference[1]):
             value = factor * reference[1]
             axes.axhline(value, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -63,7 +63,8 @@ def line_plot(
         if percent:
             axes.yaxis.set_major_formatter("{x:g} %")
         if len(series) > 1:
-            axes.legend(frameon=False, loc="best", labelcolor=_INK, fontsize=9)
+            for text in axes.legend(frameon=False, loc="best", labelcolor=_INK, fontsize=9).get_texts():
+                text.set_parse_math(False)
         return _svg(figure, name)
 
 
@@ -93,7 +94,7 @@ def bars(
         for axes, (title, values) in zip(grid.flat, panels, strict=False):
             _dress(axes)
             axes.grid(visible=False, axis="y")
-            axes.set_title(title, loc="left", color=_INK, fontsize=10, fontweight="bold")
+            axes.set_title(title, loc="left", color=_INK, fontsize=10, fontweight="bold", parse_math=False)
             for place, (label, value) in enumerate(values):
                 if value is not None:
                     axes.barh(place, 100 * value, height=0.68, color=ACCENT if label == strong else QUIET)
@@ -211,6 +212,9 @@ def map_2d(features: np.ndarray, *, max_rows: int = 3000, seed: int = 0) -> tupl
     chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
     if len(rows) < 5 or chosen.shape[1] < 3:
         return np.pad(chosen, ((0, 0), (0, 2)))[:, :2], rows
+    # Of a collapsed representation there is nothing to lay out: t-SNE would divide by its spread of zero.
+    if (chosen == chosen[0]).all():
+        return np.zeros((len(rows), 2), np.float32), rows
     import threadpoolctl
     from sklearn import decomposition, manifold
 
@@ -237,7 +241,10 @@ def _svg_settings() -> Iterator[None]:
         "text.usetex": False,
         "axes.unicode_minus": False,
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # From the defaults, so that the reader's own matplotlib settings do not change the page.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
         # Only widths are measured with matplotlib's font; the reader's browser has the missing letters.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         yield
@@ -285,12 +292,19 @@ def _svg(figure: "Figure", name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", text)
-    for drawn, themed in _THEME.items():
-        text = text.replace(drawn, themed)
+    # Tags only: a class name which happens to look like an id or a colour stays as it is.
+    text = re.sub(r"<[^>]*>", lambda tag: _themed(tag.group(), name), text)
     return re.sub(r"[ \t]*\n[ \t]*", "\n", text)
+
+
+def _themed(tag: str, name: str) -> str:
+    """A tag without namespaces, its ids prefixed by the name of the plot, its neutral colours and font the page's."""
+    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", tag)
+    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", tag)
+    for drawn, themed in _THEME.items():
+        tag = tag.replace(drawn, themed)
+    return tag
 
 
 def _thinned(values: Sequence[float]) -> np.ndarray:

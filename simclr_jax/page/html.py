@@ -94,7 +94,7 @@ def write_report(contents: ReportContents, path: str | os.PathLike[str]) -> None
     """Writes the report as one HTML file; missing folders are made, an older file is replaced."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_report(contents), encoding="utf-8")
+    target.write_text(render_report(contents), encoding="utf-8", errors="replace")
 
 
 def render_report(contents: ReportContents) -> str:

@@ -81,7 +81,10 @@ def class_name(label: Any, names: Sequence[str]) -> str:
     """The name of a class, its number if it has no name, "" if unlabelled."""
     if label is None or label < 0:
         return ""
-    return str(names[int(label)]) if int(label) < len(names) else f"class {int(label)}"
+    if int(label) >= len(names):
+        return f"class {int(label)}"
+    # The name of a folder may hold bytes that are no text; neither a plot nor a UTF-8 file can hold those.
+    return str(names[int(label)]).encode("utf-8", "replace").decode("utf-8")
 
 
 def chance_of(rows: Rows, chance: float | None) -> float | None:
@@ -211,7 +214,7 @@ def config_sections(config: Mapping[str, Any] | None) -> list[tuple[str, list[tu
 
 def duration(seconds: float) -> str:
     """Seconds in words that fit: "0.80 s", "47 s", "4 min 32 s", "2 h 05 min"."""
-    if seconds < 10:
+    if seconds < 9.995:
         return f"{seconds:.2f} s"
     whole = round(seconds)
     if whole < 60:

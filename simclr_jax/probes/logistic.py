@@ -1,6 +1,7 @@
 """The linear probe: multinomial logistic regression on frozen features, solved to convergence by L-BFGS."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ def linear(
     num_classes: int,
     regularizations: tuple[float, ...] = REGULARIZATIONS,
     validation_fraction: float = 0.2,
+    scaling: str = "each",
     seed: int = 0,
 ) -> LinearProbe:
     """Logistic regression on standardised features; the strength of L2 is chosen without looking at the test set.
@@ -54,15 +56,20 @@ def linear(
         num_classes: C.
         regularizations: grid of strengths, each above 0, on the scale of `fit_logistic`.
         validation_fraction: part of every class held out to choose the strength, in (0, 1).
+        scaling: "each" divides every feature by its own standard deviation; "common" divides all by the root of their
+            mean variance, for principal components, whose sizes carry meaning.
         seed: of the split into fitted and held-out rows.
 
     Raises:
-        InputError: if labels are outside [0, C), shapes do not fit, or the grid is empty or not positive.
+        InputError: if scaling is unknown, labels are outside [0, C), shapes do not fit, or the grid is empty or not positive.
 
     Reference: SimCLR appendix B.8 (L2-regularised multinomial logistic regression by L-BFGS, strength chosen on a
     validation split, no augmentation). Differences: features are standardised, the strength multiplies the mean
     rather than the sum so that it carries over from the split to all rows, and the grid has 8 values, not 45.
     """
+    if scaling not in _SCALINGS:
+        raise base.InputError(f"scaling must be one of {', '.join(_SCALINGS)}; got {scaling!r}. Use 'each'.")
+    scales = _SCALINGS[scaling]
     labels = nearest.checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
     grid = _checked_grid(regularizations, validation_fraction)
     rows = _padded_count(len(labels))
@@ -71,11 +78,12 @@ def linear(
     kept, held = subsets.stratified_split(labels, validation_fraction, seed=seed)
     start = _zeros(features.shape[1], num_classes)
     if len(held) and len(grid) > 1:
-        chosen, score, start = _choose(features, targets, (kept, held), grid=grid, start=start)
+        chosen, score, start = _choose(features, targets, (kept, held), grid=grid, start=start, scales=scales)
     else:
         chosen, score = grid[len(grid) // 2], None
     fitted = jnp.asarray(_indicator(np.arange(len(labels)), rows))
-    mean, scale = _standardization(features, fitted)
+    mean, deviations = _standardization(features, fitted)
+    scale = scales(deviations)
     weights = _solve((features - mean) / scale, targets, fitted, jnp.float32(chosen), start)
     test = (jnp.asarray(np.asarray(test_features, np.float32)) - mean) / scale
     return LinearProbe(np.asarray(jnp.argmax(_logits(weights, test), axis=1), np.int32), chosen, score)
@@ -108,11 +116,12 @@ def _choose(
     *,
     grid: list[float],
     start: _Weights,
+    scales: Callable[[jax.Array], jax.Array],
 ) -> tuple[float, float, _Weights]:
     """(strength, validation accuracy, weights) of the best value of the grid on the held-out rows."""
     fitted, held = (jnp.asarray(_indicator(rows, len(features))) for rows in split)
-    mean, scale = _standardization(features, fitted)
-    standardized = (features - mean) / scale
+    mean, deviations = _standardization(features, fitted)
+    standardized = (features - mean) / scales(deviations)
     best = None
     # From strong to weak: the strong problems are quick, and each solution starts the next one.
     for strength in grid:
@@ -168,6 +177,16 @@ def _standardization(features: jax.Array, row_weights: jax.Array) -> tuple[jax.A
     mean = features[0] + offset
     # A spread at the level of float32 rounding is a constant feature too, not information to be blown up.
     return mean, jnp.where(scale > 1e-6 * jnp.abs(mean), scale, jnp.full_like(scale, jnp.inf))
+
+
+def _common_scale(deviations: jax.Array) -> jax.Array:
+    """The root of the mean variance of all features that are not constant (a constant one has deviation infinity)."""
+    finite = jnp.isfinite(deviations)
+    mean_square = jnp.mean(jnp.where(finite, deviations, jnp.zeros_like(deviations)) ** 2)
+    return jnp.where(finite, jnp.sqrt(mean_square), deviations)
+
+
+_SCALINGS: dict[str, Callable[[jax.Array], jax.Array]] = {"each": lambda deviations: deviations, "common": _common_scale}
 
 
 @jax.jit

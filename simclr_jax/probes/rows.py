@@ -40,7 +40,7 @@ def probe_rows(
         temperature: of the kNN vote.
         seed: of the label subsets and of the split that chooses the strength of L2.
         pca_features: names whose linear probe sees 100 principal components (fitted on all training rows, labelled or
-            not) instead of the features; the protocol then reads "linear.lbfgs.pca100.standardized.v1".
+            not) instead of the features; these share one scale, and the protocol reads "linear.lbfgs.pca100.v1".
 
     Raises:
         InputError: if the features do not have one row per label.
@@ -67,7 +67,10 @@ def probe_rows(
             extra = {"protocol": protocol, **counts, "k": min(k, len(chosen))}
             rows.append({**common, "probe": "knn", **_scores(predictions, truth), **extra})
             fit_train, fit_test, protocol = reduced or (train, test, logistic.LINEAR_PROTOCOL)
-            probe = logistic.linear(fit_train[chosen], labels, fit_test[tested], num_classes=num_classes, seed=seed)
+            scaling = "common" if reduced else "each"
+            probe = logistic.linear(
+                fit_train[chosen], labels, fit_test[tested], num_classes=num_classes, scaling=scaling, seed=seed
+            )
             extra = {"protocol": protocol, **counts, "regularization": probe.regularization}
             rows.append({**common, "probe": "linear", **_scores(probe.predictions, truth), **extra})
     return rows
@@ -78,8 +81,7 @@ def _reduced(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if train.shape[1] <= _PCA_COMPONENTS:
         return None
     train, test = baselines.reduce_by_pca(train, test, num_components=_PCA_COMPONENTS)
-    family, rest = logistic.LINEAR_PROTOCOL.split(".standardized")
-    return train, test, f"{family}.pca{train.shape[1]}.standardized{rest}"
+    return train, test, logistic.LINEAR_PROTOCOL.replace("standardized", f"pca{train.shape[1]}")
 
 
 def _scores(predictions: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -106,6 +106,23 @@ def test_flip_reverses_the_output_rows():
     np.testing.assert_allclose(flipped, plain[::-1], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("resize", ["tf2", "tf1"])
+def test_banded_resize_equals_the_dense_product(resize):
+    planes = jnp.asarray(np.random.default_rng(0).random((130, 3, 200), np.float32))
+
+    @jax.jit
+    def both(box, flip):
+        settings = {"out_size": (96, 128), "resize": resize}
+        dense = crop.crop_planes(planes, box, flip, **settings)
+        return dense, crop.crop_planes(planes, box, flip, **settings, product=crop.resize_planes_banded)
+
+    # The whole image, its far corner, a window smaller than the four taps, one row and one column.
+    for box in ((0, 0, 130, 200), (67, 101, 63, 99), (127, 0, 3, 2), (129, 3, 1, 190), (5, 199, 120, 1)):
+        for flip in (False, True):
+            dense, banded = both(crop.CropBox(*(jnp.int32(v) for v in box)), flip)
+            np.testing.assert_allclose(banded, dense, rtol=0, atol=1e-6)
+
+
 IMPULSE_2 = {
     "tf1": [0, -0.09375, 0, 0.59375, 1, 0.59375, 0, -0.09375, 0, 0],
     "tf2": [0, -0.021898, -0.068702, 0.226562, 0.867188, 0.867188, 0.226562, -0.068702, -0.021898, 0],

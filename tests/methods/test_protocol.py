@@ -31,7 +31,7 @@ class Trained(NamedTuple):
 
 @functools.cache
 def encoder() -> resnet.ResNet:
-    return resnet.ResNet(resnet.BasicBlock, group_sizes=(1, 1), width_multiplier=1 / 8, stem="cifar")
+    return resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
 
 
 def views() -> jax.Array:

@@ -9,7 +9,7 @@ from simclr_jax import base, losses
 from simclr_jax.methods import simclr
 from simclr_jax.models import heads, resnet
 
-ENCODER = resnet.ResNet(resnet.BasicBlock, group_sizes=(1, 1), width_multiplier=1 / 16, stem="cifar")
+ENCODER = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
 VIEWS = np.random.default_rng(0).random((3, 2, 8, 8, 3), np.float32)
 
 
@@ -87,7 +87,7 @@ def test_bfloat16_activations_leave_everything_outside_in_float32():
 
 
 def test_encoder_and_head_start_from_different_keys_and_every_key_gives_other_weights():
-    method = simclr.make_simclr(ENCODER, head_dim=4)
+    method = simclr.make_simclr(ENCODER)
     init = method.init
     first, second = (init(jax.random.key(seed), jnp.asarray(VIEWS))[0] for seed in (0, 1))
     assert not np.array_equal(

@@ -109,3 +109,21 @@ def test_linear_states_the_rule_that_was_broken(change, rule):
     train, labels, test, _ = _data()
     with pytest.raises(base.InputError, match=rule):
         probes.linear(train, labels, test, **({"num_classes": 4} | change))
+
+
+def test_common_scaling_is_the_probe_on_features_divided_by_one_number():
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(3), 40)
+    features = (rng.normal(size=(120, 5)) + labels[:, None]) * np.array([9.0, 3.0, 1.0, 0.3, 0.1])
+    features = features.astype(np.float32)
+    grid = (0.1,)
+    found = probes.linear(features, labels, features, num_classes=3, regularizations=grid, scaling="common").predictions
+    centered = features - features.mean(axis=0)
+    scaled = centered / np.sqrt(np.mean(features.astype(np.float64).var(axis=0)))
+    weights, bias = probes.fit_logistic(scaled.astype(np.float32), labels, num_classes=3, regularization=0.1)
+    np.testing.assert_array_equal(found, np.argmax(scaled @ weights + bias, axis=1))
+
+
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(base.InputError, match="scaling must be one of each, common"):
+        probes.linear(np.eye(4), np.array([0, 1, 0, 1]), np.eye(4), num_classes=2, scaling="none")

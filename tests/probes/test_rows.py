@@ -62,7 +62,7 @@ def test_probe_rows_reduce_wide_pixels_and_say_so():
     pixels = rng.normal(size=(150, 130)).astype(np.float32), rng.normal(size=(40, 130)).astype(np.float32)
     labels = np.arange(190) % 2
     rows = probes.probe_rows({"pixels": pixels}, labels[:150], labels[150:], num_classes=2, fractions=(1.0,))
-    assert rows[1]["protocol"] == "linear.lbfgs.pca100.standardized.v1"
+    assert rows[1]["protocol"] == "linear.lbfgs.pca100.v1"
     assert rows[0]["protocol"] == "knn.k150.t0.1.v1"
 
 
