@@ -1,8 +1,8 @@
 """ImageNet with a ResNet-50: SimCLRv2 pretraining.
 
-Source: arXiv 2006.10029, section 3.1, and the README of google-research/simclr: batch 4096, 800 epochs, LARS 0.1*sqrt(b)
-(peak 6.4), 5 % warm-up, weight decay 1e-4, temperature 0.1, 3-layer head, multiplicative brightness. The published
-71.7 % linear includes a momentum memory that was never released; without it the authors report about 71.1 %.
+Source: arXiv 2006.10029, section 3.1, and the README of google-research/simclr: batch 4096, 800 epochs, LARS
+0.1*sqrt(b) (peak 6.4), 5 % warm-up, weight decay 1e-4, temperature 0.1, 3-layer head, multiplicative brightness. The
+published 71.7 % linear includes a momentum memory that was never released; without it the authors report about 71.1 %.
 Command: simclr-jax train --config=imagenet_v2 --workdir=runs/imagenet_v2   (--config=imagenet_v2:epochs=100)
 Expected: about 8.5 hours on 8 H200 by the roofline (not measured).
 """

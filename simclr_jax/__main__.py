@@ -35,7 +35,7 @@ _VERBS = {
         True,
         """Pretrains an encoder. A workdir that holds a run of the same config goes on where it stopped.
 
-  --workdir=FOLDER              where the run is kept: checkpoints, metrics.jsonl, TensorBoard events
+  --workdir=FOLDER              where the run is kept: checkpoints, metrics, TensorBoard events
 {config}
 Ctrl-C or SIGTERM saves and stops; the same command goes on.
 
@@ -85,7 +85,7 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0 done, 2 the user's mistake (one line on stderr), 128 + n on signal n."""
+    """Runs one verb; returns the status: 0 done, 2 a mistake of the user (one line on stderr), 128 + n signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_HELP, end="")

@@ -1,8 +1,8 @@
 """Saving and restoring the training state: orbax for the arrays, digests so that damage is seen.
 
-A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes before
-anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is passed over for
-the newest intact one, with a warning.
+A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes
+before anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is passed
+over for the newest intact one, with a warning.
 """
 
 import contextlib
@@ -48,9 +48,7 @@ def open_checkpoints(folder: str | pathlib.Path, *, keep: int = 3) -> Checkpoint
     return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 
-def save(
-    checkpoints: Checkpoints, state: base.TrainState, *, step: int, score: float | None = None
-) -> None:
+def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int, score: float | None = None) -> None:
     """Starts saving `state` as `step`; returns when the host has its copy, so the state may then be donated.
 
     Args:
@@ -93,7 +91,11 @@ def restore_latest(
 
 
 def best_step(checkpoints: Checkpoints) -> int:
-    """The step of the checkpoint with the highest score, or of the latest one where none was scored."""
+    """The step of the checkpoint with the highest score, or of the latest one where none was scored.
+
+    Raises:
+        base.InputError: there is no checkpoint.
+    """
     scores = {step: (checkpoints.metrics(step) or {}).get(_SCORE) for step in checkpoints.all_steps()}
     scored = [(score, step) for step, score in scores.items() if score is not None]
     step = max(scored)[1] if scored else checkpoints.latest_step()
@@ -133,9 +135,7 @@ def leaf_digests(tree: base.PyTree) -> dict[str, str]:
 
 
 def _abstract(tree: base.PyTree) -> base.PyTree:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree)
 
 
 def _restore(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> base.PyTree:

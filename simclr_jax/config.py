@@ -51,14 +51,14 @@ def parse_flags(
             tuples = {path: value for path, value in _flat(config).items() if isinstance(value, tuple)}
             config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *words])
         rest = values(["", *words])[1:]
-        if config is not None:
-            _check_tuples(config, tuples)
     except flags.UnrecognizedFlagError as error:
         raise base.InputError(f"Unknown flag --{_one_line(error.flagname)}; valid flags: {valid}.") from error
     except (flags.Error, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise base.InputError(_one_line(str(error), 300)) from error
     if rest:
         raise base.InputError(f"All arguments are flags (--name=value); got '{_one_line(rest[0])}'. Valid: {valid}.")
+    if config is not None:
+        _check_tuples(config, tuples)
     return config, {name: values[name].value for name in names}
 
 

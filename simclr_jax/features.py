@@ -20,9 +20,7 @@ def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, 
     Compiled once for all splits: the last batch is padded and the padding cut off. `variables` is
     {"params": ..., "batch_stats": ...} of the encoder alone.
     """
-    eval_view = sharding.map_rows(
-        augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True)
-    )
+    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
 
     @jax.jit
     def encode(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:

@@ -20,6 +20,12 @@ Mask = Callable[[PyTree], PyTree]
 _BATCH_NORM = re.compile(r"(.*_)?bn\d*")
 
 
+def _check_range(name: str, value: float, *, low: float, high: float = math.inf, remedy: str) -> None:
+    """Raises InputError unless low <= value < high; NaN is in no range."""
+    if not low <= value < high:
+        raise base.InputError(f"{name} must be at least {low:g} and below {high:g}; got {value:g}. Use {remedy}.")
+
+
 def num_train_steps(*, num_examples: int, batch_size: int, num_epochs: float) -> int:
     """Number of updates in `num_epochs` epochs of global batches: floor(N*E / b) + 1.
 
@@ -76,10 +82,13 @@ def make_schedule(
         num_steps: length of the training in updates, in place of num_epochs.
 
     Raises:
-        InputError: unknown scaling, or a warm-up that does not end before the training does.
+        InputError: unknown scaling, a value out of range, or a warm-up that does not end before the training does.
 
     Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2.
     """
+    _check_range("base_learning_rate", base_learning_rate, low=0.0, remedy="0.3 for LARS, 0.001 for AdamW")
+    _check_range("warmup_epochs", warmup_epochs, low=0.0, remedy="10.0, or 0.0 for none")
+    _check_range("num_epochs", num_epochs, low=0.0, remedy="100.0")
     peak = peak_learning_rate(base_learning_rate=base_learning_rate, batch_size=batch_size, scaling=scaling)
     warmup_steps = num_warmup_steps(num_examples=num_examples, batch_size=batch_size, warmup_epochs=warmup_epochs)
     total_steps = num_steps or num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs)
@@ -205,8 +214,10 @@ def make_optimizer(
         nesterov: look-ahead momentum.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
     """
     if name not in OPTIMIZERS:
         raise base.InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
+    _check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
+    _check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
     return OPTIMIZERS[name](schedule=schedule, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

@@ -14,7 +14,11 @@ _NUM_VIEWS = 6
 
 
 def main(*, config: Mapping[str, Any], output: str, num_images: str) -> int:
-    """Writes `output`, a PNG with `num_images` rows: the image and views of it; returns the exit status."""
+    """Writes `output`, a PNG with `num_images` rows: the image and views of it; returns the exit status.
+
+    Raises:
+        base.InputError: a flag or a value of the config is not valid.
+    """
     if not num_images.isdigit() or not 1 <= int(num_images) <= 64:
         raise base.InputError(f"--num_images must be a number from 1 to 64; got {num_images!r}.")
     if not pathlib.Path(output).parent.is_dir():

@@ -64,7 +64,8 @@ class Meter:
 def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: float) -> str:
     """One line for a row of metrics: step, epoch, loss, contrastive accuracy, images/s, time left."""
     return (
-        f"step {int(row['step']):>{len(str(num_steps))}}/{num_steps}  epoch {row['epoch']:.1f}  loss {row['loss']:.4f}  "
+        f"step {int(row['step']):>{len(str(num_steps))}}/{num_steps}  epoch {row['epoch']:.1f}  "
+        f"loss {row['loss']:.4f}  "
         f"contrastive acc {100 * row.get('contrastive_accuracy', 0.0):.1f} %  "
         f"{row['images_per_second']:.0f} images/s  left {duration(seconds_left)}"
     )

@@ -11,7 +11,7 @@ from simclr_jax import augment, base, data, features, losses, models, page, prob
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
-_NUM_QUERIES, _NUM_NEIGHBORS = 10, 6
+_NUM_QUERIES, _NUM_NEIGHBORS = 10, 5
 
 
 class _Seen(NamedTuple):
@@ -86,9 +86,9 @@ def _neighbors(seen: _Seen) -> page.Neighbors:
     """Evenly spaced test images, each with the training images that lie nearest to it."""
     queries = np.unique(np.linspace(0, len(seen.test_h) - 1, _NUM_QUERIES).astype(np.int64))
     k = min(_NUM_NEIGHBORS, len(seen.train_h))
-    learned, _ = probes.neighbors(seen.train_h, seen.test_h[queries], k=k)
+    _, learned = probes.neighbors(seen.train_h, seen.test_h[queries], k=k)
     train_pixels, test_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.test_images)
-    pixels, _ = probes.neighbors(train_pixels, test_pixels[queries], k=k)
+    _, pixels = probes.neighbors(train_pixels, test_pixels[queries], k=k)
     labelled = bool(seen.train_set.class_names)
     return page.Neighbors(
         queries=seen.test_images[queries],
@@ -132,7 +132,7 @@ def _data_summary(config: Mapping[str, Any], seen: _Seen) -> dict[str, Any]:
 def _timing(metrics: list[dict[str, float]], step: int) -> dict[str, Any]:
     rates = [row["images_per_second"] for row in metrics if "images_per_second" in row]
     seconds = [row["seconds"] for row in metrics if "seconds" in row]
-    timing: dict[str, Any] = {"steps": step, "devices": sharding.device_summary(sharding.make_mesh())}
+    timing: dict[str, Any] = {"steps": step, "device": sharding.device_summary(sharding.make_mesh())}
     if rates:
         timing["images_per_second"] = round(float(np.median(rates)), 1)
     if seconds:

@@ -71,9 +71,17 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the workdir for this process; a second one is refused. The system frees it however the process ends."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / _LOCK, "a+") as file:
+    """Holds the workdir for this process; the system frees it however the process ends.
+
+    Raises:
+        base.InputError: the folder cannot be written, or another process holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / _LOCK, "a+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise base.InputError(f"workdir must be a folder that can be written; {workdir}: {error.strerror}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -17,7 +17,11 @@ BATCH_AXIS = "batch"
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """A one-dimensional mesh over the first `num_devices` devices (default: all of all processes)."""
+    """A one-dimensional mesh over the first `num_devices` devices (default: all of all processes).
+
+    Raises:
+        base.InputError: there are not that many devices.
+    """
     devices = jax.devices()
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise base.InputError(

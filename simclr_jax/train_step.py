@@ -14,9 +14,7 @@ from simclr_jax import base
 
 LoadBatch = Callable[[Any, base.Array, base.Array], base.Batch]
 LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Array]]
-Dispatch = Callable[
-    [base.TrainState, base.Array, Any, base.Array, base.Array], tuple[base.TrainState, base.Metrics]
-]
+Dispatch = Callable[[base.TrainState, base.Array, Any, base.Array, base.Array], tuple[base.TrainState, base.Metrics]]
 TrainStep = Callable[[base.TrainState, base.Array, Any, base.Array], tuple[base.TrainState, base.Metrics]]
 
 
@@ -68,7 +66,7 @@ def make_train_step(
         metrics = {
             **metrics,
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         return base.TrainState(state.step + 1, params, method_state, opt_state), metrics

@@ -52,12 +52,12 @@ def test_a_key_is_the_first_argument(module):
             assert positional[0] == "key", f"{module}.{node.name}"
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
 def test_a_function_that_raises_input_error_says_so(module):
     for node in public_functions(MODULES[module]):
         raises = any(isinstance(n, ast.Raise) and n.exc and "InputError" in ast.dump(n.exc) for n in ast.walk(node))
         if raises:
-            assert "InputError" in (ast.get_docstring(node) or ""), f"{module}.{node.name} hides that it raises InputError"
+            assert "InputError" in (ast.get_docstring(node) or ""), f"{module}.{node.name} hides an InputError"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -30,8 +30,13 @@ def settings(*overrides: str) -> dict:
 
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "simclr_jax", "train", "--config=smoke", f"--workdir={workdir}"]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen([*command, *OVERRIDES, *overrides], env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True)
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [*command, *OVERRIDES, *overrides], env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_step(workdir: pathlib.Path, step: int) -> None:

@@ -136,7 +136,7 @@ def check_jitter(strength: float, brightness: str) -> None:
         raise base.InputError(
             f"brightness must be one of {', '.join(BRIGHTNESS_FORMS)}; got {brightness!r}. Use 'multiply'."
         )
-    if strength < 0:
+    if not strength >= 0:
         raise base.InputError(f"strength must be at least 0; got {strength:g}. Use 1.0, or 0.5 for small images.")
     if 0.8 * strength > 1:
         raise base.InputError(

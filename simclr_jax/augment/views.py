@@ -66,8 +66,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_size(size: int) -> None:
-    if size < 1:
-        raise base.InputError(f"size must be at least 1 pixel; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
+    if not 1 <= size <= 4096:
+        raise base.InputError(f"size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
 
 
 def make_recipe(**settings: Any) -> ViewRecipe:

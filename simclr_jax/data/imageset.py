@@ -118,7 +118,11 @@ def check_canvas_size(canvas_size: int | None) -> None:
 
 
 def class_overview(image_set: ImageSet, *, per_class: int = 8) -> np.ndarray:
-    """One row of evenly spaced examples per class, for documentation: uint8 [C * H, per_class * W, 3]."""
+    """One row of evenly spaced examples per class, for documentation: uint8 [C * H, per_class * W, 3].
+
+    Raises:
+        base.InputError: the images have no classes.
+    """
     _, height, width, _ = image_set.images.shape
     rows = []
     for label in range(len(image_set.class_names)):

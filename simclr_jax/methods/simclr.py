@@ -1,5 +1,7 @@
 """SimCLR: two views of every image, one network for both, and NT-Xent between their projections."""
 
+import math
+
 import jax
 from flax import linen as nn
 
@@ -35,15 +37,17 @@ def make_simclr(
         dtype: type of the head's activations.
 
     Raises:
-        InputError: head_layers, head_dim or temperature is out of range.
+        InputError: head_layers, head_dim, temperature or loss_scale is out of range.
 
     Reference: SimCLR algorithm 1 and section 2.2; SimCLRv2 section 2; tf2/model.py and tf2/run.py of their code.
     Deliberate differences: the rows of a batch are ordered image by image and not view by view; the online linear
     classifier on frozen features is not part of the method.
     """
     head = heads.ProjectionHead(head_layers, head_dim, dtype)
-    if not temperature > 0:
+    if not 0 < temperature < math.inf:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
+    if not 0 < loss_scale < math.inf:
+        raise base.InputError(f"loss_scale must be above 0 and finite; got {loss_scale}. Use 2.0, or 1.0 for the mean.")
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
         encoder_key, head_key = jax.random.split(key)

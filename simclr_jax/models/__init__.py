@@ -6,6 +6,7 @@ ENCODERS is the table of encoders; `make_encoder` builds one from the plain valu
 import functools
 from collections.abc import Callable
 
+import jax
 from flax import linen as nn
 
 from simclr_jax import base
@@ -20,6 +21,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "resnet200": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 24, 36, 3)),
 }
 
+MAX_WIDTH = 16
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -35,21 +37,24 @@ def make_encoder(
 
     Args:
         name: a key of ENCODERS.
-        width_multiplier: multiplies every number of channels (1, 2, 4 in the papers); at least 1/64.
+        width_multiplier: multiplies every number of channels (1, 2, 4 in the papers); 1/64 to 16.
         stem: "imagenet" (7x7/2 convolution, max-pool) or "cifar" (3x3/1; for images of up to about 32 pixels).
         dtype: type of the activations, "float32" or "bfloat16"; parameters, BatchNorm statistics and h stay float32.
             "float64" makes everything float64 and needs jax_enable_x64; it exists for numerical checks.
 
     Raises:
-        InputError: an unknown name, stem or dtype, or a width multiplier below 1/64.
+        InputError: an unknown name, stem or dtype, a width multiplier out of range, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
     """
     _check_choice("name", name, tuple(ENCODERS))
     _check_choice("stem", stem, resnet.STEMS)
     _check_choice("dtype", dtype, DTYPES)
-    if not 64 * width_multiplier >= 1:
+    if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
         raise base.InputError(
-            f"width_multiplier must be at least 1/64, so that a layer has a channel; got {width_multiplier}. Use 1.0."
+            f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
+            "Use 1.0."
         )
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise base.InputError("dtype float64 needs jax_enable_x64, which is off. Use float32 or bfloat16.")
     return ENCODERS[name](width_multiplier=width_multiplier, stem=stem, dtype=dtype)

@@ -52,7 +52,9 @@ def line_plot(
             x, y = _thinned(steps), factor * _thinned(values)
             style = ("-", (0, (5, 1.5)))[index % 2]
             marker = "o" if len(x) == 1 else ""
-            axes.plot(x, y, color=PALETTE[index % len(PALETTE)], linestyle=style, linewidth=1.8, marker=marker, label=label)
+            axes.plot(
+                x, y, color=PALETTE[index % len(PALETTE)], linestyle=style, linewidth=1.8, marker=marker, label=label
+            )
         if reference is not None and np.isfinite(reference[1]):
             value = factor * reference[1]
             axes.axhline(value, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)

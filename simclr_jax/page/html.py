@@ -198,7 +198,7 @@ def _curves(contents: ReportContents) -> list[dict[str, str]]:
 
 
 def _said(caption: str, reference: tuple[str, float] | None) -> str:
-    return "" if reference is None else caption
+    return caption if reference is not None and np.isfinite(reference[1]) else ""
 
 
 def _views(views: np.ndarray | None) -> list[list[str]] | None:

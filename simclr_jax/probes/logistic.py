@@ -186,7 +186,10 @@ def _common_scale(deviations: jax.Array) -> jax.Array:
     return jnp.where(finite, jnp.sqrt(mean_square), deviations)
 
 
-_SCALINGS: dict[str, Callable[[jax.Array], jax.Array]] = {"each": lambda deviations: deviations, "common": _common_scale}
+_SCALINGS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "each": lambda deviations: deviations,
+    "common": _common_scale,
+}
 
 
 @jax.jit

@@ -100,7 +100,7 @@ def _check_view_distribution(case, num_views):
     )
     images = arrays["input_u8"]
     made = np.asarray(jax.jit(make)(jax.random.key(1), images, _sizes(images), _positions(images)))
-    # Kolmogorov-Smirnov distance at 199 levels. For 3000 views against the 8000 recorded ones the 0.1 % level is 0.042;
+    # Kolmogorov-Smirnov distance at 199 levels. For 1500 views against the 8000 recorded ones the 0.1 % level is 0.055;
     # the 36 comparisons of a case are strongly correlated.
     limit = 1.95 * np.sqrt(1 / num_views + 1 / int(quantiles["num_views"]))
     for name, values in _statistics(made).items():
@@ -110,14 +110,20 @@ def _check_view_distribution(case, num_views):
     # Four to five standard errors of the 1500 recorded views.
     np.testing.assert_allclose(made.mean(axis=(1, 2, 3)), arrays[f"{case}/view_channel_mean/mean"], atol=0.03)
     grey = (np.ptp(made, axis=4).max(axis=(2, 3)) < 1e-6).mean(axis=1)
-    np.testing.assert_allclose(grey, 0.2, atol=0.03)
+    np.testing.assert_allclose(grey, 0.2, atol=0.05)  # 4.8 standard errors of 1500 views
     if f"{case}/mean_image" in arrays:
         np.testing.assert_allclose(made.mean(axis=1), arrays[f"{case}/mean_image"], atol=0.07)
 
 
-@pytest.mark.parametrize("case", ["size32_strength0.5_blur0", "size32_strength1_blur0", "size64_strength1_blur1"])
+@pytest.mark.parametrize("case", ["size32_strength1_blur0", "size64_strength1_blur1"])
 def test_views_are_distributed_as_the_references(case):
-    _check_view_distribution(case, 3000)
+    _check_view_distribution(case, 1500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["size32_strength0.5_blur0", "size32_strength1_blur0", "size64_strength1_blur1"])
+def test_many_views_are_distributed_as_the_references(case):
+    _check_view_distribution(case, 6000)
 
 
 def test_views_have_the_promised_shape_dtype_and_range():
@@ -189,8 +195,7 @@ def test_padding_of_the_canvas_never_shows():
 
 def test_sigma_is_shared_by_a_view_and_draws_are_independent_of_each_other():
     sizes, positions = np.full((4000, 2), 40, np.int32), np.arange(4000, dtype=np.int32)
-    shared = DRAW(KEY, sizes, positions)
-    sigma = np.asarray(shared.blur_sigma)
+    sigma = np.asarray(DRAW(KEY, _sizes(IMAGES), _positions(IMAGES)).blur_sigma)
     assert (sigma == sigma[0]).all() and sigma[0, 0] != sigma[0, 1] and (sigma >= 0.1).all() and (sigma < 2).all()
     recipe = RECIPE._replace(blur_sigma_per="image")
     own = jax.jit(lambda k, s, p: views.draw_views(k, s, p, recipe=recipe))(KEY, sizes, positions)
@@ -301,7 +306,7 @@ def test_eval_view_of_a_small_target_keeps_the_whole_short_side():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"size": 0}, "size must be at least 1"),
+        ({"size": 0}, "size must be .*got 0"),
         ({"size": 32, "strength": 1.5}, "strength must be at most 1.25"),
         ({"size": 32, "resize": "cubic"}, "tf2, tf1; got 'cubic'"),
         ({"size": 32, "brightness": "v1"}, "multiply, add; got 'v1'"),

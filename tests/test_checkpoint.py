@@ -1,0 +1,188 @@
+"""Checkpoints come back bit for bit, the right ones are kept, and a damaged one is never used."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax import base, checkpoint, optim
+
+
+def make_state(seed=0, *, width=37):
+    """A state with nested NamedTuples (LARS keeps its momentum in some), several dtypes and an empty part."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        "encoder": {"conv": {"kernel": jax.random.normal(keys[0], (3, 3, 3, width))}, "bn": {"scale": jnp.ones(width)}},
+        "projection_head": {"kernel": jax.random.normal(keys[1], (width, 5)).astype(jnp.bfloat16)},
+    }
+    tx = optim.make_optimizer("lars", schedule=lambda step: 0.1, weight_decay=1e-4)
+    _, opt_state = tx.update(params, tx.init(params), params)
+    method_state = {"batch_stats": {"encoder": {"mean": jax.random.normal(keys[2], (width,))}, "projection_head": {}}}
+    return base.TrainState(jnp.asarray(seed, jnp.int32), params, method_state, opt_state)
+
+
+def assert_same_bits(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def write(folder, *, steps, keep=3, scores=None):
+    with checkpoint.open_checkpoints(folder, keep=keep) as checkpoints:
+        for step in steps:
+            checkpoint.save(checkpoints, make_state(step), step=step, score=(scores or {}).get(step))
+    return folder
+
+
+def state_files(folder, step):
+    """The files that hold the arrays of a step and their index, the largest first."""
+    files = [path for path in (pathlib.Path(folder) / str(step) / "state").rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def restored_step(folder, like=None):
+    """(step restored or None, warnings)."""
+    warnings = []
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        state = checkpoint.restore_latest(checkpoints, make_state() if like is None else like, warn=warnings.append)
+    if state is not None and like is None:
+        assert_same_bits(state, make_state(int(state.step)))
+    return (None if state is None else int(state.step)), warnings
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("checkpoints"), steps=(1, 2))
+
+
+@pytest.fixture
+def folder(two_steps, tmp_path):
+    return shutil.copytree(two_steps, tmp_path / "copy")
+
+
+def test_a_state_comes_back_bit_for_bit(two_steps):
+    with checkpoint.open_checkpoints(two_steps) as checkpoints:
+        for step in (1, 2):
+            assert_same_bits(checkpoint.restore(checkpoints, make_state(), step=step), make_state(step))
+
+
+def test_the_newest_state_is_restored_without_a_warning(two_steps):
+    assert restored_step(two_steps) == (2, [])
+
+
+def test_shapes_are_enough_to_restore_into(two_steps):
+    like = jax.eval_shape(make_state)
+    with checkpoint.open_checkpoints(two_steps) as checkpoints:
+        assert_same_bits(checkpoint.restore_latest(checkpoints, like), make_state(2))
+
+
+def test_an_empty_folder_has_no_state(tmp_path):
+    assert restored_step(tmp_path / "none") == (None, [])
+
+
+def test_restore_any_needs_no_target(two_steps):
+    with checkpoint.open_checkpoints(two_steps) as checkpoints:
+        state = checkpoint.restore_any(checkpoints, step=2)
+    expected = make_state(2)
+    assert_same_bits(state["params"], expected.params)
+    assert_same_bits(state["method_state"]["batch_stats"]["encoder"], expected.method_state["batch_stats"]["encoder"])
+    assert int(state["step"]) == 2
+
+
+def test_the_last_and_the_best_are_kept_also_after_reopening(tmp_path):
+    write(tmp_path, steps=range(1, 5), keep=2, scores={1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4})
+    write(tmp_path, steps=(5, 6), keep=2, scores={5: 0.5})
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
+        assert sorted(checkpoints.all_steps()) == [2, 5, 6]
+        assert checkpoint.best_step(checkpoints) == 2
+        assert_same_bits(checkpoint.restore(checkpoints, make_state(), step=2), make_state(2))
+
+
+def test_without_scores_the_best_is_the_latest(two_steps, tmp_path):
+    with checkpoint.open_checkpoints(two_steps) as checkpoints:
+        assert checkpoint.best_step(checkpoints) == 2
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints, pytest.raises(base.InputError, match="none in"):
+        checkpoint.best_step(checkpoints)
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped bit": flip_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": pathlib.Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_never_changes_a_bit_and_the_step_before_it_is_used(folder, damage):
+    """`restored_step` compares every bit. Orbax leaves files that it does not read again: those may be damaged."""
+    noticed = []
+    for path in state_files(folder, 2):
+        content = path.read_bytes()
+        DAMAGE[damage](path)
+        step, warnings = restored_step(folder)
+        assert (step, len(warnings)) in ((1, 1), (2, 0))
+        assert all("\n" not in warning and "Checkpoint 2" in warning for warning in warnings)
+        noticed += [path] * len(warnings)
+        path.write_bytes(content)
+    assert state_files(folder, 2)[0] in noticed and folder / "2" / "state" / "manifest.ocdbt" in noticed
+    assert restored_step(folder) == (2, [])
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "digests"])
+def test_a_step_with_a_missing_part_is_passed_over(folder, name):
+    parts = list((folder / "2").rglob(name))
+    assert parts
+    for part in parts:
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    step, warnings = restored_step(folder)
+    assert step == 1 and len(warnings) == 1
+
+
+def test_when_every_checkpoint_is_damaged_the_user_is_told(folder):
+    for step in (1, 2):
+        flip_bit(state_files(folder, step)[0])
+    with pytest.raises(base.InputError) as caught:
+        restored_step(folder)
+    assert "\n" not in str(caught.value)
+    with checkpoint.open_checkpoints(folder) as checkpoints, pytest.raises(base.InputError, match="Checkpoint 2"):
+        checkpoint.restore_any(checkpoints, step=2)
+
+
+def test_another_shape_is_refused(two_steps):
+    with checkpoint.open_checkpoints(two_steps) as checkpoints, pytest.raises(base.InputError, match="Checkpoint 2"):
+        checkpoint.restore(checkpoints, make_state(width=38), step=2)
+
+
+def test_leaf_digests_tell_values_dtypes_shapes_and_names_apart():
+    leaf = np.zeros((2, 3), np.float32)
+    others = [leaf + 1e-45, leaf.view(np.int32), leaf.reshape(3, 2), leaf.astype(np.float64), -leaf]
+    assert len({checkpoint.leaf_digests({"a": x})["a"] for x in [leaf, *others]}) == 1 + len(others)
+    assert checkpoint.leaf_digests({"a": {"b": leaf}}).keys() == {"a/b"}
+    assert checkpoint.leaf_digests({"a": jnp.asarray(leaf)}) == checkpoint.leaf_digests({"a": leaf})
+
+
+def test_what_a_kill_left_half_written_is_removed(folder):
+    half = folder / "3.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").write_text("half")
+    assert restored_step(folder) == (2, [])
+    assert not half.exists()
+
+
+def test_a_step_is_saved_once_and_keep_is_checked(folder):
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        checkpoint.save(checkpoints, make_state(9), step=2)
+    assert restored_step(folder) == (2, [])
+    with pytest.raises(base.InputError, match="keep_checkpoints must be at least 1; got 0"):
+        checkpoint.open_checkpoints(folder, keep=0)

@@ -1,0 +1,135 @@
+"""Every shipped config says what it is, has the default's keys, and builds into a training step."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from simclr_jax import augment, config, methods, models, optim, train, train_step
+from simclr_jax.data import resident
+
+NAMES = list(config.shipped_configs())
+# Images in the training split, by data set; the others stand for any small set.
+NUM_EXAMPLES = {"tfds:cifar10": 50_000, "tfds:imagenet2012": 1_281_167}
+
+
+def load(spec):
+    return config.load_file(spec).to_dict()
+
+
+def keys_of(settings):
+    return {(section, key) for section, values in settings.items() if isinstance(values, dict) for key in values}
+
+
+def sizes_of(settings):
+    return {
+        "num_examples": NUM_EXAMPLES.get(settings["data"]["name"], 2000),
+        "batch_size": settings["train"]["batch_size"],
+        "num_epochs": settings["train"]["num_epochs"],
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_says_what_it_reproduces_how_to_run_it_and_what_to_expect(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert f"--config={name}" in text.partition("Command:")[2]
+    assert "Source:" in text or "Reproduces no" in text
+    assert "Expected:" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_has_the_keys_of_the_default(name):
+    mine, default = load(name), load("default")
+    assert mine.keys() == default.keys()
+    assert {key for key in keys_of(mine) ^ keys_of(default) if key[0] != "method"} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_has_plain_values_of_the_default_type(name):
+    mine, default = load(name), load("default")
+    for section, key in keys_of(mine) & keys_of(default):
+        value, reference = mine[section][key], default[section][key]
+        assert value is None or isinstance(value, int | float | str | tuple)
+        assert reference is None or type(value) is type(reference), f"{section}.{key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_builds_a_training_step(name):
+    """By shapes alone: nothing is computed and no data are read."""
+    settings = load(name)
+    config.call(train.LoopSettings, settings, "train")
+    schedule = config.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
+    tx = config.call(optim.make_optimizer, settings, "optimizer", schedule=schedule)
+    encoder = config.call(models.make_encoder, settings, "encoder")
+    section = {key: value for key, value in settings["method"].items() if key != "name"}
+    make_method = methods.METHODS[settings["method"]["name"]]
+    method = config.call(make_method, {"method": section}, "method", encoder=encoder)
+    make_views = config.call(augment.make_simclr_views, settings, "augment")
+    step = train_step.make_train_step(
+        method, tx, train_step.make_load_views(resident.gather_batch, make_views), schedule=schedule
+    )
+
+    size, canvas = settings["augment"]["size"], settings["data"]["canvas_size"] or 48
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    source = resident.ResidentSplit(jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8), shape((7, 2)), shape((7,)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    images = source.images.update(shape=(2, canvas, canvas, 3))
+    views = jax.eval_shape(make_views, key, images, shape((2, 2)), shape((2,)))
+    assert (views.shape, views.dtype) == ((2, 2, size, size, 3), jnp.float32)
+    state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=views.shape), key)
+    after, metrics = jax.eval_shape(step, state, key, source, shape((2,)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {"loss", "contrastive_accuracy", "gradient_norm", "learning_rate"} <= metrics.keys()
+    assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "warmup_steps", "num_steps", "peak"),
+    [
+        ("cifar10", 976, 97_657, 2.0),
+        ("cifar10_resnet50", 488, 48_829, 4.0),
+        ("imagenet_resnet50:epochs=100", 3127, 31_279, 4.8),
+        ("imagenet_resnet50:epochs=1000", 3127, 312_785, 4.8),
+        ("imagenet_v2", 12_511, 250_228, 6.4),
+    ],
+)
+def test_published_recipes_have_the_published_steps_and_rates(spec, warmup_steps, num_steps, peak):
+    """The numbers are those of the reference's own arithmetic; 250,228 is in the name of a released checkpoint."""
+    settings = load(spec)
+    sizes = sizes_of(settings)
+    schedule = config.call(optim.make_schedule, settings, "schedule", **sizes)
+    assert optim.num_train_steps(**sizes) == num_steps
+    # float32 keeps seven digits of the rate and of the step number.
+    assert float(schedule(jnp.asarray(0))) == 0.0
+    assert float(schedule(jnp.asarray(1))) == pytest.approx(peak / warmup_steps, rel=1e-6)
+    assert float(schedule(jnp.asarray(warmup_steps))) == pytest.approx(peak, rel=1e-6)
+    assert float(schedule(jnp.asarray(num_steps))) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_resnet50", "imagenet_resnet50", "imagenet_v2"])
+def test_the_number_of_epochs_is_an_argument(name):
+    settings = load(f"{name}:epochs=20")
+    assert settings["train"]["num_epochs"] == 20.0
+    assert 0 < settings["train"]["evaluate_every_epochs"] <= 20
+    assert settings["schedule"]["warmup_epochs"] < 20
+    assert {**load(name), "train": 0, "schedule": 0} == {**settings, "train": 0, "schedule": 0}
+
+
+def test_the_published_hyperparameters_are_those_of_the_papers():
+    v1, v2, cifar = load("imagenet_resnet50"), load("imagenet_v2"), load("cifar10")
+    for settings in (v1, v2):
+        assert settings["train"]["batch_size"] == 4096
+        assert settings["method"]["temperature"] == 0.1
+        assert (settings["augment"]["size"], settings["augment"]["strength"]) == (224, 1.0)
+        assert settings["augment"]["blur_probability"] == 0.5
+    assert (v1["method"]["head_layers"], v1["optimizer"]["weight_decay"]) == (2, 1e-6)
+    assert v1["augment"]["brightness"] == "add"
+    assert (v2["method"]["head_layers"], v2["optimizer"]["weight_decay"]) == (3, 1e-4)
+    assert v2["augment"]["brightness"] == "multiply"
+    assert v2["schedule"]["warmup_epochs"] == pytest.approx(40.0)
+    assert (cifar["train"]["batch_size"], cifar["method"]["temperature"]) == (512, 0.5)
+    assert (cifar["augment"]["strength"], cifar["augment"]["blur_probability"]) == (0.5, 0.0)
+    assert cifar["encoder"]["stem"] == "cifar"
