@@ -57,6 +57,8 @@ class TrainState(NamedTuple):
 
 
 class MakeViews(Protocol):
+    """The augmentation: images -> views."""
+
     def __call__(self, key: Array, images: Array, sizes: Array, positions: Array) -> Array:
         """Draws V augmented views of every image.
 
@@ -73,12 +75,16 @@ class MakeViews(Protocol):
 
 
 class Init(Protocol):
+    """The method's parameters and state before the first update."""
+
     def __call__(self, key: Array, views: Array) -> tuple[PyTree, PyTree]:
         """Initial (params, method_state) for views shaped like float [B, V, h, w, 3]."""
         ...
 
 
 class Embed(Protocol):
+    """The method's network."""
+
     def __call__(
         self, params: PyTree, method_state: PyTree, views: Array, batch: Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
@@ -87,12 +93,16 @@ class Embed(Protocol):
 
 
 class Loss(Protocol):
+    """The method's loss."""
+
     def __call__(self, outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
         """The loss on the GLOBAL batch of outputs, without a network: (loss, (method_state, metrics))."""
         ...
 
 
 class Update(Protocol):
+    """What the method does after an update of the parameters."""
+
     def __call__(self, params: PyTree, method_state: PyTree, step: Array) -> PyTree:
         """The method's own state after the optimizer moved the parameters (moving averages live here)."""
         ...

@@ -10,7 +10,7 @@ import hashlib
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from simclr_jax import base
 
-Checkpoints = ocp.CheckpointManager
+Checkpoints: TypeAlias = ocp.CheckpointManager
 _SCORE = "score"
 
 

@@ -140,7 +140,7 @@ def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> No
     """Raises InputError for an override of a key that the config does not have, listing the keys it has."""
     overrides = [re.sub(r"^--?(no)?config\.", "", word).partition("=")[0] for word in words if _is_override(word)]
     for override in overrides:
-        section, seen = config, []
+        section, seen = config, list[str]()
         for part in override.split("."):
             valid = list(section) if isinstance(section, config_dict.ConfigDict) else []
             if part not in valid:

@@ -1,6 +1,5 @@
 """`simclr-jax evaluate`: what the frozen features of a run are worth, beside features that took no training."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,15 +59,14 @@ def collect_features(
     encode = features.make_encode(encoder, **views)
     init = jax.jit(lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False))
     untrained = init(jax.random.key(config["seed"]))
-    splits = (train_set, test_set)
-    images = [features.evaluation_images(split, **views) for split in splits]
+    images = [features.evaluation_images(split, **views) for split in (train_set, test_set)]
     collected = {
-        config["method"]["name"]: tuple(encode(variables, split) for split in splits),
-        "untrained": tuple(encode(untrained, split) for split in splits),
-        "pixels": tuple(probes.pixel_features(split_images) for split_images in images),
+        config["method"]["name"]: (encode(variables, train_set), encode(variables, test_set)),
+        "untrained": (encode(untrained, train_set), encode(untrained, test_set)),
+        "pixels": (probes.pixel_features(images[0]), probes.pixel_features(images[1])),
     }
     if config["data"]["name"] == "photo-patches":
-        collected["histogram"] = tuple(probes.histogram_features(split_images) for split_images in images)
+        collected["histogram"] = (probes.histogram_features(images[0]), probes.histogram_features(images[1]))
     return collected
 
 

@@ -1,6 +1,7 @@
 """Running a frozen encoder over a split: images in, representation and evaluation images out."""
 
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,9 @@ def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, 
 
     @jax.jit
     def encode(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
-        return encoder.apply(variables, eval_view(images, sizes), train=False)
+        h = encoder.apply(variables, eval_view(images, sizes), train=False)
+        assert isinstance(h, jax.Array)  # no collection is mutable, so nothing comes back beside h
+        return h
 
     return lambda variables, image_set: _over_batches(
         lambda images, sizes: encode(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
@@ -55,7 +58,7 @@ def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]
     return {"params": params["encoder"], "batch_stats": method_state["batch_stats"].get("encoder", {})}
 
 
-def load_encoder_variables(folder: str, *, which: str) -> tuple[int, dict[str, Any]]:
+def load_encoder_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
     """(step, variables) of the checkpoint `which`: "latest", "best" or a step number.
 
     Raises:

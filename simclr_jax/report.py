@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import augment, base, data, features, losses, models, page, probes, progress, runlog, sharding
+from simclr_jax import augment, data, features, losses, models, page, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6

@@ -1,8 +1,8 @@
 """`simclr-jax train`: from a config to a trained, checkpointed run. The one room that knows everyone.
 
-Order of the loop: host draws indices -> one dispatch of K updates -> the metrics of the dispatch before are read, checked
-and logged -> at boundaries kNN and a checkpoint. Everything random is a function of (seed, step, position), so a run
-that was stopped at any moment and started again ends with the same bits as one that was not.
+Order of the loop: host draws indices -> one dispatch of K updates -> the metrics of the dispatch before are read,
+checked and logged -> at boundaries kNN and a checkpoint. Everything random is a function of (seed, step, position), so
+a run that was stopped at any moment and started again ends with the same bits as one that was not.
 """
 
 import pathlib
@@ -104,7 +104,7 @@ def build(config: Mapping[str, Any]) -> Run:
     test_set = None
     if settings.evaluate_every_epochs > 0:
         test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
-    sizes = {
+    sizes: dict[str, Any] = {
         "num_examples": len(train_set.images),
         "batch_size": settings.batch_size,
         "num_epochs": settings.num_epochs,
@@ -187,7 +187,7 @@ def _loop(
 ) -> None:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
-    source = sharding.put_replicated(run.mesh, resident.ResidentSplit(*run.train_set[:3]))
+    source = sharding.put_replicated(run.mesh, resident.take_split(run.train_set))
     step = int(state.step)
     reader = _MetricsReader(run, log, step=step, log_every=settings.log_every_steps)
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
@@ -297,8 +297,8 @@ def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
     if bad.any():
         at = step + int(np.argmax(bad))
         raise Diverged(
-            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it are "
-            "kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
+            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
         )
 
 

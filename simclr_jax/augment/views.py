@@ -199,13 +199,13 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
 
 
 def _resolve_loop(loop: str) -> str:
-    """ "auto" on a lone CPU means one by one, because a batched `switch` would run every branch for every image.
+    """On a CPU "auto" means one by one, because a batched `switch` would run every branch for every image.
 
-    Several CPU devices get the batched form too: a sequential loop over a batch that is spread over devices would
-    move every image to every device.
+    A loop over a batch that is spread over devices would move every image to every device: there the views belong on
+    each device's own rows (`sharding.map_rows`), which is where the training step makes them.
     """
     if loop == "auto":
-        return "map" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "vmap"
+        return "map" if jax.default_backend() == "cpu" else "vmap"
     return loop
 
 
@@ -248,7 +248,7 @@ def make_simclr_views(
         blur_sigma_per: "view": one sigma for this view of the whole batch, as the reference does; "image": one each.
         min_area: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case.
         loop: "map" takes images one by one, "vmap" all at once, "auto" what suits the backend. Results agree to
-            float32 rounding. To use several CPU devices fast, call it with "map" inside `jax.shard_map`.
+            float32 rounding. On several devices call it on each device's own rows, inside `jax.shard_map`.
 
     Raises:
         InputError: a value outside its range or an unknown choice.

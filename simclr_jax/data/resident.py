@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from simclr_jax import base
 from simclr_jax.data import imageset
@@ -13,9 +14,14 @@ from simclr_jax.data import imageset
 class ResidentSplit(NamedTuple):
     """The arrays of a split: images uint8 [N, H, W, 3], sizes int32 [N, 2], labels int32 [N]."""
 
-    images: jax.Array
-    sizes: jax.Array
-    labels: jax.Array
+    images: jax.Array | np.ndarray
+    sizes: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
+
+
+def take_split(image_set: imageset.ImageSet) -> ResidentSplit:
+    """The arrays of an image set that a batch needs, still on the host."""
+    return ResidentSplit(np.asarray(image_set.images), image_set.sizes, image_set.labels)
 
 
 def gather_batch(split: ResidentSplit, indices: jax.Array, positions: jax.Array) -> base.Batch:

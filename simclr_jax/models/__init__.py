@@ -55,6 +55,6 @@ def make_encoder(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
             "Use 1.0."
         )
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise base.InputError("dtype float64 needs jax_enable_x64, which is off. Use float32 or bfloat16.")
     return ENCODERS[name](width_multiplier=width_multiplier, stem=stem, dtype=dtype)

@@ -61,7 +61,8 @@ def linear(
         seed: of the split into fitted and held-out rows.
 
     Raises:
-        InputError: if scaling is unknown, labels are outside [0, C), shapes do not fit, or the grid is empty or not positive.
+        InputError: if scaling is unknown, labels are outside [0, C), shapes do not fit, or the grid is empty or not
+            positive.
 
     Reference: SimCLR appendix B.8 (L2-regularised multinomial logistic regression by L-BFGS, strength chosen on a
     validation split, no augmentation). Differences: features are standardised, the strength multiplies the mean
