@@ -2,6 +2,7 @@
 
 Reproduces no paper: it shows the whole program on real photographs that come inside scikit-image and scikit-learn.
 Command: make demo, or simclr-jax train --config=demo --workdir=runs/demo
+Expected: DEMO_EXPECTED
 """
 
 from ml_collections import config_dict

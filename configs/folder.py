@@ -2,6 +2,7 @@
 
 Reproduces no paper: a ResNet-18 at 64 pixels that learns in minutes on a GPU and in an hour or so on two CPU cores.
 Command: simclr-jax train --config=folder:PHOTOS --workdir=runs/photos
+Expected: depends on the images; the report shows what the encoder finds alike.
 For better features on a GPU: --config.augment.size=128 --config.data.canvas_size=192 --config.train.num_epochs=200
 """
 

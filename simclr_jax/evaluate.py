@@ -22,6 +22,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
     progress.quiet_libraries()
     folder = runlog.require_run(workdir)
     config = runlog.read_config(folder)
+    probe = config_lib.call(probes.make_settings, config, "probe")
     step, variables = features.load_encoder_variables(folder / "checkpoints", which=checkpoint)
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
     test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
@@ -32,13 +33,13 @@ def main(*, workdir: str, checkpoint: str) -> int:
         )
     progress.say(f"Evaluating step {step} on {len(test_set.images)} test images ...")
     rows = probes.probe_rows(
-        collect_features(config, variables, train_set, test_set),
+        collect_features(config, variables, train_set=train_set, test_set=test_set),
         train_set.labels,
         test_set.labels,
         num_classes=len(train_set.class_names),
-        fractions=tuple(config["probe"]["label_fractions"]),
-        k=config["probe"]["knn_k"],
-        temperature=config["probe"]["knn_temperature"],
+        fractions=probe.label_fractions,
+        k=probe.knn_k,
+        temperature=probe.knn_temperature,
     )
     runlog.update_results(folder, probes=rows, evaluated_step=step, environment=runlog.environment())
     print(table(rows))
@@ -46,7 +47,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
 
 
 def collect_features(
-    config: Mapping[str, Any], variables: base.PyTree, train_set: data.ImageSet, test_set: data.ImageSet
+    config: Mapping[str, Any], variables: base.PyTree, *, train_set: data.ImageSet, test_set: data.ImageSet
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (train, test) features: the trained encoder, the same one untrained, pixels, and grey histograms.
 

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from simclr_jax import (
@@ -51,6 +50,7 @@ class Run(NamedTuple):
     mesh: Mesh
     train_set: data.ImageSet
     test_set: data.ImageSet | None
+    probe: probes.ProbeSettings
     init: Callable[[], base.TrainState]
     train_steps: train_step.Dispatch
     encode: features.EncodeFn
@@ -90,20 +90,15 @@ def main(*, config: Mapping[str, Any], workdir: str) -> int:
 def build(config: Mapping[str, Any]) -> Run:
     """Hands every section of the config to the function that it documents."""
     settings = _checked(config_lib.call(LoopSettings, config, "train"))
+    probe = config_lib.call(probes.make_settings, config, "probe")
     mesh = sharding.make_mesh()
     sharding.check_batch_size(settings.batch_size, mesh)
     # All that can be wrong in the config is built before the data, which may take minutes, is read.
     encoder = config_lib.call(models.make_encoder, config, "encoder")
     method = _make_method(encoder, config)
     make_views = config_lib.call(augment.make_simclr_views, config, "augment")
-    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
-    budget = sharding.device_memory_bytes()
-    resident.check_fits(
-        train_set, budget_bytes=int(budget * _RESIDENT_SHARE) if budget else _RESIDENT_BYTES_WITHOUT_LIMIT
-    )
-    test_set = None
-    if settings.evaluate_every_epochs > 0:
-        test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    seed = _checked_seed(config)
+    train_set, test_set = _load_splits(config, settings)
     sizes: dict[str, Any] = {
         "num_examples": len(train_set.images),
         "batch_size": settings.batch_size,
@@ -122,14 +117,15 @@ def build(config: Mapping[str, Any]) -> Run:
         mesh=mesh,
         train_set=train_set,
         test_set=test_set,
-        init=_make_init(method, tx, mesh, seed=config["seed"], size=size),
+        probe=probe,
+        init=_make_init(method, tx, mesh, seed=seed, size=size),
         settings=settings,
         train_steps=jax.jit(train_steps, donate_argnums=0),
         encode=features.make_encode(
             encoder,
             size=size,
             resize=config["augment"]["resize"],
-            batch_size=config["probe"]["batch_size"],
+            batch_size=probe.batch_size,
             mesh=mesh,
         ),
         num_steps=optim.num_train_steps(**sizes),
@@ -165,6 +161,30 @@ def _checked(settings: LoopSettings) -> LoopSettings:
     return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
 
 
+def _checked_seed(config: Mapping[str, Any]) -> int:
+    seed = config.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise base.InputError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}. Use 0.")
+    return seed
+
+
+def _load_splits(config: Mapping[str, Any], settings: LoopSettings) -> tuple[data.ImageSet, data.ImageSet | None]:
+    """The training split, and the test split if kNN runs while training."""
+    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    budget = sharding.device_memory_bytes()
+    resident.check_fits(
+        train_set, budget_bytes=int(budget * _RESIDENT_SHARE) if budget else _RESIDENT_BYTES_WITHOUT_LIMIT
+    )
+    if settings.batch_size > len(train_set.images):
+        raise base.InputError(
+            f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
+            f"{len(train_set.images)}. An image met twice in a batch would be its own negative."
+        )
+    if not settings.evaluate_every_epochs > 0:
+        return train_set, None
+    return train_set, config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+
+
 def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended."""
     settings = run.settings
@@ -180,7 +200,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
 
 def _loop(
     run: Run,
-    checkpoints: ocp.CheckpointManager,
+    checkpoints: checkpoint.Checkpoints,
     log: runlog.RunLog,
     state: base.TrainState,
     stop: progress.Stop,
@@ -208,7 +228,7 @@ def _loop(
 
 def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
     """The method that `config["method"]["name"]` names; the other keys of the section are its own."""
-    section = dict(config["method"])
+    section = dict(config.get("method", {}))
     name = section.pop("name", None)
     if name not in methods.METHODS:
         raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
@@ -274,14 +294,13 @@ class _MetricsReader:
         if test_set is None or not train_set.class_names:
             return None
         variables = features.encoder_variables(state.params, state.method_state)
-        probe = self._run.config["probe"]
         predictions = probes.knn(
             self._run.encode(variables, train_set),
             train_set.labels,
             self._run.encode(variables, test_set),
             num_classes=len(train_set.class_names),
-            k=probe["knn_k"],
-            temperature=probe["knn_temperature"],
+            k=self._run.probe.knn_k,
+            temperature=self._run.probe.knn_temperature,
         )
         accuracy = probes.accuracy(predictions, test_set.labels)
         runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})

@@ -112,7 +112,7 @@ class Stem(nn.Module):
         return max_pool_3x3_stride_2(x) if large else x
 
 
-def shortcut(x: Array, features: int, strides: int, dtype: str, norm: Callable[..., BatchNorm]) -> Array:
+def _shortcut(x: Array, features: int, *, strides: int, dtype: str, norm: Callable[..., BatchNorm]) -> Array:
     """Projection of a group's first block: 1x1 convolution with the block's stride, BatchNorm, no ReLU.
 
     To be called inside a block's `__call__`, whose children proj_conv and proj_bn it makes.
@@ -134,7 +134,7 @@ class BasicBlock(nn.Module):
         """[N, H, W, C] -> [N, H/strides, W/strides, features]."""
         norm = make_batch_norm(self.dtype, train)
         conv = functools.partial(Conv, self.features, dtype=self.dtype)
-        residual = shortcut(x, self.features, self.strides, self.dtype, norm) if self.project else x
+        residual = _shortcut(x, self.features, strides=self.strides, dtype=self.dtype, norm=norm) if self.project else x
         y = nn.relu(norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x)))
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
@@ -156,7 +156,7 @@ class BottleneckBlock(nn.Module):
         norm = make_batch_norm(self.dtype, train)
         conv = functools.partial(Conv, dtype=self.dtype)
         wide = self.expansion * self.features
-        residual = shortcut(x, wide, self.strides, self.dtype, norm) if self.project else x
+        residual = _shortcut(x, wide, strides=self.strides, dtype=self.dtype, norm=norm) if self.project else x
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x)))
         y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y)))
         y = conv(wide, 1, name="conv3")(y)

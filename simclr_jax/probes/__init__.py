@@ -8,11 +8,13 @@ from simclr_jax.probes.baselines import histogram_features, pixel_features, redu
 from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
 from simclr_jax.probes.rows import probe_rows
+from simclr_jax.probes.settings import ProbeSettings, make_settings
 from simclr_jax.probes.subsets import label_subset, stratified_split
 
 __all__ = [
     "LINEAR_PROTOCOL",
     "LinearProbe",
+    "ProbeSettings",
     "accuracy",
     "confusion",
     "fit_logistic",
@@ -21,6 +23,7 @@ __all__ = [
     "knn_protocol",
     "label_subset",
     "linear",
+    "make_settings",
     "neighbors",
     "pixel_features",
     "probe_rows",

@@ -66,8 +66,7 @@ def probe_rows(
             protocol = nearest.knn_protocol(k, temperature, len(chosen))
             extra = {"protocol": protocol, **counts, "k": min(k, len(chosen))}
             rows.append({**common, "probe": "knn", **_scores(predictions, truth), **extra})
-            fit_train, fit_test, protocol = reduced or (train, test, logistic.LINEAR_PROTOCOL)
-            scaling = "common" if reduced else "each"
+            fit_train, fit_test, protocol, scaling = reduced or (train, test, logistic.LINEAR_PROTOCOL, "each")
             probe = logistic.linear(
                 fit_train[chosen], labels, fit_test[tested], num_classes=num_classes, scaling=scaling, seed=seed
             )
@@ -76,12 +75,12 @@ def probe_rows(
     return rows
 
 
-def _reduced(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """(train, test, protocol) after PCA; None if there are too few features for it to matter."""
+def _reduced(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, str, str] | None:
+    """(train, test, protocol, scaling) after PCA; None if there are too few features for it to matter."""
     if train.shape[1] <= _PCA_COMPONENTS:
         return None
     train, test = baselines.reduce_by_pca(train, test, num_components=_PCA_COMPONENTS)
-    return train, test, logistic.LINEAR_PROTOCOL.replace("standardized", f"pca{train.shape[1]}")
+    return train, test, logistic.LINEAR_PROTOCOL.replace("standardized", f"pca{train.shape[1]}"), "common"
 
 
 def _scores(predictions: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,43 @@
+"""The settings of the probes of a run, checked once at the border."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from simclr_jax import base
+
+
+class ProbeSettings(NamedTuple):
+    """See `make_settings`."""
+
+    knn_k: int
+    knn_temperature: float
+    label_fractions: tuple[float, ...]
+    batch_size: int
+
+
+def make_settings(
+    *, knn_k: int, knn_temperature: float, label_fractions: Sequence[float], batch_size: int
+) -> ProbeSettings:
+    """The config's section `probe`.
+
+    Args:
+        knn_k: neighbours that vote, at least 1.
+        knn_temperature: of the vote, above 0.
+        label_fractions: shares of the training labels that the probes see, each in (0, 1].
+        batch_size: images in one forward pass of the encoder, at least 1.
+
+    Raises:
+        base.InputError: a value is out of its range.
+    """
+    if knn_k < 1:
+        raise base.InputError(f"probe.knn_k must be at least 1; got {knn_k}. Use 200.")
+    if not (knn_temperature > 0 and math.isfinite(knn_temperature)):
+        raise base.InputError(f"probe.knn_temperature must be above 0; got {knn_temperature}. Use 0.1.")
+    if not label_fractions or not all(0 < fraction <= 1 for fraction in label_fractions):
+        raise base.InputError(
+            f"probe.label_fractions must be numbers above 0 and up to 1; got {label_fractions}. Use (0.01, 0.1, 1.0)."
+        )
+    if batch_size < 1:
+        raise base.InputError(f"probe.batch_size must be at least 1; got {batch_size}. Use 512.")
+    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size)
