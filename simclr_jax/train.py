@@ -110,7 +110,7 @@ def build(config: Mapping[str, Any]) -> Run:
         train_step.make_load_views(resident.gather_batch, make_views), mesh, row_args=(False, False, True, True)
     )
     step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
-    train_steps = train_step.repeat_steps(step) if settings.steps_per_dispatch > 1 else train_step.single_step(step)
+    dispatch = train_step.repeat_steps if settings.steps_per_dispatch > 1 else train_step.single_step
     size = config["augment"]["size"]
     return Run(
         config=config,
@@ -120,13 +120,9 @@ def build(config: Mapping[str, Any]) -> Run:
         probe=probe,
         init=_make_init(method, tx, mesh, seed=seed, size=size),
         settings=settings,
-        train_steps=jax.jit(train_steps, donate_argnums=0),
+        train_steps=jax.jit(dispatch(step), donate_argnums=0),
         encode=features.make_encode(
-            encoder,
-            size=size,
-            resize=config["augment"]["resize"],
-            batch_size=probe.batch_size,
-            mesh=mesh,
+            encoder, size=size, resize=config["augment"]["resize"], batch_size=probe.batch_size, mesh=mesh
         ),
         num_steps=optim.num_train_steps(**sizes),
     )
