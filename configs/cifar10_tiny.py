@@ -10,7 +10,7 @@ from ml_collections import config_dict
 from configs import cifar10
 
 
-def get_config(arg: str = "epochs=10") -> config_dict.ConfigDict:
+def get_config(arg: str = "epochs=7") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     config = cifar10.get_config(arg)
     config.encoder.width_multiplier = 0.25
@@ -18,11 +18,11 @@ def get_config(arg: str = "epochs=10") -> config_dict.ConfigDict:
     config.method.head_layers = 2
     config.method.temperature = 0.2
     config.optimizer.name = "adamw"
-    config.schedule.base_learning_rate = 1e-3
+    config.schedule.base_learning_rate = 2e-3
     config.schedule.scaling = "none"
     config.schedule.warmup_epochs = 0.5
     config.train.batch_size = 256
     config.train.log_every_steps = 20
     config.train.checkpoint_every_steps = 200
-    config.train.evaluate_every_epochs = 2.5
+    config.train.evaluate_every_epochs = 3.5
     return config

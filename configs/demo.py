@@ -13,6 +13,7 @@ from configs import default
 def get_config() -> config_dict.ConfigDict:
     """A narrow ResNet-18, few steps, AdamW: chosen for what a small machine can do in minutes."""
     config = default.get_config()
+    config.augment.strength = 0.25  # brightness tells the pictures apart: views should keep some of it
     config.augment.blur_probability = 0.0
     config.encoder.width_multiplier = 0.25
     config.method.head_layers = 2
@@ -25,5 +26,6 @@ def get_config() -> config_dict.ConfigDict:
     config.train.num_epochs = 5.0
     config.train.log_every_steps = 10
     config.train.checkpoint_every_steps = 100
-    config.train.evaluate_every_epochs = 1.0
+    config.train.evaluate_every_epochs = 2.5
+    config.probe.knn_k = 20  # a class has few labels here
     return config
