@@ -75,6 +75,8 @@ def get_config() -> config_dict.ConfigDict:
     config.train.checkpoint_every_steps = 500
     config.train.keep_checkpoints = 3  # the last ones; the best by kNN is kept beside them
     config.train.evaluate_every_epochs = 10.0  # kNN while training; 0.0 = never
+    # Device memory for the training split, GB; a larger split is streamed from the host. None = half of the device's.
+    config.train.max_resident_gigabytes = config_dict.placeholder(float)
 
     # Probes: kNN and the linear probe on frozen features.
     config.probe = config_dict.ConfigDict()

@@ -42,6 +42,7 @@ def parse_flags(
     if with_config:
         spec, words = _take_config_flag(words)
         config = _get_config(spec)
+        _check_complete(config, spec)
         _check_overrides(words, config)
     for word in words:  # absl looks for a similar name by a recursion as deep as the word is long
         if word.startswith("-") and len(word.partition("=")[0]) > 200:
@@ -134,6 +135,17 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
     except (Exception, SystemExit) as error:  # a config is the user's own Python: anything may come out of it
         reason = _one_line(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error), 200)
         raise base.InputError(f"--config={_one_line(spec, 150)} cannot be read: {reason}") from error
+
+
+def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
+    """Raises InputError if the config lacks keys of configs/default.py (a method's own keys may differ)."""
+    keys = _flat(_get_config("default"))
+    missing = [key for key in keys if key not in _flat(config) and not key.startswith("method.")]
+    if missing:
+        raise base.InputError(
+            f"A config has all keys of configs/default.py; {_one_line(spec)} lacks "
+            f"{_one_line(', '.join(missing), 150)}. Start from default.get_config()."
+        )
 
 
 def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> None:

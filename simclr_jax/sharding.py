@@ -74,6 +74,15 @@ def put_rows(mesh: Mesh, array: np.ndarray, axis: int = 0) -> jax.Array:
     return jax.make_array_from_callback(array.shape, rows(mesh, axis), lambda index: array[index])
 
 
+def gather_rows(mesh: Mesh, array: np.ndarray, indices: np.ndarray) -> jax.Array:
+    """`array[indices]` split by rows; `array` may lie on disk, and each process reads only the rows of its devices."""
+
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        return np.asarray(array[indices if index is None else indices[index[0]]])
+
+    return jax.make_array_from_callback((len(indices), *array.shape[1:]), rows(mesh), read)
+
+
 def map_rows(fn: Callable[..., Any], mesh: Mesh, *, row_args: tuple[bool, ...]) -> Callable[..., Any]:
     """`fn` run by every device on its own rows, so that no communication can arise in it.
 

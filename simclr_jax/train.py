@@ -23,6 +23,7 @@ from simclr_jax import (
     checkpoint,
     data,
     features,
+    feed,
     losses,
     methods,
     models,
@@ -34,12 +35,8 @@ from simclr_jax import (
     train_step,
 )
 from simclr_jax import config as config_lib
-from simclr_jax.data import order, resident
 
 EXIT_DIVERGED = 3
-# A resident split may take this share of a device's memory; the rest is for the network.
-_RESIDENT_SHARE = 0.5
-_RESIDENT_BYTES_WITHOUT_LIMIT = 8 * 2**30
 
 
 class Run(NamedTuple):
@@ -50,6 +47,7 @@ class Run(NamedTuple):
     mesh: Mesh
     train_set: data.ImageSet
     test_set: data.ImageSet | None
+    feed: feed.Feed
     probe: probes.ProbeSettings
     init: Callable[[], base.TrainState]
     train_steps: train_step.Dispatch
@@ -99,15 +97,13 @@ def build(config: Mapping[str, Any]) -> Run:
     make_views = config_lib.call(augment.make_simclr_views, config, "augment")
     seed = _checked_seed(config)
     train_set, test_set = _load_splits(config, settings)
-    sizes: dict[str, Any] = {
-        "num_examples": len(train_set.images),
-        "batch_size": settings.batch_size,
-        "num_epochs": settings.num_epochs,
-    }
+    sizes = _run_length(settings, num_examples=len(train_set.images))
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    shape, budget = (settings.steps_per_dispatch, settings.batch_size), settings.max_resident_gigabytes
+    rows = feed.make_feed(train_set, mesh, seed=seed, shape=shape, max_resident_gigabytes=budget)
     load_views = sharding.map_rows(
-        train_step.make_load_views(resident.gather_batch, make_views), mesh, row_args=(False, False, True, True)
+        train_step.make_load_views(rows.load_batch, make_views), mesh, row_args=(False, rows.source_is_rows, True, True)
     )
     step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
     dispatch = train_step.repeat_steps if settings.steps_per_dispatch > 1 else train_step.single_step
@@ -117,6 +113,7 @@ def build(config: Mapping[str, Any]) -> Run:
         mesh=mesh,
         train_set=train_set,
         test_set=test_set,
+        feed=rows,
         probe=probe,
         init=_make_init(method, tx, mesh, seed=seed, size=size),
         settings=settings,
@@ -134,6 +131,7 @@ class LoopSettings(NamedTuple):
     batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
+    max_resident_gigabytes: see `feed.make_feed`.
     """
 
     batch_size: int
@@ -143,11 +141,12 @@ class LoopSettings(NamedTuple):
     checkpoint_every_steps: int
     keep_checkpoints: int
     evaluate_every_epochs: float
+    max_resident_gigabytes: float | None
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
-    for name, value in settings._asdict().items():
+    for name, value in settings._replace(max_resident_gigabytes=1)._asdict().items():
         smallest = 0.0 if name == "evaluate_every_epochs" else 1
         if name == "num_epochs" and not value > 0:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
@@ -155,6 +154,11 @@ def _checked(settings: LoopSettings) -> LoopSettings:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
     # A loop of updates only pays where dispatching costs; on a CPU it would cost the fast convolutions.
     return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
+
+
+def _run_length(settings: LoopSettings, *, num_examples: int) -> dict[str, Any]:
+    """What the number of steps and the schedule are computed from."""
+    return {"num_examples": num_examples, "batch_size": settings.batch_size, "num_epochs": settings.num_epochs}
 
 
 def _checked_seed(config: Mapping[str, Any]) -> int:
@@ -167,10 +171,6 @@ def _checked_seed(config: Mapping[str, Any]) -> int:
 def _load_splits(config: Mapping[str, Any], settings: LoopSettings) -> tuple[data.ImageSet, data.ImageSet | None]:
     """The training split, and the test split if kNN runs while training."""
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
-    budget = sharding.device_memory_bytes()
-    resident.check_fits(
-        train_set, budget_bytes=int(budget * _RESIDENT_SHARE) if budget else _RESIDENT_BYTES_WITHOUT_LIMIT
-    )
     if settings.batch_size > len(train_set.images):
         raise base.InputError(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
@@ -203,23 +203,22 @@ def _loop(
 ) -> None:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
-    source = sharding.put_replicated(run.mesh, resident.take_split(run.train_set))
     step = int(state.step)
     reader = _MetricsReader(run, log, step=step, log_every=settings.log_every_steps)
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
     while step < run.num_steps and not stop:
         count = min(settings.steps_per_dispatch, run.num_steps - step)
-        indices = _draw_indices(run, step)
+        source, indices = run.feed.draw(step)
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
-        last = step >= run.num_steps
-        evaluates = run.test_set is not None and (last or _crosses(before, step, evaluate_every))
-        if evaluates or last or stop or _crosses(before, step, settings.checkpoint_every_steps):
+        evaluates = run.test_set is not None and (step >= run.num_steps or _crosses(before, step, evaluate_every))
+        if evaluates or _crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
             score = reader.evaluate(state, step) if evaluates and not stop else None
             checkpoint.save(checkpoints, state, step=step, score=score)
     reader.flush()
+    checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
 
 
 def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
@@ -229,15 +228,6 @@ def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
     if name not in methods.METHODS:
         raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
     return config_lib.call(methods.METHODS[name], {"method": section}, "method", encoder=encoder)
-
-
-def _draw_indices(run: Run, step: int) -> base.Array:
-    """int32 [K, B], the examples of the next K updates, from the one global order of the run."""
-    shape = (run.settings.steps_per_dispatch, run.settings.batch_size)
-    indices = order.stream_indices(
-        run.config["seed"], step * shape[1], shape[0] * shape[1], num_examples=len(run.train_set.images)
-    )
-    return sharding.put_rows(run.mesh, indices.reshape(shape), axis=1)
 
 
 class _MetricsReader:
@@ -335,7 +325,7 @@ def _make_init(
 def _announce(run: Run, step: int) -> None:
     batch_size = run.settings.batch_size
     progress.say(
-        f"{run.config['data']['name']}: {len(run.train_set.images)} images, batch {batch_size}, "
+        f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, batch {batch_size}, "
         f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of "
         f"{run.config['method'].get('loss_scale', 1.0) * losses.collapse_value(batch_size):.3f} means "
         "that all embeddings are the same."

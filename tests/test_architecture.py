@@ -27,8 +27,9 @@ ALLOWED = {
     "config": {"base"},
     "methods": {"base", "losses", "models.heads"},
     "train_step": {"base", "augment"},
+    "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
-    **{room: {"base", "config", "methods", "train_step", "features", *GROUND} for room in ENTRY_POINTS},
+    **{room: {"base", "config", "methods", "train_step", "feed", "features", *GROUND} for room in ENTRY_POINTS},
     "__main__": {"base", "config"},
 }
 # Outside package -> the rooms that may import it.

@@ -209,3 +209,13 @@ def test_call_hands_a_section_to_its_function():
         config.call(function, {"part": {}}, "part", third=3)
     with pytest.raises(base.InputError, match="section part with first, second, third; it is missing"):
         config.call(function, {}, "part")
+
+
+def test_a_config_that_lacks_keys_is_refused_with_their_names(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import default\ndef get_config():\n"
+        "    config = default.get_config()\n    del config.augment.resize\n    return config\n"
+    )
+    with pytest.raises(base.InputError, match=r"own.py lacks augment.resize. Start from default.get_config"):
+        config.load_file(str(own))

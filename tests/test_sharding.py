@@ -100,17 +100,17 @@ _STEPS = """
     settings = config.load_file("smoke").to_dict()
     run = train.build(settings)
     key = sharding.make_key(run.mesh, 0)
-    source = sharding.put_replicated(run.mesh, resident.take_split(run.train_set))
+    source, first = run.feed.draw(0)
     make_views = augment.make_simclr_views(**settings["augment"])
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, make_views), run.mesh, row_args=(False, False, True, True))
     positions = sharding.put_rows(run.mesh, np.arange(64, dtype=np.int32))
-    rows = sharding.put_rows(run.mesh, np.asarray(train._draw_indices(run, 0))[0])
+    rows = sharding.put_rows(run.mesh, np.asarray(first)[0])
     views = jax.jit(load)(train_step.views_key(key, jnp.int32(0)), source, rows, positions)[1]
     digest = hashlib.sha256(np.asarray(views).tobytes()).hexdigest()
     state, losses = run.init(), []
     for step in range(3):
-        state, metrics = run.train_steps(state, key, source, train._draw_indices(run, step), jnp.int32(1))
+        state, metrics = run.train_steps(state, key, *run.feed.draw(step), jnp.int32(1))
         losses.append(float(jax.block_until_ready(metrics["loss"])[0]))
     print(json.dumps([digest, losses, jax.device_count()]))
 """

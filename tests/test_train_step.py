@@ -49,7 +49,10 @@ def make_views(key, images, sizes, positions):
 def parts():
     method, tx = make_linear_method(), optax.sgd(0.1, momentum=0.9)
     step = train_step.make_train_step(
-        method, tx, train_step.make_load_views(load_batch, make_views), schedule=lambda step: 0.1 / (1.0 + step.astype(jnp.float32))
+        method,
+        tx,
+        train_step.make_load_views(load_batch, make_views),
+        schedule=lambda step: 0.1 / (1.0 + step.astype(jnp.float32)),
     )
     key = jax.random.key(0)
     state = train_step.init_state(method, tx, key, views_shape=(2, 2, 3, 3, 3))

@@ -1,6 +1,5 @@
 """A split which lives on the device as a whole: batches are gathered there from int32 indices."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -50,27 +49,3 @@ def gather_batch(split: ResidentSplit, indices: jax.Array, positions: jax.Array)
 def resident_bytes(image_set: imageset.ImageSet) -> int:
     """Bytes of device memory which the split occupies."""
     return image_set.images.nbytes + image_set.sizes.nbytes + image_set.labels.nbytes
-
-
-def check_fits(image_set: imageset.ImageSet, *, budget_bytes: int) -> None:
-    """Checks that the split fits in `budget_bytes` of device memory.
-
-    Raises:
-        base.InputError: it does not; the message names both sizes and a canvas which would fit.
-    """
-    needed = resident_bytes(image_set)
-    if needed <= budget_bytes:
-        return
-    num_images, height, width, _ = image_set.images.shape
-    canvas = max(height, width)
-    per_image = budget_bytes // num_images - (needed - image_set.images.nbytes) // num_images
-    fitting = math.isqrt(max(per_image, 0) // 3)
-    remedy = f"Lower canvas_size from {canvas} to {fitting} or less, or use" if fitting >= 8 else "Use"
-    raise base.InputError(
-        f"the split must fit into {_gigabytes(budget_bytes)} of device memory; got {num_images} images of "
-        f"{height}x{width}, {_gigabytes(needed)}. {remedy} part of the data, for example 'train[:10%]' of a tfds set."
-    )
-
-
-def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from simclr_jax import base
 from simclr_jax.data import imageset, resident
@@ -46,16 +45,3 @@ def test_padding_rows_are_masked_and_unlabelled():
 def test_resident_bytes_counts_every_array():
     image_set = _image_set(count=5, side=4)
     assert resident.resident_bytes(image_set) == 5 * (4 * 4 * 3 + 2 * 4 + 4)
-
-
-def test_a_split_too_large_for_the_device_is_refused_with_a_canvas_that_fits():
-    image_set = _image_set(count=5, side=64)
-    needed = resident.resident_bytes(image_set)
-    resident.check_fits(image_set, budget_bytes=needed)
-    with pytest.raises(base.InputError, match="Lower canvas_size from 64 to 31 or less") as caught:
-        resident.check_fits(image_set, budget_bytes=needed // 4)
-    assert "\n" not in str(caught.value)
-    smaller = _image_set(count=5, side=31)
-    resident.check_fits(smaller, budget_bytes=needed // 4)
-    with pytest.raises(base.InputError, match="Use part of the data"):
-        resident.check_fits(image_set, budget_bytes=0)
