@@ -41,7 +41,7 @@ def get_config() -> config_dict.ConfigDict:
 
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
-    config.encoder.name = "resnet18"  # resnet18 | 34 | 50 | 101 | 152 | 200
+    config.encoder.name = "resnet18"  # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18)
     config.encoder.width_multiplier = 1.0
     config.encoder.stem = "cifar"  # "cifar" (3x3, for 32 pixels) | "imagenet" (7x7, stride 2, max-pool)
     config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32

@@ -16,6 +16,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.name = "digits"
     config.augment.size = 16
     config.augment.blur_probability = 0.0
+    config.encoder.name = "resnet10"
     config.encoder.width_multiplier = 0.0625
     config.method.head_layers = 2
     config.method.head_dim = 32

@@ -255,9 +255,10 @@ class _MetricsReader:
         rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
         _check_finite(step, rows)
         done = step + count
-        if self._meter is None:  # the first dispatch compiles: leave it out of the rate
+        first = self._meter is None
+        if first:  # the first dispatch compiles: its time tells nothing of the rate
             self._meter = progress.Meter(done=done, total=self._run.num_steps)
-        elif _crosses(step, done, self._log_every) or done == self._run.num_steps:
+        if done == self._run.num_steps or (not first and _crosses(step, done, self._log_every)):
             self._write(done, {name: float(values[-1]) for name, values in rows.items()})
 
     def _write(self, step: int, values: dict[str, float]) -> None:

@@ -13,6 +13,8 @@ from simclr_jax import base
 from simclr_jax.models import resnet
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    # Half of ResNet-18, not in the papers: for small machines and small images.
+    "resnet10": functools.partial(resnet.ResNet, resnet.BasicBlock, (1, 1, 1, 1)),
     "resnet18": functools.partial(resnet.ResNet, resnet.BasicBlock, (2, 2, 2, 2)),
     "resnet34": functools.partial(resnet.ResNet, resnet.BasicBlock, (3, 4, 6, 3)),
     "resnet50": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 4, 6, 3)),

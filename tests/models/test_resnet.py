@@ -147,6 +147,8 @@ COUNTS = [
     ("resnet152", 2, "imagenet", 232_253_568, 232_556_416, 4096),
     ("resnet200", 1, "imagenet", 62_624_832, 62_800_832, 2048),
     ("resnet200", 2, "imagenet", 250_128_512, 250_480_512, 4096),
+    # Not published: ResNet-18 without its second blocks, each 2 * 9 f^2 weights and two BatchNorms of f channels.
+    ("resnet10", 1, "cifar", 11_173_056 - 6_266_880 - 3_840, 11_182_784 - 6_266_880 - 7_680, 512),
 ]
 
 
