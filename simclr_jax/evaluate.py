@@ -58,7 +58,9 @@ def collect_features(
     size, batch_size = config["augment"]["size"], config["probe"]["batch_size"]
     views = {"size": size, "resize": config["augment"]["resize"], "batch_size": batch_size, "mesh": mesh}
     encode = features.make_encode(encoder, **views)
-    init = jax.jit(lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False))
+    init = sharding.jit_once(
+        lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False), mesh
+    )
     untrained = init(jax.random.key(config["seed"]))
     images = [features.evaluation_images(split, **views) for split in (train_set, test_set)]
     collected = {

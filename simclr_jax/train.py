@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from simclr_jax import (
@@ -115,7 +114,7 @@ def build(config: Mapping[str, Any]) -> Run:
         test_set=test_set,
         feed=rows,
         probe=probe,
-        init=_make_init(method, tx, mesh, seed=seed, size=size),
+        init=lambda: train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3)),
         settings=settings,
         train_steps=jax.jit(dispatch(step), donate_argnums=0),
         encode=features.make_encode(
@@ -187,7 +186,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         like = sharding.like_replicated(run.mesh, jax.eval_shape(run.init))
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say)
-        state = run.init() if restored is None else restored
+        state = sharding.jit_once(run.init, run.mesh)() if restored is None else restored
         step = int(state.step)
         _announce(run, step)
         with runlog.open_log(workdir, resumed_step=step) as log:
@@ -311,16 +310,6 @@ def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
 def _crosses(before: int, after: int, every: int) -> bool:
     """Whether a multiple of `every` lies in (before, after]."""
     return after // every > before // every
-
-
-def _make_init(
-    method: base.Method, tx: optax.GradientTransformation, mesh: Mesh, *, seed: int, size: int
-) -> Callable[[], base.TrainState]:
-    init = jax.jit(
-        lambda key: train_step.init_state(method, tx, key, views_shape=(2, 2, size, size, 3)),
-        out_shardings=sharding.replicated(mesh),
-    )
-    return lambda: init(jax.random.key(seed))
 
 
 def _announce(run: Run, step: int) -> None:

@@ -108,7 +108,7 @@ _STEPS = """
     rows = sharding.put_rows(run.mesh, np.asarray(first)[0])
     views = jax.jit(load)(train_step.views_key(key, jnp.int32(0)), source, rows, positions)[1]
     digest = hashlib.sha256(np.asarray(views).tobytes()).hexdigest()
-    state, losses = run.init(), []
+    state, losses = sharding.jit_once(run.init, run.mesh)(), []
     for step in range(3):
         state, metrics = run.train_steps(state, key, *run.feed.draw(step), jnp.int32(1))
         losses.append(float(jax.block_until_ready(metrics["loss"])[0]))
