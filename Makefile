@@ -1,7 +1,7 @@
 # Each target sets up what it needs on a fresh machine; nothing else has to be installed but Python >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
-RUN = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(VENV)/bin/simclr-jax
+RUN = $(VENV)/bin/simclr-jax
 
 .PHONY: demo test test-all lint golden clean
 

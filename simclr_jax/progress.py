@@ -56,9 +56,12 @@ class Meter:
         self._done, self._time = done, now
         return rate, (self._total - done) / max(rate, 1e-9)
 
-    def skip(self) -> None:
-        """Leaves the time since the last reading out of the next interval's rate."""
-        self._time = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent inside out of the rate."""
+        start = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - start
 
 
 def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: float) -> str:

@@ -211,7 +211,9 @@ def _loop(
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
-        evaluates = run.test_set is not None and (step >= run.num_steps or _crosses(before, step, evaluate_every))
+        # Not shortly before the last step, which is evaluated in any case.
+        due = _crosses(before, step, evaluate_every) and run.num_steps - step > evaluate_every // 2
+        evaluates = run.test_set is not None and (due or step >= run.num_steps)
         if evaluates or _crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
             score = reader.evaluate(state, step) if evaluates and not stop else None
@@ -235,7 +237,8 @@ class _MetricsReader:
     def __init__(self, run: Run, log: runlog.RunLog, *, step: int, log_every: int):
         self._run, self._log, self._log_every = run, log, log_every
         self._pending: tuple[int, int, base.Metrics] | None = None
-        self._meter: progress.Meter | None = None
+        self._meter = progress.Meter(done=step, total=run.num_steps)
+        self._compiled = False
         self._start = time.perf_counter() - log.seconds_before
 
     def put(self, step: int, count: int, metrics: base.Metrics) -> None:
@@ -254,14 +257,13 @@ class _MetricsReader:
         rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
         _check_finite(step, rows)
         done = step + count
-        first = self._meter is None
-        if first:  # the first dispatch compiles: its time tells nothing of the rate
-            self._meter = progress.Meter(done=done, total=self._run.num_steps)
+        first, self._compiled = not self._compiled, True
         if done == self._run.num_steps or (not first and _crosses(step, done, self._log_every)):
             self._write(done, {name: float(values[-1]) for name, values in rows.items()})
+        elif first:
+            self._meter.read(done)  # the first dispatch compiles: its time is kept out of the next rate
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        assert self._meter is not None
         rate, seconds_left = self._meter.read(step)
         batch_size = self._run.settings.batch_size
         row = {
@@ -280,19 +282,18 @@ class _MetricsReader:
         if test_set is None or not train_set.class_names:
             return None
         variables = features.encoder_variables(state.params, state.method_state)
-        predictions = probes.knn(
-            self._run.encode(variables, train_set),
-            train_set.labels,
-            self._run.encode(variables, test_set),
-            num_classes=len(train_set.class_names),
-            k=self._run.probe.knn_k,
-            temperature=self._run.probe.knn_temperature,
-        )
+        with self._meter.paused():
+            predictions = probes.knn(
+                self._run.encode(variables, train_set),
+                train_set.labels,
+                self._run.encode(variables, test_set),
+                num_classes=len(train_set.class_names),
+                k=self._run.probe.knn_k,
+                temperature=self._run.probe.knn_temperature,
+            )
         accuracy = probes.accuracy(predictions, test_set.labels)
         runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})
         progress.say(f"step {step}/{self._run.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %")
-        if self._meter:
-            self._meter.skip()
         return accuracy
 
 

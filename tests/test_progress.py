@@ -36,14 +36,15 @@ def test_a_meter_gives_the_rate_since_the_last_reading_and_the_time_left(monkeyp
     assert meter.read(60) == (40.0, 1.0)
 
 
-def test_a_meter_leaves_skipped_time_out_of_the_next_rate(monkeypatch):
+def test_a_meter_leaves_paused_time_out_of_the_rate_and_keeps_the_time_before(monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
     meter = progress.Meter(done=0, total=10)
-    now += 1000
-    meter.skip()
     now += 1
-    assert meter.read(5) == (5.0, 1.0)
+    with meter.paused():
+        now += 1000
+    now += 1
+    assert meter.read(6) == (3.0, pytest.approx(4 / 3))
 
 
 def test_a_meter_survives_a_clock_that_stands_still(monkeypatch):
