@@ -1,5 +1,6 @@
 """`simclr-jax report`: collects what a run left behind and what its encoder sees, and writes one HTML page about it."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from simclr_jax import augment, data, features, losses, models, page, probes, pr
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
-_NUM_QUERIES, _NUM_NEIGHBORS = 10, 5
+_NUM_QUERIES, _NUM_NEIGHBORS, _NUM_MATCHED = 10, 5, 1000
 
 
 class _Seen(NamedTuple):
@@ -84,20 +85,35 @@ def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
 
 def _neighbors(seen: _Seen) -> page.Neighbors:
     """Evenly spaced test images, each with the training images that lie nearest to it."""
-    queries = np.unique(np.linspace(0, len(seen.test_h) - 1, _NUM_QUERIES).astype(np.int64))
     k = min(_NUM_NEIGHBORS, len(seen.train_h))
-    _, learned = probes.neighbors(seen.train_h, seen.test_h[queries], k=k)
-    train_pixels, test_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.test_images)
-    _, pixels = probes.neighbors(train_pixels, test_pixels[queries], k=k)
     labelled = bool(seen.train_set.class_names)
-    return page.Neighbors(
-        queries=seen.test_images[queries],
-        learned=seen.train_images[learned],
-        pixels=seen.train_images[pixels],
-        query_labels=seen.test_set.labels[queries] if labelled else None,
-        learned_labels=seen.train_set.labels[learned] if labelled else None,
-        pixel_labels=seen.train_set.labels[pixels] if labelled else None,
+    train_pixels, test_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.test_images)
+
+    def nearest(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, learned = probes.neighbors(seen.train_h, seen.test_h[queries], k=k)
+        _, pixels = probes.neighbors(train_pixels, test_pixels[queries], k=k)
+        return learned, pixels
+
+    queries = _evenly_spaced(len(seen.test_h), _NUM_QUERIES)
+    learned, pixels = nearest(queries)
+    shown = page.Neighbors(seen.test_images[queries], seen.train_images[learned], seen.train_images[pixels])
+    if not labelled:
+        return shown
+    train_labels, test_labels = seen.train_set.labels, seen.test_set.labels
+    many = _evenly_spaced(len(seen.test_h), _NUM_MATCHED)
+    rates = [float(np.mean(train_labels[found] == test_labels[many, None])) for found in nearest(many)]
+    return dataclasses.replace(
+        shown,
+        query_labels=test_labels[queries],
+        learned_labels=train_labels[learned],
+        pixel_labels=train_labels[pixels],
+        match_rates=(rates[0], rates[1]),
+        num_matched=len(many),
     )
+
+
+def _evenly_spaced(count: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, wanted).astype(np.int64))
 
 
 def _map(seen: _Seen) -> page.Embedding:

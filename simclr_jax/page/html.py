@@ -23,6 +23,8 @@ class Neighbors:
 
     queries: uint8 [Q, h, w, 3]; learned, pixels: uint8 [Q, K, h, w, 3].
     query_labels: int [Q]; learned_labels, pixel_labels: int [Q, K]; all None for unlabelled data.
+    match_rates: over `num_matched` test images, the share of K neighbours of the right class, in the representation and
+        in pixels; None if unknown. The few queries shown are too small a sample to compare by.
     """
 
     queries: np.ndarray
@@ -31,6 +33,8 @@ class Neighbors:
     query_labels: np.ndarray | None = None
     learned_labels: np.ndarray | None = None
     pixel_labels: np.ndarray | None = None
+    match_rates: tuple[float, float] | None = None
+    num_matched: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +235,8 @@ def _neighbors(neighbors: Neighbors | None, names: Sequence[str]) -> dict[str, A
             marks = [item["right"] for item in row[key] if item["right"] is not None]
             hits[key] = [hits[key][0] + sum(marks), hits[key][1] + len(marks)]
         rows.append(row)
-    return {"rows": rows, "hits": hits}
+    rates = [f"{100 * rate:.0f} %" for rate in neighbors.match_rates or ()]
+    return {"rows": rows, "hits": hits, "rates": rates, "num_matched": f"{neighbors.num_matched:,}"}
 
 
 def _embedding(embedding: Embedding | None, names: Sequence[str]) -> dict[str, Any] | None:
