@@ -340,6 +340,14 @@ def test_unlabelled_data_makes_a_page_without_marks():
     assert "class 0" not in parsed.text
 
 
+def test_neighbours_are_also_judged_over_many_test_images():
+    report = contents()
+    near = dataclasses.replace(report.neighbors, match_rates=(0.431, 0.297), num_matched=1000)
+    text, _ = render(dataclasses.replace(report, neighbors=near))
+    assert "over 1,000 test images 43 % and 30 %" in text
+    assert "test images 43 %" not in render(report)[0]
+
+
 def test_neighbours_with_an_unlabelled_query_are_not_judged():
     report = brief()
     near = dataclasses.replace(report.neighbors, query_labels=np.full(5, -1))
@@ -386,7 +394,9 @@ def test_an_address_in_the_config_is_only_text():
 def test_page_of_a_realistic_run_is_below_five_megabytes():
     names = [f"class number {index}" for index in range(100)]
     report = contents(classes=names, points=3000, side=64, found=8, shown=12, steps=5000)
-    near = page.Neighbors(*[np.repeat(part, 3, axis=0)[:12] for part in dataclasses.astuple(report.neighbors)])
+    parts = {field.name: getattr(report.neighbors, field.name) for field in dataclasses.fields(page.Neighbors)}
+    arrays = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
+    near = page.Neighbors(**{name: np.repeat(part, 3, axis=0)[:12] for name, part in arrays.items()})
     text, parsed = render(dataclasses.replace(report, neighbors=near))
     assert_sound(text, parsed)
     assert len(text.encode()) < 5e6
