@@ -8,6 +8,7 @@ over for the newest intact one, with a warning.
 import contextlib
 import hashlib
 import pathlib
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -73,15 +74,22 @@ def restore_latest(
 ) -> base.TrainState | None:
     """The newest intact state, placed like `like` (arrays or ShapeDtypeStructs with shardings); None if there is none.
 
+    Newer ones, which are damaged, are moved into the folder NAME.damaged beside the checkpoints: orbax would not save
+    the same steps, nor any older one, again.
+
     Raises:
         base.InputError: checkpoints exist and none of them is intact.
     """
-    steps = sorted(checkpoints.all_steps(), reverse=True)
+    steps, damaged = sorted(checkpoints.all_steps(), reverse=True), []
     for step in steps:
         try:
-            return restore(checkpoints, like, step=step)
+            state = restore(checkpoints, like, step=step)
         except base.InputError as error:
             warn(f"{error} Trying the one before.")
+            damaged.append(step)
+        else:
+            _set_aside(checkpoints, damaged)
+            return state
     if steps:
         raise base.InputError(
             f"A run resumes from an intact checkpoint; all {len(steps)} in {checkpoints.directory} are damaged. "
@@ -132,6 +140,17 @@ def leaf_digests(tree: base.PyTree) -> dict[str, str]:
     """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {_name(path): _digest(np.asarray(leaf)) for path, leaf in leaves}
+
+
+def _set_aside(checkpoints: Checkpoints, steps: list[int]) -> None:
+    folder = pathlib.Path(checkpoints.directory)
+    for step in steps if jax.process_index() == 0 else []:
+        target = folder.with_name(f"{folder.name}.damaged") / str(step)
+        shutil.rmtree(target, ignore_errors=True)  # an older one of the same step
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(folder / str(step), target)
+    if steps:
+        checkpoints.reload()
 
 
 def _abstract(tree: base.PyTree) -> base.PyTree:

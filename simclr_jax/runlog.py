@@ -40,7 +40,7 @@ def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Writes the config of a new run, or compares it with that of the run which is there.
+    """Compares the config with that of the run which is there, if one is.
 
     Raises:
         base.InputError: the workdir was made with another config; the keys that differ are named.
@@ -48,7 +48,6 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     path = workdir / _CONFIG
     mine = json.loads(json.dumps(config))
     if not path.exists():
-        write_json(path, mine)
         return
     theirs = json.loads(path.read_text())
     old, new = _flat(theirs), _flat(mine)
@@ -62,6 +61,11 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             f"A workdir belongs to one config; {workdir} was made with another: {'; '.join(changed)}. "
             "Use the same values to go on with that run, or another --workdir."
         )
+
+
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Keeps the resolved config with the run."""
+    write_json(workdir / _CONFIG, config)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -70,8 +70,9 @@ def main(*, config: Mapping[str, Any], workdir: str) -> int:
     progress.quiet_libraries()
     folder = pathlib.Path(workdir)
     with runlog.lock(folder), progress.stop_signals() as stop:
-        run = build(config)
         runlog.check_config(folder, config)
+        run = build(config)
+        runlog.write_config(folder, config)
         try:
             train(run, folder, stop)
         except Diverged as error:

@@ -38,6 +38,11 @@ def write(folder, *, steps, keep=3, scores=None):
     return folder
 
 
+def aside(folder):
+    """Where damaged checkpoints are kept."""
+    return folder.with_name(f"{folder.name}.damaged")
+
+
 def state_files(folder, step):
     """The files that hold the arrays of a step and their index, the largest first."""
     files = [path for path in (pathlib.Path(folder) / str(step) / "state").rglob("*") if path.is_file()]
@@ -133,7 +138,9 @@ def test_a_damaged_file_never_changes_a_bit_and_the_step_before_it_is_used(folde
         step, warnings = restored_step(folder)
         assert (step, len(warnings)) in ((1, 1), (2, 0))
         assert all("\n" not in warning and "Checkpoint 2" in warning for warning in warnings)
-        noticed += [path] * len(warnings)
+        if warnings:
+            noticed.append(path)
+            shutil.move(aside(folder) / "2", folder / "2")
         path.write_bytes(content)
     assert state_files(folder, 2)[0] in noticed and folder / "2" / "state" / "manifest.ocdbt" in noticed
     assert restored_step(folder) == (2, [])
@@ -186,3 +193,13 @@ def test_a_step_is_saved_once_and_keep_is_checked(folder):
     assert restored_step(folder) == (2, [])
     with pytest.raises(base.InputError, match="keep_checkpoints must be at least 1; got 0"):
         checkpoint.open_checkpoints(folder, keep=0)
+
+
+def test_a_step_that_was_damaged_can_be_saved_again_and_the_damaged_one_is_kept_aside(folder):
+    flip_bit(state_files(folder, 2)[0])
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        state = checkpoint.restore_latest(checkpoints, make_state(), warn=lambda line: None)
+        assert int(state.step) == 1
+        checkpoint.save(checkpoints, make_state(2), step=2)
+    assert restored_step(folder) == (2, [])
+    assert [path.name for path in aside(folder).iterdir()] == ["2"]

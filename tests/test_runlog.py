@@ -24,7 +24,7 @@ with runlog.lock(pathlib.Path(sys.argv[1])):
 
 
 def test_a_run_goes_on_with_the_config_it_was_started_with(tmp_path):
-    runlog.check_config(tmp_path, CONFIG)
+    runlog.write_config(tmp_path, CONFIG)
     before = (tmp_path / "config.json").read_bytes()
     runlog.check_config(tmp_path, CONFIG)  # the tuple has become a list on disk: still the same config
     assert (tmp_path / "config.json").read_bytes() == before
@@ -32,7 +32,7 @@ def test_a_run_goes_on_with_the_config_it_was_started_with(tmp_path):
 
 
 def test_another_config_is_refused_naming_only_what_differs(tmp_path):
-    runlog.check_config(tmp_path, CONFIG)
+    runlog.write_config(tmp_path, CONFIG)
     other = {**CONFIG, "train": {"batch_size": 32, "num_epochs": 1.0}, "new": {"key": None}}
     with pytest.raises(base.InputError) as caught:
         runlog.check_config(tmp_path, other)
@@ -45,7 +45,7 @@ def test_another_config_is_refused_naming_only_what_differs(tmp_path):
 def test_a_folder_without_a_run_is_refused_with_the_command_that_starts_one(tmp_path):
     with pytest.raises(base.InputError, match="simclr-jax train --config=demo --workdir="):
         runlog.require_run(tmp_path)
-    runlog.check_config(tmp_path, CONFIG)
+    runlog.write_config(tmp_path, CONFIG)
     assert runlog.require_run(str(tmp_path)) == tmp_path
 
 
