@@ -104,11 +104,6 @@ def map_rows(fn: Callable[..., Any], mesh: Mesh, *, row_args: tuple[bool, ...]) 
     )
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that writes logs and prints."""
-    return jax.process_index() == 0
-
-
 def device_summary(mesh: Mesh) -> str:
     """For people: how many devices of what kind."""
     device = mesh.devices.flat[0]

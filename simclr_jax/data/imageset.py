@@ -115,21 +115,3 @@ def check_canvas_size(canvas_size: int | None) -> None:
             f"canvas_size must be a whole number of pixels from 8 to 4096; got {canvas_size!r}. "
             "Leave it out to let the data decide."
         )
-
-
-def class_overview(image_set: ImageSet, *, per_class: int = 8) -> np.ndarray:
-    """One row of evenly spaced examples per class, for documentation: uint8 [C * H, per_class * W, 3].
-
-    Raises:
-        base.InputError: the images have no classes.
-    """
-    _, height, width, _ = image_set.images.shape
-    rows = []
-    for label in range(len(image_set.class_names)):
-        members = np.flatnonzero(image_set.labels == label)
-        chosen = members[np.linspace(0, len(members) - 1, per_class).round().astype(int)] if len(members) else []
-        tiles = [image_set.images[i] for i in chosen] or [np.zeros((height, width, 3), np.uint8)] * per_class
-        rows.append(np.concatenate(tiles, axis=1))
-    if not rows:
-        raise base.InputError("an overview by class needs a labelled data set; this one has no classes. Use another.")
-    return np.concatenate(rows, axis=0)

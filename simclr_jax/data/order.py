@@ -63,21 +63,3 @@ def stream_indices(seed: int, start: int, count: int, *, num_examples: int) -> n
         pieces.append(piece)
         position += len(piece)
     return np.concatenate(pieces)
-
-
-def host_slice(global_batch: int, host: int, num_hosts: int) -> slice:
-    """The contiguous part of the global batch which belongs to `host` (0-based).
-
-    Raises:
-        base.InputError: the batch does not divide evenly, or `host` does not exist.
-    """
-    if num_hosts < 1 or not 0 <= host < num_hosts:
-        raise base.InputError(f"host must be from 0 to num_hosts - 1; got host {host} of {num_hosts} hosts.")
-    if global_batch % num_hosts:
-        lower = global_batch // num_hosts * num_hosts
-        choice = f"{lower} or {lower + num_hosts}" if lower else str(num_hosts)
-        raise base.InputError(
-            f"batch_size must be divisible by the number of hosts; got {global_batch} and {num_hosts}. Use {choice}."
-        )
-    share = global_batch // num_hosts
-    return slice(host * share, (host + 1) * share)

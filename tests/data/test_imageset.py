@@ -79,16 +79,6 @@ def test_fingerprint_depends_on_every_part_and_on_nothing_else():
     assert len({reference.fingerprint, *(other.fingerprint for other in changed)}) == 6
 
 
-def test_class_overview_shows_one_row_per_class():
-    overview = imageset.class_overview(_set(), per_class=2)
-    images = _set().images
-    assert overview.shape == (8, 8, 3)
-    np.testing.assert_array_equal(overview[:4], np.concatenate([images[0], images[0]], axis=1))
-    np.testing.assert_array_equal(overview[4:], np.concatenate([images[1], images[2]], axis=1))
-    with pytest.raises(base.InputError, match="labelled"):
-        imageset.class_overview(_set(class_names=(), labels=np.full(3, -1)))
-
-
 @pytest.mark.parametrize("value", [0, 7, 4097, -1, 32.0, True, "32"])
 def test_a_canvas_size_out_of_range_is_refused(value):
     with pytest.raises(base.InputError, match="canvas_size must be a whole number of pixels from 8 to 4096"):

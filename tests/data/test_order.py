@@ -67,19 +67,9 @@ def test_stream_far_away_needs_no_walk():
     np.testing.assert_array_equal(far, order.epoch_permutation(3, 10**14, 10)[:4])
 
 
-def test_hosts_together_see_the_global_batch():
-    batch = order.stream_indices(1, 24, 12, num_examples=20)
-    for num_hosts in (1, 2, 3, 4, 6, 12):
-        parts = [batch[order.host_slice(12, host, num_hosts)] for host in range(num_hosts)]
-        np.testing.assert_array_equal(np.concatenate(parts), batch)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: order.host_slice(100, 0, 8), "got 100 and 8. Use 96 or 104."),
-        (lambda: order.host_slice(3, 0, 8), "Use 8."),
-        (lambda: order.host_slice(16, 8, 8), "got host 8 of 8"),
         (lambda: order.epoch_permutation(-1, 0, 5), "seed must be from 0"),
         (lambda: order.epoch_permutation(0, 0, 0), "num_examples must be from 1"),
         (lambda: order.stream_indices(0, 0, 5, num_examples=0), "num_examples must be from 1"),
