@@ -1,4 +1,4 @@
-"""Makes the small golden files in this folder from the full ones: `python tests/golden/thin.py FOLDER`.
+"""Makes the small golden files in this folder from the full ones: `python tests/golden/thin.py FOLDER [FILE ...]`.
 
 FILES names, for every file, the arrays to keep: shell patterns, of which the last one that matches decides; a pattern
 that starts with "!" drops. Arrays are copied unchanged.
@@ -11,6 +11,16 @@ import sys
 import numpy as np
 
 _RESNET = ["input", "num_*", "[et]*/features_f64", "[et]*_mean_std_f64", "train/updated_statistics_sum_all_f64"]
+
+# Losses, norms, statistics and the first 16 entries of every gradient and parameter; whole tensors are left out.
+_TRAIN_STEP = [
+    *("views*", "labels", "num_classes", "learning_rates", "temperature", "weight_decay", "config/*", "*_names"),
+    *("step?/loss_*", "step?/contrast_acc", "*_f64", "step?/*first16_f64/*", "variables/shapes", "!variables/tf2_names"),
+    *("step?/projection_output", "step?/supervised_logits"),
+]
+_TRAIN_STEP_CASES = [
+    *("r18_cifar_b4", "tiny_r18_b4_large_lr", "tiny_r18_b8", "tiny_r18_momentum_b8", "tiny_r18_v1head_b8"),
+]
 
 FILES: dict[str, list[str]] = {
     "crop_resize": [
@@ -38,10 +48,24 @@ FILES: dict[str, list[str]] = {
     ],
     "lars": [
         *("learning_rates", "canonical_names", "excluded_*", "init/*", "grads/*", "*/weight_decay", "*/nesterov"),
-        *("*/params_f64/*", "*/momentum_f64/*", "!*popular/*"),
+        *("*/params_f64/*", "*/momentum_f64/*"),
     ],
+    "lars_tf1": ["*"],
     "schedule_tf1": ["*"],
-    "weight_decay_term": ["momentum_*", "variables/canonical_names", "variables/shapes"],
+    "weight_decay_term": ["*", "!*/tf2_names"],
+    "losses_other": ["*"],
+    "losses_tf1": ["*"],
+    "replicas_2": ["*"],
+    "replicas_4": ["*"],
+    "default_flags_tf1": ["*"],
+    "default_flags_tf2": ["*"],
+    "layouts_tf1": ["*"],
+    "layouts_tf2": ["*", "!*/tf2_variable_names", "!*head2/*"],
+    "ckpt_tf1_r18_w0.0625": ["*"],
+    "ckpt_tf2_r18_w0.0625": ["*", "!*/tf2_names", "!*/first_values"],
+    "ckpt_tf1_r50_sk_w0.03125": ["*"],
+    "ckpt_tf2_r50_sk_w0.03125": ["*", "!*/tf2_names", "!*/first_values"],
+    **{f"train_step_{case}": _TRAIN_STEP for case in _TRAIN_STEP_CASES},
     "projection_head": [
         *("case_names", "layers?_in64_*/input", "layers?_in64_*_f64*", "!*/selector-1_f64", "!*/selector0_f64"),
         *("layers3_in512_*/input", "layers3_in512_*/*/output_f64"),
@@ -53,6 +77,8 @@ FILES: dict[str, list[str]] = {
     "resnet_r18_imagenet_64": _RESNET,
     "resnet_r34_cifar_32": _RESNET,
     "resnet_r50_imagenet_64": _RESNET,
+    "resnet_r50_sk_imagenet_64": _RESNET,
+    "resnet_tf1": ["case_names", "r18_cifar_32/*", "r50_sk_imagenet_64/eval/*"],
     "schedule": ["*"],
 }
 
@@ -67,7 +93,8 @@ def main() -> None:
     """Writes every file of FILES beside this script and prints its size."""
     source = pathlib.Path(sys.argv[1])
     here = pathlib.Path(__file__).parent
-    for name, patterns in FILES.items():
+    for name in sys.argv[2:] or FILES:
+        patterns = FILES[name]
         with np.load(source / f"{name}.npz", allow_pickle=False) as arrays:
             kept = {k: arrays[k] for k in arrays.files if keeps(patterns, k)}
         np.savez_compressed(here / f"{name}.npz", **kept)
