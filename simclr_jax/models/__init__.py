@@ -33,7 +33,14 @@ def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> Non
 
 
 def make_encoder(
-    name: str = "resnet18", *, width_multiplier: float = 1.0, stem: str = "imagenet", dtype: str = "float32"
+    name: str = "resnet18",
+    *,
+    width_multiplier: float = 1.0,
+    stem: str = "imagenet",
+    dtype: str = "float32",
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
+    padding: str = "reference",
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
 
@@ -43,15 +50,31 @@ def make_encoder(
         stem: "imagenet" (7x7/2 convolution, max-pool) or "cifar" (3x3/1; for images of up to about 32 pixels).
         dtype: type of the activations, "float32" or "bfloat16"; parameters, BatchNorm statistics and h stay float32.
             "float64" makes everything float64 and needs jax_enable_x64; it exists for numerical checks.
+        sk_ratio: above 0, selective kernels with the deep stem and averaging shortcuts; 0.0625 in SimCLRv2. Networks of
+            basic blocks (ResNet-10, 18, 34) only get the stem and the shortcuts, as in the TF2 reference.
+        se_ratio: above 0, squeeze-and-excitation; no released model has it.
+        padding: "reference", or "torchvision" for a network whose weights and features are those of torchvision's class
+            (max-pool padded on all sides, no projection shortcut where shapes fit); the latter allows no sk_ratio or
+            se_ratio.
 
     Raises:
-        InputError: an unknown name, stem or dtype, a width multiplier out of range, or float64 without jax_enable_x64.
+        InputError: an unknown name, stem, dtype or padding, a width multiplier or ratio out of range, ratios with
+            torchvision's padding, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
     """
     _check_choice("name", name, tuple(ENCODERS))
     _check_choice("stem", stem, resnet.STEMS)
     _check_choice("dtype", dtype, DTYPES)
+    _check_choice("padding", padding, resnet.PADDINGS)
+    for argument, ratio in (("sk_ratio", sk_ratio), ("se_ratio", se_ratio)):
+        if not 0 <= ratio <= 1:
+            raise base.InputError(f"{argument} must be 0.0 (none) to 1.0; got {ratio}. SimCLRv2 has sk_ratio 0.0625.")
+        if ratio and padding == "torchvision":
+            raise base.InputError(
+                f'padding="torchvision" is for networks that torchvision has; got {argument} {ratio}. '
+                'Use padding="reference".'
+            )
     if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
         raise base.InputError(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
@@ -59,4 +82,11 @@ def make_encoder(
         )
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise base.InputError("dtype float64 needs jax_enable_x64, which is off. Use float32 or bfloat16.")
-    return ENCODERS[name](width_multiplier=width_multiplier, stem=stem, dtype=dtype)
+    return ENCODERS[name](
+        width_multiplier=width_multiplier,
+        stem=stem,
+        dtype=dtype,
+        sk_ratio=sk_ratio,
+        se_ratio=se_ratio,
+        padding=padding,
+    )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import resnet
+from simclr_jax.models import layers
 
 Array = jax.Array
 
@@ -47,8 +47,8 @@ class ProjectionHead(nn.Module):
     @nn.compact
     def __call__(self, h: Array, *, train: bool) -> tuple[Array, ...]:
         """Maps h [N, D] to (h, output of layer 1, ..., z [N, d]); outputs are taken behind the ReLU."""
-        state_dtype = resnet.state_dtype(self.dtype)
-        norm = resnet.make_batch_norm(self.dtype, train)
+        state_dtype = layers.state_dtype(self.dtype)
+        norm = layers.make_batch_norm(self.dtype, train)
         activations = [h.astype(state_dtype)]
         x = h
         for layer in range(1, self.num_layers + 1):

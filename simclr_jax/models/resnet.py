@@ -1,10 +1,11 @@
 """Residual networks as SimCLR uses them: stems, blocks and the encoder that maps images to representations.
 
 What belongs here: Flax modules of the ResNet family. Every submodule has an explicit name, so that the parameter tree
-is a stable public format: stem/conv1, block_group{g}/block{b}/conv{i}, bn{i}, proj_conv, proj_bn, counted from 1.
+is a stable public format: stem/conv1, block_group{g}/block{b}/conv{i}, bn{i}, proj_conv, proj_bn, counted from 1; with
+selective kernels block{b}/sk/... takes the place of conv2 and bn2.
 
-Arrays are channels last, kernels are HWIO. `dtype` is the type of the activations; parameters, BatchNorm statistics
-and the returned representation are float32 (float64 if `dtype` is float64).
+`dtype` is the type of the activations; parameters, BatchNorm statistics and the returned representation are float32
+(float64 if `dtype` is float64).
 """
 
 import functools
@@ -14,167 +15,139 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from simclr_jax.models import attention, layers
+
 Array = jax.Array
 
 STEMS = ("imagenet", "cifar")
-
-
-def state_dtype(dtype: str) -> jnp.dtype:
-    """The type of parameters, statistics and results when activations have type `dtype`: at least float32."""
-    return jnp.dtype("float64" if dtype == "float64" else "float32")
-
-
-def max_pool_3x3_stride_2(x: Array) -> Array:
-    """Maximum over 3x3 windows with stride 2: [N, H, W, C] -> [N, ceil(H/2), ceil(W/2), C].
-
-    The windows are those of TensorFlow's SAME: for even sizes the border of -infinity lies only at the bottom and at
-    the right. Written as maxima of strided slices and not as a window reduction because the gradient of the latter is
-    a select-and-scatter, which has no deterministic form on GPUs. Deliberate difference: equal maxima share the
-    gradient, where TensorFlow gives it to the first; behind a ReLU nearly all ties are zeros, which pass none.
-    """
-    lowest = jnp.asarray(-jnp.inf, x.dtype)
-    for axis in (1, 2):
-        size = x.shape[axis]
-        outputs = -(-size // 2)
-        missing = max(2 * (outputs - 1) + 3 - size, 0)
-        borders = [(0, 0, 0)] * x.ndim
-        borders[axis] = (missing // 2, missing - missing // 2, 0)
-        padded = jax.lax.pad(x, lowest, borders)
-        taps = [jax.lax.slice_in_dim(padded, t, t + 2 * outputs - 1, stride=2, axis=axis) for t in range(3)]
-        x = functools.reduce(jnp.maximum, taps)
-    return x
-
-
-class Conv(nn.Module):
-    """Convolution without bias whose padding depends on the kernel only: (k-1)//2 before and the rest after.
-
-    With stride 1 this is SAME; with stride 2 it is not, and Flax's SAME would shift the windows of even sizes.
-    """
-
-    features: int
-    kernel_size: int
-    strides: int = 1
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), features] of `dtype`."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
-        before = (self.kernel_size - 1) // 2
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.strides, self.strides),
-            padding=[(before, self.kernel_size - 1 - before)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-
-class BatchNorm(nn.BatchNorm):
-    """Flax's BatchNorm with the reference's constants; it sees the whole (global) batch.
-
-    `momentum` is the share of the old moving average that is kept. Everything inside is computed in the type of the
-    parameters, also for bfloat16 activations; the result has the type of the input.
-    """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    # Flax would promote to at least float32 by itself, but not under strict promotion; __call__ does it explicitly.
-    force_float32_reductions: bool = False
-
-    def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
-        """Normalises [..., C] over all axes but the last."""
-        wide = x.astype(self.param_dtype)
-        return super().__call__(wide, use_running_average=use_running_average, mask=mask).astype(x.dtype)
-
-
-def make_batch_norm(dtype: str, train: bool) -> Callable[..., BatchNorm]:
-    """BatchNorm constructor for activations of `dtype`: batch statistics if `train`, else moving averages."""
-    wide = state_dtype(dtype)
-    return functools.partial(BatchNorm, use_running_average=not train, dtype=wide, param_dtype=wide)
+PADDINGS = ("reference", "torchvision")
 
 
 class Stem(nn.Module):
-    """First layers: 7x7/2 convolution and max-pool for large images ("imagenet"), 3x3/1 for small ones ("cifar")."""
+    """First layers, one convolution or three, and the max-pool of large images.
+
+    kind: "imagenet" (stride 4 in all) or "cifar" (one 3x3 convolution with stride 1, no max-pool).
+    deep: for "imagenet", three 3x3 convolutions in place of one of 7x7 (ResNet-D).
+    """
 
     features: int
     kind: str = "imagenet"
+    deep: bool = False
+    padding: str = "reference"
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """[N, h, w, 3] -> [N, h/4, w/4, features] ("imagenet") or [N, h, w, features] ("cifar")."""
-        large = self.kind == "imagenet"
-        kernel_size, strides = (7, 2) if large else (3, 1)
-        x = Conv(self.features, kernel_size, strides, self.dtype, name="conv1")(images)
-        x = nn.relu(make_batch_norm(self.dtype, train)(name="bn1")(x))
-        return max_pool_3x3_stride_2(x) if large else x
+        norm = layers.make_batch_norm(self.dtype, train)
+        if self.kind == "cifar":
+            convolutions = [(self.features, 3, 1)]
+        elif self.deep:
+            convolutions = [(self.features // 2, 3, 2), (self.features // 2, 3, 1), (self.features, 3, 1)]
+        else:
+            convolutions = [(self.features, 7, 2)]
+        x = images
+        for number, (features, kernel_size, strides) in enumerate(convolutions, start=1):
+            x = layers.Conv(features, kernel_size, strides, self.dtype, name=f"conv{number}")(x)
+            x = nn.relu(norm(name=f"bn{number}")(x))
+        if self.kind == "cifar":
+            return x
+        return layers.max_pool(x, layers.same_padding(x.shape) if self.padding == "reference" else ((1, 1), (1, 1)))
 
 
-def _shortcut(x: Array, features: int, *, strides: int, dtype: str, norm: Callable[..., BatchNorm]) -> Array:
+def _shortcut(x: Array, features: int, *, strides: int, smooth: bool, dtype: str, train: bool) -> Array:
     """Projection of a group's first block: 1x1 convolution with the block's stride, BatchNorm, no ReLU.
 
-    To be called inside a block's `__call__`, whose children proj_conv and proj_bn it makes.
+    `smooth` leaves the stride to a mean over 2x2 windows in front (ResNet-D). To be called inside a block's `__call__`,
+    whose children proj_conv and proj_bn it makes.
     """
-    return norm(name="proj_bn")(Conv(features, 1, strides, dtype, name="proj_conv")(x))
+    x = layers.mean_pool(x, strides) if smooth else x
+    x = layers.Conv(features, 1, 1 if smooth else strides, dtype, name="proj_conv")(x)
+    return layers.make_batch_norm(dtype, train)(name="proj_bn")(x)
+
+
+def _join(y: Array, residual: Array, *, squeezed: int, dtype: str) -> Array:
+    """End of a block: squeeze-and-excitation if `squeezed` channels are asked for, the shortcut added, ReLU."""
+    if squeezed:
+        y = attention.SqueezeExcite(squeezed, dtype, name="se")(y)
+    return nn.relu(y + residual)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first one with the stride; the last BatchNorm scale starts at zero."""
+    """Two 3x3 convolutions, the first one with the stride; the last BatchNorm scale starts at zero.
+
+    Selective kernels change only the shortcut here, as in the TF2 reference (the TF1 reference fails).
+    """
 
     features: int
     strides: int = 1
     project: bool = False
     dtype: str = "float32"
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, features]."""
-        norm = make_batch_norm(self.dtype, train)
-        conv = functools.partial(Conv, self.features, dtype=self.dtype)
-        residual = _shortcut(x, self.features, strides=self.strides, dtype=self.dtype, norm=norm) if self.project else x
+        norm = layers.make_batch_norm(self.dtype, train)
+        conv = functools.partial(layers.Conv, self.features, dtype=self.dtype)
+        residual, shortcut = x, {"smooth": self.sk_ratio > 0, "dtype": self.dtype, "train": train}
+        if self.project:
+            residual = _shortcut(x, self.features, strides=self.strides, **shortcut)
         y = nn.relu(norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x)))
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + residual)
+        return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
 
 
 class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with the stride on the 3x3 one; the last BatchNorm scale starts at zero."""
+    """1x1, 3x3 and 1x1 convolutions with the stride on the 3x3 one; the last BatchNorm scale starts at zero.
+
+    sk_ratio: above 0, selective kernels in place of the 3x3 convolution.
+    se_ratio: above 0, squeeze-and-excitation before the shortcut is added.
+    """
 
     features: int
     strides: int = 1
     project: bool = False
     dtype: str = "float32"
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
     expansion = 4
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, 4*features]."""
-        norm = make_batch_norm(self.dtype, train)
-        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = layers.make_batch_norm(self.dtype, train)
+        conv = functools.partial(layers.Conv, dtype=self.dtype)
         wide = self.expansion * self.features
-        residual = _shortcut(x, wide, strides=self.strides, dtype=self.dtype, norm=norm) if self.project else x
+        residual, shortcut = x, {"smooth": self.sk_ratio > 0, "dtype": self.dtype, "train": train}
+        if self.project:
+            residual = _shortcut(x, wide, strides=self.strides, **shortcut)
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x)))
-        y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y)))
+        if self.sk_ratio > 0:
+            selective = attention.SelectiveKernel(self.features, self.strides, self.sk_ratio, self.dtype, name="sk")
+            y = selective(y, train=train)
+        else:
+            y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y)))
         y = conv(wide, 1, name="conv3")(y)
         y = norm(name="bn3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + residual)
+        return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
 
 
-Block = type[BasicBlock] | type[BottleneckBlock]
+def _num_squeezed(features: int, se_ratio: float) -> int:
+    return max(1, int(features * se_ratio)) if se_ratio > 0 else 0
 
 
 class BlockGroup(nn.Module):
-    """Blocks of one width. The first has the stride and a projection shortcut, also where the shapes would fit."""
+    """Blocks of one width; the first has the stride and, with `project`, a projection shortcut."""
 
-    block: Block
+    block: Callable[..., nn.Module]
     num_blocks: int
     features: int
     strides: int
-    dtype: str = "float32"
+    project: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -182,7 +155,7 @@ class BlockGroup(nn.Module):
         for number in range(1, self.num_blocks + 1):
             first = number == 1
             block = self.block(
-                self.features, self.strides if first else 1, project=first, dtype=self.dtype, name=f"block{number}"
+                self.features, self.strides if first else 1, project=first and self.project, name=f"block{number}"
             )
             x = block(x, train=train)
         return x
@@ -196,18 +169,25 @@ class ResNet(nn.Module):
     width_multiplier: multiplies every number of channels; results are rounded down.
     stem: "imagenet" or "cifar".
     dtype: type of the activations.
+    sk_ratio: above 0, selective kernels, the deep stem and averaging shortcuts (SimCLRv2: 0.0625).
+    se_ratio: above 0, squeeze-and-excitation.
+    padding: "reference" or "torchvision".
 
-    Reference: SimCLR (Chen et al. 2020) and tf2/resnet.py of its code. This is "v1.5": a bottleneck strides in its
-    3x3 convolution. Unlike torchvision's networks every group starts with a projection shortcut, strided convolutions
-    and the max-pool pad differently, and convolutions start from a fan-in truncated normal. Deliberate differences:
-    none in the numbers; selective kernels and squeeze-excitation are not built.
+    Reference: SimCLR (Chen et al. 2020), SimCLRv2 (Chen et al. 2020b) and tf2/resnet.py of their code. This is "v1.5":
+    a bottleneck strides in its 3x3 convolution. With padding="reference" there is no deliberate difference. With
+    padding="torchvision" the network is that of torchvision: the max-pool pads all four sides, and the first group has
+    a projection shortcut only where the number of channels changes. Convolutions start from a fan-in truncated normal
+    in both.
     """
 
-    block: Block
+    block: type[BasicBlock] | type[BottleneckBlock]
     group_sizes: tuple[int, ...]
     width_multiplier: float = 1.0
     stem: str = "imagenet"
     dtype: str = "float32"
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
+    padding: str = "reference"
 
     @property
     def num_features(self) -> int:
@@ -224,10 +204,12 @@ class ResNet(nn.Module):
         With `train` the batch's own BatchNorm statistics are used and the collection `batch_stats` is updated
         (make it mutable); without, the moving averages are used.
         """
-        x = Stem(self._width(1), self.stem, self.dtype, name="stem")(images, train=train)
+        block = functools.partial(self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio)
+        stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, name="stem")
+        x = stem(images, train=train)
         for group, num_blocks in enumerate(self.group_sizes, start=1):
-            strides = 1 if group == 1 else 2
-            x = BlockGroup(self.block, num_blocks, self._width(group), strides, self.dtype, name=f"block_group{group}")(
-                x, train=train
-            )
-        return jnp.mean(x, axis=(1, 2), dtype=state_dtype(self.dtype))
+            features, strides = self._width(group), 1 if group == 1 else 2
+            fits = strides == 1 and x.shape[-1] == self.block.expansion * features
+            project = self.padding == "reference" or not fits
+            x = BlockGroup(block, num_blocks, features, strides, project, name=f"block_group{group}")(x, train=train)
+        return jnp.mean(x, axis=(1, 2), dtype=layers.state_dtype(self.dtype))

@@ -21,6 +21,7 @@ SMALL = {
     "resnet_r18_imagenet_64": ("resnet18", {}, 3e-4),
     "resnet_r34_cifar_32": ("resnet34", {"stem": "cifar"}, 3e-4),
     "resnet_r50_imagenet_64": ("resnet50", {}, 5e-3),
+    "resnet_r50_sk_imagenet_64": ("resnet50", {"sk_ratio": 0.0625}, 5e-3),
 }
 LARGE = {
     "resnet_r34_imagenet_64": ("resnet34", {}, 3e-4),
@@ -28,7 +29,7 @@ LARGE = {
     "resnet_r50_w0.0625_imagenet_64": ("resnet50", {"width_multiplier": 0.0625}, 5e-3),
 }
 ENDPOINTS = {
-    "initial_conv": ("stem", "conv1"),
+    "initial_conv": ("stem", "conv"),  # the last convolution of the stem
     "initial_max_pool": ("stem",),
     **{f"block_group{g}": (f"block_group{g}",) for g in range(1, 5)},
 }
@@ -64,7 +65,7 @@ def mean_and_std_of_endpoints(intermediates) -> dict[str, jax.Array]:
     for endpoint, path in ENDPOINTS.items():
         node = intermediates
         for name in path:
-            node = node[name]
+            node = node[name] if name != "conv" else node[max(key for key in node if key.startswith("conv"))]
         x = node["__call__"][0]
         moments[endpoint] = jnp.stack([jnp.mean(x), jnp.std(x)])
     return moments
@@ -131,7 +132,111 @@ def test_variables_have_the_names_shapes_and_golden_values_of_the_reference():
         np.testing.assert_array_equal(leaves[name].ravel()[:3], first)
 
 
-# name, width, stem, trainable parameters, with statistics, D (published encoders without selective kernels).
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "file"), [("r18_cifar_32", "resnet_r18_cifar_32"), ("r50_sk_imagenet_64", "resnet_r50_sk_imagenet_64")]
+)
+def test_encoder_equals_the_tf1_reference(case, file):
+    expected, (name, arguments, _) = golden.load("resnet_tf1"), SMALL[file]
+    (h, _), (h_train, *_) = run(name, arguments, golden.load(file)["input"], "float32")
+    # Both references agree to 2e-6 of the largest feature in eval mode, to 7e-4 in train mode (two-pass variance).
+    largest = np.abs(expected[f"{case}/eval/features_tf1"]).max()
+    np.testing.assert_allclose(h, expected[f"{case}/eval/features_tf1"], rtol=0, atol=1e-5 * largest)
+    if f"{case}/train/features_tf1" in expected:
+        np.testing.assert_allclose(h_train, expected[f"{case}/train/features_tf1"], rtol=0, atol=3e-4)
+
+
+def hash_fill(shape: tuple[int, ...], key: int) -> np.ndarray:
+    """u(n, key) of the specification: a hash of the flat index, in [-0.5, 0.5)."""
+    x = np.arange(np.prod(shape), dtype=np.uint32) * np.uint32(2654435761) + np.uint32((key * 40503 + 1) % 2**32)
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(2246822519)
+    x ^= x >> np.uint32(13)
+    return (x / 2.0**32 - 0.5).reshape(shape)
+
+
+def hashed_variables(shapes):
+    """Weights of the hash, numbered in the order of creation of the TF1 reference: shortcut first, attention last."""
+    order = ("proj_conv", "proj_bn", "conv1", "bn1", "conv2", "bn2", "sk", "conv", "bn", "squeeze_conv", "squeeze_bn")
+    order = (*order, "expand_conv", "conv3", "bn3", "se")
+
+    def ranked(path):
+        """The module's path with the order of creation in front of every name."""
+        names = [entry.key for entry in path[1:-1]]
+        return tuple((order.index(name) if name in order else 0, name) for name in names)
+
+    leaves = jax.tree.leaves_with_path(shapes)
+    modules = sorted({ranked(path) for path, _ in leaves}, key=lambda m: (m[0][1] != "stem", m))
+    convs = [m for m in modules if m[-1][1].endswith(("conv", "conv1", "conv2", "conv3"))]
+    norms = [m for m in modules if m not in convs]
+
+    def fill(path, leaf):
+        module, name = ranked(path), path[-1].key
+        if name == "kernel":
+            values = hash_fill(leaf.shape, convs.index(module)) * np.sqrt(24 / np.prod(leaf.shape[:-1]))
+        elif module in convs:
+            values = 0.2 * hash_fill(leaf.shape, 10000 + convs.index(module))
+        else:
+            offset, scale, shift = {
+                "scale": (1000, 0.4, 1),
+                "bias": (2000, 0.4, 0),
+                "mean": (3000, 0.4, 0),
+                "var": (4000, 0.8, 1),
+            }[name]
+            values = shift + scale * hash_fill(leaf.shape, offset + norms.index(module))
+        return values.astype(np.float32)
+
+    return jax.tree.map_with_path(fill, shapes)
+
+
+# arguments, image size, batch, means of the groups, mean and deviation of h, h[0, :4]: recorded from the TF1 reference.
+HASHED = [
+    ({}, 64, 4, (3.185026, 21.977303, 303.754761, 810.001648), (810.001648, 736.7919),
+     (101.29324, 323.4618, 2053.4385, 1314.2937)),
+    ({"se_ratio": 0.25}, 64, 4, (1.124025, 2.668842, 11.591017, 19.557709), (19.557709, 21.057463),
+     (5.040622, 22.01331, 1.324694, 1.260997)),
+    ({"sk_ratio": 0.0625}, 63, 4, (1.725572, 9.632697, 99.098564, 260.227509), (260.22748, 236.1006),
+     (345.44974, 443.21396, 332.40793, 410.83762)),
+    ({}, 63, 4, (3.148189, 21.826532, 302.546875, 805.624634), (805.62457, 733.4127),
+     (95.10073, 333.79898, 1997.742, 1269.0793)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "batch", "groups", "moments", "first"),
+    [HASHED[1], *(pytest.param(*row, marks=pytest.mark.slow) for row in [HASHED[0], *HASHED[2:]])],
+)
+def test_encoder_equals_recorded_values_with_hashed_weights(arguments, size, batch, groups, moments, first):
+    np.testing.assert_allclose(hash_fill((4,), 9999), [0.41637058, -0.19893406, 0.15578286, -0.38988148], atol=1e-8)
+    encoder = models.make_encoder("resnet50", **arguments)
+    variables = hashed_variables(shapes_of(encoder, size))
+    images = (hash_fill((batch, size, size, 3), 9999) + 0.5).astype(np.float32)
+
+    @jax.jit
+    def apply(variables, images):
+        h, state = encoder.apply(variables, images, train=False, capture_intermediates=True, mutable=["intermediates"])
+        return h, mean_and_std_of_endpoints(state["intermediates"])
+
+    h, endpoints = apply(variables, images)
+    for group, mean in enumerate(groups, start=1):
+        assert float(endpoints[f"block_group{group}"][0]) == pytest.approx(mean, rel=1e-4)
+    assert (float(h.mean()), float(h.std())) == pytest.approx(moments, rel=1e-4)
+    np.testing.assert_allclose(h[0, :4], first, rtol=1e-4)
+
+
+def test_torchvision_padding_drops_the_projection_where_shapes_fit():
+    def blocks_with_projection(name):
+        params = shapes_of(models.make_encoder(name, padding="torchvision", stem="cifar"))["params"]
+        return [g for g in range(1, 5) if "proj_conv" in params[f"block_group{g}"]["block1"]]
+
+    assert blocks_with_projection("resnet18") == [2, 3, 4]
+    assert blocks_with_projection("resnet50") == [1, 2, 3, 4]
+    # torchvision's resnet18 and resnet50 without their classifiers.
+    for name, trainable in (("resnet18", 11_176_512), ("resnet50", 23_508_032)):
+        assert count(shapes_of(models.make_encoder(name, padding="torchvision"))["params"]) == trainable
+
+
+# name, width, stem, trainable parameters, with statistics, D, sk_ratio (published encoders).
 COUNTS = [
     ("resnet18", 1, "cifar", 11_173_056, 11_182_784, 512),
     ("resnet34", 1, "cifar", 21_281_216, 21_298_368, 512),
@@ -147,19 +252,27 @@ COUNTS = [
     ("resnet152", 2, "imagenet", 232_253_568, 232_556_416, 4096),
     ("resnet200", 1, "imagenet", 62_624_832, 62_800_832, 2048),
     ("resnet200", 2, "imagenet", 250_128_512, 250_480_512, 4096),
+    ("resnet50", 1, "imagenet", 35_215_584, 35_277_408, 2048, 0.0625),
+    ("resnet50", 2, "imagenet", 140_306_048, 140_428_864, 4096, 0.0625),
+    ("resnet101", 1, "imagenet", 64_662_304, 64_786_144, 2048, 0.0625),
+    ("resnet101", 2, "imagenet", 257_132_224, 257_377_984, 4096, 0.0625),
+    ("resnet152", 1, "imagenet", 88_940_896, 89_119_584, 2048, 0.0625),
+    ("resnet152", 2, "imagenet", 353_398_528, 353_752_896, 4096, 0.0625),
+    ("resnet152", 3, "imagenet", 794_704_160, 795_235_360, 6144, 0.0625),
     # Not published: ResNet-18 without its second blocks, each 2 * 9 f^2 weights and two BatchNorms of f channels.
     ("resnet10", 1, "cifar", 11_173_056 - 6_266_880 - 3_840, 11_182_784 - 6_266_880 - 7_680, 512),
 ]
 
 
+COUNTS = [(*row, 0.0)[:7] for row in COUNTS]
 COUNT_CASES = [
     row if row[1] == 1 and row[2] == "imagenet" else pytest.param(*row, marks=pytest.mark.slow) for row in COUNTS
 ]
 
 
-@pytest.mark.parametrize(("name", "width", "stem", "trainable", "with_statistics", "dim"), COUNT_CASES)
-def test_encoder_has_the_published_number_of_parameters(name, width, stem, trainable, with_statistics, dim):
-    encoder = models.make_encoder(name, width_multiplier=width, stem=stem)
+@pytest.mark.parametrize(("name", "width", "stem", "trainable", "with_statistics", "dim", "sk_ratio"), COUNT_CASES)
+def test_encoder_has_the_published_number_of_parameters(name, width, stem, trainable, with_statistics, dim, sk_ratio):
+    encoder = models.make_encoder(name, width_multiplier=width, stem=stem, sk_ratio=sk_ratio)
     shapes = shapes_of(encoder)
     assert count(shapes["params"]) == trainable
     assert count(shapes) == with_statistics
@@ -208,32 +321,6 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     assert np.linalg.norm(rounded - exact) < 0.05 * np.linalg.norm(exact)
 
 
-def pool_and_gradient(pool, x, cotangent):
-    @jax.jit
-    def both(x, cotangent):
-        y, pull_back = jax.vjp(pool, x)
-        return y, pull_back(cotangent)[0]
-
-    return both(x, cotangent)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (4, 5), (7, 8)])
-def test_max_pool_equals_same_padding_with_minus_infinity(size):
-    x = -jnp.asarray(np.random.default_rng(1).random((2, *size, 3), np.float32))
-    cotangent = jnp.asarray(np.random.default_rng(2).random((2, -(-size[0] // 2), -(-size[1] // 2), 3), np.float32))
-    ours, gradient = pool_and_gradient(resnet.max_pool_3x3_stride_2, x, cotangent)
-    theirs, expected = pool_and_gradient(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding="SAME"), x, cotangent)
-    np.testing.assert_array_equal(ours, theirs)
-    # Without ties the gradient goes to the one maximum in both; only the order of at most four sums differs.
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-
-
-def test_max_pool_shares_the_gradient_among_equal_maxima():
-    _, gradient = pool_and_gradient(resnet.max_pool_3x3_stride_2, jnp.ones((1, 3, 3, 1)), jnp.ones((1, 2, 2, 1)))
-    assert float(gradient.sum()) == pytest.approx(4.0)
-    assert (gradient > 0).all()
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -242,6 +329,10 @@ def test_max_pool_shares_the_gradient_among_equal_maxima():
         ({"dtype": "float16"}, ("dtype", "bfloat16", "float16")),
         ({"width_multiplier": 0.0}, ("width_multiplier", "1/64", "0.0")),
         ({"width_multiplier": float("nan")}, ("width_multiplier", "nan")),
+        ({"padding": "same"}, ("padding", "reference, torchvision", "same")),
+        ({"sk_ratio": -0.1}, ("sk_ratio", "0.0625", "-0.1")),
+        ({"se_ratio": 2.0}, ("se_ratio", "2.0")),
+        ({"sk_ratio": 0.0625, "padding": "torchvision"}, ("torchvision", "sk_ratio 0.0625")),
     ],
 )
 def test_make_encoder_names_the_rule_and_what_was_received(arguments, words):

@@ -1,0 +1,167 @@
+"""The layers that all encoders and heads are made of: convolution, BatchNorm and pooling with the reference's rules.
+
+Arrays are channels last, kernels are HWIO. `dtype` is the type of the activations; parameters and BatchNorm statistics
+are float32 (float64 if `dtype` is float64).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Array = jax.Array
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def state_dtype(dtype: str) -> jnp.dtype:
+    """The type of parameters, statistics and results when activations have type `dtype`: at least float32."""
+    return jnp.dtype("float64" if dtype == "float64" else "float32")
+
+
+class Conv(nn.Module):
+    """Convolution whose padding depends on the kernel only: (k-1)//2 before and the rest after.
+
+    With stride 1 this is SAME; with stride 2 it is not, and Flax's SAME would shift the windows of even sizes.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    dtype: str = "float32"
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), features] of `dtype`."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
+        before = (self.kernel_size - 1) // 2
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.strides, self.strides),
+            padding=[(before, self.kernel_size - 1 - before)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's BatchNorm with the reference's constants; it sees the whole (global) batch.
+
+    `momentum` is the share of the old moving average that is kept. Everything inside is computed in the type of the
+    parameters, also for bfloat16 activations; the result has the type of the input.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    # Flax would promote to at least float32 by itself, but not under strict promotion; __call__ does it explicitly.
+    force_float32_reductions: bool = False
+
+    def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
+        """Normalises [..., C] over all axes but the last."""
+        wide = x.astype(self.param_dtype)
+        return super().__call__(wide, use_running_average=use_running_average, mask=mask).astype(x.dtype)
+
+
+def make_batch_norm(dtype: str, train: bool) -> Callable[..., BatchNorm]:
+    """BatchNorm constructor for activations of `dtype`: batch statistics if `train`, else moving averages."""
+    wide = state_dtype(dtype)
+    return functools.partial(BatchNorm, use_running_average=not train, dtype=wide, param_dtype=wide)
+
+
+def mean_pool(x: Array, strides: int) -> Array:
+    """Means over 2x2 windows: [N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), C], for strides 1 or 2.
+
+    At the bottom and right border, windows with stride 1 average over what is there, windows with stride 2 (at odd
+    sizes) over zeros too: the reference pads with zeros before a VALID pooling in one case and leaves SAME to
+    TensorFlow, which does not count the padding, in the other.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        border = [(0, 1) if i == axis else (0, 0) for i in range(x.ndim)]
+        # A repeated last row makes the mean over it and itself, which is that row.
+        padded = jnp.pad(x, border, mode="edge") if strides == 1 else jnp.pad(x, border)
+        first = jax.lax.slice_in_dim(padded, 0, size, strides, axis)
+        second = jax.lax.slice_in_dim(padded, 1, size + 1, strides, axis)
+        x = (first + second) * 0.5
+    return x
+
+
+def same_padding(shape: tuple[int, ...]) -> Padding:
+    """TensorFlow's SAME for 3x3 windows with stride 2 over [N, H, W, C]: even sizes are padded at the end only."""
+    height, width = ((0, 1) if size % 2 == 0 else (1, 1) for size in shape[1:3])
+    return height, width
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: Array, padding: Padding) -> Array:
+    """Maximum over 3x3 windows with stride 2: [N, H, W, C] -> [N, Ho, Wo, C], the border being -infinity.
+
+    Value and gradient are those of XLA's window reduction, bit for bit: among equal maxima the first of a window, row
+    by row, gets the gradient. XLA's own gradient is a select-and-scatter, which GPUs refuse in deterministic mode and
+    which is slow elsewhere; here the place of every maximum is kept (one byte for each output) and each input sums up
+    the windows that chose it, without a scatter.
+    """
+    columns = functools.reduce(jnp.maximum, _taps(x, 2, padding[1], -jnp.inf))
+    return functools.reduce(jnp.maximum, _taps(columns, 1, padding[0], -jnp.inf))
+
+
+def _taps(x: Array, axis: int, padding: tuple[int, int], border: float) -> list[Array]:
+    """What the windows along one axis see at their first, second and third place."""
+    borders = [(0, 0, 0)] * x.ndim
+    borders[axis] = (*padding, 0)
+    padded = jax.lax.pad(x, jnp.asarray(border, x.dtype), borders)
+    last = 2 * ((padded.shape[axis] - 3) // 2) + 1
+    return [jax.lax.slice_in_dim(padded, tap, tap + last, stride=2, axis=axis) for tap in range(3)]
+
+
+def _first_of(values: list[Array], top: Array, names: list[Array]) -> Array:
+    """Per element, the name of the first value that equals `top`."""
+    return jnp.where(values[0] == top, names[0], jnp.where(values[1] == top, names[1], names[2]))
+
+
+def _max_pool_forward(x: Array, padding: Padding) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
+    columns = _taps(x, 2, padding[1], -jnp.inf)
+    column_top = functools.reduce(jnp.maximum, columns)
+    column = _first_of(columns, column_top, [jnp.asarray(j, jnp.uint8) for j in range(3)])
+    rows = _taps(column_top, 1, padding[0], -jnp.inf)
+    top = functools.reduce(jnp.maximum, rows)
+    column_of_row = _taps(column, 1, padding[0], 0)
+    place = _first_of(rows, top, [column_of_row[i] + jnp.asarray(3 * i, jnp.uint8) for i in range(3)])
+    return top, (place, x.shape)
+
+
+def _max_pool_backward(padding: Padding, residuals: tuple[Array, tuple[int, ...]], cotangent: Array) -> tuple[Array]:
+    place, shape = residuals
+    num, out_height, out_width, channels = cotangent.shape
+    ring = [(0, 0), (1, 1), (1, 1), (0, 0)]
+    cotangent = jnp.pad(cotangent, ring)
+    place = jnp.pad(place, ring, constant_values=9)  # 9 is no place of a 3x3 window
+
+    def chosen(i: int, j: int, back_i: int, back_j: int) -> Array:
+        """The cotangent of the windows back_i rows and back_j columns before, where they chose place (i, j)."""
+        window = (
+            slice(None),
+            slice(1 - back_i, out_height + 2 - back_i),
+            slice(1 - back_j, out_width + 2 - back_j),
+        )
+        return jnp.where(place[window] == 3 * i + j, cotangent[window], 0)
+
+    # A padded input in an even row lies in two rows of windows, at their last and first place; in an odd row in one,
+    # at the middle place; columns likewise. Sums run from the first window on, as XLA's do.
+    even_even = chosen(2, 2, 1, 1) + chosen(2, 0, 1, 0) + chosen(0, 2, 0, 1) + chosen(0, 0, 0, 0)
+    even_odd = chosen(2, 1, 1, 0) + chosen(0, 1, 0, 0)
+    odd_even = chosen(1, 2, 0, 1) + chosen(1, 0, 0, 0)
+    odd_odd = chosen(1, 1, 0, 0)
+    even, odd = jnp.stack([even_even, even_odd], axis=3), jnp.stack([odd_even, odd_odd], axis=3)
+    padded = jnp.stack([even, odd], axis=2).reshape(num, 2 * (out_height + 1), 2 * (out_width + 1), channels)
+    (top, _), (left, _) = padding
+    return (padded[:, top : top + shape[1], left : left + shape[2]],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,101 @@
+"""Convolution padding, BatchNorm's constants, and the max-pool with its own gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.models import layers
+
+ALL_SIDES = ((1, 1), (1, 1))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def value_and_gradient(x, cotangent, pool, padding):
+    y, pull_back = jax.vjp(lambda x: pool(x, padding), x)
+    return y, pull_back(cotangent)[0]
+
+
+def window_reduction(x, padding):
+    return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *padding, (0, 0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("values", ["distinct", "with ties"])
+@pytest.mark.parametrize("padding", ["same", "all sides"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (7, 8)])
+def test_max_pool_and_its_gradient_are_bit_equal_to_the_window_reduction(size, padding, values, dtype):
+    rng = np.random.default_rng(1)
+    shape = (2, *size, 3)
+    x = rng.normal(size=shape) if values == "distinct" else rng.integers(-1, 2, shape)
+    x = jnp.asarray(x, dtype)
+    padding = layers.same_padding(shape) if padding == "same" else ALL_SIDES
+    out = jax.eval_shape(lambda x: window_reduction(x, padding), x).shape
+    cotangent = jnp.asarray(rng.normal(size=out), dtype)
+    ours, gradient = value_and_gradient(x, cotangent, layers.max_pool, padding)
+    theirs, expected = value_and_gradient(x, cotangent, window_reduction, padding)
+    np.testing.assert_array_equal(ours, theirs)
+    if dtype == "float32":
+        np.testing.assert_array_equal(gradient, expected)
+    else:  # at most four terms, each rounded to 8 bits, possibly added in another width
+        np.testing.assert_allclose(gradient.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02)
+
+
+def test_max_pool_gradient_needs_no_scatter():
+    x = jnp.ones((1, 8, 8, 4))
+    lowered = jax.jit(jax.grad(lambda x: layers.max_pool(x, layers.same_padding(x.shape)).sum())).lower(x).as_text()
+    assert "scatter" not in lowered
+    reference = jax.jit(jax.grad(lambda x: window_reduction(x, ALL_SIDES).sum())).lower(x).as_text()
+    assert "scatter" in reference
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, (1, 1)), (2, (0, 1)), (7, (1, 1)), (112, (0, 1))])
+def test_same_padding_is_that_of_tensorflow(size, expected):
+    missing = max(2 * (-(-size // 2) - 1) + 3 - size, 0)
+    assert (missing // 2, missing - missing // 2) == expected
+    assert layers.same_padding((1, size, 4, 3))[0] == expected
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (1, 2)])
+def test_mean_pool_counts_padding_with_stride_two_only(size, strides):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3))
+    ours = layers.mean_pool(jnp.asarray(x, jnp.float32), strides)
+    out = [-(-n // strides) for n in size]
+    expected = np.zeros((2, *out, 3))
+    for i in range(out[0]):
+        for j in range(out[1]):
+            window = x[:, i * strides : i * strides + 2, j * strides : j * strides + 2]
+            expected[:, i, j] = window.mean(axis=(1, 2)) if strides == 1 else window.sum(axis=(1, 2)) / 4
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel_size", "strides", "size"), [(3, 2, 6), (3, 2, 7), (7, 2, 8), (1, 2, 5), (3, 1, 5)])
+def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, size, size, 2)), rng.normal(size=(kernel_size, kernel_size, 2, 3))
+    conv = layers.Conv(3, kernel_size, strides)
+    ours = conv.apply({"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}, jnp.asarray(x, jnp.float32))
+    before = (kernel_size - 1) // 2
+    padded = np.pad(x, ((0, 0), (before, kernel_size - 1 - before), (before, kernel_size - 1 - before), (0, 0)))
+    out = (padded.shape[1] - kernel_size) // strides + 1
+    expected = np.zeros((1, out, out, 3))
+    for i in range(out):
+        for j in range(out):
+            window = padded[0, i * strides : i * strides + kernel_size, j * strides : j * strides + kernel_size]
+            expected[0, i, j] = np.einsum("hwc,hwco->o", window, kernel)
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_batch_norm_keeps_nine_tenths_of_the_old_statistics_and_the_biased_variance():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (5, 4))
+    norm = layers.make_batch_norm("float32", True)()
+    variables = norm.init(jax.random.key(0), jnp.zeros((2, 4)))
+    y, state = norm.apply(variables, jnp.asarray(x, jnp.float32), mutable=["batch_stats"])
+    mean, variance = x.mean(axis=0), x.var(axis=0)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-5)
