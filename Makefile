@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all lint golden clean
+.PHONY: demo test test-all test-convert parity lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -21,6 +21,14 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow"
 
+# Reads real TensorFlow checkpoints, where the full golden files are at hand; TensorFlow is large, so give it a VENV.
+test-convert: $(VENV)/.convert
+	$(VENV)/bin/python -m pytest tests/test_convert_tensorflow.py
+
+# Compares every component with the reference and with the peers that are installed, and writes docs/parity.md.
+parity: $(VENV)/.bench
+	$(VENV)/bin/python benchmarks/parity.py
+
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -34,12 +42,14 @@ $(VENV)/.version: FORCE
 	  if [ ! -f $@ ] || [ "$$(cat $@)" != "$$v" ]; then \
 	    rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$v" > $@; fi
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: pyproject.toml $(VENV)/.version
+$(VENV)/.demo $(VENV)/.test $(VENV)/.convert $(VENV)/.bench $(VENV)/.dev: pyproject.toml $(VENV)/.version
 	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRA)]"
 	@touch $@
 
 $(VENV)/.demo: EXTRA = data,report
 $(VENV)/.test: EXTRA = test
+$(VENV)/.convert: EXTRA = test,convert
+$(VENV)/.bench: EXTRA = bench
 $(VENV)/.dev: EXTRA = dev
 
 FORCE:

@@ -25,10 +25,18 @@ def get_config() -> config_dict.ConfigDict:
     config.split = config_dict.ConfigDict()
     config.split.train = "train"
     config.split.test = "test"
+    # Train on this share of the labelled images only, a fixed subset, class by class; None = on all images.
+    config.split.label_fraction = config_dict.placeholder(float)
+
+    # The run whose encoder and head this one starts from; its config then decides over both.
+    config.init = config_dict.ConfigDict()
+    config.init.workdir = config_dict.placeholder(str)  # a run made by train or convert; None = random weights
+    config.init.checkpoint = "latest"  # latest | best | a step
 
     # augment.make_simclr_views: the views.
     config.augment = config_dict.ConfigDict()
     config.augment.size = 32  # pixels, side of a view and of an evaluation image
+    config.augment.num_views = 2  # of every image; 2 for SimCLR
     config.augment.strength = 0.5  # of the colour jitter: 1.0 for ImageNet, 0.5 for CIFAR
     config.augment.brightness = "multiply"  # "multiply" (SimCLR v2 and current code) | "add" (v1)
     config.augment.resize = "tf2"  # bicubic of the "tf2" or the "tf1" reference code
@@ -44,6 +52,9 @@ def get_config() -> config_dict.ConfigDict:
     config.encoder.name = "resnet18"  # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18)
     config.encoder.width_multiplier = 1.0
     config.encoder.stem = "cifar"  # "cifar" (3x3, for 32 pixels) | "imagenet" (7x7, stride 2, max-pool)
+    config.encoder.sk_ratio = 0.0  # 0.0625 = the selective kernels of SimCLRv2, with its deep stem
+    config.encoder.se_ratio = 0.0  # squeeze-and-excitation; no published model has it
+    config.encoder.padding = "reference"  # "torchvision" = weights that torchvision's own class can load
     config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32
 
     # METHODS[name]: the method and its head.
@@ -53,12 +64,15 @@ def get_config() -> config_dict.ConfigDict:
     config.method.head_dim = 128
     config.method.temperature = 0.1
     config.method.loss_scale = 2.0  # the reference sums the two directions: twice the paper's mean
+    config.method.supervised_weight = 0.0  # 1.0 = a linear classifier trained alongside, behind a stopped gradient
+    config.method.selector = 0  # what that classifier reads: 0 = the encoder's output, 1 = the head's first layer ...
 
     # optim.make_optimizer.
     config.optimizer = config_dict.ConfigDict()
-    config.optimizer.name = "lars"  # lars | sgd | adamw
+    config.optimizer.name = "lars"  # lars | sgd | adamw (and the variants in optim.OPTIMIZERS)
     config.optimizer.weight_decay = 1e-4
     config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
 
     # optim.make_schedule: warm-up, then cosine to zero.
     config.schedule = config_dict.ConfigDict()

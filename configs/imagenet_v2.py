@@ -4,6 +4,7 @@ Source: arXiv 2006.10029, section 3.1, and the README of google-research/simclr:
 0.1*sqrt(b) (peak 6.4), 5 % warm-up, weight decay 1e-4, temperature 0.1, 3-layer head, multiplicative brightness. The
 published 71.7 % linear includes a momentum memory that was never released; without it the authors report about 71.1 %.
 Command: simclr-jax train --config=imagenet_v2 --workdir=runs/imagenet_v2   (--config=imagenet_v2:epochs=100)
+Larger: --config.encoder.name=resnet152 --config.encoder.width_multiplier=3.0 --config.encoder.sk_ratio=0.0625
 Expected: about 8.5 hours on 8 H200 by the roofline (not measured).
 """
 

@@ -1,7 +1,9 @@
 """`simclr-jax VERB ...`, the same as `python -m simclr_jax VERB ...`."""
 
 import importlib
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,9 +15,11 @@ usage: simclr-jax VERB --flag=value ...      (simclr-jax VERB --help for its fla
   evaluate  kNN and linear probes         simclr-jax evaluate --workdir=runs/demo
   report    one HTML page about a run     simclr-jax report --workdir=runs/demo
   preview   a picture of the views        simclr-jax preview --config=demo --output=views.png
+  convert   published weights to a run    simclr-jax convert --input=FILE --workdir=runs/converted
+  export    a run to torch and others     simclr-jax export --workdir=runs/demo --output=exported
 """
 
-_CONFIG_HELP = """  --config=NAME_OR_PATH[:ARG]   {names},
+_CONFIG_HELP = """  --config=NAME_OR_PATH[:ARG]   {names}
                                 or your own file with get_config()
   --config.SECTION.KEY=VALUE    change one value; configs/default.py explains every key
 """
@@ -26,6 +30,7 @@ class _Verb(NamedTuple):
     required: tuple[str, ...]
     with_config: bool
     help: str
+    default_config: str | None = None
 
 
 _VERBS = {
@@ -81,6 +86,42 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
   simclr-jax preview --config=demo --config.augment.strength=1.0 --output=views.png
 """,
     ),
+    "convert": _Verb(
+        {"input": None, "workdir": None, "weights": "model", "selector": "auto", "padding": "auto", "ignore": ""},
+        ("input", "workdir"),
+        True,
+        """Makes a run of published weights: to evaluate, to fine-tune (train --config=finetune:RUN), to export.
+
+  --input=FILE                  an official SimCLR checkpoint (TF1 or TF2; needs the extra convert);
+                                torchvision's, timm's or SimCLR weights of PyTorch, as .safetensors
+                                or .pth (needs torch); or what export wrote
+  --workdir=FOLDER              the run; must not exist or be empty
+  --weights=model               model | ema (the moving averages in SimCLRv2 checkpoints)
+  --selector=auto               layer of the head under the classifier: auto | 0 | 1 ...
+  --padding=auto                what the weights were trained with: auto | reference | torchvision
+  --ignore=NAMES                variables to leave out, shell patterns with commas between
+{config}
+The config says which data the weights are evaluated on; default imagenet_resnet50.
+
+  simclr-jax convert --input=r50_1x_sk0/model.ckpt-250228 --workdir=runs/r50 --config=folder:PHOTOS
+""",
+        default_config="imagenet_resnet50",
+    ),
+    "export": _Verb(
+        {"workdir": None, "output": None, "checkpoint": "latest", "format": "all", "head": "none"},
+        ("workdir", "output"),
+        False,
+        """Writes the encoder of a run for use elsewhere, with a card (JSON) of what it is and how good.
+
+  --workdir=FOLDER              of a run made by train or convert
+  --output=FOLDER               where the files go
+  --checkpoint=latest           latest | best (by kNN while training) | a step number
+  --format=all                  torch (torchvision's names) | flax | stablehlo, or several with commas between
+  --head=none                   none | projection | classifier | all: what goes with the encoder
+
+  simclr-jax export --workdir=runs/demo --output=exported
+""",
+    ),
 }
 
 
@@ -101,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in _VERBS:
             raise base.InputError(f"Unknown verb {verb!r}; valid verbs: {', '.join(_VERBS)}.")
         spec = _VERBS[verb]
+        if spec.default_config and not any(re.match(r"--?config(=|$)", word) for word in rest):
+            rest = [f"--config={spec.default_config}", *rest]
         settings, values = config.parse_flags(rest, names=spec.flags, with_config=spec.with_config)
         for name in spec.required:
             if not values[name]:
@@ -116,9 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _verb_help(verb: str) -> str:
     from simclr_jax import config
 
-    names = config.shipped_configs()
-    # The long list is broken so that the help fits a terminal of 100 columns.
-    listed = ", ".join(names).replace(", imagenet_resnet50", ",\n                                imagenet_resnet50")
+    names = ", ".join(config.shipped_configs()) + ","
+    indent = " " * 32  # where the flags' explanations start; a terminal of 100 columns holds it all
+    listed = textwrap.fill(names, 98, initial_indent=indent, subsequent_indent=indent).lstrip()
     return f"usage: simclr-jax {verb} --flag=value ...\n\n" + _VERBS[verb].help.format(
         config=_CONFIG_HELP.format(names=listed)
     )

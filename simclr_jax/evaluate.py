@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import base, data, features, models, probes, progress, runlog, sharding
+from simclr_jax import base, data, features, methods, models, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 
 def main(*, workdir: str, checkpoint: str) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
-    Writes `probes` (see `probes.probe_rows`) and `evaluated_step` to results.json and prints the table.
+    Writes `probes` (see `probes.probe_rows`), `evaluated_step` and, for a run with a classifier of the same classes,
+    `classifier` (see `score_classifier`) to results.json and prints them as a table.
 
     Raises:
         base.InputError: no run or no such checkpoint, or the data has no labels.
@@ -23,7 +24,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
     folder = runlog.require_run(workdir)
     config = runlog.read_config(folder)
     probe = config_lib.call(probes.make_settings, config, "probe")
-    step, variables = features.load_encoder_variables(folder / "checkpoints", which=checkpoint)
+    step, params, method_state = features.load_variables(folder / "checkpoints", which=checkpoint)
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
     test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
     if not train_set.class_names:
@@ -33,7 +34,9 @@ def main(*, workdir: str, checkpoint: str) -> int:
         )
     progress.say(f"Evaluating step {step} on {len(test_set.images)} test images ...")
     rows = probes.probe_rows(
-        collect_features(config, variables, train_set=train_set, test_set=test_set),
+        collect_features(
+            config, features.encoder_variables(params, method_state), train_set=train_set, test_set=test_set
+        ),
         train_set.labels,
         test_set.labels,
         num_classes=len(train_set.class_names),
@@ -41,9 +44,38 @@ def main(*, workdir: str, checkpoint: str) -> int:
         k=probe.knn_k,
         temperature=probe.knn_temperature,
     )
-    runlog.update_results(folder, probes=rows, evaluated_step=step, environment=runlog.environment())
+    scores = score_classifier(config, params, method_state, test_set=test_set)
+    runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
     print(table(rows))
+    if scores is not None:
+        print("its classifier  " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5")))
     return 0
+
+
+def score_classifier(
+    config: Mapping[str, Any], params: base.PyTree, method_state: base.PyTree, *, test_set: data.ImageSet
+) -> dict[str, Any] | None:
+    """{"top_1", "top_5", "num_images", "protocol"} of the run's own classifier on centre crops of the test images.
+
+    None if the run has no classifier, or one of another number of classes than the data have.
+    """
+    num_classes = len(test_set.class_names)
+    if "supervised_head" not in params or params["supervised_head"]["dense"]["bias"].shape != (num_classes,):
+        return None
+    section, views = config["method"], config["augment"]
+    arguments = {key: section[key] for key in ("head_layers", "head_dim", "selector") if key in section}
+    classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
+    predict = features.make_predict(
+        lambda variables, images: classify(variables["params"], variables["batch_stats"], images),
+        size=views["size"],
+        resize=views["resize"],
+        batch_size=config["probe"]["batch_size"],
+        mesh=sharding.make_mesh(),
+    )
+    logits = predict({"params": params, "batch_stats": method_state["batch_stats"]}, test_set)
+    ranks = {"top_1": 1, "top_5": min(5, num_classes)}
+    scores = {name: probes.top_k_accuracy(logits, test_set.labels, k=k) for name, k in ranks.items()}
+    return {**scores, "num_images": len(test_set.images), "protocol": "classifier.centre-crop.v1"}
 
 
 def collect_features(

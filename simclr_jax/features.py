@@ -18,19 +18,28 @@ EncodeFn = Callable[[base.PyTree, data.ImageSet], np.ndarray]
 def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> EncodeFn:
     """(variables, image_set) -> h float32 [N, D]: evaluation crops through the encoder with its moving statistics.
 
-    Compiled once for all splits: the last batch is padded and the padding cut off. `variables` is
-    {"params": ..., "batch_stats": ...} of the encoder alone.
+    `variables` is {"params": ..., "batch_stats": ...} of the encoder alone; see `make_predict`.
     """
-    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
 
-    @jax.jit
-    def encode(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
-        h = encoder.apply(variables, eval_view(images, sizes), train=False)
+    def encode(variables: base.PyTree, images: base.Array) -> base.Array:
+        h = encoder.apply(variables, images, train=False)
         assert isinstance(h, jax.Array)  # no collection is mutable, so nothing comes back beside h
         return h
 
+    return make_predict(encode, size=size, resize=resize, batch_size=batch_size, mesh=mesh)
+
+
+def make_predict(
+    fn: Callable[[base.PyTree, base.Array], base.Array], *, size: int, resize: str, batch_size: int, mesh: Mesh
+) -> EncodeFn:
+    """(variables, image_set) -> fn(variables, evaluation crops [n, size, size, 3] in [0, 1]) for all images.
+
+    Compiled once for all splits: the last batch is padded and the padding cut off.
+    """
+    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
+    predict = jax.jit(lambda variables, images, sizes: fn(variables, eval_view(images, sizes)))
     return lambda variables, image_set: _over_batches(
-        lambda images, sizes: encode(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
+        lambda images, sizes: predict(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
     )
 
 
@@ -58,8 +67,8 @@ def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]
     return {"params": params["encoder"], "batch_stats": method_state["batch_stats"].get("encoder", {})}
 
 
-def load_encoder_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
-    """(step, variables) of the checkpoint `which`: "latest", "best" or a step number.
+def load_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, base.PyTree, base.PyTree]:
+    """(step, params, method_state) of the checkpoint `which`: "latest", "best" or a step number.
 
     Raises:
         base.InputError: there is no such checkpoint, or it is damaged.
@@ -78,7 +87,13 @@ def load_encoder_variables(folder: str | pathlib.Path, *, which: str) -> tuple[i
             listed = ", ".join(map(str, steps))
             raise base.InputError(f"checkpoint must be latest, best or one of the steps {listed}; got {which!r}.")
         state = checkpoint.restore_any(checkpoints, step=step)
-    return step, encoder_variables(state["params"], state["method_state"])
+    return step, state["params"], state["method_state"]
+
+
+def load_encoder_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
+    """(step, variables of the encoder) of a checkpoint; see `load_variables`."""
+    step, params, method_state = load_variables(folder, which=which)
+    return step, encoder_variables(params, method_state)
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:

@@ -141,8 +141,7 @@ def make_lars(
 
     Reference: You et al. 2017; SimCLR section 2.2; lars_optimizer.py and build_optimizer in model.py of the code.
     Deliberate differences: the reference decays the supervised kernel by a term of the loss, here the optimizer does
-    (same gradient, but the reported loss has no such term); its unused option of a trust ratio behind the momentum
-    is not offered.
+    (same gradient, but the reported loss has no such term). Its option classic_momentum=False is `make_lars_popular`.
     """
     return optax.lars(
         schedule,
@@ -156,6 +155,24 @@ def make_lars(
     )
 
 
+def make_lars_popular(
+    *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """LARS whose trust ratio and learning rate stand behind the momentum: lr 0.001 |W| / |v| v for a velocity v.
+
+    Decay and exclusions are those of `make_lars`. A changed learning rate acts at once on the whole velocity.
+
+    Reference: lars_optimizer.py of the code with classic_momentum=False, which none of its recipes uses. Deliberate
+    difference: the decay of the supervised kernel, see `make_lars`.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_mask(_is_kernel)),
+        optax.trace(momentum, nesterov=nesterov),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3, eps=0.0), mask=_mask(_is_adapted_kernel)),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
 def make_sgd(
     *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -163,11 +180,26 @@ def make_sgd(
 
     Reference: add_weight_decay and MomentumOptimizer in model.py (TF1) of the code, which sets nesterov=True.
     Deliberate differences: the decay is added to the gradient, not to the loss; the learning rate stays outside the
-    velocity, as in TF1 (TF2's Keras optimizer has it inside, which differs while the rate changes).
+    velocity, as in TF1 (for TF2 see `make_sgd_keras`).
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_mask(_is_not_batch_norm)),
         optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
+    )
+
+
+def make_sgd_keras(
+    *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """`make_sgd` with the learning rate inside the velocity, which differs from it while the rate changes.
+
+    Reference: add_weight_decay and the Keras SGD in build_optimizer of tf2/model.py, which sets nesterov=True.
+    Deliberate difference: the decay is added to the gradient, not to the loss.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_mask(_is_not_batch_norm)),
+        optax.scale_by_learning_rate(schedule),
+        optax.trace(momentum, nesterov=nesterov),
     )
 
 
@@ -191,7 +223,9 @@ def make_adamw(
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "lars": make_lars,
+    "lars_popular": make_lars_popular,
     "sgd": make_sgd,
+    "sgd_keras": make_sgd_keras,
     "adamw": make_adamw,
 }
 
@@ -204,10 +238,10 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """The optimizer `name` of OPTIMIZERS; see `make_lars`, `make_sgd` and `make_adamw`.
+    """The optimizer `name` of OPTIMIZERS; see the functions named there.
 
     Args:
-        name: "lars", "sgd" or "adamw".
+        name: "lars" or "sgd", their variants "lars_popular" or "sgd_keras", or "adamw".
         schedule: learning rate by number of updates made, or a constant.
         weight_decay: coefficient of the decay; which parameters it reaches depends on the optimizer.
         momentum: share of the old velocity that is kept.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from simclr_jax import augment, base, data, features, progress
+from simclr_jax import augment, base, data, features, pretrained, progress
 from simclr_jax import config as config_lib
 from simclr_jax.page import pictures
 
@@ -23,8 +23,10 @@ def main(*, config: Mapping[str, Any], output: str, num_images: str) -> int:
         raise base.InputError(f"--num_images must be a number from 1 to 64; got {num_images!r}.")
     if not pathlib.Path(output).parent.is_dir():
         raise base.InputError(f"--output must lie in an existing folder; got {output}. Create the folder first.")
+    config = pretrained.inherit(config)
     image_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
-    make_views = config_lib.call(augment.make_simclr_views, config, "augment", num_views=_NUM_VIEWS)
+    views = {"augment": {**config["augment"], "num_views": _NUM_VIEWS}}
+    make_views = config_lib.call(augment.make_simclr_views, views, "augment")
     samples = features.view_samples(
         make_views,
         image_set,

@@ -65,12 +65,17 @@ class Meter:
 
 
 def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: float) -> str:
-    """One line for a row of metrics: step, epoch, loss, contrastive accuracy, images/s, time left."""
+    """One line for a row of metrics: step, epoch, loss, the method's accuracies, images/s, time left."""
+    accuracies = [
+        f"{name.removesuffix('_accuracy')} acc {100 * row[name]:.1f} %"
+        for name in ("contrastive_accuracy", "supervised_accuracy")
+        if name in row
+    ]
     return (
         f"step {int(row['step']):>{len(str(num_steps))}}/{num_steps}  epoch {row['epoch']:.1f}  "
         f"loss {row['loss']:.4f}  "
-        f"contrastive acc {100 * row.get('contrastive_accuracy', 0.0):.1f} %  "
-        f"{row['images_per_second']:.0f} images/s  left {duration(seconds_left)}"
+        + "".join(f"{accuracy}  " for accuracy in accuracies)
+        + f"{row['images_per_second']:.0f} images/s  left {duration(seconds_left)}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import augment, data, features, losses, models, page, probes, progress, runlog, sharding
+from simclr_jax import augment, data, features, methods, models, page, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
@@ -47,7 +47,11 @@ def main(*, workdir: str, output: str | None) -> int:
         data=_data_summary(config, seen),
         metrics=metrics,
         probes=results.get("probes", []),
-        collapse_value=config["method"].get("loss_scale", 1.0) * losses.collapse_value(config["train"]["batch_size"]),
+        collapse_value=methods.uninformed_loss(
+            config["method"],
+            batch_size=config["train"]["batch_size"],
+            num_classes=max(len(seen.train_set.class_names), 1),
+        ),
         class_names=seen.train_set.class_names,
         views=_views(config, seen.train_set),
         neighbors=_neighbors(seen),
@@ -76,7 +80,7 @@ def _look(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[int, _Seen]:
 
 
 def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
-    make_views = config_lib.call(augment.make_simclr_views, config, "augment", num_views=_NUM_VIEWS)
+    make_views = augment.make_simclr_views(**{**config["augment"], "num_views": _NUM_VIEWS})
     key = jax.random.key(config["seed"])
     return features.view_samples(
         make_views, train_set, size=config["augment"]["size"], num_images=_NUM_VIEW_ROWS, key=key

@@ -23,10 +23,10 @@ from simclr_jax import (
     data,
     features,
     feed,
-    losses,
     methods,
     models,
     optim,
+    pretrained,
     probes,
     progress,
     runlog,
@@ -68,7 +68,7 @@ def main(*, config: Mapping[str, Any], workdir: str) -> int:
         base.InputError: a value of the config is not valid, or the workdir belongs to another config.
     """
     progress.quiet_libraries()
-    folder = pathlib.Path(workdir)
+    folder, config = pathlib.Path(workdir), pretrained.inherit(config)
     with runlog.lock(folder), progress.stop_signals() as stop:
         runlog.check_config(folder, config)
         run = build(config)
@@ -93,10 +93,11 @@ def build(config: Mapping[str, Any]) -> Run:
     sharding.check_batch_size(settings.batch_size, mesh)
     # All that can be wrong in the config is built before the data, which may take minutes, is read.
     encoder = config_lib.call(models.make_encoder, config, "encoder")
-    method = _make_method(encoder, config)
+    _make_method(encoder, config, num_classes=2)
     make_views = config_lib.call(augment.make_simclr_views, config, "augment")
     seed = _checked_seed(config)
     train_set, test_set = _load_splits(config, settings)
+    method = _make_method(encoder, config, num_classes=len(train_set.class_names))
     sizes = _run_length(settings, num_examples=len(train_set.images))
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
@@ -171,6 +172,9 @@ def _checked_seed(config: Mapping[str, Any]) -> int:
 def _load_splits(config: Mapping[str, Any], settings: LoopSettings) -> tuple[data.ImageSet, data.ImageSet | None]:
     """The training split, and the test split if kNN runs while training."""
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    fraction = config["split"]["label_fraction"]
+    if fraction is not None:
+        train_set = data.take(train_set, probes.label_subset(train_set.labels, fraction))
     if settings.batch_size > len(train_set.images):
         raise base.InputError(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
@@ -187,11 +191,20 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         like = sharding.like_replicated(run.mesh, jax.eval_shape(run.init))
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say)
-        state = sharding.jit_once(run.init, run.mesh)() if restored is None else restored
+        state = _initial_state(run) if restored is None else restored
         step = int(state.step)
         _announce(run, step)
         with runlog.open_log(workdir, resumed_step=step) as log:
             _loop(run, checkpoints, log, state, stop)
+
+
+def _initial_state(run: Run) -> base.TrainState:
+    state, start = sharding.jit_once(run.init, run.mesh)(), run.config["init"]
+    if start["workdir"] is None:
+        return state
+    progress.say(f"Starting from the weights of {start['workdir']}.")
+    adopted = pretrained.adopt(state, workdir=start["workdir"], which=start["checkpoint"])
+    return sharding.put_replicated(run.mesh, adopted)
 
 
 def _loop(
@@ -223,13 +236,15 @@ def _loop(
     checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
 
 
-def _make_method(encoder: nn.Module, config: Mapping[str, Any]) -> base.Method:
+def _make_method(encoder: nn.Module, config: Mapping[str, Any], *, num_classes: int) -> base.Method:
     """The method that `config["method"]["name"]` names; the other keys of the section are its own."""
     section = dict(config.get("method", {}))
     name = section.pop("name", None)
     if name not in methods.METHODS:
         raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
-    return config_lib.call(methods.METHODS[name], {"method": section}, "method", encoder=encoder)
+    return config_lib.call(
+        methods.METHODS[name], {"method": section}, "method", encoder=encoder, num_classes=num_classes
+    )
 
 
 class _MetricsReader:
@@ -315,11 +330,11 @@ def _crosses(before: int, after: int, every: int) -> bool:
 
 
 def _announce(run: Run, step: int) -> None:
-    batch_size = run.settings.batch_size
+    batch_size, num_classes = run.settings.batch_size, len(run.train_set.class_names)
+    loss = methods.uninformed_loss(run.config["method"], batch_size=batch_size, num_classes=num_classes)
     progress.say(
         f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, batch {batch_size}, "
-        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of "
-        f"{run.config['method'].get('loss_scale', 1.0) * losses.collapse_value(batch_size):.3f} means "
+        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of {loss:.3f} means "
         "that all embeddings are the same."
     )
     progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")

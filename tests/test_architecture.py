@@ -15,10 +15,10 @@ PACKAGE = ROOT / "simclr_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
-GROUND = {"augment", "losses", "probes", "data", "models", "page"} | {
+GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
     "optim", "sharding", "checkpoint", "runlog", "progress"
 }  # fmt: skip
-ENTRY_POINTS = {"train", "evaluate", "report", "preview"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview", "convert", "export"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),
@@ -29,7 +29,11 @@ ALLOWED = {
     "train_step": {"base", "augment"},
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
-    **{room: {"base", "config", "methods", "train_step", "feed", "features", *GROUND} for room in ENTRY_POINTS},
+    "pretrained": {"base", "features", "runlog"},
+    **{
+        room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", *GROUND}
+        for room in ENTRY_POINTS
+    },
     "__main__": {"base", "config"},
 }
 # Outside package -> the rooms that may import it.
@@ -40,11 +44,17 @@ HOMES = {
     "tensorflow_datasets": {"data"},
     "grain": {"data"},
     "tensorboardX": {"runlog"},
+    "safetensors": {"interop"},
+    "tensorflow": {"interop"},
+    "torch": {"interop"},
+    "torchvision": {"interop"},
     "jinja2": {"page"},
     "matplotlib": {"page"},
 }
-LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"}
-FORBIDDEN = {"tensorflow", "torch", "pickle", "cloudpickle", "dill", "joblib"}
+LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
+    *("safetensors", "tensorflow", "torch", "torchvision", "timm")
+}
+FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 
 
 def room_of(path: pathlib.Path) -> str:

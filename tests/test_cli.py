@@ -11,7 +11,7 @@ import pytest
 from simclr_jax import __main__ as cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-VERBS = ("train", "evaluate", "report", "preview")
+VERBS = ("train", "evaluate", "report", "preview", "convert", "export")
 
 
 def program(*words):
@@ -73,6 +73,10 @@ def mistakes(folder):
         ("report",): "--workdir is required",
         ("preview", "--config=smoke", "--num_images=many"): "num_images",
         ("preview", "--config=smoke", f"--output={folder}/no/a.png"): "output",
+        ("convert", f"--input={folder}/none.safetensors"): "--workdir is required",
+        ("convert", f"--input={folder}/none.safetensors", f"--workdir={folder}/new"): "none.safetensors",
+        ("export", f"--workdir={folder}/nothing", f"--output={folder}/out"): "folder of a run",
+        ("export", f"--workdir={folder}/nothing"): "--output is required",
     }
 
 

@@ -66,7 +66,7 @@ def test_a_config_builds_a_training_step(name):
     encoder = config.call(models.make_encoder, settings, "encoder")
     section = {key: value for key, value in settings["method"].items() if key != "name"}
     make_method = methods.METHODS[settings["method"]["name"]]
-    method = config.call(make_method, {"method": section}, "method", encoder=encoder)
+    method = config.call(make_method, {"method": section}, "method", encoder=encoder, num_classes=10)
     make_views = config.call(augment.make_simclr_views, settings, "augment")
     step = train_step.make_train_step(
         method, tx, train_step.make_load_views(resident.gather_batch, make_views), schedule=schedule
@@ -78,11 +78,13 @@ def test_a_config_builds_a_training_step(name):
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = source.images.update(shape=(2, canvas, canvas, 3))
     views = jax.eval_shape(make_views, key, images, shape((2, 2)), shape((2,)))
-    assert (views.shape, views.dtype) == ((2, 2, size, size, 3), jnp.float32)
+    num_views = settings["augment"]["num_views"]
+    assert (views.shape, views.dtype) == ((2, num_views, size, size, 3), jnp.float32)
     state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=views.shape), key)
     after, metrics = jax.eval_shape(step, state, key, source, shape((2,)))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert {"loss", "contrastive_accuracy", "gradient_norm", "learning_rate"} <= metrics.keys()
+    assert {"loss", "gradient_norm", "learning_rate"} <= metrics.keys()
+    assert {"contrastive_accuracy", "supervised_accuracy"} & metrics.keys()
     assert all(metric.shape == () for metric in metrics.values())
 
 

@@ -1,5 +1,7 @@
 """Schedules and optimizers against the reference's recorded runs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from tests import golden, oracles
 SCHEDULES = golden.load("schedule")
 LARS = golden.load("lars")
 LARS_NAMES = LARS["canonical_names"].tolist()
-LARS_VARIANTS = ["wd1e-6", "wd1e-4", "wd1e-4_nesterov"]
+LARS_TF1 = golden.load("lars_tf1")
+LARS_VARIANTS = ["wd1e-6", "wd1e-4", "wd1e-4_nesterov", "wd1e-4_popular"]
 SUPERVISED_KERNEL = "supervised_head/dense/kernel"
 
 
@@ -119,12 +122,14 @@ def to_tree(values: dict[str, np.ndarray], dtype: str):
     return tree
 
 
+@functools.cache
 def lars_run(variant: str, dtype: str):
     """Parameters after every golden step, by name, made by the production optimizer."""
     rates = jnp.asarray(LARS["learning_rates"], dtype)
     weight_decay = float(LARS[f"{variant}/weight_decay"])
+    popular = variant.endswith("_popular")
     tx = optim.make_optimizer(
-        "lars",
+        "lars_popular" if popular else "lars",
         schedule=lambda step: rates[step],
         weight_decay=weight_decay,
         nesterov=bool(LARS[f"{variant}/nesterov"]),
@@ -140,7 +145,9 @@ def lars_run(variant: str, dtype: str):
         head["kernel"] -= weight_decay * params["supervised_head"]["dense"]["kernel"]
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-        history.append(jax.device_get((params, optax.tree.get(state, "trace"))))
+        # Behind the learning rate the velocity has the sign of the update, the reference's that of the gradient.
+        velocity = jax.tree.map(lambda leaf: leaf if popular else -leaf, optax.tree.get(state, "trace"))
+        history.append(jax.device_get((params, velocity)))
     return history
 
 
@@ -153,12 +160,26 @@ def test_lars_equals_the_reference(variant, dtype, tolerance):
         leaves, slots = oracles.named_leaves(params), oracles.named_leaves(velocity)
         assert set(leaves) == set(LARS_NAMES)
         for name in LARS_NAMES:
-            # Our velocity has the sign of the update, the reference's that of the gradient.
-            for ours, kind in ((leaves[name], "params"), (-slots[name], "momentum")):
+            for ours, kind in ((leaves[name], "params"), (slots[name], "momentum")):
                 expected = LARS[f"{variant}/{kind}_f64/{name}"][step]
                 np.testing.assert_allclose(
                     ours, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name
                 )
+
+
+@pytest.mark.parametrize("variant", LARS_VARIANTS)
+def test_lars_equals_the_first_reference_code(variant):
+    for step, (params, _) in enumerate(lars_run(variant, "float32")):
+        for name, ours in oracles.named_leaves(params).items():
+            expected = LARS_TF1[f"{variant}/params/{name}"][step]
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+
+
+def test_the_golden_run_has_tensors_of_norm_zero():
+    # What the trust ratio does with them is part of the comparisons above.
+    kernels = [name for name in LARS_NAMES if name.endswith("kernel")]
+    assert any(not LARS[f"init/{name}"].any() for name in kernels)
+    assert any(not LARS[f"grads/{name}"].any() for name in kernels)
 
 
 def test_lars_excludes_what_the_reference_excludes():
@@ -174,8 +195,10 @@ def test_lars_excludes_what_the_reference_excludes():
 W = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 
 
-def after_three_steps(path: tuple[str, str], *, weight_decay: float = 1e-4, nesterov: bool = False) -> np.ndarray:
-    tx = optim.make_optimizer("lars", schedule=0.5, weight_decay=weight_decay, nesterov=nesterov)
+def after_three_steps(
+    path: tuple[str, str], *, name: str = "lars", weight_decay: float = 1e-4, nesterov: bool = False
+) -> np.ndarray:
+    tx = optim.make_optimizer(name, schedule=0.5, weight_decay=weight_decay, nesterov=nesterov)
     module, leaf = path
     params = {module: {leaf: jnp.asarray(W, jnp.float32)}}
     state = tx.init(params)
@@ -194,11 +217,14 @@ EXCLUDED_ROW = (-1.5602138, 0.3582262, 2.1311936, 2.22057, 0.6361229, -1.0734751
     [
         (("conv1", "kernel"), {}, (0.0990708, 0.2000821, 0.3010179, 0.4010178, 0.500082, 0.5990707)),
         (("conv1", "kernel"), {"nesterov": True}, (0.0988459, 0.2003071, 0.3014859, 0.4012985, 0.4999172, 0.598612)),
+        (("conv1", "kernel"), {"name": "lars_popular"}, (0.099347, 0.199976, 0.3006271, 0.4007016, 0.500131, 0.59944)),
         (("conv1", "kernel"), {"weight_decay": 0.1}, (0.0990437, 0.2000383, 0.300969, 0.4009659, 0.5000175, 0.5989814)),
         (("bn1", "scale"), {}, EXCLUDED_ROW),
         (("bn1", "bias"), {}, EXCLUDED_ROW),
         (("supervised_head", "bias"), {}, EXCLUDED_ROW),
         (("supervised_head", "kernel"), {"weight_decay": 0.0}, EXCLUDED_ROW),
+        (("supervised_head", "kernel"), {"weight_decay": 0.0, "name": "lars_popular"}, EXCLUDED_ROW),
+        (("bn1", "scale"), {"name": "lars_popular"}, EXCLUDED_ROW),
     ],
 )
 def test_lars_equals_recorded_steps(path, options, expected):
@@ -224,37 +250,94 @@ def test_lars_decays_kernels_and_adapts_all_but_the_supervised_one(module, adapt
     np.testing.assert_allclose(ours, weight.ravel(), rtol=0, atol=1e-6 * np.abs(weight).max())
 
 
-def test_sgd_decays_what_the_reference_decays():
-    expected = golden.load("weight_decay_term")
-    shapes = [tuple(int(n) for n in s.split(",")) for s in expected["variables/shapes"]]
-    names = expected["variables/canonical_names"].tolist()
-    trainable = {n: s for n, s in zip(names, shapes, strict=True) if not n.endswith(("/mean", "/var"))}
+DECAY = golden.load("weight_decay_term")
+
+
+def decayed_in_the_loss(case: str, name: str) -> bool:
+    """The variables of the reference's weight-decay term: add_weight_decay of its second code base."""
+    if case.startswith("lars"):
+        return name == SUPERVISED_KERNEL
+    return not name.endswith(("/gamma", "/beta"))
+
+
+def decay_by_zero_gradients(optimizer: str, weight_decay: float):
+    """(weights, their products with the first update at learning rate 1), by name, for a gradient of zero."""
+    shapes = [tuple(int(n) for n in s.split(",")) for s in DECAY["variables/shapes"]]
+    names = DECAY["variables/canonical_names"].tolist()
+    weights = {
+        n: oracles.golden_value(n, s) for n, s in zip(names, shapes, strict=True) if not n.endswith(("/mean", "/var"))
+    }
+    params = to_tree(weights, "float64")
+    tx = optim.make_optimizer(optimizer, schedule=1.0, weight_decay=weight_decay, momentum=0.0)
+    step = jax.jit(lambda params: tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params))
+    updates = oracles.named_leaves(jax.device_get(step(params)[0]))
+    return weights, {name: float(np.sum(updates[name] * weights[name])) for name in weights}
+
+
+@pytest.mark.parametrize("case", DECAY["case_names"].tolist())
+def test_weight_decay_term_is_over_the_variables_listed_here(case):
+    shapes = [tuple(int(n) for n in s.split(",")) for s in DECAY["variables/shapes"]]
+    names = DECAY["variables/canonical_names"].tolist()
+    term = 0.0
+    for name, shape in zip(names, shapes, strict=True):
+        if not name.endswith(("/mean", "/var")) and decayed_in_the_loss(case, name):
+            term += float(DECAY[f"{case}/weight_decay"]) / 2 * float(np.sum(oracles.golden_value(name, shape) ** 2))
+    assert term == pytest.approx(float(DECAY[f"{case}/value_f64"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd_keras"])
+@pytest.mark.parametrize("case", [c for c in DECAY["case_names"].tolist() if c.startswith("momentum")])
+def test_sgd_decays_what_the_reference_decays(case, optimizer):
     with jax.enable_x64(True):
-        params = to_tree({name: oracles.golden_value(name, shape) for name, shape in trainable.items()}, "float64")
-        for weight_decay in ("1e-06", "0.0001"):
-            tx = optim.make_optimizer("sgd", schedule=1.0, weight_decay=float(weight_decay), momentum=0.0)
-            step = jax.jit(
-                lambda params, tx=tx: tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-            )
-            updates = jax.device_get(step(params)[0])
-            # The update is minus the gradient wd*W of the reference's term wd/2 |W|^2.
-            products = jax.tree.map(lambda u, w: np.sum(u * w), updates, jax.device_get(params))
-            term = -sum(jax.tree.leaves(products)) / 2
-            assert float(term) == pytest.approx(float(expected[f"momentum_wd{weight_decay}/value_f64"]), rel=1e-9)
+        _, products = decay_by_zero_gradients(optimizer, float(DECAY[f"{case}/weight_decay"]))
+    # The update is minus the gradient wd*W of the reference's term wd/2 |W|^2.
+    assert -sum(products.values()) / 2 == pytest.approx(float(DECAY[f"{case}/value_f64"]), rel=1e-9)
+    assert all((product != 0) == decayed_in_the_loss(case, name) for name, product in products.items())
 
 
-def test_sgd_keeps_the_learning_rate_outside_the_velocity():
+@pytest.mark.parametrize(("case", "optimizer"), [("lars_wd1e-06", "lars"), ("lars_wd0.0001", "lars_popular")])
+def test_lars_decays_the_supervised_kernel_as_the_term_of_the_loss_does(case, optimizer):
+    with jax.enable_x64(True):
+        _, products = decay_by_zero_gradients(optimizer, float(DECAY[f"{case}/weight_decay"]))
+    assert -products[SUPERVISED_KERNEL] / 2 == pytest.approx(float(DECAY[f"{case}/value_f64"]), rel=1e-9)
+    # Every other kernel is decayed in the optimizer; neither code touches BatchNorm parameters and biases.
+    assert all((product != 0) == name.endswith("kernel") for name, product in products.items())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"), [("sgd", (0.7144116, 1.7034769)), ("sgd_keras", (0.5907959, 1.584727))]
+)
+def test_the_learning_rate_is_outside_the_velocity_of_sgd_and_inside_that_of_keras(optimizer, expected):
     rates = jnp.asarray([0.1, 0.05, 0.01])
-    tx = optim.make_optimizer("sgd", schedule=lambda step: rates[step], weight_decay=0.0, nesterov=True)
-    params = jnp.asarray([1.0, 2.0])
-    state = tx.init({"dense": {"kernel": params}})
-    tree = {"dense": {"kernel": params}}
+    tx = optim.make_optimizer(optimizer, schedule=lambda step: rates[step], weight_decay=0.0, nesterov=True)
+    tree = {"dense": {"kernel": jnp.asarray([1.0, 2.0])}}
+    state = tx.init(tree)
     for t in range(3):
         gradient = jnp.asarray([np.cos(t), np.sin(t + 1)], jnp.float32)
         updates, state = tx.update({"dense": {"kernel": gradient}}, state, tree)
         tree = optax.apply_updates(tree, updates)
-    # Recorded from the reference's first code base; its second one would give (0.5907959, 1.584727).
-    np.testing.assert_allclose(tree["dense"]["kernel"], (0.7144116, 1.7034769), rtol=1e-6)
+    # Recorded from the reference's first and second code base.
+    np.testing.assert_allclose(tree["dense"]["kernel"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_keras_is_the_update_written_out(nesterov):
+    rates = np.array([0.1, 0.5, 0.02])
+    tx = optim.make_optimizer(
+        "sgd_keras", schedule=lambda step: jnp.asarray(rates, jnp.float32)[step], weight_decay=0.1, nesterov=nesterov
+    )
+    weight, velocity = W.copy(), np.zeros_like(W)
+    params = {"conv1": {"kernel": jnp.asarray(W, jnp.float32)}}
+    state = tx.init(params)
+    for t, rate in enumerate(rates):
+        gradient = np.cos(np.arange(6) + t).reshape(2, 3)
+        updates, state = tx.update({"conv1": {"kernel": jnp.asarray(gradient, jnp.float32)}}, state, params)
+        params = optax.apply_updates(params, updates)
+        step = rate * (gradient + 0.1 * weight)
+        velocity = 0.9 * velocity - step
+        weight = weight + (0.9 * velocity - step if nesterov else velocity)
+    # float32 against float64, three steps.
+    np.testing.assert_allclose(params["conv1"]["kernel"], weight, rtol=0, atol=1e-6)
 
 
 def test_adamw_decays_kernels_only():
@@ -279,5 +362,5 @@ def test_only_whole_names_count_as_batch_norm():
 
 
 def test_make_optimizer_refuses_an_unknown_name():
-    with pytest.raises(base.InputError, match="lars, sgd, adamw; got 'lamb'"):
+    with pytest.raises(base.InputError, match="lars, lars_popular, sgd, sgd_keras, adamw; got 'lamb'"):
         optim.make_optimizer("lamb", schedule=0.1, weight_decay=0.0)

@@ -7,7 +7,7 @@ of (name, split, settings); `order` is a pure function of (seed, position).
 Long decoding shows one progress bar on stderr; nothing else is printed.
 """
 
-from simclr_jax.data.imageset import ImageSet, fit_to_canvas
+from simclr_jax.data.imageset import ImageSet, fit_to_canvas, take
 from simclr_jax.data.sources import DATASETS, load_split
 
-__all__ = ["DATASETS", "ImageSet", "fit_to_canvas", "load_split"]
+__all__ = ["DATASETS", "ImageSet", "fit_to_canvas", "load_split", "take"]

@@ -115,3 +115,15 @@ def check_canvas_size(canvas_size: int | None) -> None:
             f"canvas_size must be a whole number of pixels from 8 to 4096; got {canvas_size!r}. "
             "Leave it out to let the data decide."
         )
+
+
+def take(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
+    """The examples at `rows` (int [M]) as a split of their own; their images are read into memory."""
+    digest = hashlib.sha256(image_set.fingerprint.encode() + np.asarray(rows, "<i8").tobytes())
+    return image_set._replace(
+        images=np.asarray(image_set.images[rows]),
+        sizes=image_set.sizes[rows],
+        labels=image_set.labels[rows],
+        ids=tuple(image_set.ids[row] for row in rows),
+        fingerprint=digest.hexdigest(),
+    )

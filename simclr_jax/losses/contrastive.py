@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
+from simclr_jax.losses import classification
 
 Array = jax.Array
 
@@ -56,7 +57,9 @@ def _contrastive_metrics(cross: Array) -> dict[str, Array]:
     }
 
 
-def nt_xent(z: Array, *, temperature: float | Array, normalize: bool = True) -> tuple[Array, dict[str, Array]]:
+def nt_xent(
+    z: Array, *, temperature: float | Array, normalize: bool = True, weights: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
     """The normalised temperature-scaled cross entropy of SimCLR: (loss, metrics), all scalars of at least float32.
 
     Every projection is an anchor: its positive is the image's other view, its negatives are both views of the 2(B-1)
@@ -67,30 +70,43 @@ def nt_xent(z: Array, *, temperature: float | Array, normalize: bool = True) -> 
         temperature: the logits are similarities divided by it; above 0. An array of z's type may be given, for
             instance from a schedule; its value is not checked.
         normalize: divide each projection by its L2 norm first, which makes similarities cosines.
+        weights: float [B] or scalar, of an image's two anchors; None weighs all alike. The weighted losses are divided
+            by the number of weights that are not 0 and not by their sum (see `weighted_mean`). An image of weight 0 is
+            still a candidate of the others, and the metrics count every image.
 
     Returns:
         The loss, and {"contrastive_accuracy", "contrastive_entropy"}: how often and with which entropy (at most
         ln B) view 1 of an image finds its view 2 among the view 2 of all images; same-view candidates do not count.
 
     Raises:
-        InputError: z is not [B, 2, d], or temperature is not above 0.
+        InputError: z is not [B, 2, d], temperature is not above 0, or weights are neither [B] nor a scalar.
 
-    Reference: SimCLR equation 1 and algorithm 1; add_contrastive_loss in tf2/objective.py and
-    update_pretrain_metrics_train in tf2/metrics.py. Deliberate differences: this is the paper's mean over 2B anchors,
-    the code adds the means of both views (twice this value); the code subtracts 1e9 from the logit of the row
-    itself, here it is left out exactly; the batch is one global array, where the code gathers from replicas.
+    Reference: SimCLR equation 1 and algorithm 1; add_contrastive_loss in tf2/objective.py and in objective.py (TF1,
+    which has the weights), update_pretrain_metrics_train in tf2/metrics.py. Deliberate differences: this is the
+    paper's mean over 2B anchors, the code adds the means of both views (twice this value); the code subtracts 1e9 from
+    the logit of the row itself, here it is left out exactly; the batch is one global array, where the code gathers
+    from replicas.
     """
     if z.ndim != 3 or z.shape[1] != 2:
         raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
     if not isinstance(temperature, Array) and not temperature > 0:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
+    if weights is not None and jnp.shape(weights) not in ((), z.shape[:1]):
+        raise base.InputError(
+            f"weights of nt_xent must be a scalar or one per image; got shape {list(jnp.shape(weights))} "
+            f"for {z.shape[0]} images."
+        )
     z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
     z = l2_normalize(z) if normalize else z
     first, second = z[:, 0], z[:, 1]
     cross = _similarities(first, second, temperature)
     anchors_first = _cross_entropies(cross, _similarities(first, first, temperature))
     anchors_second = _cross_entropies(cross.T, _similarities(second, second, temperature))
-    loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
+    if weights is None:
+        loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
+    else:
+        # Both views of an image have its weight, so the mean of their losses has it too.
+        loss = classification.weighted_mean((anchors_first + anchors_second) / 2, weights)
     return loss, _contrastive_metrics(cross)
 
 

@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
+from simclr_jax.methods import classifier, network
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -15,10 +16,13 @@ PyTree = base.PyTree
 def make_simclr(
     encoder: nn.Module,
     *,
+    num_classes: int = 0,
     head_layers: int = 3,
     head_dim: int = 128,
     temperature: float = 0.1,
     loss_scale: float = 2.0,
+    supervised_weight: float = 0.0,
+    selector: int = 0,
     dtype: str = "float32",
 ) -> base.Method:
     """SimCLR as a Method; `embed` returns {"z": float32 [B, V, d]}, the projections before normalisation.
@@ -27,60 +31,80 @@ def make_simclr(
     share one forward pass, so BatchNorm sees all views of the whole batch together. Metrics: "contrastive_loss" (the
     mean over the 2B anchors, without loss_scale), "contrastive_accuracy", "contrastive_entropy".
 
+    With supervised_weight above 0 a linear classifier is trained alongside, on all views of the labelled images, and
+    shows how linearly separable the classes are. It does not touch the network: no gradient passes it. It adds
+    params["supervised_head"], the outputs of `classifier.score_rows`, and the metrics "supervised_loss" (without the
+    weight) and "supervised_accuracy"; the encoder and the head start as they do without it.
+
     Args:
         encoder: `apply(variables, images, train=...)` -> h [N, D].
+        num_classes: C of the classifier; not read without one.
         head_layers: layers of the projection head, 0 to 4; 2 in SimCLR, 3 in SimCLRv2 and in the released code.
         head_dim: d, width of the projection.
         temperature: of NT-Xent, above 0.
         loss_scale: multiplies the paper's mean. 2 is the reference's gradient, which matters wherever the optimizer is
             not invariant to the gradient's scale, for instance BatchNorm parameters under LARS.
+        supervised_weight: of the classifier's mean cross entropy in the loss; 1 in the reference, 0 for no classifier.
+        selector: the activation that the classifier reads, see `heads.select`; 0 is h.
         dtype: type of the head's activations.
 
     Raises:
-        InputError: head_layers, head_dim, temperature or loss_scale is out of range.
+        InputError: head_layers, head_dim, temperature, loss_scale, supervised_weight or selector is out of range, or a
+            classifier has fewer than two classes.
 
-    Reference: SimCLR algorithm 1 and section 2.2; SimCLRv2 section 2; tf2/model.py and tf2/run.py of their code.
-    Deliberate differences: the rows of a batch are ordered image by image and not view by view; the online linear
-    classifier on frozen features is not part of the method.
+    Reference: SimCLR algorithm 1, section 2.2 and appendix B.6; SimCLRv2 section 2; tf2/model.py and tf2/run.py of
+    their code. Deliberate differences: the rows of a batch are ordered image by image and not view by view; the
+    classifier is off unless it is asked for, and unlabelled images do not count for it.
     """
     head = heads.ProjectionHead(head_layers, head_dim, dtype)
     if not 0 < temperature < math.inf:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
     if not 0 < loss_scale < math.inf:
         raise base.InputError(f"loss_scale must be above 0 and finite; got {loss_scale}. Use 2.0, or 1.0 for the mean.")
+    if not 0 <= supervised_weight < math.inf:
+        raise base.InputError(
+            f"supervised_weight must be at least 0 and finite; got {supervised_weight}. "
+            "Use 1.0, or 0.0 for no classifier."
+        )
+    net = network.make_network(encoder, head, num_layers=head_layers)
+    supervised = supervised_weight > 0
+    if supervised:
+        classifier.check_num_classes(num_classes)
+        network.num_layers_before(head, selector)
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        encoder_key, head_key = jax.random.split(key)
-        images = jax.ShapeDtypeStruct((2, *views.shape[2:]), views.dtype)
-        h, _ = jax.eval_shape(lambda x: encoder.init_with_output(encoder_key, x, train=False), images)
-        # Only the initialisers run, one compilation per shape of a parameter; the network itself is never computed.
-        variables = {
-            "encoder": encoder.lazy_init(encoder_key, images, train=False),
-            "projection_head": head.lazy_init(head_key, h, train=False),
-        }
-        # A head without layers has no variables at all.
-        params = {name: part.get("params", {}) for name, part in variables.items()}
-        return params, {"batch_stats": {name: part.get("batch_stats", {}) for name, part in variables.items()}}
+        params, batch_stats, activations = net.init(key, views)
+        if supervised:
+            # Folded in, not split off: encoder and head start the same with and without a classifier.
+            params["supervised_head"] = classifier.init_classifier(
+                jax.random.fold_in(key, 2),
+                heads.select(activations, selector),
+                num_classes=num_classes,
+                kernel_init=nn.initializers.normal(0.01),
+            )
+        return params, {"batch_stats": batch_stats}
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
-        del batch, key
-        statistics = method_state["batch_stats"]
-        variables = {name: {"params": params[name], "batch_stats": statistics[name]} for name in params}
+        del key
         # Merging the axes keeps an image's views neighbours, hence on its device; view-major rows would move them all.
         images = views.reshape(-1, *views.shape[2:])
-        h, encoder_updates = encoder.apply(variables["encoder"], images, train=True, mutable=["batch_stats"])
-        activations, head_updates = head.apply(variables["projection_head"], h, train=True, mutable=["batch_stats"])
+        activations, batch_stats = net.apply(params, method_state["batch_stats"], images, True)
         z = heads.select(activations, -1)
-        z = z.reshape(*views.shape[:2], z.shape[-1])
-        updates = {"encoder": encoder_updates, "projection_head": head_updates}
-        new_statistics = {name: update.get("batch_stats", {}) for name, update in updates.items()}
-        return {"z": z}, {**method_state, "batch_stats": new_statistics}
+        outputs = {"z": z.reshape(*views.shape[:2], z.shape[-1])}
+        if supervised:
+            logits = classifier.classify(params, jax.lax.stop_gradient(heads.select(activations, selector)))
+            outputs |= classifier.score_rows(logits.reshape(*views.shape[:2], num_classes), batch)
+        return outputs, {**method_state, "batch_stats": batch_stats}
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
         mean, metrics = losses.nt_xent(outputs["z"], temperature=temperature)
-        return loss_scale * mean, (method_state, {"contrastive_loss": mean, **metrics})
+        total, metrics = loss_scale * mean, {"contrastive_loss": mean, **metrics}
+        if supervised:
+            cross_entropy, more = classifier.reduce_rows(outputs)
+            total, metrics = total + supervised_weight * cross_entropy, {**metrics, **more}
+        return total, (method_state, metrics)
 
     def update(params: PyTree, method_state: PyTree, step: Array) -> PyTree:
         del params, step

@@ -92,9 +92,10 @@ class BasicBlock(nn.Module):
         """[N, H, W, C] -> [N, H/strides, W/strides, features]."""
         norm = layers.make_batch_norm(self.dtype, train)
         conv = functools.partial(layers.Conv, self.features, dtype=self.dtype)
-        residual, shortcut = x, {"smooth": self.sk_ratio > 0, "dtype": self.dtype, "train": train}
+        residual = x
         if self.project:
-            residual = _shortcut(x, self.features, strides=self.strides, **shortcut)
+            smooth = self.sk_ratio > 0
+            residual = _shortcut(x, self.features, strides=self.strides, smooth=smooth, dtype=self.dtype, train=train)
         y = nn.relu(norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x)))
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
@@ -122,9 +123,10 @@ class BottleneckBlock(nn.Module):
         norm = layers.make_batch_norm(self.dtype, train)
         conv = functools.partial(layers.Conv, dtype=self.dtype)
         wide = self.expansion * self.features
-        residual, shortcut = x, {"smooth": self.sk_ratio > 0, "dtype": self.dtype, "train": train}
+        residual = x
         if self.project:
-            residual = _shortcut(x, wide, strides=self.strides, **shortcut)
+            smooth = self.sk_ratio > 0
+            residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, train=train)
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x)))
         if self.sk_ratio > 0:
             selective = attention.SelectiveKernel(self.features, self.strides, self.sk_ratio, self.dtype, name="sk")

@@ -232,3 +232,85 @@ def test_nt_xent_refuses_anything_but_two_views(shape):
 def test_nt_xent_refuses_a_temperature_that_is_not_positive(temperature):
     with pytest.raises(base.InputError, match="temperature must be above 0"):
         losses.nt_xent(jnp.zeros((4, 2, 8)), temperature=temperature)
+
+
+TF1 = golden.load("losses_tf1")
+WEIGHTED = TF1["nt_xent_weights/case_names"].tolist()
+REPLICAS = {2: golden.load("replicas_2"), 4: golden.load("replicas_4")}
+REPLICA_CASES = [(r, c) for r, arrays in REPLICAS.items() for c in arrays["case_names"].tolist() if "nt_xent" in c]
+
+
+def as_pairs(hidden: np.ndarray) -> np.ndarray:
+    """Rows of view 1, then of view 2 -> [B, 2, d]."""
+    return hidden.reshape(2, -1, hidden.shape[-1]).swapaxes(0, 1)
+
+
+@jax.jit
+def weighted_value_and_gradient(z, temperature, weights):
+    def total(z):
+        return 2 * losses.nt_xent(z, temperature=temperature, weights=weights)[0]
+
+    return jax.value_and_grad(total)(z)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+@pytest.mark.parametrize("case", WEIGHTED)
+def test_weighted_nt_xent_equals_the_first_reference_code(case, dtype, tolerance):
+    with jax.enable_x64(dtype == "float64"):
+        arguments = (as_pairs(TF1[f"{case}/hidden"]), TF1[f"{case}/temperature"], TF1[f"{case}/weights"])
+        value = weighted_value_and_gradient(*(jnp.asarray(argument, dtype) for argument in arguments))
+        loss, gradient = jax.device_get(value)
+    assert loss == pytest.approx(float(TF1[f"{case}/loss_f64"]), rel=tolerance)
+    # The recorded gradient is float32 (also beside a loss in float64), as good as that of nt_xent: 2e-5.
+    expected = TF1[f"{case}/grad"]
+    ours = gradient.swapaxes(0, 1).reshape(expected.shape)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if f"nt_xent_tf1_loss/{c}" in TF1])
+def test_nt_xent_equals_the_first_reference_code(case):
+    loss, _, _ = evaluate(
+        golden_input(case), temperature=float(GOLDEN[f"{case}/temperature"]), normalize=case.endswith("norm")
+    )
+    assert loss == pytest.approx(float(TF1[f"nt_xent_tf1_loss/{case}"]), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(("num_replicas", "case"), REPLICA_CASES)
+def test_nt_xent_of_the_global_batch_equals_the_mean_over_the_replicas_of_the_reference(num_replicas, case):
+    arrays = REPLICAS[num_replicas]
+    temperature = float(arrays[f"{case}/temperature"])
+    # Every replica has the rows of view 1, then of view 2, of its own images.
+    z = np.concatenate([as_pairs(hidden) for hidden in arrays[f"{case}/hidden_per_replica"]])
+    loss, metrics, gradient = evaluate(z, temperature=temperature)
+    assert loss == pytest.approx(float(arrays[f"{case}/loss_per_replica"].mean()), rel=1e-5)
+    assert metrics["contrastive_accuracy"] == pytest.approx(arrays[f"{case}/contrast_acc_per_replica"].mean())
+    per_replica = as_pairs(gradient).reshape(num_replicas, -1, 2, z.shape[-1]).swapaxes(1, 2)
+    expected = arrays[f"{case}/gradient_of_local_loss_over_replicas"]
+    atol = 2e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(per_replica.reshape(expected.shape), expected, rtol=0, atol=atol)
+    with jax.enable_x64(True):
+        loss, _, gradient = evaluate(z.astype(np.float64), temperature=temperature)
+    assert loss == pytest.approx(float(arrays[f"{case}/global_batch_loss_f64"]), rel=1e-10)
+    per_replica = as_pairs(gradient).reshape(num_replicas, -1, 2, z.shape[-1]).swapaxes(1, 2)
+    exact = arrays[f"{case}/global_gradient_f64"]
+    np.testing.assert_allclose(per_replica.reshape(exact.shape), exact, rtol=0, atol=1e-10 * np.abs(exact).max())
+
+
+def test_an_image_of_weight_zero_remains_a_candidate_of_the_others():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 8)), jnp.float32)
+    weights = jnp.asarray([1.0, 1.0, 1.0, 0.0])
+    whole, _ = weighted_value_and_gradient(z, jnp.asarray(0.5), weights)
+    without, _ = weighted_value_and_gradient(z[:3], jnp.asarray(0.5), weights[:3])
+    assert float(whole) > float(without) + 0.05
+
+
+def test_weights_of_one_give_the_unweighted_loss():
+    z = draw(0)
+    ours, _ = weighted_value_and_gradient(jnp.asarray(z), jnp.asarray(0.5), jnp.ones(5))
+    # Only the order of a sum differs.
+    assert float(ours) == pytest.approx(float(nt_xent_of(z)), rel=1e-6)
+
+
+def test_nt_xent_refuses_weights_of_another_length():
+    with pytest.raises(base.InputError, match=r"one per image; got shape \[3\] for 4 images"):
+        losses.nt_xent(jnp.zeros((4, 2, 8)), temperature=0.1, weights=jnp.ones(3))

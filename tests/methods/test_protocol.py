@@ -1,6 +1,7 @@
 """What every entry of METHODS promises to the training loop."""
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,14 @@ from simclr_jax.methods import METHODS
 from simclr_jax.models import resnet
 
 B, V, SIZE = 4, 2, 8
+LABELS = (2, 0, -1, 1)
 
 
 class Trained(NamedTuple):
-    """A method, its state at the start, and one gradient on a fixed batch."""
+    """A method, its state at the start and near it, and one gradient there on a fixed batch."""
 
     method: base.Method
+    initial: Any
     params: Any
     state: Any
     loss: Any
@@ -34,6 +37,12 @@ def encoder() -> resnet.ResNet:
     return resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
 
 
+def make_method(name: str) -> base.Method:
+    """The method with its own defaults; a classifier's number of classes has none."""
+    takes_classes = "num_classes" in inspect.signature(METHODS[name]).parameters
+    return METHODS[name](encoder(), **({"num_classes": 3} if takes_classes else {}))
+
+
 def views() -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).random((B, V, SIZE, SIZE, 3), np.float32))
 
@@ -42,7 +51,7 @@ def batch() -> base.Batch:
     return base.Batch(
         image=jnp.zeros((B, SIZE, SIZE, 3), jnp.uint8),
         size=jnp.full((B, 2), SIZE, jnp.int32),
-        label=jnp.full((B,), -1, jnp.int32),
+        label=jnp.asarray(LABELS, jnp.int32),
         position=jnp.arange(B, dtype=jnp.int32),
         mask=jnp.ones((B,), bool),
     )
@@ -50,8 +59,13 @@ def batch() -> base.Batch:
 
 @functools.cache
 def run(name: str) -> Trained:
-    method = METHODS[name](encoder())
-    params, state = method.init(jax.random.key(0), views())
+    method = make_method(name)
+    initial, state = method.init(jax.random.key(0), views())
+    # A little away from the start, where a classifier that is zero would pass no gradient.
+    leaves, structure = jax.tree.flatten(initial)
+    rng = np.random.default_rng(1)
+    noise = (0.01 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves)
+    params = jax.tree.unflatten(structure, [leaf + n for leaf, n in zip(leaves, noise, strict=True)])
 
     @jax.jit
     def value(params, state):
@@ -63,7 +77,7 @@ def run(name: str) -> Trained:
         return jax.value_and_grad(total, has_aux=True)(params)
 
     (loss, (new_state, metrics)), gradient = value(params, state)
-    return Trained(method, params, state, loss, metrics, new_state, gradient, value)
+    return Trained(method, initial, params, state, loss, metrics, new_state, gradient, value)
 
 
 @pytest.fixture(params=METHODS)
@@ -76,7 +90,7 @@ def avals(tree):
 
 
 def test_init_runs_abstractly_and_keeps_the_backbone_where_all_look_for_it(name):
-    method = METHODS[name](encoder())
+    method = make_method(name)
     params, state = jax.eval_shape(
         method.init, jax.random.key(0), jax.ShapeDtypeStruct((64, V, 32, 32, 3), jnp.float32)
     )
@@ -89,7 +103,7 @@ def test_init_runs_abstractly_and_keeps_the_backbone_where_all_look_for_it(name)
 def test_init_is_a_function_of_the_key_and_not_of_the_batch(name):
     params, state = run(name).method.init(jax.random.key(0), views()[:2] + 1)
     for ours, expected in zip(
-        jax.tree.leaves((params, state)), jax.tree.leaves((run(name).params, run(name).state)), strict=True
+        jax.tree.leaves((params, state)), jax.tree.leaves((run(name).initial, run(name).state)), strict=True
     ):
         np.testing.assert_array_equal(ours, expected)
 
@@ -150,3 +164,23 @@ def test_a_small_gradient_step_lowers_the_loss_on_the_same_batch(name):
     params = jax.tree.map(lambda p, g: p - length * g, trained.params, trained.gradient)
     (loss, _), _ = trained.value(params, trained.state)
     assert float(loss) < float(trained.loss)
+
+
+def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
+    trained = run(name)
+
+    def embed(params):
+        outputs, _ = trained.method.embed(params, trained.state, views(), batch(), jax.random.key(1))
+        return outputs
+
+    @jax.jit
+    def pulled_back(params):
+        outputs, pullback = jax.vjp(embed, params)
+        cotangents = jax.grad(lambda outputs: trained.method.loss(outputs, trained.new_state)[0])(outputs)
+        return pullback(cotangents)[0]
+
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(trained.gradient))
+    ours = jax.tree.leaves(pulled_back(trained.params))
+    for leaf, expected in zip(ours, jax.tree.leaves(trained.gradient), strict=True):
+        # The same sums in another order.
+        np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-5 * largest)

@@ -1,5 +1,7 @@
 """What is particular to SimCLR as a method; what every method must do is in test_protocol."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +106,124 @@ def test_make_simclr_refuses_a_temperature_that_is_not_positive():
 def test_make_simclr_refuses_an_impossible_head():
     with pytest.raises(base.InputError, match="0 to 4; got 9"):
         simclr.make_simclr(ENCODER, head_layers=9)
+
+
+def make_batch(labels) -> base.Batch:
+    rows = len(labels)
+    return base.Batch(
+        image=jnp.zeros((rows, 1, 1, 3), jnp.uint8),
+        size=jnp.ones((rows, 2), jnp.int32),
+        label=jnp.asarray(labels, jnp.int32),
+        position=jnp.arange(rows, dtype=jnp.int32),
+        mask=jnp.ones(rows, bool),
+    )
+
+
+def with_classifier(**options) -> base.Method:
+    options = {"head_layers": 2, "head_dim": 5, "num_classes": 4, "supervised_weight": 0.5, **options}
+    return simclr.make_simclr(ENCODER, **options)
+
+
+def test_the_classifier_adds_its_head_and_nothing_else_changes():
+    plain, more = simclr.make_simclr(ENCODER, head_layers=2, head_dim=5), with_classifier()
+    params, state = plain.init(jax.random.key(3), jnp.asarray(VIEWS))
+    params_more, state_more = more.init(jax.random.key(3), jnp.asarray(VIEWS))
+    head = params_more["supervised_head"]["dense"]
+    assert set(params_more) == {*params, "supervised_head"} and set(head) == {"kernel", "bias"}
+    for ours, expected in zip(
+        jax.tree.leaves(({name: params_more[name] for name in params}, state_more)),
+        jax.tree.leaves((params, state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, expected)
+    assert head["kernel"].shape == (ENCODER.num_features, 4) and not head["bias"].any()
+    # 64 draws of a normal distribution of 0.01.
+    assert 0.006 < float(head["kernel"].std()) < 0.014
+
+
+@pytest.mark.parametrize(("selector", "width"), [(0, 16), (1, 16), (2, 5), (-1, 5)])
+def test_the_classifier_reads_the_selected_activation(selector, width):
+    assert ENCODER.num_features == 16
+    params, _ = shapes(with_classifier(selector=selector))
+    assert params["supervised_head"]["dense"]["kernel"].shape == (width, 4)
+
+
+@functools.cache
+def compiled_with_classifier(selector: int):
+    """(params, state, function of the batch that gives ((loss, metrics), gradient))."""
+    method = with_classifier(selector=selector)
+    params, state = (numbers_for(tree) for tree in shapes(method))
+
+    @jax.jit
+    def run(batch):
+        def total(params):
+            outputs, new_state = method.embed(params, state, jnp.asarray(VIEWS), batch, None)
+            loss, (_, metrics) = method.loss(outputs, new_state)
+            return loss, metrics
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    return params, state, run
+
+
+def run_with_classifier(labels, *, selector: int = 0):
+    """(params, state, loss, metrics, gradient) of one batch."""
+    params, state, run = compiled_with_classifier(selector)
+    (loss, metrics), gradient = run(make_batch(labels))
+    return params, state, float(loss), {name: float(value) for name, value in metrics.items()}, gradient
+
+
+def test_the_classifier_sees_all_views_of_the_labelled_images_and_is_weighed_into_the_loss():
+    labels = (3, -1, 1)
+    params, state, loss, metrics, _ = run_with_classifier(labels)
+    assert loss == pytest.approx(2 * metrics["contrastive_loss"] + 0.5 * metrics["supervised_loss"], rel=1e-6)
+    statistics = state["batch_stats"]["encoder"]
+    apply = jax.jit(functools.partial(ENCODER.apply, train=True, mutable=["batch_stats"]))
+    h, _ = apply({"params": params["encoder"], "batch_stats": statistics}, VIEWS.reshape(6, 8, 8, 3))
+    head = params["supervised_head"]["dense"]
+    logits = np.asarray(h, np.float64) @ np.asarray(head["kernel"], np.float64) + np.asarray(head["bias"], np.float64)
+    values, hits = [], []
+    for image, label in enumerate(labels):
+        for row in logits[2 * image : 2 * image + 2] if label >= 0 else ():
+            values.append(np.log(np.exp(row).sum()) - row[label])
+            hits.append(row.argmax() == label)
+    assert metrics["supervised_loss"] == pytest.approx(np.mean(values), rel=1e-4)
+    assert metrics["supervised_accuracy"] == pytest.approx(np.mean(hits))
+
+
+@pytest.mark.parametrize("selector", [0, 1])
+def test_no_gradient_passes_the_classifier(selector):
+    *_, gradient = run_with_classifier((0, 1, 2), selector=selector)
+    *_, without = run_with_classifier((-1, -1, -1), selector=selector)
+    for part in ("encoder", "projection_head"):
+        for ours, expected in zip(jax.tree.leaves(gradient[part]), jax.tree.leaves(without[part]), strict=True):
+            np.testing.assert_array_equal(ours, expected)
+    assert np.asarray(gradient["supervised_head"]["dense"]["kernel"]).any()
+    assert not np.asarray(without["supervised_head"]["dense"]["kernel"]).any()
+
+
+def test_a_batch_without_labels_has_no_classification_loss():
+    *_, loss, metrics, _ = run_with_classifier((-1, -1, -1))
+    assert metrics["supervised_loss"] == metrics["supervised_accuracy"] == 0
+    assert loss == pytest.approx(2 * metrics["contrastive_loss"], rel=1e-6)
+
+
+def test_without_a_classifier_labels_are_not_read():
+    method = simclr.make_simclr(ENCODER, head_layers=1, num_classes=4)
+    params, state = shapes(method)
+    outputs, _ = jax.eval_shape(method.embed, params, state, jnp.asarray(VIEWS), None, None)
+    assert "supervised_head" not in params and set(outputs) == {"z"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"supervised_weight": -1.0}, "supervised_weight must be at least 0 and finite; got -1.0"),
+        ({"supervised_weight": float("nan")}, "supervised_weight must be at least 0"),
+        ({"num_classes": 0}, "num_classes of at least 2; got 0"),
+        ({"selector": 3}, "selector must be -3 to 2 for a head of 2 layers; got 3"),
+    ],
+)
+def test_make_simclr_refuses_an_impossible_classifier(options, message):
+    with pytest.raises(base.InputError, match=message):
+        with_classifier(**options)

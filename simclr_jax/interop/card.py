@@ -1,0 +1,135 @@
+"""The card of an exported encoder: all that someone needs who has the files and not the run, as plain JSON values.
+
+What belongs here: what the card says and in which words. Who measures or reads the facts hands them in.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simclr_jax import base
+
+FORMAT = "simclr-jax.encoder.v1"
+
+_BASIC = ("resnet10", "resnet18", "resnet34")  # networks of basic blocks; the others have bottlenecks
+_IN_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+_RESIZE = {
+    "tf2": "bicubic, a = -0.5, half-pixel centres, no antialiasing "
+    "(jax.image.resize 'cubic' with antialias=False; torch's bicubic has a = -0.75)",
+    "tf1": "bicubic, a = -0.75, source coordinate i * in / out without half-pixel centres, no antialiasing",
+}
+_LOADERS = {
+    "card": "json.load",
+    "torch": "safetensors.torch.load_file, then load_state_dict; docs/weights.md shows it",
+    "flax": "safetensors.numpy.load_file, then nest the names at '/'; mean and var are batch_stats",
+    "stablehlo": "h = jax.export.deserialize(bytes).call(images), images float32 [b, {size}, {size}, 3] in [0, 1]",
+}
+
+
+def preprocessing(*, size: int, center_crop: float, resize: str) -> dict[str, Any]:
+    """How an image becomes the encoder's input: the rules of `augment.make_eval_view` in words and numbers.
+
+    Args:
+        size: side of the input, pixels.
+        center_crop: share of the shorter side that is kept.
+        resize: the bicubic's variant, "tf2" or "tf1".
+
+    Raises:
+        base.InputError: unknown `resize`.
+    """
+    if resize not in _RESIZE:
+        raise base.InputError(f"resize must be one of {', '.join(_RESIZE)}; got {resize!r}.")
+    return {
+        "size": size,
+        "center_crop": center_crop,
+        "center_crop_rule": "a square of round(center_crop * shorter side) pixels, its offsets (side - crop + 1) // 2; "
+        "an image of size x size pixels is taken as it is where center_crop is 1",
+        "resize": resize,
+        "resize_rule": _RESIZE[resize],
+        "range": [0.0, 1.0],
+        "range_rule": "uint8 / 255 before the resize, clip after it",
+        "mean_and_std": None,
+        "channels": "RGB",
+        "layout": {"torch": "NCHW", "flax": "NHWC", "stablehlo": "NHWC"},
+    }
+
+
+def torch_class(arguments: Mapping[str, Any]) -> str | None:
+    """What `encoder.safetensors` loads into: torchvision's own class, docs/weights.md's loader, or None for nothing.
+
+    Args:
+        arguments: all arguments of `models.make_encoder`.
+    """
+    if arguments["sk_ratio"] or arguments["se_ratio"]:
+        return None
+    name, stem = arguments["name"], arguments["stem"]
+    # A max-pool is what padding changes in a bottleneck network, and the cifar stem has none.
+    same = arguments["padding"] == "torchvision" or (stem == "cifar" and name not in _BASIC)
+    if same and arguments["width_multiplier"] == 1 and name in _IN_TORCHVISION:
+        changed = " with conv1 3x3 of stride 1 and no maxpool" if stem == "cifar" else ""
+        return f"torchvision.models.{name}{changed}"
+    return "load_encoder of docs/weights.md"
+
+
+def accuracy(results: Mapping[str, Any], *, step: int) -> dict[str, Any]:
+    """The probe rows, and the scores of the run's own classifier, measured on these very weights; or none and why.
+
+    Args:
+        results: the run's results.json.
+        step: the step whose weights are exported.
+    """
+    rows, measured = list(results.get("probes", [])), results.get("evaluated_step")
+    if rows and measured == step:
+        note = "Every row names its protocol; docs/numbers.md explains them."
+        return {"rows": rows, "classifier": results.get("classifier"), "note": note}
+    note = "No accuracy was measured on this run."
+    if rows:
+        note = f"The run's accuracies are those of step {measured}, not of step {step}."
+    return {"rows": [], "classifier": None, "note": note}
+
+
+def head_entry(part: str, names: Sequence[str], *, selector: int) -> dict[str, Any]:
+    """What the card says about a head.
+
+    Args:
+        part: "projection_head" or "supervised_head".
+        names: of all exported variables.
+        selector: the activation under the classifier, see `models.heads.select`.
+    """
+    if part == "supervised_head":
+        stands_on = f"activation {selector} of the projection head" if selector else "h"
+        return {"part": part, "input": stands_on, "selector": selector}
+    kernels = [name for name in names if name.startswith(f"{part}/dense") and name.endswith("/kernel")]
+    return {"part": part, "input": "h", "layers": len(kernels)}
+
+
+def file_entry(kind: str, *, size: int, num_bytes: int, sha256: str) -> dict[str, Any]:
+    """What the card says about one file of the export; `kind` is a format, `size` the image size."""
+    return {"format": kind, "bytes": num_bytes, "sha256": sha256, "load": _LOADERS[kind].format(size=size)}
+
+
+def make_card(
+    *,
+    encoder: Mapping[str, Any],
+    heads: Sequence[Mapping[str, Any]],
+    preprocess: Mapping[str, Any],
+    training: Mapping[str, Any],
+    accuracies: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    files: Mapping[str, Mapping[str, Any]],
+    exported_with: Mapping[str, str],
+) -> dict[str, Any]:
+    """The card: one JSON object whose first key is its format. The sections are those of the arguments."""
+    return {
+        "format": FORMAT,
+        "fingerprint": fingerprints["encoder"],
+        "encoder": dict(encoder),
+        "preprocessing": dict(preprocess),
+        "files": {name: dict(entry) for name, entry in files.items()},
+        "heads": [dict(head) for head in heads],
+        "head_fingerprints": {part: value for part, value in fingerprints.items() if part != "encoder"},
+        "accuracy": dict(accuracies),
+        "training": dict(training),
+        "exported_with": dict(exported_with),
+        "documentation": "docs/weights.md of simclr_jax",
+    }

@@ -1,0 +1,133 @@
+"""Which network a set of variables by name belongs to, read off the names and shapes alone.
+
+What belongs here: the structures that are known, and how depth, width, stem, attention and heads show in the names.
+Whether every name and shape then fits is for the caller to check against the network it builds.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_jax import base
+
+
+class Structure(NamedTuple):
+    """A kind of ResNet: its blocks per group, and whether they are bottlenecks."""
+
+    sizes: tuple[int, ...]
+    bottleneck: bool
+
+
+# The same networks as models.ENCODERS, which this room cannot see; a test compares them.
+STRUCTURES = {
+    "resnet10": Structure((1, 1, 1, 1), False),
+    "resnet18": Structure((2, 2, 2, 2), False),
+    "resnet34": Structure((3, 4, 6, 3), False),
+    "resnet50": Structure((3, 4, 6, 3), True),
+    "resnet101": Structure((3, 4, 23, 3), True),
+    "resnet152": Structure((3, 8, 36, 3), True),
+    "resnet200": Structure((3, 24, 36, 3), True),
+}
+# The squeezed width of selective kernels: max(int(f * ratio), 32); SimCLRv2's ratio.
+_SK_RATIO, _SK_MIN = 0.0625, 32
+
+
+class Network(NamedTuple):
+    """What was found.
+
+    encoder: the arguments of models.make_encoder that the variables decide.
+    head_layers: of the projection head, 0 if there is none. head_dim: its last width, 0 if there is none or it is not
+        known. head_stored: how many of its layers are there; fewer than head_layers in a fine-tuned network.
+    num_classes: of the classifier, 0 if there is none.
+    """
+
+    encoder: dict[str, str | float]
+    head_layers: int
+    head_dim: int
+    head_stored: int
+    num_classes: int
+
+
+def find_network(by_name: Mapping[str, np.ndarray], *, padding: str) -> Network:
+    """The network that the variables by name belong to.
+
+    Args:
+        by_name: at least the encoder's variables.
+        padding: "reference" or "torchvision": what the weights were made for, where their shapes do not tell.
+
+    Raises:
+        base.InputError: the blocks are those of no known network, or a width that none has.
+    """
+    name = _structure(by_name)
+    basic = not STRUCTURES[name].bottleneck
+    features = [_width(by_name, f"encoder/block_group{group}/block1/conv1/kernel") for group in (1, 2, 3, 4)]
+    selective = _first_shape(by_name, "encoder/block_group4/block1/sk/squeeze_conv/kernel")
+    excited = _first_shape(by_name, "encoder/block_group4/block1/se/squeeze_conv/kernel")
+    deep = "encoder/stem/conv2/kernel" in by_name
+    small = _first_shape(by_name, "encoder/stem/conv1/kernel")[:1] == (3,) and not deep
+    sk_ratio = _sk_ratio(features[-1], selective[-1]) if selective else _SK_RATIO * deep
+    # A basic block shows whom it is from: torchvision has no projection where the shapes fit.
+    projects = "encoder/block_group1/block1/proj_conv/kernel" in by_name
+    if sk_ratio or excited or (basic and projects):
+        padding = "reference"
+    head = [n for n in by_name if re.fullmatch(r"projection_head/dense\d+/kernel", n)]
+    encoder: dict[str, str | float] = {
+        "name": name,
+        # The widest group: thin networks are rounded down, here the least.
+        "width_multiplier": features[-1] / 512,
+        "stem": "cifar" if small else "imagenet",
+        "sk_ratio": sk_ratio,
+        "se_ratio": excited[-1] / features[-1] if excited else 0.0,
+        "padding": "torchvision" if basic and not projects else padding,
+    }
+    classes = _first_shape(by_name, "supervised_head/dense/kernel")
+    # Only a head's last BatchNorm has no bias: where all have one, the layers behind were cut off for fine-tuning.
+    whole = f"projection_head/bn{len(head)}/bias" not in by_name
+    return Network(
+        encoder,
+        head_layers=len(head) + (not whole),
+        head_dim=_width(by_name, f"projection_head/dense{len(head)}/kernel") if head and whole else 0,
+        head_stored=len(head),
+        num_classes=classes[-1] if classes else 0,
+    )
+
+
+def _structure(by_name: Mapping[str, np.ndarray]) -> str:
+    """The name of the encoder that has these blocks."""
+    blocks = {tuple(map(int, m.groups())) for m in map(_BLOCK.match, by_name) if m}
+    sizes = tuple(sum(group == g for group, _ in blocks) for g in range(1, 1 + max((g for g, _ in blocks), default=0)))
+    bottleneck = any(name.endswith("/conv3/kernel") and _BLOCK.match(name) for name in by_name)
+    for name, structure in STRUCTURES.items():
+        if structure == Structure(sizes, bottleneck):
+            return name
+    known = ", ".join(f"{name} {'-'.join(map(str, s.sizes))}" for name, s in STRUCTURES.items())
+    raise base.InputError(
+        f"The blocks of a file must be those of a known encoder ({known}); got {'-'.join(map(str, sizes)) or 'no'} "
+        f"{'bottleneck' if bottleneck else 'basic'} blocks. Convert a complete ResNet."
+    )
+
+
+def _sk_ratio(features: int, squeezed: int) -> float:
+    """The official ratio if it explains the squeezed width, else the one that does."""
+    return _SK_RATIO if max(int(features * _SK_RATIO), _SK_MIN) == squeezed else squeezed / features
+
+
+def _width(by_name: Mapping[str, np.ndarray], name: str) -> int:
+    """The number of output channels of a kernel."""
+    shape = _first_shape(by_name, name)
+    if len(shape) < 2:
+        raise base.InputError(f"A network's width is read off {name}, a kernel; got {_shown(shape)}. Is it all there?")
+    return shape[-1]
+
+
+def _first_shape(by_name: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    return by_name[name].shape if name in by_name else ()
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"shape {shape}" if shape else "none"
+
+
+_BLOCK = re.compile(r"encoder/block_group(\d+)/block(\d+)/")

@@ -1,0 +1,192 @@
+"""One call from a file of another program to our variables by name: it chooses the reader and the layout.
+
+What belongs here: which file is read how, and what is done with names that mean nothing.
+"""
+
+import fnmatch
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.interop import files, pytorch_layouts, tensorflow_files, tensorflow_names
+
+WEIGHTS = ("model", "ema")
+_CARD = "card.json"
+_SHOWN = 6
+
+
+class Foreign(NamedTuple):
+    """The weights of a file, as our variables by name in float32, and what is known about them.
+
+    layout: for people. padding: what the weights were made for, "reference" or "torchvision".
+    selector: the layer that the classifier stands on, None if the file does not say. step: of training, likewise.
+    files: name -> SHA-256. ignored: kind -> number of variables.
+    torchvision: the same weights as torchvision's class loads them; empty for another layout.
+    pretrained: whether this kind of file is known to hold a pretrained network, whose classifier was added later.
+    note: what a user should know about files of this kind, "" for nothing.
+    """
+
+    by_name: dict[str, np.ndarray]
+    layout: str
+    padding: str
+    selector: int | None
+    step: int | None
+    files: dict[str, str]
+    ignored: dict[str, int]
+    torchvision: dict[str, np.ndarray]
+    pretrained: bool
+    note: str
+
+
+def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = ()) -> Foreign:
+    """The weights that `path` names.
+
+    Args:
+        path: a .safetensors file, a file of torch.save, a TensorFlow checkpoint (prefix, one of its files, or a
+            folder), or the folder of an export.
+        weights: "model", or "ema" for the moving averages that checkpoints of SimCLRv2 pretraining hold beside them.
+        ignore: shell patterns of names, as the file has them, to leave out.
+
+    Raises:
+        base.InputError: no such file, one that cannot be read, an unknown layout, or variables that mean nothing.
+    """
+    if weights not in WEIGHTS:
+        raise base.InputError(f"--weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
+    source = _open(path)
+    dropped = [name for name in source.names if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)]
+    source = source._replace(names=tuple(name for name in source.names if name not in set(dropped)))
+    state = _read(source, weights=weights)
+    if state.unknown or state.missing:
+        raise base.InputError(_unaccounted(path, state.unknown, state.missing))
+    ignored = {kind: len(names) for kind, names in state.ignored.items()}
+    ignored |= {"asked with --ignore": len(dropped)} if dropped else {}
+    ignored |= {f"{', '.join(source.extras[:_SHOWN])} beside the weights": len(source.extras)} if source.extras else {}
+    padding, selector = _read_card(path)
+    return Foreign(
+        by_name={name: _as_weights(name, value) for name, value in sorted(state.by_name.items())},
+        layout=state.layout,
+        padding=padding or state.padding,
+        selector=selector,
+        step=_step(source),
+        files=files.digests(source),
+        ignored=ignored,
+        torchvision=state.torchvision,
+        pretrained=state.pretrained,
+        note=state.note,
+    )
+
+
+def shortened(names: list[str]) -> str:
+    """The names for one line: all of a few, else the first ones and how many there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _open(path: pathlib.Path) -> files.Source:
+    """The reader for what `path` names."""
+    if path.is_dir() and (path / _CARD).is_file():
+        return _open_export(path)
+    if path.suffix == ".safetensors" or path.suffix in files.TORCH_SUFFIXES:
+        if not path.is_file() and tensorflow_files.find_prefix(path) is None:
+            raise base.InputError(f"--input must be a file or a checkpoint that exists; got {path}.")
+        if path.is_file():
+            return files.open_safetensors(path) if path.suffix == ".safetensors" else files.open_torch(path)
+    prefix = tensorflow_files.find_prefix(path)
+    if prefix is not None:
+        return tensorflow_files.open_tensorflow(prefix)
+    valid = f".safetensors, {', '.join(files.TORCH_SUFFIXES)}, or a TensorFlow checkpoint such as model.ckpt-250228"
+    state = "it has another ending and no .index file beside it" if path.exists() else "there is no such file"
+    raise base.InputError(f"--input must be {valid}; got {path}: {state}.")
+
+
+def _open_export(folder: pathlib.Path) -> files.Source:
+    """The weights in the folder of an export: the file with all variables by our names, or torchvision's files."""
+    whole = folder / "variables.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise base.InputError(
+            f"The folder of an export must hold a .safetensors file; {folder} has none. Export again."
+        )
+    sources = [files.open_safetensors(path) for path in paths]
+    arrays = {name: source.read(name) for source in sources for name in source.names}
+    return sources[0]._replace(names=tuple(arrays), read=arrays.__getitem__, files=tuple(paths))
+
+
+def _read(source: files.Source, *, weights: str) -> pytorch_layouts.State:
+    """What the names of the source mean, by the first layout that knows them."""
+    names, first = source.names, next(iter(source.files))
+    if tensorflow_names.is_tensorflow(names):
+        found = tensorflow_names.match_names(names, ema=weights == "ema")
+        if weights == "model" or found.found:
+            by_name = {ours: source.read(theirs) for ours, theirs in found.found.items()}
+            return pytorch_layouts.State(
+                found.layout, "reference", by_name, found.ignored, found.unknown, found.missing, {}
+            )
+    if weights == "ema":
+        raise base.InputError(
+            f"--weights=ema needs a TF1 checkpoint with variables ema_model/...; {first} has none. Use --weights=model."
+        )
+    if any(name.startswith("encoder/") for name in names):
+        arrays = {name: source.read(name) for name in names}
+        return pytorch_layouts.State("variables of this project", "reference", arrays, {}, [], [], {})
+    for is_layout, read_layout in (
+        (pytorch_layouts.is_simclrv2, pytorch_layouts.read_simclrv2),
+        (pytorch_layouts.is_torchvision, pytorch_layouts.read_torchvision),
+    ):
+        if is_layout(names):
+            return read_layout({name: source.read(name) for name in names})
+    raise base.InputError(
+        "The names in a file must be those of an official SimCLR checkpoint, of torchvision's or timm's ResNet, of "
+        f"SimCLRv2-Pytorch, or ours; {first} has {shortened(list(names)) or 'none'}. Rename them to torchvision's."
+    )
+
+
+def _unaccounted(path: pathlib.Path, unknown: list[str], missing: list[str]) -> str:
+    lists = [
+        f"{len(names)} {kind} ({shortened(names)})"
+        for kind, names in (("unknown", unknown), ("missing", missing))
+        if names
+    ]
+    remedy = "Leave unknown ones out: --ignore='PATTERN,PATTERN'." if unknown else "Is the file complete?"
+    return (
+        f"Every variable of a known network must be in the file, and no other; {path} has {', '.join(lists)}. {remedy}"
+    )
+
+
+def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
+    """The array as float32, if it holds finite numbers."""
+    value = np.asarray(value)
+    # bfloat16 counts as a void type for NumPy, so it is asked for by name.
+    if not (np.issubdtype(value.dtype, np.floating) or value.dtype.name == "bfloat16"):
+        raise base.InputError(f"Weights must be floating-point numbers; {name} has type {value.dtype}.")
+    value = np.ascontiguousarray(value, np.float32)
+    if not np.isfinite(value).all():
+        raise base.InputError(f"Weights must be finite; {name} has NaN or infinity. The training had diverged.")
+    return value
+
+
+def _step(source: files.Source) -> int | None:
+    """The training step: of the variable global_step, else from the file's name."""
+    for name in source.names:
+        if name in ("global_step", "global_step/.ATTRIBUTES/VARIABLE_VALUE"):
+            return int(source.read(name))
+    numbered = re.search(r"-(\d+)(?:\.\w+)?$", source.files[0].name) if source.kind == "tensorflow" else None
+    return int(numbered[1]) if numbered else None
+
+
+def _read_card(path: pathlib.Path) -> tuple[str | None, int | None]:
+    """(padding, selector of the classifier) by the card of an export of ours, if `path` belongs to one."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        content: Mapping[str, Any] = json.loads((folder / _CARD).read_text())
+        if path.is_dir() or path.name in content["files"]:
+            padding = str(content["encoder"]["arguments"]["padding"])
+            return padding, int(content["training"]["config"]["method"].get("selector", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # no card, or another program's
+    return None, None

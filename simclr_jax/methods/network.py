@@ -1,0 +1,94 @@
+"""The network that methods share: the encoder and those layers of the projection head that a method uses.
+
+params and batch_stats are {"encoder", "projection_head"}; a head of which no layer is used is {}. params may hold more.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from simclr_jax import base
+from simclr_jax.models import heads
+
+Array = jax.Array
+PyTree = base.PyTree
+Activations = tuple[Any, ...]
+
+
+class Network(NamedTuple):
+    """An encoder with a projection head, as two pure functions.
+
+    init: (key, views) -> (params, batch_stats, shapes of the activations); of the views [B, V, h, w, 3] only the shape
+        is read.
+    apply: (params, batch_stats, images [N, h, w, 3], train) -> (activations, batch_stats). `activations` are h [N, D],
+        the output of layer 1, ..., up to the last layer in use. With `train` the batch's own BatchNorm statistics are
+        used and the moving averages move on.
+    """
+
+    init: Callable[[Array, Array], tuple[PyTree, PyTree, Activations]]
+    apply: Callable[[PyTree, PyTree, Array, bool], tuple[Activations, PyTree]]
+
+
+def num_layers_before(head: heads.ProjectionHead, selector: int) -> int:
+    """How many layers of `head` the activation `selector` needs: 0 for h, head.num_layers for z.
+
+    Raises:
+        InputError: `selector` counts beyond the head's layers.
+    """
+    positions: Any = range(head.num_layers + 1)
+    return int(heads.select(positions, selector))
+
+
+def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: int) -> Network:
+    """`encoder` and the first `num_layers` layers of `head`; the layers behind have no variables."""
+    used = {f"{kind}{layer}" for layer in range(1, num_layers + 1) for kind in ("dense", "bn")}
+
+    def init(key: Array, views: Array) -> tuple[PyTree, PyTree, Activations]:
+        encoder_key, head_key = jax.random.split(key)
+        images = jax.ShapeDtypeStruct((2, *views.shape[2:]), views.dtype)
+        h, _ = jax.eval_shape(lambda x: encoder.init_with_output(encoder_key, x, train=False), images)
+        activations, _ = jax.eval_shape(lambda x: head.init_with_output(head_key, x, train=False), h)
+        # Only the initialisers run, one compilation per shape of a parameter; the network itself is never computed.
+        # A head without layers has no variables at all.
+        of_encoder = encoder.lazy_init(encoder_key, images, train=False)
+        of_head = head.lazy_init(head_key, h, train=False) if used else {}
+        params, batch_stats = (
+            {"encoder": of_encoder.get(kind, {}), "projection_head": _only(used, of_head.get(kind, {}))}
+            for kind in ("params", "batch_stats")
+        )
+        return params, batch_stats, activations[: num_layers + 1]
+
+    def apply(params: PyTree, batch_stats: PyTree, images: Array, train: bool) -> tuple[Activations, PyTree]:
+        # Trees that come from a file have no entry for a head without variables.
+        variables = {
+            name: {"params": params.get(name, {}), "batch_stats": batch_stats.get(name, {})}
+            for name in ("encoder", "projection_head")
+        }
+        h, encoder_update = encoder.apply(variables["encoder"], images, train=train, mutable=["batch_stats"])
+        whole = _with_unused_layers(head, h, variables["projection_head"])
+        activations, head_update = head.apply(whole, h, train=train, mutable=["batch_stats"])
+        new = {
+            "encoder": encoder_update.get("batch_stats", {}),
+            "projection_head": _only(
+                set(variables["projection_head"]["batch_stats"]), head_update.get("batch_stats", {})
+            ),
+        }
+        return activations[: num_layers + 1], new
+
+    return Network(init, apply)
+
+
+def _only(names: set[str], tree: PyTree) -> PyTree:
+    return {name: branch for name, branch in tree.items() if name in names}
+
+
+def _with_unused_layers(head: heads.ProjectionHead, h: Array, variables: PyTree) -> PyTree:
+    """`variables` with zeros for the layers that have none: nobody reads their output, so XLA leaves them out."""
+    if len(variables["params"]) == 2 * head.num_layers:
+        return variables
+    shapes = jax.eval_shape(lambda key, h: head.init(key, h, train=False), jax.random.key(0), h)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return {kind: {**zeros[kind], **variables[kind]} for kind in variables}

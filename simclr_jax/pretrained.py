@@ -1,0 +1,74 @@
+"""Starting a run from the weights of another one: what it takes over from that run's config and checkpoint."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from simclr_jax import base, features, runlog
+
+_HEAD_KEYS = ("head_layers", "head_dim")
+_VIEW_KEYS = ("size", "resize")
+
+
+def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config completed by the run that its section `init` names; unchanged if it names none.
+
+    From that run come the encoder (but for its dtype, which is about speed), the projection head's shape, and wherever
+    this config leaves them open (None): the data set, its splits, and the size and resizing of images.
+
+    Raises:
+        base.InputError: `init.workdir` is not the folder of a run.
+    """
+    completed = {section: dict(value) if isinstance(value, Mapping) else value for section, value in config.items()}
+    workdir = config["init"]["workdir"]
+    if workdir is None:
+        return completed
+    theirs = runlog.read_config(runlog.require_run(workdir))
+    completed["encoder"] = {**theirs["encoder"], "dtype": config["encoder"]["dtype"]}
+    completed["method"] |= {key: theirs["method"][key] for key in _HEAD_KEYS if key in theirs["method"]}
+    if config["data"]["name"] is None:
+        completed["data"] = theirs["data"]
+    for section, keys in {"split": ("train", "test"), "augment": _VIEW_KEYS}.items():
+        completed[section] |= {key: theirs[section][key] for key in keys if config[section][key] is None}
+    return completed
+
+
+def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainState:
+    """`state` with the encoder and the projection head of the run in `workdir`, as NumPy arrays.
+
+    A classifier is not taken over: it belongs to the classes of its data. Layers of that run's head which this state
+    lacks are left behind.
+
+    Args:
+        state: freshly initialised.
+        workdir: of a run made by train or convert.
+        which: "latest", "best" or a step; see `features.load_variables`.
+
+    Raises:
+        base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
+    """
+    _, params, method_state = features.load_variables(pathlib.Path(workdir) / "checkpoints", which=which)
+    sources = {"params": params, "batch_stats": method_state["batch_stats"]}
+
+    def take(path: tuple[Any, ...], leaf: base.Array) -> np.ndarray:
+        names = [entry.key for entry in path]
+        found: Any = sources
+        for name in names if names[1] != "supervised_head" else ():
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if names[1] == "supervised_head":
+            return np.asarray(leaf)
+        if found is None or np.shape(found) != leaf.shape:
+            got = "nothing" if found is None else f"shape {list(np.shape(found))}"
+            raise base.InputError(
+                f"The run in {workdir} must have the weight {'/'.join(names[1:])} of shape {list(leaf.shape)}; it has "
+                f"{got}. Lower method.selector to the layers that its head has, or start from another run."
+            )
+        return np.asarray(found, leaf.dtype)
+
+    trees = {"params": state.params, "batch_stats": state.method_state["batch_stats"]}
+    adopted = jax.tree.map_with_path(take, jax.device_get(trees))
+    method_state = {**jax.device_get(state.method_state), "batch_stats": adopted["batch_stats"]}
+    return state._replace(params=adopted["params"], method_state=method_state)
