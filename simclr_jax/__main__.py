@@ -90,7 +90,7 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
         {"input": None, "workdir": None, "weights": "model", "selector": "auto", "padding": "auto", "ignore": ""},
         ("input", "workdir"),
         True,
-        """Makes a run of published weights: to evaluate, to fine-tune (train --config=finetune:RUN), to export.
+        """Makes a run of published weights: to evaluate, fine-tune (train --config=finetune:RUN) and export.
 
   --input=FILE                  an official SimCLR checkpoint (TF1 or TF2; needs the extra convert);
                                 torchvision's, timm's or SimCLR weights of PyTorch, as .safetensors
@@ -116,7 +116,7 @@ The config says which data the weights are evaluated on; default imagenet_resnet
   --workdir=FOLDER              of a run made by train or convert
   --output=FOLDER               where the files go
   --checkpoint=latest           latest | best (by kNN while training) | a step number
-  --format=all                  torch (torchvision's names) | flax | stablehlo, or several with commas between
+  --format=all                  torch (torchvision's names) | flax | stablehlo, or several with commas
   --head=none                   none | projection | classifier | all: what goes with the encoder
 
   simclr-jax export --workdir=runs/demo --output=exported

@@ -50,28 +50,88 @@ class Conv(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)
 
 
-class BatchNorm(nn.BatchNorm):
-    """Flax's BatchNorm with the reference's constants; it sees the whole (global) batch.
+@jax.custom_vjp
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and (biased) variance [C] over all axes but the last of x [N, ..., C], the global batch; at least float32.
 
-    `momentum` is the share of the old moving average that is kept. Everything inside is computed in the type of the
-    parameters, also for bfloat16 activations; the result has the type of the input.
+    Variances are added up image by image around the image's own mean, and only the images' means are squared as they
+    are: E[x^2] - E[x]^2 over all values, as the TF2 reference computes it, loses digits where a channel's mean is
+    large beside its deviation. Over devices this still takes one sum (of both results together), where centring on
+    the batch's mean would take two in a row. bfloat16 has no such digits to lose: there all values are read just once.
+    """
+    return _moments_forward(x)[0]
+
+
+def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    inner = tuple(range(1, x.ndim - 1))
+    if x.dtype == jnp.bfloat16:
+        axes = (0, *inner)
+        wide = x.astype(jnp.float32)
+        mean, mean_square = jnp.mean(wide, axis=axes), jnp.mean(jnp.square(wide), axis=axes)
+    else:
+        image_mean = jnp.mean(x, axis=inner, keepdims=True)
+        image_variance = jnp.mean(jnp.square(x - image_mean), axis=inner)
+        image_mean = image_mean.reshape(image_variance.shape)
+        mean, mean_square = jnp.mean(image_mean, axis=0), jnp.mean(jnp.square(image_mean) + image_variance, axis=0)
+    return (mean, jnp.maximum(mean_square - jnp.square(mean), 0.0)), (x, mean)
+
+
+def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
+    x, mean = residuals
+    mean_cotangent, variance_cotangent = cotangents
+    count = x.size // x.shape[-1]
+    slope = (mean_cotangent + 2.0 * variance_cotangent * (x.astype(mean.dtype) - mean)) / count
+    return (slope.astype(x.dtype),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with the reference's constants over the whole (global) batch.
+
+    Everything inside is computed in the type of the parameters, also for bfloat16 activations; the result has the type
+    of the input. Variables are those of Flax's BatchNorm: scale and bias, and the moving averages mean and var.
+
+    train: normalise by the batch's own statistics and move the averages (collection batch_stats); else by the averages.
+    param_dtype: of parameters and statistics.
+    use_bias: whether there is a bias.
+    scale_init: of the scale.
+    momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
+    epsilon: added to the variance.
+
+    Reference: batch_norm_relu in tf2/resnet.py of the SimCLR code, with global statistics. Its variance is
+    E[x^2] - E[x]^2, see `moments`.
     """
 
+    train: bool
+    param_dtype: jnp.dtype
+    use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
     momentum: float = 0.9
     epsilon: float = 1e-5
-    # Flax would promote to at least float32 by itself, but not under strict promotion; __call__ does it explicitly.
-    force_float32_reductions: bool = False
 
-    def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
-        """Normalises [..., C] over all axes but the last."""
-        wide = x.astype(self.param_dtype)
-        return super().__call__(wide, use_running_average=use_running_average, mask=mask).astype(x.dtype)
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises [N, ..., C] over all axes but the last."""
+        shape, dtype = (x.shape[-1],), self.param_dtype
+        moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+        moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
+        mean, variance = moments(x) if self.train else (moving_mean.value, moving_variance.value)
+        if self.train and not self.is_initializing():
+            for average, value in ((moving_mean, mean), (moving_variance, variance)):
+                average.value = self.momentum * average.value + (1 - self.momentum) * value
+        y = (x.astype(dtype) - mean) * (
+            jax.lax.rsqrt(variance + self.epsilon) * self.param("scale", self.scale_init, shape, dtype)
+        )
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, shape, dtype)
+        return y.astype(x.dtype)
 
 
 def make_batch_norm(dtype: str, train: bool) -> Callable[..., BatchNorm]:
     """BatchNorm constructor for activations of `dtype`: batch statistics if `train`, else moving averages."""
-    wide = state_dtype(dtype)
-    return functools.partial(BatchNorm, use_running_average=not train, dtype=wide, param_dtype=wide)
+    return functools.partial(BatchNorm, train=train, param_dtype=state_dtype(dtype))
 
 
 def mean_pool(x: Array, strides: int) -> Array:

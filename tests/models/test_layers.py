@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from simclr_jax.models import layers
 
@@ -99,3 +100,48 @@ def test_batch_norm_keeps_nine_tenths_of_the_old_statistics_and_the_biased_varia
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=0, atol=1e-5)
     np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (64, 3), (2, 1, 1, 3)])
+def test_moments_and_their_gradient_equal_float64_also_where_the_mean_is_large(shape):
+    rng = np.random.default_rng(0)
+    x = rng.normal(5.0, [0.5, 1.0, 2.0], shape).astype(np.float32)
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(np.float64)
+    weights = rng.normal(size=(2, 3))
+
+    @jax.jit
+    def both(x):
+        total = lambda x: sum(jnp.sum(w * m) for w, m in zip(weights, layers.moments(x), strict=True))  # noqa: E731
+        return layers.moments(x), jax.grad(total)(x)
+
+    (mean, variance), gradient = both(jnp.asarray(x))
+    np.testing.assert_allclose(mean, wide.mean(axis=axes), rtol=1e-6)
+    # Where images have one value each, the mean's square (25) costs its share of the digits of a variance of 0.25.
+    np.testing.assert_allclose(
+        variance, wide.var(axis=axes), rtol=1e-5, atol=0 if x.ndim == 4 and shape[1] > 1 else 1e-5
+    )
+    expected = (weights[0] + 2 * weights[1] * (wide - wide.mean(axis=axes))) / (x.size / 3)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_moments_of_bfloat16_are_float32_and_their_gradient_is_bfloat16():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 2)), jnp.bfloat16)
+    (mean, variance), pull_back = jax.vjp(layers.moments, x)
+    wide = np.asarray(x.astype(jnp.float32), np.float64)
+    np.testing.assert_allclose(mean, wide.mean(axis=(0, 1, 2)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(variance, wide.var(axis=(0, 1, 2)), rtol=1e-5)
+    assert mean.dtype == variance.dtype == jnp.float32
+    assert pull_back((mean, variance))[0].dtype == jnp.bfloat16
+
+
+def test_batch_norm_has_the_variables_of_flax_and_its_results():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 3, 4)), jnp.float32)
+    ours, theirs = layers.make_batch_norm("float32", True)(), nn.BatchNorm(use_running_average=False, momentum=0.9)
+    variables = ours.init(jax.random.key(0), x)
+    flax_variables = theirs.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, flax_variables)
+    (y, state), (expected, flax_state) = (m.apply(variables, x, mutable=["batch_stats"]) for m in (ours, theirs))
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(flax_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
