@@ -116,7 +116,7 @@ The config says which data the weights are evaluated on; default imagenet_resnet
   --workdir=FOLDER              of a run made by train or convert
   --output=FOLDER               where the files go
   --checkpoint=latest           latest | best (by kNN while training) | a step number
-  --format=all                  torch (torchvision's names) | flax | stablehlo, or several with commas
+  --format=all                  torch (torchvision's names) | flax | stablehlo; several with commas
   --head=none                   none | projection | classifier | all: what goes with the encoder
 
   simclr-jax export --workdir=runs/demo --output=exported
