@@ -94,7 +94,7 @@ def _bessel() -> Effect:
 
 
 def _variance_formula() -> Effect:
-    """Error of a float32 variance where the mean is five times the deviation: image by image, and E[x^2] - E[x]^2."""
+    """Error of a float32 variance where the mean is five times the deviation: around the mean, and E[x^2] - E[x]^2."""
     x = np.random.default_rng(0).normal(5.0, 1.0, (64, 8, 8, 16)).astype(np.float32)
     exact = x.astype(np.float64).var(axis=(0, 1, 2))
     norm = nn.BatchNorm(use_running_average=False, momentum=0.0)
@@ -190,7 +190,7 @@ DIFFERENCES = [
     ),
     _difference(
         "BatchNorm: formula",
-        "around each image's own mean; in bfloat16 E[x^2] - E[x]^2",
+        "around the mean (as TF1); in bfloat16 E[x^2] - E[x]^2",
         "E[x^2] - E[x]^2 (TF2, Flax)",
         _variance_formula,
         "no option",

@@ -54,26 +54,23 @@ class Conv(nn.Module):
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance [C] over all axes but the last of x [N, ..., C], the global batch; at least float32.
 
-    Variances are added up image by image around the image's own mean, and only the images' means are squared as they
-    are: E[x^2] - E[x]^2 over all values, as the TF2 reference computes it, loses digits where a channel's mean is
-    large beside its deviation. Over devices this still takes one sum (of both results together), where centring on
-    the batch's mean would take two in a row. bfloat16 has no such digits to lose: there all values are read just once.
+    The variance is the mean square around the mean, as in the TF1 reference. The TF2 reference and Flax take
+    E[x^2] - E[x]^2, which loses digits where a channel's mean is large beside its deviation. bfloat16 has no such
+    digits to lose: there the short form is used, which reads the values once and needs one sum over devices, not two.
     """
     return _moments_forward(x)[0]
 
 
 def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    inner = tuple(range(1, x.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
     if x.dtype == jnp.bfloat16:
-        axes = (0, *inner)
         wide = x.astype(jnp.float32)
-        mean, mean_square = jnp.mean(wide, axis=axes), jnp.mean(jnp.square(wide), axis=axes)
+        mean = jnp.mean(wide, axis=axes)
+        variance = jnp.maximum(jnp.mean(jnp.square(wide), axis=axes) - jnp.square(mean), 0.0)
     else:
-        image_mean = jnp.mean(x, axis=inner, keepdims=True)
-        image_variance = jnp.mean(jnp.square(x - image_mean), axis=inner)
-        image_mean = image_mean.reshape(image_variance.shape)
-        mean, mean_square = jnp.mean(image_mean, axis=0), jnp.mean(jnp.square(image_mean) + image_variance, axis=0)
-    return (mean, jnp.maximum(mean_square - jnp.square(mean), 0.0)), (x, mean)
+        mean = jnp.mean(x, axis=axes)
+        variance = jnp.mean(jnp.square(x - mean), axis=axes)
+    return (mean, variance), (x, mean)
 
 
 def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
@@ -100,8 +97,8 @@ class BatchNorm(nn.Module):
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
     epsilon: added to the variance.
 
-    Reference: batch_norm_relu in tf2/resnet.py of the SimCLR code, with global statistics. Its variance is
-    E[x^2] - E[x]^2, see `moments`.
+    Reference: batch_norm_relu in tf2/resnet.py of the SimCLR code, with global statistics. Deliberate difference: the
+    form of the variance, see `moments`.
     """
 
     train: bool
