@@ -160,7 +160,7 @@ def _checked(settings: LoopSettings) -> LoopSettings:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
         if name != "num_epochs" and not value >= smallest:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
-    # A loop of updates only pays where dispatching costs; on a CPU it would cost the fast convolutions.
+    # A loop of updates only pays where dispatching costs.
     return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
 
 

@@ -113,8 +113,9 @@ def differentiate_in_chunks(method: base.Method, load_views: LoadViews, chunks: 
 
     First all chunks are embedded without keeping activations, then the loss of the whole batch of outputs is
     differentiated in the outputs, then every chunk is embedded once more and its part pulled back to the parameters.
-    Memory is that of one chunk and of all outputs; the network's forward pass and the views are computed twice (views
-    are made again rather than kept: they are a pure function of key and position, and would be the largest array).
+    Memory is that of one chunk and of all outputs; the network's forward pass and the views are computed twice. Views
+    are made again rather than kept, as they would be the largest array: they are a pure function of key and position,
+    the same but for the rounding of another compilation.
 
     Exact wherever an image's outputs do not depend on the other images ("group" and "frozen" of `norms.Norm`). Under
     BatchNorm it is the exact gradient of the loss whose statistics are those of each chunk. Method states pass from
@@ -215,8 +216,7 @@ def repeat_steps(train_step: TrainStep) -> Dispatch:
     """Up to K updates in one dispatch: (state, key, source, indices int32 [K, B], count) -> (state, metrics [K]).
 
     `count` is a traced int32 <= K, so that one compiled program also serves the shorter last dispatch of a run; the
-    metrics from `count` on are NaN. For accelerators: inside a loop XLA's CPU backend does without its fast
-    convolutions, and a step takes some fifty times as long.
+    metrics from `count` on are NaN. For accelerators: where dispatching costs next to nothing it gains nothing.
     """
 
     def train_steps(

@@ -1,6 +1,5 @@
 """The step in chunks: the whole batch's gradient where that is possible, and BatchNorm's statistics per chunk."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -37,9 +36,16 @@ def indices():
 
 
 def shifted_views(key, images, sizes, positions):
-    """A stand-in for the augmentation that compiles at once: noise of the position and a shift that all share."""
-    fold = jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position), (2, SIZE, SIZE, 3)))
-    return images[:, None].astype(jnp.float32) / 255 + 0.3 * fold(positions) + jax.random.uniform(key)
+    """A stand-in for the augmentation that compiles at once: noise of the position and a shift that all share.
+
+    Sums of whole numbers over 256, so that no compiled form of it can round differently.
+    """
+
+    def draw(key, shape=()):
+        return jax.random.randint(key, shape, 0, 100, jnp.int32).astype(jnp.float32)
+
+    noise = jax.vmap(lambda position: draw(jax.random.fold_in(key, position), (2, SIZE, SIZE, 3)))(positions)
+    return (images[:, None].astype(jnp.float32) + noise + draw(key)) / 256
 
 
 def load_views(make_views=shifted_views):
@@ -160,10 +166,11 @@ def test_a_number_of_chunks_that_divides_is_taken(num_chunks):
     train_step.check_chunks(16, train_step.Chunks(num_chunks, 2))
 
 
-@functools.cache
-def simclr(norm):
-    encoder = resnet.ResNet(resnet.BasicBlock, (1,), width_multiplier=1 / 4, stem="cifar", norm=norms.Norm(norm))
-    return methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32)
+def simclr(norm, dtype="float32"):
+    encoder = resnet.ResNet(
+        resnet.BasicBlock, (1,), width_multiplier=1 / 4, stem="cifar", dtype=dtype, norm=norms.Norm(norm)
+    )
+    return methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32, dtype=dtype)
 
 
 def near(ours, expected, share):
@@ -200,6 +207,18 @@ def test_batch_norm_has_the_statistics_of_each_chunk():
     near(our_state, state, 1e-6)
     # A fresh head has weights of 0.01, whose BatchNorm divides by small numbers: rounding of 1e-7 grows.
     near(our_gradient, gradient, 1e-4)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_in_float64_the_gradient_in_chunks_is_that_of_the_whole_batch_to_twelve_digits(norm):
+    """What differs in float32 is rounding alone."""
+    with jax.enable_x64(True):
+        method = simclr(norm, "float64")
+        (loss, _), gradient = differentiate(method)
+        (ours, _), our_gradient = differentiate(method, TWO)
+        assert loss.dtype == jnp.float64 and jax.tree.leaves(gradient)[0].dtype == jnp.float64
+        np.testing.assert_allclose(ours, loss, rtol=1e-12)
+        near(our_gradient, gradient, 1e-12)
 
 
 @pytest.mark.slow

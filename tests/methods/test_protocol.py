@@ -218,5 +218,5 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
     for a, b in zip(jax.tree.leaves(our_state), jax.tree.leaves(new_state), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True):
-        # The same terms, added chunk by chunk.
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest)
+        # The same sums in another order, behind a temperature of 0.1; see test_chunked_step for float64.
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
