@@ -55,6 +55,8 @@ def get_config() -> config_dict.ConfigDict:
     config.encoder.sk_ratio = 0.0  # 0.0625 = the selective kernels of SimCLRv2, with its deep stem
     config.encoder.se_ratio = 0.0  # squeeze-and-excitation; no published model has it
     config.encoder.padding = "reference"  # "torchvision" = weights that torchvision's own class can load
+    config.encoder.norm = "batch"  # "batch" | "group" (GroupNorm) | "frozen" (moving averages also in training)
+    config.encoder.remat = "none"  # "blocks" = residual blocks run again in the backward pass: less memory, more time
     config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32
 
     # METHODS[name]: the method and its head.
@@ -83,6 +85,8 @@ def get_config() -> config_dict.ConfigDict:
     # The training loop.
     config.train = config_dict.ConfigDict()
     config.train.batch_size = 512  # images per step, over all devices
+    config.train.num_chunks = 1  # parts of the batch that pass the network in turn; BatchNorm's statistics are a part's
+    config.train.bn_group = "global"  # BatchNorm's statistics over the images of all devices | of a "host" | a "device"
     config.train.num_epochs = 100.0
     config.train.steps_per_dispatch = 1  # updates per call of the device; more hides the host at small images
     config.train.log_every_steps = 50

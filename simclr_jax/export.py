@@ -159,6 +159,8 @@ def _obstacle(exported: _Exported, name: str) -> str:
     if name == "torch" and card.torch_class(arguments) is None:
         ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
         return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
+    if name == "torch" and arguments["norm"] == "group":
+        return "torchvision's networks have BatchNorm; this encoder has norm group."
     if name == "torch" and exported.selector and variables.only(exported.by_name, "supervised_head"):
         return f"torchvision's fc stands on h; this run's classifier stands on layer {exported.selector} of its head."
     encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
@@ -187,7 +189,7 @@ def _write_flax(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]
 
 def _write_stablehlo(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
     params, batch_stats = variables.unflatten(variables.only(exported.by_name, "encoder"))
-    frozen = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
+    frozen = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
     path = folder / "encoder.jax_export"
     path.write_bytes(serialize_encoder(exported.encoder, frozen, size=exported.size))
     return [path]
@@ -205,7 +207,7 @@ def _make_card(
     config, by_name = training["config"], exported.by_name
     params, batch_stats = variables.unflatten(variables.only(by_name, "encoder"))
     images = jax.ShapeDtypeStruct((1, exported.size, exported.size, 3), np.float32)
-    frozen = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
+    frozen = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
     h = jax.eval_shape(lambda v, x: exported.encoder.apply(v, x, train=False), frozen, images)
     return card.make_card(
         encoder={

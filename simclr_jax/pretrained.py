@@ -10,14 +10,16 @@ import numpy as np
 from simclr_jax import base, features, runlog
 
 _HEAD_KEYS = ("head_layers", "head_dim")
+_OWN_KEYS = ("dtype", "norm", "remat")
 _VIEW_KEYS = ("size", "resize")
 
 
 def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config completed by the run that its section `init` names; unchanged if it names none.
 
-    From that run come the encoder (but for its dtype, which is about speed), the projection head's shape, and wherever
-    this config leaves them open (None): the data set, its splits, and the size and resizing of images.
+    From that run come the encoder (but for its dtype and remat, which are about speed and memory, and for norm where
+    both have BatchNorm, so that it may be frozen), the projection head's shape, and wherever this config leaves them
+    open (None): the data set, its splits, and the size and resizing of images.
 
     Raises:
         base.InputError: `init.workdir` is not the folder of a run.
@@ -27,7 +29,10 @@ def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
     if workdir is None:
         return completed
     theirs = runlog.read_config(runlog.require_run(workdir))
-    completed["encoder"] = {**theirs["encoder"], "dtype": config["encoder"]["dtype"]}
+    own = {key: value for key, value in config["encoder"].items() if key in _OWN_KEYS}
+    if "group" in (own.get("norm", "batch"), theirs["encoder"].get("norm", "batch")):
+        own["norm"] = theirs["encoder"].get("norm", "batch")
+    completed["encoder"] = {**theirs["encoder"], **own}
     completed["method"] |= {key: theirs["method"][key] for key in _HEAD_KEYS if key in theirs["method"]}
     if config["data"]["name"] is None:
         completed["data"] = theirs["data"]

@@ -52,6 +52,19 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def num_groups(mesh: Mesh, group: str) -> int:
+    """Into how many groups of neighbouring rows a batch falls if each "device", each "host" or all ("global") is one.
+
+    Raises:
+        base.InputError: any other `group`.
+    """
+    hosts = len({device.process_index for device in mesh.devices.flat})
+    groups = {"global": 1, "host": hosts, "device": mesh.size}
+    if group not in groups:
+        raise base.InputError(f"train.bn_group must be one of {', '.join(groups)}; got {group!r}. Use global.")
+    return groups[group]
+
+
 def put_replicated(mesh: Mesh, tree: base.PyTree) -> base.PyTree:
     """Host arrays, equal in every process, as global arrays present on every device."""
     sharding = replicated(mesh)

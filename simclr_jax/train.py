@@ -91,8 +91,10 @@ def build(config: Mapping[str, Any]) -> Run:
     probe = config_lib.call(probes.make_settings, config, "probe")
     mesh = sharding.make_mesh()
     sharding.check_batch_size(settings.batch_size, mesh)
+    train_step.check_chunks(settings.batch_size, train_step.Chunks(settings.num_chunks, mesh.size))
     # All that can be wrong in the config is built before the data, which may take minutes, is read.
-    encoder = config_lib.call(models.make_encoder, config, "encoder")
+    groups = sharding.num_groups(mesh, settings.bn_group)
+    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=groups)
     _make_method(encoder, config, num_classes=2)
     make_views = config_lib.call(augment.make_simclr_views, config, "augment")
     seed = _checked_seed(config)
@@ -106,7 +108,8 @@ def build(config: Mapping[str, Any]) -> Run:
     load_views = sharding.map_rows(
         train_step.make_load_views(rows.load_batch, make_views), mesh, row_args=(False, rows.source_is_rows, True, True)
     )
-    step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
+    chunks = train_step.Chunks(settings.num_chunks, mesh.size, rows.source_is_rows)
+    step = train_step.make_train_step(method, tx, load_views, schedule=schedule, chunks=chunks)
     dispatch = train_step.repeat_steps if settings.steps_per_dispatch > 1 else train_step.single_step
     size = config["augment"]["size"]
     return Run(
@@ -132,7 +135,8 @@ class LoopSettings(NamedTuple):
     batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
-    max_resident_gigabytes: see `feed.make_feed`.
+    max_resident_gigabytes: see `feed.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`. bn_group: over
+    which images BatchNorm takes its statistics, see `sharding.num_groups`.
     """
 
     batch_size: int
@@ -143,17 +147,20 @@ class LoopSettings(NamedTuple):
     keep_checkpoints: int
     evaluate_every_epochs: float
     max_resident_gigabytes: float | None
+    num_chunks: int = 1
+    bn_group: str = "global"
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
-    for name, value in settings._replace(max_resident_gigabytes=1)._asdict().items():
+    numbers = {**settings._asdict(), "max_resident_gigabytes": 1, "bn_group": 1}
+    for name, value in numbers.items():
         smallest = 0.0 if name == "evaluate_every_epochs" else 1
         if name == "num_epochs" and not value > 0:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
         if name != "num_epochs" and not value >= smallest:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
-    # A loop of updates only pays where dispatching costs; on a CPU it would cost the fast convolutions.
+    # A loop of updates only pays where dispatching costs.
     return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
 
 

@@ -1,10 +1,10 @@
-"""The pure training step: rows of data -> views -> loss -> gradient -> update.
+"""The pure training step: rows of data -> views -> loss -> gradient -> update, with the batch whole or in chunks.
 
 It receives the method, the optimizer and the views as functions and knows none of them by name.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,58 @@ LoadBatch = Callable[[Any, base.Array, base.Array], base.Batch]
 LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Array]]
 Dispatch = Callable[[base.TrainState, base.Array, Any, base.Array, base.Array], tuple[base.TrainState, base.Metrics]]
 TrainStep = Callable[[base.TrainState, base.Array, Any, base.Array], tuple[base.TrainState, base.Metrics]]
+LossAux = tuple[base.Array, tuple[base.PyTree, base.Metrics]]
+# (state, (views_key, embed_key), source, indices [B]) -> ((loss, (method_state, metrics)), gradient of the parameters).
+Differentiate = Callable[[base.TrainState, tuple[base.Array, base.Array], Any, base.Array], tuple[LossAux, base.PyTree]]
+
+
+class Chunks(NamedTuple):
+    """How the rows of a batch fall into chunks that pass through the network one after the other.
+
+    num_chunks: C; 1 = the whole batch at once.
+    num_devices: D. Device d holds rows [d*B/D, (d+1)*B/D) of the batch; chunk c has the c-th part of every device's
+        rows, so that all devices work on every chunk and no image leaves its device.
+    source_is_rows: whether the source of `load_views` has the rows of the batch (and is cut with it), or all the data.
+    """
+
+    num_chunks: int = 1
+    num_devices: int = 1
+    source_is_rows: bool = False
+
+
+def check_chunks(batch_size: int, chunks: Chunks) -> None:
+    """Raises InputError unless every device's share of the batch, B/D images, falls into C equal chunks."""
+    share, count = batch_size // chunks.num_devices, chunks.num_chunks
+    if count < 1 or share % count:
+        divisors = [n for n in range(1, share + 1) if share % n == 0]
+        nearest = {
+            max((n for n in divisors if n <= count), default=1),
+            min(n for n in divisors if n >= min(count, share)),
+        }
+        raise base.InputError(
+            f"train.num_chunks must divide the images per device; got {count} chunks and {share} images per device "
+            f"(batch {batch_size} on {chunks.num_devices}). Use {' or '.join(map(str, sorted(nearest)))}."
+        )
+
+
+def _cut(tree: base.PyTree, chunks: Chunks) -> base.PyTree:
+    """[B, ...] -> [C, B/C, ...]: the rows of every chunk."""
+
+    def cut(x: base.Array) -> base.Array:
+        shares = x.reshape(chunks.num_devices, chunks.num_chunks, -1, *x.shape[1:])
+        return jnp.swapaxes(shares, 0, 1).reshape(chunks.num_chunks, -1, *x.shape[1:])
+
+    return jax.tree.map(cut, tree)
+
+
+def _join(tree: base.PyTree, chunks: Chunks) -> base.PyTree:
+    """[C, B/C, ...] -> [B, ...], the inverse of `_cut`."""
+
+    def join(x: base.Array) -> base.Array:
+        shares = x.reshape(chunks.num_chunks, chunks.num_devices, -1, *x.shape[2:])
+        return jnp.swapaxes(shares, 0, 1).reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(join, tree)
 
 
 def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadViews:
@@ -38,28 +90,101 @@ def views_key(key: base.Array, step: base.Array) -> base.Array:
     return jax.random.fold_in(jax.random.fold_in(key, step), 0)
 
 
+def differentiate_whole(method: base.Method, load_views: LoadViews) -> Differentiate:
+    """The gradient with the whole batch in the network at once."""
+
+    def differentiate(
+        state: base.TrainState, keys: tuple[base.Array, base.Array], source: Any, indices: base.Array
+    ) -> tuple[LossAux, base.PyTree]:
+        positions = jnp.arange(indices.shape[0], dtype=jnp.int32)
+        batch, views = load_views(keys[0], source, indices, positions)
+
+        def loss_fn(params: base.PyTree) -> LossAux:
+            outputs, method_state = method.embed(params, state.method_state, views, batch, keys[1])
+            return method.loss(outputs, method_state)
+
+        return jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+
+    return differentiate
+
+
+def differentiate_in_chunks(method: base.Method, load_views: LoadViews, chunks: Chunks) -> Differentiate:
+    """The same gradient with only one chunk of the batch in the network at a time.
+
+    First all chunks are embedded without keeping activations, then the loss of the whole batch of outputs is
+    differentiated in the outputs, then every chunk is embedded once more and its part pulled back to the parameters.
+    Memory is that of one chunk and of all outputs; the network's forward pass and the views are computed twice. Views
+    are made again rather than kept, as they would be the largest array: they are a pure function of key and position,
+    the same but for the rounding of another compilation.
+
+    Exact wherever an image's outputs do not depend on the other images ("group" and "frozen" of `norms.Norm`). Under
+    BatchNorm it is the exact gradient of the loss whose statistics are those of each chunk. Method states pass from
+    chunk to chunk in order, so moving averages move once per chunk, and by the same values in both passes; the state of
+    the last chunk is the result. With several devices the chunk is spread over all of them and the parameters' gradient
+    is summed over devices chunk by chunk.
+
+    Reference: Gao et al. 2021, gradient cache. Deliberate difference: the random numbers of both passes are the same by
+    construction and need no saved generator states.
+    """
+
+    def differentiate(
+        state: base.TrainState, keys: tuple[base.Array, base.Array], source: Any, indices: base.Array
+    ) -> tuple[LossAux, base.PyTree]:
+        positions = jnp.arange(indices.shape[0], dtype=jnp.int32)
+        rows = _cut((indices, positions, source if chunks.source_is_rows else ()), chunks)
+
+        def embed(params: base.PyTree, method_state: base.PyTree, rows: Any) -> tuple[base.PyTree, base.PyTree]:
+            indices, positions, own = rows
+            batch, views = load_views(keys[0], own if chunks.source_is_rows else source, indices, positions)
+            return method.embed(params, method_state, views, batch, keys[1])
+
+        def forward(method_state: base.PyTree, rows: Any) -> tuple[base.PyTree, base.PyTree]:
+            outputs, method_state = embed(state.params, method_state, rows)
+            return method_state, outputs
+
+        method_state, outputs = jax.lax.scan(forward, state.method_state, rows)
+        outputs = _join(outputs, chunks)
+        result, cotangents = jax.value_and_grad(method.loss, has_aux=True)(outputs, method_state)
+
+        def backward(carry: tuple[base.PyTree, base.PyTree], row: Any) -> tuple[tuple[base.PyTree, base.PyTree], None]:
+            (method_state, total), (rows, cotangents) = carry, row
+            _, pull_back, method_state = jax.vjp(
+                lambda params: embed(params, method_state, rows), state.params, has_aux=True
+            )
+            return (method_state, jax.tree.map(jnp.add, total, pull_back(cotangents)[0])), None
+
+        start = (state.method_state, jax.tree.map(jnp.zeros_like, state.params))
+        (_, gradients), _ = jax.lax.scan(backward, start, (rows, _cut(cotangents, chunks)))
+        return result, gradients
+
+    return differentiate
+
+
 def make_train_step(
-    method: base.Method, tx: optax.GradientTransformation, load_views: LoadViews, *, schedule: base.Schedule
+    method: base.Method,
+    tx: optax.GradientTransformation,
+    load_views: LoadViews,
+    *,
+    schedule: base.Schedule,
+    chunks: Chunks | None = None,
 ) -> TrainStep:
     """One update: (state, key, source, indices int32 [B]) -> (state, metrics of float32 scalars).
 
     `key` is the run's key and the same in every call: all randomness is a function of (key, step, position in the
     global batch). `source` is whatever `load_views` reads rows from. Metrics hold the method's own, "loss",
-    "gradient_norm" (global L2 norm) and "learning_rate".
+    "gradient_norm" (global L2 norm) and "learning_rate". With more than one of `chunks` the gradient is that of
+    `differentiate_in_chunks`; it needs outputs of `embed` that are all of float type.
     """
+    if chunks is None or chunks.num_chunks == 1:
+        differentiate = differentiate_whole(method, load_views)
+    else:
+        differentiate = differentiate_in_chunks(method, load_views, chunks)
 
     def train_step(
         state: base.TrainState, key: base.Array, source: Any, indices: base.Array
     ) -> tuple[base.TrainState, base.Metrics]:
-        positions = jnp.arange(indices.shape[0], dtype=jnp.int32)
-        batch, views = load_views(views_key(key, state.step), source, indices, positions)
-        embed_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
-
-        def loss_fn(params: base.PyTree) -> tuple[base.Array, tuple[base.PyTree, base.Metrics]]:
-            outputs, method_state = method.embed(params, state.method_state, views, batch, embed_key)
-            return method.loss(outputs, method_state)
-
-        (loss, (method_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        keys = views_key(key, state.step), jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
+        (loss, (method_state, metrics)), gradients = differentiate(state, keys, source, indices)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         method_state = method.update(params, method_state, state.step)
@@ -91,8 +216,7 @@ def repeat_steps(train_step: TrainStep) -> Dispatch:
     """Up to K updates in one dispatch: (state, key, source, indices int32 [K, B], count) -> (state, metrics [K]).
 
     `count` is a traced int32 <= K, so that one compiled program also serves the shorter last dispatch of a run; the
-    metrics from `count` on are NaN. For accelerators: inside a loop XLA's CPU backend does without its fast
-    convolutions, and a step takes some fifty times as long.
+    metrics from `count` on are NaN. For accelerators: where dispatching costs next to nothing it gains nothing.
     """
 
     def train_steps(

@@ -46,6 +46,12 @@ def test_encoder_head_data_and_image_size_come_from_the_run(workdir):
     assert mine["method"]["name"] == "supervised" and mine["method"]["head_layers"] == theirs["method"]["head_layers"]
 
 
+def test_norm_and_remat_are_the_configs_where_the_weights_fit_both(workdir):
+    mine = pretrained.inherit(finetune(workdir, "--config.encoder.norm=frozen", "--config.encoder.remat=blocks"))
+    assert (mine["encoder"]["norm"], mine["encoder"]["remat"]) == ("frozen", "blocks")
+    assert pretrained.inherit(finetune(workdir, "--config.encoder.norm=group"))["encoder"]["norm"] == "batch"
+
+
 def test_data_that_are_named_are_not_replaced(workdir):
     mine = pretrained.inherit(finetune(workdir, "--config.data.name=photo-patches", "--config.augment.size=16"))
     assert mine["data"]["name"] == "photo-patches" and mine["augment"]["size"] == 16

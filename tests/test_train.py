@@ -97,6 +97,14 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(tmp_path)
         train.main(config=settings("--config.seed=1"), workdir=str(tmp_path))
 
 
+def test_chunks_group_norm_and_streaming_train_together(tmp_path):
+    overrides = ["--config.train.num_chunks=4", "--config.encoder.norm=group", "--config.encoder.remat=blocks"]
+    streamed = ["--config.train.max_resident_gigabytes=1e-6", "--config.train.num_epochs=0.3"]
+    assert train.main(config=settings(*overrides, *streamed), workdir=str(tmp_path)) == 0
+    rows = [row["loss"] for row in runlog.read_metrics(tmp_path) if "loss" in row]
+    assert len(rows) > 5 and np.isfinite(rows).all()
+
+
 def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tmp_path, capsys):
     overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
     assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train.EXIT_DIVERGED
@@ -127,6 +135,9 @@ def test_an_unlabelled_folder_trains_without_probes(tmp_path):
     [
         ("--config.train.batch_size=0", "batch_size"),
         ("--config.train.num_epochs=0.0", "num_epochs"),
+        ("--config.train.num_chunks=3", "num_chunks must divide the images per device; got 3 chunks and 32 images"),
+        ("--config.train.bn_group=chip", "bn_group must be one of global, host, device"),
+        ("--config.encoder.norm=layer", "norm must be one of batch, group, frozen"),
         ("--config.method.name=simlcr", "method.name must be one of simclr"),
         ("--config.data.name=digit", "data set must be one of"),
     ],

@@ -43,7 +43,11 @@ def num_layers_before(head: heads.ProjectionHead, selector: int) -> int:
 
 
 def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: int) -> Network:
-    """`encoder` and the first `num_layers` layers of `head`; the layers behind have no variables."""
+    """`encoder` and the first `num_layers` layers of `head`; the layers behind have no variables.
+
+    The head normalises as the encoder does, whatever it was made with.
+    """
+    head = heads.with_norm_of(head, encoder)
     used = {f"{kind}{layer}" for layer in range(1, num_layers + 1) for kind in ("dense", "bn")}
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree, Activations]:
@@ -91,4 +95,5 @@ def _with_unused_layers(head: heads.ProjectionHead, h: Array, variables: PyTree)
         return variables
     shapes = jax.eval_shape(lambda key, h: head.init(key, h, train=False), jax.random.key(0), h)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return {kind: {**zeros[kind], **variables[kind]} for kind in variables}
+    # GroupNorm has no batch_stats.
+    return {kind: {**zeros.get(kind, {}), **variables[kind]} for kind in variables}

@@ -10,7 +10,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import resnet
+from simclr_jax.models import norms, resnet
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     # Half of ResNet-18, not in the papers: for small machines and small images.
@@ -32,6 +32,17 @@ def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> Non
         raise base.InputError(f"{argument} must be one of {', '.join(choices)}; got {value!r}.")
 
 
+def _check_ratios(padding: str, **ratios: float) -> None:
+    for argument, ratio in ratios.items():
+        if not 0 <= ratio <= 1:
+            raise base.InputError(f"{argument} must be 0.0 (none) to 1.0; got {ratio}. SimCLRv2 has sk_ratio 0.0625.")
+        if ratio and padding == "torchvision":
+            raise base.InputError(
+                f'padding="torchvision" is for networks that torchvision has; got {argument} {ratio}. '
+                'Use padding="reference".'
+            )
+
+
 def make_encoder(
     name: str = "resnet18",
     *,
@@ -41,6 +52,9 @@ def make_encoder(
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
     padding: str = "reference",
+    norm: str = "batch",
+    bn_groups: int = 1,
+    remat: str = "none",
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
 
@@ -56,10 +70,16 @@ def make_encoder(
         padding: "reference", or "torchvision" for a network whose weights and features are those of torchvision's class
             (max-pool padded on all sides, no projection shortcut where shapes fit); the latter allows no sk_ratio or
             se_ratio.
+        norm: "batch", "group" or "frozen", in the encoder and in the heads behind it; see `norms.Norm`. Only with the
+            latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights.
+        bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
+            must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.
+        remat: "none", or "blocks": the backward pass keeps the inputs of residual blocks only and runs each block again
+            when its turn comes. The same numbers, up to a third more time, much less memory.
 
     Raises:
-        InputError: an unknown name, stem, dtype or padding, a width multiplier or ratio out of range, ratios with
-            torchvision's padding, or float64 without jax_enable_x64.
+        InputError: an unknown name, stem, dtype, padding, norm or remat, bn_groups below 1, a width multiplier or ratio
+            out of range, ratios with torchvision's padding, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
     """
@@ -67,14 +87,11 @@ def make_encoder(
     _check_choice("stem", stem, resnet.STEMS)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("padding", padding, resnet.PADDINGS)
-    for argument, ratio in (("sk_ratio", sk_ratio), ("se_ratio", se_ratio)):
-        if not 0 <= ratio <= 1:
-            raise base.InputError(f"{argument} must be 0.0 (none) to 1.0; got {ratio}. SimCLRv2 has sk_ratio 0.0625.")
-        if ratio and padding == "torchvision":
-            raise base.InputError(
-                f'padding="torchvision" is for networks that torchvision has; got {argument} {ratio}. '
-                'Use padding="reference".'
-            )
+    _check_choice("norm", norm, norms.NORMS)
+    _check_choice("remat", remat, resnet.REMATS)
+    _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
+    if bn_groups < 1:
+        raise base.InputError(f"bn_groups must be at least 1; got {bn_groups}. Use 1 for global BatchNorm.")
     if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
         raise base.InputError(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
@@ -89,4 +106,6 @@ def make_encoder(
         sk_ratio=sk_ratio,
         se_ratio=se_ratio,
         padding=padding,
+        norm=norms.Norm(norm, bn_groups),
+        remat=remat,
     )

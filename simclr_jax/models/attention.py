@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import layers
+from simclr_jax.models import layers, norms
 
 Array = jax.Array
 
@@ -26,11 +26,12 @@ class SelectiveKernel(nn.Module):
     strides: int
     ratio: float
     dtype: str = "float32"
+    norm: norms.Norm = norms.Norm()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """[N, H, W, C] -> [N, H/strides, W/strides, features]; BatchNorm and ReLU are inside."""
-        norm = layers.make_batch_norm(self.dtype, train)
+        """[N, H, W, C] -> [N, H/strides, W/strides, features]; normalisation and ReLU are inside."""
+        norm = norms.make_norm(self.dtype, train, self.norm)
         both = layers.Conv(2 * self.features, 3, self.strides, self.dtype, name="conv")(x)
         both = nn.relu(norm(name="bn")(both))
         first, second = jnp.split(both, 2, axis=-1)

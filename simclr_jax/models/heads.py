@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import layers
+from simclr_jax.models import layers, norms
 
 Array = jax.Array
 
@@ -21,6 +21,7 @@ class ProjectionHead(nn.Module):
         SimCLRv2. Hidden layers are as wide as h.
     out_dim: d, the width of the last layer.
     dtype: type of the activations; parameters, statistics and results are float32 (float64 if it is float64).
+    norm: what stands in the place of BatchNorm, see `norms.Norm`.
 
     Raises:
         InputError: at construction, if num_layers is not 0 to 4 or out_dim is below 1.
@@ -33,6 +34,7 @@ class ProjectionHead(nn.Module):
     num_layers: int = 3
     out_dim: int = 128
     dtype: str = "float32"
+    norm: norms.Norm = norms.Norm()
 
     def __post_init__(self) -> None:
         if self.num_layers not in range(MAX_LAYERS + 1):
@@ -48,7 +50,7 @@ class ProjectionHead(nn.Module):
     def __call__(self, h: Array, *, train: bool) -> tuple[Array, ...]:
         """Maps h [N, D] to (h, output of layer 1, ..., z [N, d]); outputs are taken behind the ReLU."""
         state_dtype = layers.state_dtype(self.dtype)
-        norm = layers.make_batch_norm(self.dtype, train)
+        norm = norms.make_norm(self.dtype, train, self.norm)
         activations = [h.astype(state_dtype)]
         x = h
         for layer in range(1, self.num_layers + 1):
@@ -65,6 +67,11 @@ class ProjectionHead(nn.Module):
             x = x if last else nn.relu(x)
             activations.append(x.astype(state_dtype))
         return tuple(activations)
+
+
+def with_norm_of(head: ProjectionHead, encoder: nn.Module) -> ProjectionHead:
+    """`head` normalising as `encoder` does, by its field `norm`; unchanged for an encoder without that field."""
+    return head.clone(norm=getattr(encoder, "norm", head.norm))
 
 
 def select(activations: Sequence[Array], selector: int) -> Array:

@@ -6,6 +6,7 @@ are float32 (float64 if `dtype` is float64).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,17 +38,72 @@ class Conv(nn.Module):
         """[N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), features] of `dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
-        before = (self.kernel_size - 1) // 2
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.strides, self.strides),
-            padding=[(before, self.kernel_size - 1 - before)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)
+
+
+def _plain_convolution(x: Array, kernel: Array, strides: int) -> Array:
+    before = (kernel.shape[0] - 1) // 2
+    return _convolution(x, kernel, strides=strides, padding=[(before, kernel.shape[0] - 1 - before)] * 2)
+
+
+def _convolution(x: Array, kernel: Array, *, strides: int = 1, padding: Any, **dilation: Any) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=numbers, **dilation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: Array, kernel: Array, strides: int) -> Array:
+    """x [N, H, W, C] with a square kernel [k, k, C, F], padded as `Conv` says: [N, ceil(H/strides), ..., F].
+
+    The gradient is that of JAX. On a CPU it is written as convolutions with the axes in their usual order, which gives
+    the same bits: XLA's CPU backend brings other orders into its fast form only outside of loops, so that JAX's
+    own gradient takes some seventy times as long in a loop over chunks or updates.
+    """
+    return _plain_convolution(x, kernel, strides)
+
+
+def _convolve_forward(x: Array, kernel: Array, strides: int) -> tuple[Array, tuple[Array, Array]]:
+    return _plain_convolution(x, kernel, strides), (x, kernel)
+
+
+def _convolve_backward(strides: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    def by_jax(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        _, pull_back = jax.vjp(lambda x, kernel: _plain_convolution(x, kernel, strides), x, kernel)
+        x_gradient, kernel_gradient = pull_back(cotangent)
+        return x_gradient, kernel_gradient
+
+    by_hand = functools.partial(_gradients_in_usual_order, strides=strides)
+    result: tuple[Array, Array] = jax.lax.platform_dependent(*residuals, cotangent, cpu=by_hand, default=by_jax)
+    return result
+
+
+def _gradients_in_usual_order(x: Array, kernel: Array, cotangent: Array, *, strides: int) -> tuple[Array, Array]:
+    size = kernel.shape[0]
+    before = (size - 1) // 2
+    # With strides the cotangent's rows lie apart, with zeros between: so many rows they span.
+    spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
+    apart = (strides, strides)
+    ends = [span + size - 1 - length - before for span, length in zip(spans, x.shape[1:3], strict=True)]
+    kernel_gradient = _convolution(
+        x.transpose(3, 1, 2, 0),
+        cotangent.transpose(1, 2, 0, 3),
+        padding=[(before, end) for end in ends],
+        rhs_dilation=apart,
+    ).transpose(1, 2, 0, 3)
+    start = size - 1 - before
+    x_gradient = _convolution(
+        cotangent,
+        jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
+        padding=[(start, length + size - 1 - start - span) for span, length in zip(spans, x.shape[1:3], strict=True)],
+        lhs_dilation=apart,
+    )
+    return x_gradient, kernel_gradient
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 @jax.custom_vjp
@@ -85,7 +141,7 @@ moments.defvjp(_moments_forward, _moments_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with the reference's constants over the whole (global) batch.
+    """Batch normalisation with the reference's constants over the whole (global) batch, or over groups of its rows.
 
     Everything inside is computed in the type of the parameters, also for bfloat16 activations; the result has the type
     of the input. Variables are those of Flax's BatchNorm: scale and bias, and the moving averages mean and var.
@@ -94,6 +150,8 @@ class BatchNorm(nn.Module):
     param_dtype: of parameters and statistics.
     use_bias: whether there is a bias.
     scale_init: of the scale.
+    num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
+        mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
     epsilon: added to the variance.
 
@@ -105,6 +163,7 @@ class BatchNorm(nn.Module):
     param_dtype: jnp.dtype
     use_bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    num_groups: int = 1
     momentum: float = 0.9
     epsilon: float = 1e-5
 
@@ -114,16 +173,22 @@ class BatchNorm(nn.Module):
         shape, dtype = (x.shape[-1],), self.param_dtype
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        mean, variance = moments(x) if self.train else (moving_mean.value, moving_variance.value)
+        grouped = self.train and self.num_groups > 1
+        rows = x.reshape(self.num_groups, -1, *x.shape[1:]) if grouped else x
+        compute = jax.vmap(moments) if grouped else moments
+        mean, variance = compute(rows) if self.train else (moving_mean.value, moving_variance.value)
         if self.train and not self.is_initializing():
             for average, value in ((moving_mean, mean), (moving_variance, variance)):
+                value = jnp.mean(value, axis=0) if grouped else value
                 average.value = self.momentum * average.value + (1 - self.momentum) * value
-        y = (x.astype(dtype) - mean) * (
+        if grouped:
+            mean, variance = (m.reshape(self.num_groups, *[1] * (x.ndim - 1), *shape) for m in (mean, variance))
+        y = (rows.astype(dtype) - mean) * (
             jax.lax.rsqrt(variance + self.epsilon) * self.param("scale", self.scale_init, shape, dtype)
         )
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, shape, dtype)
-        return y.astype(x.dtype)
+        return y.astype(x.dtype).reshape(x.shape)
 
 
 def make_batch_norm(dtype: str, train: bool) -> Callable[..., BatchNorm]:

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import attention, layers
+from simclr_jax.models import attention, layers, norms
 
 Array = jax.Array
 
 STEMS = ("imagenet", "cifar")
 PADDINGS = ("reference", "torchvision")
+REMATS = ("none", "blocks")
 
 
 class Stem(nn.Module):
@@ -35,11 +36,12 @@ class Stem(nn.Module):
     deep: bool = False
     padding: str = "reference"
     dtype: str = "float32"
+    norm: norms.Norm = norms.Norm()
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """[N, h, w, 3] -> [N, h/4, w/4, features] ("imagenet") or [N, h, w, features] ("cifar")."""
-        norm = layers.make_batch_norm(self.dtype, train)
+        norm = norms.make_norm(self.dtype, train, self.norm)
         if self.kind == "cifar":
             convolutions = [(self.features, 3, 1)]
         elif self.deep:
@@ -55,15 +57,18 @@ class Stem(nn.Module):
         return layers.max_pool(x, layers.same_padding(x.shape) if self.padding == "reference" else ((1, 1), (1, 1)))
 
 
-def _shortcut(x: Array, features: int, *, strides: int, smooth: bool, dtype: str, train: bool) -> Array:
-    """Projection of a group's first block: 1x1 convolution with the block's stride, BatchNorm, no ReLU.
+def _shortcut(
+    x: Array, features: int, *, strides: int, smooth: bool, dtype: str, norm: Callable[..., nn.Module]
+) -> Array:
+    """Projection of a group's first block: 1x1 convolution with the block's stride, `norm`, no ReLU.
 
     `smooth` leaves the stride to a mean over 2x2 windows in front (ResNet-D). To be called inside a block's `__call__`,
     whose children proj_conv and proj_bn it makes.
     """
     x = layers.mean_pool(x, strides) if smooth else x
     x = layers.Conv(features, 1, 1 if smooth else strides, dtype, name="proj_conv")(x)
-    return layers.make_batch_norm(dtype, train)(name="proj_bn")(x)
+    projected: Array = norm(name="proj_bn")(x)
+    return projected
 
 
 def _join(y: Array, residual: Array, *, squeezed: int, dtype: str) -> Array:
@@ -85,17 +90,18 @@ class BasicBlock(nn.Module):
     dtype: str = "float32"
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
+    norm: norms.Norm = norms.Norm()
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, features]."""
-        norm = layers.make_batch_norm(self.dtype, train)
+        norm = norms.make_norm(self.dtype, train, self.norm)
         conv = functools.partial(layers.Conv, self.features, dtype=self.dtype)
         residual = x
         if self.project:
             smooth = self.sk_ratio > 0
-            residual = _shortcut(x, self.features, strides=self.strides, smooth=smooth, dtype=self.dtype, train=train)
+            residual = _shortcut(x, self.features, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
         y = nn.relu(norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x)))
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
@@ -115,21 +121,24 @@ class BottleneckBlock(nn.Module):
     dtype: str = "float32"
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
+    norm: norms.Norm = norms.Norm()
     expansion = 4
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, 4*features]."""
-        norm = layers.make_batch_norm(self.dtype, train)
+        norm = norms.make_norm(self.dtype, train, self.norm)
         conv = functools.partial(layers.Conv, dtype=self.dtype)
         wide = self.expansion * self.features
         residual = x
         if self.project:
             smooth = self.sk_ratio > 0
-            residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, train=train)
+            residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x)))
         if self.sk_ratio > 0:
-            selective = attention.SelectiveKernel(self.features, self.strides, self.sk_ratio, self.dtype, name="sk")
+            selective = attention.SelectiveKernel(
+                self.features, self.strides, self.sk_ratio, self.dtype, self.norm, name="sk"
+            )
             y = selective(y, train=train)
         else:
             y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y)))
@@ -142,14 +151,22 @@ def _num_squeezed(features: int, se_ratio: float) -> int:
     return max(1, int(features * se_ratio)) if se_ratio > 0 else 0
 
 
+def _run_block(block: Callable[..., Array], x: Array, *, train: bool) -> Array:
+    return block(x, train=train)
+
+
 class BlockGroup(nn.Module):
-    """Blocks of one width; the first has the stride and, with `project`, a projection shortcut."""
+    """Blocks of one width; the first has the stride and, with `project`, a projection shortcut.
+
+    remat: with "blocks", the backward pass keeps the blocks' inputs only and runs each block once more.
+    """
 
     block: Callable[..., nn.Module]
     num_blocks: int
     features: int
     strides: int
     project: bool = True
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -159,7 +176,8 @@ class BlockGroup(nn.Module):
             block = self.block(
                 self.features, self.strides if first else 1, project=first and self.project, name=f"block{number}"
             )
-            x = block(x, train=train)
+            run = functools.partial(_run_block, train=train)
+            x = (nn.remat(run) if self.remat == "blocks" else run)(block, x)
         return x
 
 
@@ -174,6 +192,8 @@ class ResNet(nn.Module):
     sk_ratio: above 0, selective kernels, the deep stem and averaging shortcuts (SimCLRv2: 0.0625).
     se_ratio: above 0, squeeze-and-excitation.
     padding: "reference" or "torchvision".
+    norm: what stands in the place of BatchNorm, see `norms.Norm`.
+    remat: "none" or "blocks", see `BlockGroup`.
 
     Reference: SimCLR (Chen et al. 2020), SimCLRv2 (Chen et al. 2020b) and tf2/resnet.py of their code. This is "v1.5":
     a bottleneck strides in its 3x3 convolution. With padding="reference" there is no deliberate difference. With
@@ -190,6 +210,8 @@ class ResNet(nn.Module):
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     padding: str = "reference"
+    norm: norms.Norm = norms.Norm()
+    remat: str = "none"
 
     @property
     def num_features(self) -> int:
@@ -206,12 +228,15 @@ class ResNet(nn.Module):
         With `train` the batch's own BatchNorm statistics are used and the collection `batch_stats` is updated
         (make it mutable); without, the moving averages are used.
         """
-        block = functools.partial(self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio)
-        stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, name="stem")
+        block = functools.partial(
+            self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio, norm=self.norm
+        )
+        stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, self.norm, name="stem")
         x = stem(images, train=train)
         for group, num_blocks in enumerate(self.group_sizes, start=1):
             features, strides = self._width(group), 1 if group == 1 else 2
             fits = strides == 1 and x.shape[-1] == self.block.expansion * features
             project = self.padding == "reference" or not fits
-            x = BlockGroup(block, num_blocks, features, strides, project, name=f"block_group{group}")(x, train=train)
+            blocks = BlockGroup(block, num_blocks, features, strides, project, self.remat, name=f"block_group{group}")
+            x = blocks(x, train=train)
         return jnp.mean(x, axis=(1, 2), dtype=layers.state_dtype(self.dtype))

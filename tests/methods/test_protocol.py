@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax import base
+from simclr_jax import base, train_step
 from simclr_jax.methods import METHODS
-from simclr_jax.models import resnet
+from simclr_jax.models import norms, resnet
 
 B, V, SIZE = 4, 2, 8
 LABELS = (2, 0, -1, 1)
@@ -33,14 +33,16 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def encoder() -> resnet.ResNet:
-    return resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
+def encoder(norm: str = "batch") -> resnet.ResNet:
+    return resnet.ResNet(
+        resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar", norm=norms.Norm(norm)
+    )
 
 
-def make_method(name: str) -> base.Method:
+def make_method(name: str, norm: str = "batch") -> base.Method:
     """The method with its own defaults; a classifier's number of classes has none."""
     takes_classes = "num_classes" in inspect.signature(METHODS[name]).parameters
-    return METHODS[name](encoder(), **({"num_classes": 3} if takes_classes else {}))
+    return METHODS[name](encoder(norm), **({"num_classes": 3} if takes_classes else {}))
 
 
 def views() -> jax.Array:
@@ -114,6 +116,9 @@ def test_outputs_have_one_row_per_image(name):
     outputs, state = embed(trained.params, trained.state, views(), batch(), jax.random.key(1))
     assert jax.tree.leaves(outputs)
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(outputs))
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(outputs)), (
+        "chunks differentiate them"
+    )
     assert avals(state) == avals(trained.state)
 
 
@@ -184,3 +189,34 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
     for leaf, expected in zip(ours, jax.tree.leaves(trained.gradient), strict=True):
         # The same sums in another order.
         np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
+    method = make_method(name, norm)
+    # The parameters have the same names and shapes under every normalisation. Fresh heads have weights of 0.01: without
+    # a batch's statistics all embeddings would be nearly the same, and the gradient a difference of equal terms.
+    _, method_state = method.init(jax.random.key(0), views())
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), run(name).initial
+    )
+    state = base.TrainState(jnp.int32(0), params, method_state, ())
+
+    def load_views(key, source, indices, positions):
+        return jax.tree.map(lambda leaf: leaf[indices], (batch(), views()))
+
+    keys, indices = (jax.random.key(1), jax.random.key(2)), jnp.asarray([3, 0, 2, 1], jnp.int32)
+    whole = train_step.differentiate_whole(method, load_views)
+    in_chunks = train_step.differentiate_in_chunks(method, load_views, train_step.Chunks(2))
+    (loss, (new_state, metrics)), gradient = jax.jit(whole)(state, keys, (), indices)
+    (ours, (our_state, our_metrics)), our_gradient = jax.jit(in_chunks)(state, keys, (), indices)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    assert largest > 0
+    for a, b in zip(jax.tree.leaves((ours, our_metrics)), jax.tree.leaves((loss, metrics)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(our_state), jax.tree.leaves(new_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True):
+        # The same sums in another order, behind a temperature of 0.1; see test_chunked_step for float64.
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)

@@ -91,6 +91,49 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "size"),
+    [(3, 1, (6, 5)), (3, 2, (6, 7)), (7, 2, (8, 9)), (1, 2, (6, 5)), (1, 1, (4, 4)), (2, 2, (5, 4))],
+)
+def test_the_gradient_of_a_convolution_is_that_of_jax_bit_for_bit(kernel_size, strides, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, *size, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 4, 5)), jnp.float32)
+    before = (kernel_size - 1) // 2
+    padding = [(before, kernel_size - 1 - before)] * 2
+
+    def theirs(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (strides, strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(convolve, x, kernel):
+        y, pull_back = jax.vjp(convolve, x, kernel)
+        return y, *pull_back(jnp.cos(y))
+
+    ours = run(lambda x, kernel: layers.convolve(x, kernel, strides), x, kernel)
+    for a, b in zip(ours, run(theirs, x, kernel), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_convolutions_inside_a_loop_keep_the_order_of_axes_that_is_fast_on_a_cpu():
+    """XLA's CPU backend has fast code for this order only, and reorders axes outside of loops only."""
+    x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def total(convolve):
+        def compute(kernel, x):
+            return jax.lax.scan(lambda sum, x: (sum + convolve(convolve(x, kernel), kernel).sum(), None), 0.0, x)[0]
+
+        hlo = jax.jit(jax.grad(compute)).lower(kernel, x).compile().as_text()
+        return [line for line in hlo.splitlines() if " convolution(" in line]
+
+    assert all("dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: layers.convolve(x, k, 1)))
+    assert not all(
+        "dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: layers._plain_convolution(x, k, 1))
+    )
+
+
 def test_batch_norm_keeps_nine_tenths_of_the_old_statistics_and_the_biased_variance():
     x = np.random.default_rng(0).normal(2.0, 3.0, (5, 4))
     norm = layers.make_batch_norm("float32", True)()
