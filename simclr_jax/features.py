@@ -38,11 +38,12 @@ def make_predict(
     """
     sharding.check_batch_size(batch_size, mesh, name="probe.batch_size")
     eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
+
+    def predict_rows(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
+        return fn(variables, eval_view(images, sizes))
+
     # Replicated, so that every process can read the features of all rows.
-    predict = jax.jit(
-        lambda variables, images, sizes: fn(variables, eval_view(images, sizes)),
-        out_shardings=sharding.replicated(mesh),
-    )
+    predict = jax.jit(predict_rows, out_shardings=sharding.replicated(mesh))
     return lambda variables, image_set: _over_batches(
         lambda images, sizes: predict(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
     )

@@ -204,6 +204,12 @@ def device_summary(mesh: Mesh) -> str:
     return f"{mesh.size} x {getattr(device, 'device_kind', device.platform)} ({device.platform}){of}"
 
 
+def local_summary() -> str:
+    """For people: the devices of this process, which every process of a run must have alike."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {getattr(devices[0], 'device_kind', devices[0].platform)}"
+
+
 def device_memory_bytes() -> int | None:
     """Memory limit of one local device in bytes, None where the backend does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()

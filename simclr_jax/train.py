@@ -78,12 +78,13 @@ def main(
     with launch.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
         if not peers.is_main:
             progress.mute()
-        return _run_in(pathlib.Path(workdir), pretrained.inherit(config), peers)
+        return run_in(pathlib.Path(workdir), pretrained.inherit(config), peers)
 
 
-def _run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers) -> int:
+def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers) -> int:
     """`main`, once the processes of the run are connected."""
     peers.agree(_facts(config))
+    peers.agree({"devices per process": sharding.local_summary()})
     with runlog.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
         if peers.is_main:
             runlog.check_config(folder, config)

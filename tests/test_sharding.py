@@ -80,7 +80,7 @@ _BUDGET = """
     assert count("all-to-all") == 0, "all-to-all"
     assert all(len(g.split(",")) < 4 for g in gathers), f"an image-shaped all-gather: {gathers}"
     assert 0 < count("all-reduce") <= 2 * layers + 3, (count("all-reduce"), layers)
-    print(len(gathers), count("all-reduce"), layers)
+    print(gathers, count("all-reduce"), layers)
 """
 
 

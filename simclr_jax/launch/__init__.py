@@ -3,7 +3,7 @@
 JAX runs the same program in every process: one per host, or one per GPU. Only this folder and `sharding.py` know it.
 """
 
-from simclr_jax.launch.join import TIMEOUT_VARIABLE, join
+from simclr_jax.launch.meeting import TIMEOUT_VARIABLE, join
 from simclr_jax.launch.peers import EXIT_PEER_LOST, Peers
 from simclr_jax.launch.place import Place, find_place
 
