@@ -52,6 +52,9 @@ def launch(folder: pathlib.Path, tasks: list[str], *, processes: int, devices: i
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "SIMCLR_LAUNCH_TIMEOUT": "60",
+            # The tasks of one process compile the same programs again.
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         with open(folder / f"log.{index}", "w") as log:
             command = [sys.executable, "-m", "tests.process_worker", str(folder), *tasks]
@@ -107,13 +110,14 @@ def same_run(found, expected, folder, reference):
     assert found["order"] == expected["order"] and len(set(found["order"])) == len(found["order"])
     assert found["views"] == expected["views"] and len(set(found["views"])) == 2
     assert len(found["losses"]) == 20 and len(set(found["losses"])) == 20
-    # Sums over the batch are taken in another order: float32 rounding, grown over twenty updates.
+    # Sums over the batch are taken in another order: float32 rounding, and what twenty updates make of it. With a large
+    # learning rate this tiny net multiplies any difference by ten every other update, on one device as on four.
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
-    with np.load(folder / "params.npz") as ours, np.load(reference / "params.npz") as theirs:
-        for name in theirs:
-            # 2**-24 per update and sum, through twenty updates and the nets' own growth of it.
-            largest = np.abs(theirs[name]).max()
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=2e-4 * max(largest, 1e-2))
+    with np.load(folder / "moved.npz") as ours, np.load(reference / "moved.npz") as theirs:
+        moved = np.sqrt(sum(np.sum(np.float64(theirs[name]) ** 2) for name in theirs))
+        apart = np.sqrt(sum(np.sum((np.float64(ours[name]) - theirs[name]) ** 2) for name in theirs))
+    assert moved > 1e-4
+    assert apart < 1e-3 * moved, "of the way that the parameters went, as the losses are only as good as 1e-5"
 
 
 def test_one_and_two_devices_do_what_four_do(four, one, two):
@@ -143,7 +147,7 @@ def test_a_run_saved_on_four_devices_goes_on_elsewhere(four, where, request):
 
 def test_split_parameters_go_on_from_a_whole_checkpoint_and_come_back_in_parts(four, pair):
     for found in pair["split"]:
-        assert found["split"] > 4 and found["same"]
+        assert found["split"] >= 4 and found["same"]
         assert found["digests"] == pair["resume"][0]["digests"], "digests are of whole arrays in any placement"
         np.testing.assert_allclose(found["losses"], four[0]["losses"][10:], rtol=1e-5)
 
