@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all test-convert parity lint clean
+.PHONY: demo test test-all test-processes test-convert parity lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -20,6 +20,10 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow"
+
+# Several devices and two processes against one: two minutes.
+test-processes: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -m "slow or not slow" tests/test_processes.py
 
 # Reads real TensorFlow checkpoints, where the full golden files are at hand; TensorFlow is large, so give it a VENV.
 test-convert: $(VENV)/.convert

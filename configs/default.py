@@ -95,6 +95,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.evaluate_every_epochs = 10.0  # kNN while training; 0.0 = never
     # Device memory for the training split, GB; a larger split is streamed from the host. None = half of the device's.
     config.train.max_resident_gigabytes = config_dict.placeholder(float)
+    config.train.parameter_sharding = "replicated"  # "fsdp" = weights and optimizer split over devices, for wide nets
 
     # Probes: kNN and the linear probe on frozen features.
     config.probe = config_dict.ConfigDict()

@@ -35,12 +35,16 @@ class _Verb(NamedTuple):
 
 _VERBS = {
     "train": _Verb(
-        {"workdir": None},
+        {"workdir": None, "coordinator": None, "num_processes": None, "process_id": None},
         ("workdir",),
         True,
         """Pretrains an encoder. A workdir that holds a run of the same config goes on where it stopped.
 
   --workdir=FOLDER              where the run is kept: checkpoints, metrics, TensorBoard events
+  --coordinator=HOST:PORT       of process 0, and with it
+  --num_processes=N             in how many processes the same command is started, and
+  --process_id=I                which one this is, from 0; on TPU pods, SLURM, Kubernetes and
+                                Open MPI all three are found (docs/scaling.md)
 {config}
 Ctrl-C or SIGTERM saves and stops; the same command goes on.
 

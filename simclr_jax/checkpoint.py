@@ -3,9 +3,13 @@
 A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes
 before anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is passed
 over for the newest intact one, with a warning.
+
+In a run of several processes all of them save and restore together. Digests are those of whole arrays, so that a
+state comes back on any number of devices and processes, in whichever placement.
 """
 
 import contextlib
+import functools
 import hashlib
 import pathlib
 import shutil
@@ -54,7 +58,7 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int, score: 
 
     Args:
         checkpoints: from `open_checkpoints`.
-        state: arrays that this process can read whole.
+        state: global arrays in any placement.
         step: number of updates made.
         score: higher is better; decides which checkpoint is the best one. None = not a candidate.
     """
@@ -63,33 +67,49 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int, score: 
     checkpoints.save(
         step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()), digests=ocp.args.JsonSave(leaf_digests(state._asdict()))
+            # Orbax writes JSON from process 0 only: the others need not compute what they would not write.
+            state=ocp.args.StandardSave(state._asdict()),
+            digests=ocp.args.JsonSave(_digests(state._asdict(), compute=jax.process_index() == 0)),
         ),
         metrics=None if score is None else {_SCORE: float(score)},
     )
 
 
 def restore_latest(
-    checkpoints: Checkpoints, like: base.TrainState, *, warn: Callable[[str], None] = warnings.warn
+    checkpoints: Checkpoints,
+    like: base.TrainState,
+    *,
+    warn: Callable[[str], None] = warnings.warn,
+    any_process: Callable[[bool], bool] = bool,
 ) -> base.TrainState | None:
     """The newest intact state, placed like `like` (arrays or ShapeDtypeStructs with shardings); None if there is none.
 
     Newer ones, which are damaged, are moved into the folder NAME.damaged beside the checkpoints: orbax would not save
     the same steps, nor any older one, again.
 
+    Args:
+        checkpoints: from `open_checkpoints`.
+        like: the target.
+        warn: told of every damaged step.
+        any_process: flag -> whether it is true in any process of the run; see `launch.Peers.any`. A step that one
+            process cannot read is passed over by all.
+
     Raises:
         base.InputError: checkpoints exist and none of them is intact.
     """
-    steps, damaged = sorted(checkpoints.all_steps(), reverse=True), []
+    steps, damaged = sorted(checkpoints.all_steps(), reverse=True), list[int]()
+    target = _abstract(like._asdict())
     for step in steps:
-        try:
-            state = restore(checkpoints, like, step=step)
-        except base.InputError as error:
-            warn(f"{error} Trying the one before.")
-            damaged.append(step)
-        else:
-            _set_aside(checkpoints, damaged)
-            return state
+        # Two parts: a process that could not read would be missed while split arrays are collected for their digests.
+        saved, problem = _together(functools.partial(_read, checkpoints, target, step=step), any_process)
+        if not problem:
+            check = functools.partial(_check_digests, checkpoints, saved, step=step)
+            _, problem = _together(check, any_process)
+        if not problem:
+            _set_aside(checkpoints, damaged, any_process)
+            return base.TrainState(**saved["state"])
+        warn(f"{problem} Trying the one before.")
+        damaged.append(step)
     if steps:
         raise base.InputError(
             f"A run resumes from an intact checkpoint; all {len(steps)} in {checkpoints.directory} are damaged. "
@@ -137,12 +157,14 @@ def restore_any(checkpoints: Checkpoints, *, step: int) -> dict[str, base.PyTree
 
 
 def leaf_digests(tree: base.PyTree) -> dict[str, str]:
-    """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {_name(path): _digest(np.asarray(leaf)) for path, leaf in leaves}
+    """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests.
+
+    Arrays that are split over processes are collected one after the other: all processes must call it then.
+    """
+    return _digests(tree, compute=True)
 
 
-def _set_aside(checkpoints: Checkpoints, steps: list[int]) -> None:
+def _set_aside(checkpoints: Checkpoints, steps: list[int], any_process: Callable[[bool], bool]) -> None:
     folder = pathlib.Path(checkpoints.directory)
     for step in steps if jax.process_index() == 0 else []:
         target = folder.with_name(f"{folder.name}.damaged") / str(step)
@@ -150,6 +172,7 @@ def _set_aside(checkpoints: Checkpoints, steps: list[int]) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.move(folder / str(step), target)
     if steps:
+        any_process(False)  # not before they are gone
         checkpoints.reload()
 
 
@@ -158,18 +181,40 @@ def _abstract(tree: base.PyTree) -> base.PyTree:
 
 
 def _restore(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> base.PyTree:
+    saved = _read(checkpoints, like, step=step)
+    _check_digests(checkpoints, saved, step=step)
+    return saved["state"]
+
+
+def _read(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> dict[str, Any]:
+    """{"state": ..., "digests": as recorded}."""
     with _reading(checkpoints, step):
         restored = checkpoints.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), digests=ocp.args.JsonRestore())
         )
-    expected, found = restored["digests"], leaf_digests(restored["state"])
+    return {"state": restored["state"], "digests": restored["digests"]}
+
+
+def _check_digests(checkpoints: Checkpoints, saved: dict[str, Any], *, step: int) -> None:
+    expected, found = saved["digests"], leaf_digests(saved["state"])
     damaged = [name for name in expected if expected[name] != found.get(name)]
     if damaged:
         raise base.InputError(
             f"Checkpoint {step} in {checkpoints.directory} is damaged: {len(damaged)} arrays differ from their "
             f"digests, the first is {damaged[0]}."
         )
-    return restored["state"]
+
+
+def _together(part: Callable[[], Any], any_process: Callable[[bool], bool]) -> tuple[Any, str]:
+    """(result of `part`, "") if it succeeded in every process, else (None, why not)."""
+    result, problem = None, ""
+    try:
+        result = part()
+    except base.InputError as error:
+        problem = str(error)
+    if any_process(bool(problem)):
+        return None, problem or "Another process cannot read the newest checkpoint."
+    return result, ""
 
 
 @contextlib.contextmanager
@@ -185,6 +230,30 @@ def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
 def _name(path: tuple[Any, ...]) -> str:
     """A leaf's path, the same whether its parent is a NamedTuple, a dict or, as orbax returns tuples, a list."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def _digests(tree: base.PyTree, *, compute: bool) -> dict[str, str]:
+    """Digests by path; without `compute` this process only takes part where an array has to be collected."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if compute or not _is_at_hand(leaf):
+            array = _whole(leaf)
+            found[_name(path)] = _digest(array) if compute else ""
+    return found
+
+
+def _is_at_hand(leaf: Any) -> bool:
+    """Whether this process holds all of the array."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """A leaf as a host array; one whose parts other processes hold is collected first."""
+    if not _is_at_hand(leaf):
+        assert isinstance(leaf.sharding, jax.sharding.NamedSharding)
+        everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
+        leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+    return np.asarray(leaf)
 
 
 def _digest(array: np.ndarray) -> str:

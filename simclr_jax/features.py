@@ -36,8 +36,14 @@ def make_predict(
 
     Compiled once for all splits: the last batch is padded and the padding cut off.
     """
+    sharding.check_batch_size(batch_size, mesh, name="probe.batch_size")
     eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
-    predict = jax.jit(lambda variables, images, sizes: fn(variables, eval_view(images, sizes)))
+
+    def predict_rows(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
+        return fn(variables, eval_view(images, sizes))
+
+    # Replicated, so that every process can read the features of all rows.
+    predict = jax.jit(predict_rows, out_shardings=sharding.replicated(mesh))
     return lambda variables, image_set: _over_batches(
         lambda images, sizes: predict(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
     )
@@ -46,7 +52,10 @@ def make_predict(
 def evaluation_images(image_set: data.ImageSet, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> np.ndarray:
     """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures."""
     eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
-    crop = jax.jit(lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"))
+    crop = jax.jit(
+        lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"),
+        out_shardings=sharding.replicated(mesh),
+    )
     return _over_batches(crop, image_set, batch_size=batch_size, mesh=mesh)
 
 
@@ -111,11 +120,8 @@ def _over_batches(
     batch_size = mesh.size * math.ceil(min(batch_size, num_images) / mesh.size)
     results = []
     for start in range(0, num_images, batch_size):
-        images, sizes = image_set.images[start : start + batch_size], image_set.sizes[start : start + batch_size]
-        padding = batch_size - len(images)
-        if padding:
-            images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
-            sizes = np.concatenate([sizes, np.repeat(sizes[-1:], padding, axis=0)])
-        out = fn(sharding.put_rows(mesh, np.asarray(images)), sharding.put_rows(mesh, np.asarray(sizes)))
-        results.append(np.asarray(jax.device_get(out))[: batch_size - padding])
+        # The last batch is padded with its last image; every process reads only the rows of its own devices.
+        rows = np.minimum(np.arange(start, start + batch_size), num_images - 1)
+        out = fn(sharding.gather_rows(mesh, image_set.images, rows), sharding.gather_rows(mesh, image_set.sizes, rows))
+        results.append(np.asarray(jax.device_get(out))[: num_images - start])
     return np.concatenate(results)

@@ -5,9 +5,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
+
+_muted = threading.Event()
 
 
 class Stop:
@@ -18,10 +21,15 @@ class Stop:
     @property
     def name(self) -> str:
         """For people."""
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
+        return signal_name(self.number)
 
     def __bool__(self) -> bool:
         return self.number != 0
+
+
+def signal_name(number: int) -> str:
+    """What people call a signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 @contextlib.contextmanager
@@ -91,7 +99,13 @@ def duration(seconds: float) -> str:
 
 def say(line: str) -> None:
     """A line for people, on stderr so that stdout stays clean for tables."""
-    print(line, file=sys.stderr, flush=True)
+    if not _muted.is_set():
+        print(line, file=sys.stderr, flush=True)
+
+
+def mute() -> None:
+    """From now on `say` says nothing here: another process of the same run says it."""
+    _muted.set()
 
 
 def quiet_libraries() -> None:

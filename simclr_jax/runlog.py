@@ -50,7 +50,7 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     theirs = json.loads(path.read_text())
-    old, new = _flat(theirs), _flat(mine)
+    old, new = flat(theirs), flat(mine)
     changed = [
         f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} asked"
         for key in sorted(old.keys() | new.keys())
@@ -100,6 +100,12 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def lock_holder(workdir: pathlib.Path) -> str:
+    """What the process that holds the workdir has written into its lock; empty if there is none."""
+    path = workdir / _LOCK
+    return path.read_text().strip() if path.exists() else ""
+
+
 @contextlib.contextmanager
 def open_log(workdir: pathlib.Path, *, resumed_step: int) -> Iterator[RunLog]:
     """Opens the metrics for appending, dropping rows after `resumed_step`: they will be computed again."""
@@ -116,8 +122,16 @@ def open_log(workdir: pathlib.Path, *, resumed_step: int) -> Iterator[RunLog]:
             events.close()
 
 
+@contextlib.contextmanager
+def silent_log() -> Iterator[RunLog]:
+    """A log that writes nothing, for the processes of a run which do not write."""
+    yield RunLog(None, None, 0.0)
+
+
 def write_metrics(log: RunLog, row: Mapping[str, float]) -> None:
     """Appends one row (it has a "step") to metrics.jsonl and to the TensorBoard events."""
+    if log.metrics is None:
+        return
     log.metrics.write(json.dumps(row) + "\n")
     for name, value in row.items():
         if name != "step":
@@ -167,8 +181,9 @@ def _write_atomically(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """section.key -> value of a config."""
+    entries: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+        entries.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return entries

@@ -1,13 +1,15 @@
 """Where arrays live: the mesh, placements, and the map over the rows of a batch.
 
-The only file that knows devices and processes. All other code is written for global arrays, as for one device.
-Values equal on all devices are "replicated"; a batch is split over devices along its first axis.
+The only file that knows devices, and beside `launch` processes. All other code is written for global arrays, as for
+one device. Values equal on all devices are "replicated"; a batch is split over devices along its first axis.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -41,14 +43,15 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError unless the global batch divides evenly over the mesh."""
-    n = mesh.size
+def check_batch_size(batch_size: int, mesh: Mesh, *, name: str = "batch_size") -> None:
+    """Raises InputError unless the global batch, called `name`, divides evenly over the mesh."""
+    n, processes = mesh.size, len({device.process_index for device in mesh.devices.flat})
     if batch_size < 1 or batch_size % n:
         lower, upper = max(batch_size // n, 1) * n, (max(batch_size, 0) // n + 1) * n
         remedy = f"Use {lower}." if lower == upper else f"Use {lower} or {upper}."
+        of = f" (of {processes} processes)" if processes > 1 else ""
         raise base.InputError(
-            f"batch_size must be a positive multiple of the number of devices; got {batch_size} and {n}. {remedy}"
+            f"{name} must be a positive multiple of the number of devices; got {batch_size} and {n}{of}. {remedy}"
         )
 
 
@@ -65,6 +68,60 @@ def num_groups(mesh: Mesh, group: str) -> int:
     return groups[group]
 
 
+# How parameters and what the optimizer keeps of them are placed: whole on every device, or split over all of them.
+PARAMETER_SHARDINGS = ("replicated", "fsdp")
+_SMALLEST_SPLIT = 4096  # elements; vectors of BatchNorm and biases cost more to collect than they take
+
+
+def check_parameter_sharding(how: str) -> None:
+    """Raises InputError unless `how` is one of PARAMETER_SHARDINGS."""
+    if how not in PARAMETER_SHARDINGS:
+        raise base.InputError(
+            f"train.parameter_sharding must be one of {', '.join(PARAMETER_SHARDINGS)}; got {str(how)[:40]!r}."
+        )
+
+
+def state_placement(mesh: Mesh, shapes: base.PyTree, *, how: str) -> base.PyTree:
+    """The placement of every array of a training state.
+
+    Args:
+        mesh: over all devices.
+        shapes: the state's shapes, from `jax.eval_shape`.
+        how: "replicated": all of it on every device. "fsdp": every array of at least 4096 elements is split over the
+            devices along its longest axis that divides by their number; the others stay whole.
+
+    Raises:
+        base.InputError: `how` is neither.
+
+    Reference: Rajbhandari et al. 2020 (ZeRO), stages 1 and 3 in what is stored. Difference: the weights are collected
+        once per update for forward and backward together, not layer by layer; see `collected`.
+    """
+    check_parameter_sharding(how)
+
+    def place(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        lengths = [n if n % mesh.size == 0 else 0 for n in leaf.shape]
+        if how == "replicated" or math.prod(leaf.shape) < _SMALLEST_SPLIT or not any(lengths):
+            return replicated(mesh)
+        return rows(mesh, axis=len(lengths) - 1 - int(np.argmax(lengths[::-1])))
+
+    return jax.tree.map(place, shapes)
+
+
+def collected(method: base.Method, mesh: Mesh) -> base.Method:
+    """`method` whose network sees whole weights, collected from wherever the state keeps them.
+
+    Without it the compiler is free to move images towards split weights, which are smaller in ResNets.
+    """
+
+    def embed(
+        params: base.PyTree, method_state: base.PyTree, views: base.Array, batch: base.Batch, key: base.Array
+    ) -> tuple[base.PyTree, base.PyTree]:
+        whole = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        return method.embed(whole, method_state, views, batch, key)
+
+    return method._replace(embed=embed)
+
+
 def put_replicated(mesh: Mesh, tree: base.PyTree) -> base.PyTree:
     """Host arrays, equal in every process, as global arrays present on every device."""
     sharding = replicated(mesh)
@@ -73,8 +130,18 @@ def put_replicated(mesh: Mesh, tree: base.PyTree) -> base.PyTree:
 
 def like_replicated(mesh: Mesh, shapes: base.PyTree) -> base.PyTree:
     """Shapes and dtypes (from `jax.eval_shape`) with the placement of replicated values: a target to restore into."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    return like_placed(shapes, jax.tree.map(lambda x: replicated(mesh), shapes))
+
+
+def like_placed(shapes: base.PyTree, placement: base.PyTree) -> base.PyTree:
+    """Shapes and dtypes (from `jax.eval_shape`) with their placement: a target to restore into."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, placement)
+
+
+def put_placed(tree: base.PyTree, placement: base.PyTree) -> base.PyTree:
+    """Host arrays, equal in every process, as global arrays; every device gets its part."""
+    put = jax.make_array_from_callback
+    return jax.tree.map(lambda x, place: put(np.shape(x), place, lambda i: np.asarray(x)[i]), tree, placement)
 
 
 def make_key(mesh: Mesh, seed: int) -> jax.Array:
@@ -82,13 +149,15 @@ def make_key(mesh: Mesh, seed: int) -> jax.Array:
     return jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(seed)
 
 
-def jit_once(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`jit` for a function that runs once, such as initialisers: quick to compile; its results are replicated.
+def jit_once(fn: Callable[..., Any], mesh: Mesh, *, placement: base.PyTree | None = None) -> Callable[..., Any]:
+    """`jit` for a function that runs once, such as initialisers: quick to compile.
+
+    Its results are replicated, or placed as `placement` says.
 
     Initialising a ResNet-18 takes XLA's CPU backend seven seconds to optimise and no time to run.
     """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(fn, out_shardings=replicated(mesh), compiler_options=options)
+    return jax.jit(fn, out_shardings=replicated(mesh) if placement is None else placement, compiler_options=options)
 
 
 def put_rows(mesh: Mesh, array: np.ndarray, axis: int = 0) -> jax.Array:
@@ -117,10 +186,41 @@ def map_rows(fn: Callable[..., Any], mesh: Mesh, *, row_args: tuple[bool, ...]) 
     )
 
 
+def make_vote(mesh: Mesh) -> Callable[[int], int]:
+    """number -> the largest number that any process voted for, the same answer in all of them.
+
+    All processes call it the same number of times between the same steps: that is how they stop at the same step.
+    With several processes on accelerators the answer is that of the call before, so that nobody waits for a device.
+    """
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return lambda number: number
+    largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+    pending: list[jax.Array] = []
+
+    def vote(number: int) -> int:
+        votes = jax.make_array_from_callback(
+            (mesh.size,), rows(mesh), lambda index: np.full(1, number, np.int32)
+        )  # every process fills in its own devices' places
+        pending.append(largest(votes))
+        if jax.default_backend() == "cpu" or len(pending) > 1:
+            return int(pending.pop(0))
+        return 0
+
+    return vote
+
+
 def device_summary(mesh: Mesh) -> str:
     """For people: how many devices of what kind."""
     device = mesh.devices.flat[0]
-    return f"{mesh.size} x {getattr(device, 'device_kind', device.platform)} ({device.platform})"
+    processes = len({device.process_index for device in mesh.devices.flat})
+    of = f" of {processes} processes" if processes > 1 else ""
+    return f"{mesh.size} x {getattr(device, 'device_kind', device.platform)} ({device.platform}){of}"
+
+
+def local_summary() -> str:
+    """For people: the devices of this process, which every process of a run must have alike."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {getattr(devices[0], 'device_kind', devices[0].platform)}"
 
 
 def device_memory_bytes() -> int | None:

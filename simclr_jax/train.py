@@ -5,15 +5,14 @@ checked and logged -> at boundaries kNN and a checkpoint. Everything random is a
 a run that was stopped at any moment and started again ends with the same bits as one that was not.
 """
 
+import contextlib
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from simclr_jax import (
@@ -23,12 +22,14 @@ from simclr_jax import (
     data,
     features,
     feed,
+    launch,
     methods,
     models,
     optim,
     pretrained,
     probes,
     progress,
+    readings,
     runlog,
     sharding,
     train_step,
@@ -49,40 +50,67 @@ class Run(NamedTuple):
     feed: feed.Feed
     probe: probes.ProbeSettings
     init: Callable[[], base.TrainState]
+    placement: base.PyTree
     train_steps: train_step.Dispatch
     encode: features.EncodeFn
     num_steps: int
 
 
-class Diverged(RuntimeError):
-    """The loss or a gradient became non-finite; the message is one line for the user."""
-
-
-def main(*, config: Mapping[str, Any], workdir: str) -> int:
+def main(
+    *,
+    config: Mapping[str, Any],
+    workdir: str,
+    coordinator: str | None = None,
+    num_processes: str | None = None,
+    process_id: str | None = None,
+) -> int:
     """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
 
+    In a job of several processes, each calls this with the same arguments but for `process_id`; see `launch.join`.
+
     Returns:
-        The exit status: 0 finished, 3 diverged, 128 + n stopped by signal n.
+        The exit status: 0 finished, 3 diverged, 4 another process was lost, 128 + n stopped by signal n.
 
     Raises:
         base.InputError: a value of the config is not valid, or the workdir belongs to another config.
     """
     progress.quiet_libraries()
-    folder, config = pathlib.Path(workdir), pretrained.inherit(config)
-    with runlog.lock(folder), progress.stop_signals() as stop:
-        runlog.check_config(folder, config)
+    with launch.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
+        if not peers.is_main:
+            progress.mute()
+        return run_in(pathlib.Path(workdir), pretrained.inherit(config), peers)
+
+
+def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers) -> int:
+    """`main`, once the processes of the run are connected."""
+    peers.agree(_facts(config))
+    peers.agree({"devices per process": sharding.local_summary()})
+    with runlog.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
+        if peers.is_main:
+            runlog.check_config(folder, config)
         run = build(config)
-        runlog.write_config(folder, config)
+        peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
+        # The lock's text tells a folder that all hosts share from folders of the same name.
+        peers.agree({"workdir, a folder that all hosts share,": runlog.lock_holder(folder)})
+        if peers.is_main:
+            runlog.write_config(folder, config)
         try:
-            train(run, folder, stop)
-        except Diverged as error:
+            number = train(run, folder, stop, peers=peers)
+        except readings.Diverged as error:
             progress.say(f"simclr-jax train: {error}")
             return EXIT_DIVERGED
-    if stop:
-        progress.say(f"Stopped by {stop.name}; the state is saved. The same command goes on from here.")
-        return 128 + stop.number
-    progress.say(f"Done. Next: simclr-jax evaluate --workdir={workdir} && simclr-jax report --workdir={workdir}")
+    if number:
+        progress.say(
+            f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
+        )
+        return 128 + number
+    progress.say(f"Done. Next: simclr-jax evaluate --workdir={folder} && simclr-jax report --workdir={folder}")
     return 0
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What all processes of a run must have in common before they start."""
+    return {**runlog.flat(config), **runlog.environment()}
 
 
 def build(config: Mapping[str, Any]) -> Run:
@@ -109,9 +137,16 @@ def build(config: Mapping[str, Any]) -> Run:
         train_step.make_load_views(rows.load_batch, make_views), mesh, row_args=(False, rows.source_is_rows, True, True)
     )
     chunks = train_step.Chunks(settings.num_chunks, mesh.size, rows.source_is_rows)
-    step = train_step.make_train_step(method, tx, load_views, schedule=schedule, chunks=chunks)
+    step = train_step.make_train_step(
+        sharding.collected(method, mesh), tx, load_views, schedule=schedule, chunks=chunks
+    )
     dispatch = train_step.repeat_steps if settings.steps_per_dispatch > 1 else train_step.single_step
     size = config["augment"]["size"]
+
+    def init() -> base.TrainState:
+        return train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3))
+
+    placement = sharding.state_placement(mesh, jax.eval_shape(init), how=settings.parameter_sharding)
     return Run(
         config=config,
         mesh=mesh,
@@ -119,9 +154,10 @@ def build(config: Mapping[str, Any]) -> Run:
         test_set=test_set,
         feed=rows,
         probe=probe,
-        init=lambda: train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3)),
+        init=init,
+        placement=placement,
         settings=settings,
-        train_steps=jax.jit(dispatch(step), donate_argnums=0),
+        train_steps=jax.jit(dispatch(step), donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh))),
         encode=features.make_encode(
             encoder, size=size, resize=config["augment"]["resize"], batch_size=probe.batch_size, mesh=mesh
         ),
@@ -136,7 +172,8 @@ class LoopSettings(NamedTuple):
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
     max_resident_gigabytes: see `feed.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`. bn_group: over
-    which images BatchNorm takes its statistics, see `sharding.num_groups`.
+    which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
+    `sharding.state_placement`.
     """
 
     batch_size: int
@@ -149,11 +186,13 @@ class LoopSettings(NamedTuple):
     max_resident_gigabytes: float | None
     num_chunks: int = 1
     bn_group: str = "global"
+    parameter_sharding: str = "replicated"
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
-    numbers = {**settings._asdict(), "max_resident_gigabytes": 1, "bn_group": 1}
+    sharding.check_parameter_sharding(settings.parameter_sharding)
+    numbers = {**settings._asdict(), "max_resident_gigabytes": 1, "bn_group": 1, "parameter_sharding": 1}
     for name, value in numbers.items():
         smallest = 0.0 if name == "evaluate_every_epochs" else 1
         if name == "num_epochs" and not value > 0:
@@ -192,55 +231,70 @@ def _load_splits(config: Mapping[str, Any], settings: LoopSettings) -> tuple[dat
     return train_set, config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
 
 
-def train(run: Run, workdir: pathlib.Path, stop: progress.Stop) -> None:
-    """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended."""
+def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: launch.Peers) -> int:
+    """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
+
+    Returns:
+        The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
+    """
     settings = run.settings
     with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
-        like = sharding.like_replicated(run.mesh, jax.eval_shape(run.init))
-        restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say)
+        like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
+        restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say, any_process=peers.any)
         state = _initial_state(run) if restored is None else restored
         step = int(state.step)
         _announce(run, step)
-        with runlog.open_log(workdir, resumed_step=step) as log:
-            _loop(run, checkpoints, log, state, stop)
+        with runlog.open_log(workdir, resumed_step=step) if peers.is_main else runlog.silent_log() as log:
+            sizes = readings.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
+            reader = readings.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
+            return _loop(run, checkpoints, state, reader, stop)
 
 
 def _initial_state(run: Run) -> base.TrainState:
-    state, start = sharding.jit_once(run.init, run.mesh)(), run.config["init"]
+    state, start = sharding.jit_once(run.init, run.mesh, placement=run.placement)(), run.config["init"]
     if start["workdir"] is None:
         return state
     progress.say(f"Starting from the weights of {start['workdir']}.")
-    adopted = pretrained.adopt(state, workdir=start["workdir"], which=start["checkpoint"])
-    return sharding.put_replicated(run.mesh, adopted)
+    # Adopting happens on the host, from a whole copy.
+    whole = sharding.jit_once(run.init, run.mesh)()
+    return sharding.put_placed(
+        pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"]), run.placement
+    )
 
 
 def _loop(
     run: Run,
     checkpoints: checkpoint.Checkpoints,
-    log: runlog.RunLog,
     state: base.TrainState,
+    reader: readings.Reader,
     stop: progress.Stop,
-) -> None:
+) -> int:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
+    vote = sharding.make_vote(run.mesh)
     step = int(state.step)
-    reader = _MetricsReader(run, log, step=step, log_every=settings.log_every_steps)
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
-    while step < run.num_steps and not stop:
+    stopped = 0
+    while step < run.num_steps:
+        stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
+        if stopped:
+            break
         count = min(settings.steps_per_dispatch, run.num_steps - step)
         source, indices = run.feed.draw(step)
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
         # Not shortly before the last step, which is evaluated in any case.
-        due = _crosses(before, step, evaluate_every) and run.num_steps - step > evaluate_every // 2
+        due = readings.crosses(before, step, evaluate_every) and run.num_steps - step > evaluate_every // 2
         evaluates = run.test_set is not None and (due or step >= run.num_steps)
-        if evaluates or _crosses(before, step, settings.checkpoint_every_steps):
+        if evaluates or readings.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
-            score = reader.evaluate(state, step) if evaluates and not stop else None
+            stopped = vote(stop.number)
+            score = _evaluate(run, reader, state) if evaluates and not stopped else None
             checkpoint.save(checkpoints, state, step=step, score=score)
     reader.flush()
     checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
+    return stopped
 
 
 def _make_method(encoder: nn.Module, config: Mapping[str, Any], *, num_classes: int) -> base.Method:
@@ -254,86 +308,24 @@ def _make_method(encoder: nn.Module, config: Mapping[str, Any], *, num_classes: 
     )
 
 
-class _MetricsReader:
-    """Reads metrics one dispatch late, so that the device never waits for the host; checks, logs and prints them."""
-
-    def __init__(self, run: Run, log: runlog.RunLog, *, step: int, log_every: int):
-        self._run, self._log, self._log_every = run, log, log_every
-        self._pending: tuple[int, int, base.Metrics] | None = None
-        self._meter = progress.Meter(done=step, total=run.num_steps)
-        self._compiled = False
-        self._start = time.perf_counter() - log.seconds_before
-
-    def put(self, step: int, count: int, metrics: base.Metrics) -> None:
-        """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
-        self.flush()
-        self._pending = (step, count, metrics)
-        if jax.default_backend() == "cpu":
-            self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
-
-    def flush(self) -> None:
-        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
-        if self._pending is None:
-            return
-        step, count, metrics = self._pending
-        self._pending = None
-        rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
-        _check_finite(step, rows)
-        done = step + count
-        first, self._compiled = not self._compiled, True
-        if done == self._run.num_steps or (not first and _crosses(step, done, self._log_every)):
-            self._write(done, {name: float(values[-1]) for name, values in rows.items()})
-        elif first:
-            self._meter.read(done)  # the first dispatch compiles: its time is kept out of the next rate
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        rate, seconds_left = self._meter.read(step)
-        batch_size = self._run.settings.batch_size
-        row = {
-            "step": step,
-            "epoch": step * batch_size / len(self._run.train_set.images),
-            **values,
-            "images_per_second": rate * batch_size,
-            "seconds": time.perf_counter() - self._start,
-        }
-        runlog.write_metrics(self._log, row)
-        progress.say(progress.training_line(row, num_steps=self._run.num_steps, seconds_left=seconds_left))
-
-    def evaluate(self, state: base.TrainState, step: int) -> float | None:
-        """Weighted kNN of the test split against the training split; None for unlabelled data."""
-        train_set, test_set = self._run.train_set, self._run.test_set
-        if test_set is None or not train_set.class_names:
-            return None
-        variables = features.encoder_variables(state.params, state.method_state)
-        with self._meter.paused():
-            predictions = probes.knn(
-                self._run.encode(variables, train_set),
-                train_set.labels,
-                self._run.encode(variables, test_set),
-                num_classes=len(train_set.class_names),
-                k=self._run.probe.knn_k,
-                temperature=self._run.probe.knn_temperature,
-            )
-        accuracy = probes.accuracy(predictions, test_set.labels)
-        runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})
-        progress.say(f"step {step}/{self._run.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %")
-        return accuracy
-
-
-def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
-    """Raises Diverged naming the first update whose loss or gradient is not finite."""
-    bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
-    if bad.any():
-        at = step + int(np.argmax(bad))
-        raise Diverged(
-            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
-            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> float | None:
+    """Weighted kNN of the test split against the training split; None for unlabelled data."""
+    train_set, test_set = run.train_set, run.test_set
+    if test_set is None or not train_set.class_names:
+        return None
+    variables = features.encoder_variables(state.params, state.method_state)
+    with reader.paused():
+        predictions = probes.knn(
+            run.encode(variables, train_set),
+            train_set.labels,
+            run.encode(variables, test_set),
+            num_classes=len(train_set.class_names),
+            k=run.probe.knn_k,
+            temperature=run.probe.knn_temperature,
         )
-
-
-def _crosses(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]."""
-    return after // every > before // every
+    accuracy = probes.accuracy(predictions, test_set.labels)
+    reader.write_accuracy(int(state.step), accuracy)
+    return accuracy
 
 
 def _announce(run: Run, step: int) -> None:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
-    "optim", "sharding", "checkpoint", "runlog", "progress"
+    "optim", "sharding", "launch", "checkpoint", "runlog", "progress"
 }  # fmt: skip
 ENTRY_POINTS = {"train", "evaluate", "report", "preview", "convert", "export"}
 # Room -> the rooms it may import beside itself.
@@ -30,8 +30,9 @@ ALLOWED = {
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
+    "readings": {"base", "launch", "progress", "runlog"},
     **{
-        room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", *GROUND}
+        room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
         for room in ENTRY_POINTS
     },
     "__main__": {"base", "config"},

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -95,3 +96,11 @@ def test_a_second_signal_ends_the_process_at_once():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGTERM
     assert "still here" not in done.stdout
+
+
+def test_a_muted_process_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_muted", threading.Event())
+    progress.say("one")
+    progress.mute()
+    progress.say("two")
+    assert capsys.readouterr().err == "one\n"

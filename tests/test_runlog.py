@@ -158,3 +158,15 @@ def test_the_environment_names_what_computes_the_numbers():
     environment = runlog.environment()
     assert {"python", "system", "jax", "jaxlib", "flax", "optax", "numpy"} <= environment.keys()
     assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_a_silent_log_writes_nothing(tmp_path):
+    with runlog.silent_log() as log:
+        runlog.write_metrics(log, {"step": 1, "loss": 2.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_tells_who_holds_the_folder(tmp_path):
+    assert runlog.lock_holder(tmp_path) == ""
+    with runlog.lock(tmp_path):
+        assert runlog.lock_holder(tmp_path).startswith(f"{os.getpid()} on ")

@@ -81,6 +81,7 @@ _BUDGET = """
     assert count("all-to-all") == 0, "all-to-all"
     assert all(len(g.split(",")) < 4 for g in gathers), f"an image-shaped all-gather: {gathers}"
     assert 0 < count("all-reduce") <= 2 * layers + 3, (count("all-reduce"), layers)
+    assert not re.search(r"callback|infeed|outfeed| send\\(| recv\\(", hlo), "the host takes part in the step"
     print(len(gathers), count("all-reduce"), layers)
 """
 
@@ -89,6 +90,78 @@ def test_the_compiled_step_keeps_its_collective_budget_on_four_devices():
     gathers, all_reduces, layers = map(int, run_on_devices(4, _BUDGET).split())
     assert layers == 15, "the budget is counted against all BatchNorm layers of encoder and head"
     assert gathers >= 1 and all_reduces <= 2 * layers + 3
+
+
+# What a device holds of a net of 1.2 M parameters, by the compiler's own analysis, and what two steps make of it.
+_SPLIT = """
+    import json
+    import jax, jax.numpy as jnp, numpy as np
+    from simclr_jax import config, sharding, train
+
+    settings = config.load_file("smoke").to_dict()
+    settings["encoder"]["width_multiplier"], settings["augment"]["size"] = 0.5, 8
+    settings["optimizer"]["name"], settings["schedule"]["base_learning_rate"] = "lars", 0.001
+    settings["train"]["batch_size"], settings["train"]["evaluate_every_epochs"] = 8, 0.0
+    found = {}
+    for how in sharding.PARAMETER_SHARDINGS:
+        settings["train"]["parameter_sharding"] = how
+        run = train.build(settings)
+        state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+        key = sharding.make_key(run.mesh, 0)
+        source, indices = run.feed.draw(0)
+        compiled = run.train_steps.lower(state, key, source, indices, jnp.int32(1)).compile()
+        hlo, memory = compiled.as_text(), compiled.memory_analysis()
+        losses = []
+        for step in range(2):
+            source, indices = run.feed.draw(step)
+            state, metrics = compiled(state, key, source, indices, jnp.int32(1))
+            losses.append(float(jax.block_until_ready(metrics["loss"])[0]))
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+        found[how] = [memory.argument_size_in_bytes, whole, held, losses, hlo.count(" all-to-all(")]
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_split_parameters_take_less_of_every_device_and_give_the_same_losses():
+    import json
+
+    found = json.loads(run_on_devices(4, _SPLIT))
+    (arguments, whole, held, losses, _), split = found["replicated"], found["fsdp"]
+    assert held == whole and 0.25 <= split[2] / whole < 0.30, "a quarter, but for the small arrays"
+    assert arguments - split[0] == held - split[2], "the compiler counts what the placement says"
+    np.testing.assert_allclose(split[3], losses, rtol=1e-5)
+    assert split[4] == 0, "no images travel to split weights"
+
+
+def test_long_arrays_are_split_along_their_longest_axis_that_divides():
+    mesh = sharding.make_mesh(1)
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), np.float32),
+        "tie": jax.ShapeDtypeStruct((64, 64), np.float32),
+        "scale": jax.ShapeDtypeStruct((128,), np.float32),
+        "step": jax.ShapeDtypeStruct((), np.int32),
+    }
+    placed = sharding.state_placement(mesh, shapes, how="fsdp")
+    assert placed == {
+        "kernel": sharding.rows(mesh, 3),
+        "tie": sharding.rows(mesh, 1),
+        "scale": sharding.replicated(mesh),
+        "step": sharding.replicated(mesh),
+    }
+    whole = sharding.state_placement(mesh, shapes, how="replicated")
+    assert set(jax.tree.leaves(whole)) == {sharding.replicated(mesh)}
+
+
+def test_an_unknown_parameter_sharding_is_refused():
+    with pytest.raises(base.InputError, match=r"must be one of replicated, fsdp; got 'zero3'"):
+        sharding.check_parameter_sharding("zero3")
+
+
+def test_a_vote_in_one_process_is_its_own():
+    vote = sharding.make_vote(sharding.make_mesh())
+    assert [vote(0), vote(15), vote(0)] == [0, 15, 0]
 
 
 # Three steps of the smoke config; order and views must not depend on devices at all, sums only by rounding.

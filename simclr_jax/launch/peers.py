@@ -1,0 +1,228 @@
+"""The processes of a run once they are connected: agreeing on facts, failing together, noticing who is stuck.
+
+Everything here goes through the key-value store of JAX's coordination service, with a time limit; no device takes
+part, so that it also works while a collective hangs.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from simclr_jax import base
+
+EXIT_PEER_LOST = 4
+
+# How long a wait for the device may last before a peer is taken for stuck: this many seconds, and this many times
+# the longest wait so far; the first ones, in which other processes may still compile, last much longer.
+STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
+_STUCK_SECONDS, _STUCK_WAITS = 300.0, 20.0
+_FIRST_WAITS, _FIRST_SECONDS = 3, 3600.0
+_GRACE_SECONDS = 5.0  # for the others to hear of a failure before the process that has the store in it ends
+
+
+class Peers:
+    """This process among those of the run. Use it as a context: whoever leaves it by an exception ends all.
+
+    index: of this process; process 0 writes metrics, results and config.
+    count: of all processes. With 1, every method returns at once and no thread runs.
+    """
+
+    def __init__(self, index: int, count: int, *, say: Callable[[str], None] = print):
+        self.index, self.count = index, count
+        self._say, self._round = say, 0
+        self._since: float | None = None
+        self._waits, self._longest, self._step = 0, 0.0, 0
+        self._limit = float(os.environ.get(STUCK_VARIABLE) or _STUCK_SECONDS)
+        self._left = threading.Event()
+        if count > 1:
+            self._store = _store()
+            threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.index == 0
+
+    def agree(self, facts: Mapping[str, Any], *, seconds: float = 120.0) -> None:
+        """Returns when all processes have come here with the same facts.
+
+        Args:
+            facts: JSON values by name.
+            seconds: how long the slowest process may take.
+
+        Raises:
+            base.InputError: the same line in all of them: which process, on which host, has which other value; or who
+                did not come.
+        """
+        if self.count == 1:
+            return
+        self._round += 1
+        key = f"simclr/agree/{self._round}"
+        mine = json.dumps({"host": platform.node(), "facts": dict(facts)}, sort_keys=True)
+        self._store.key_value_set(f"{key}/{self.index}", mine)
+        if self.is_main:
+            self._store.key_value_set(f"{key}/verdict", self._compare(key, json.loads(mine), seconds))
+        try:
+            verdict = self._store.blocking_key_value_get(f"{key}/verdict", int((seconds + 10) * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            raise base.InputError(f"All processes must meet within {seconds:.0f} s; process 0 did not come.") from error
+        if verdict != "same":
+            raise base.InputError(verdict)
+
+    def _compare(self, key: str, mine: Mapping[str, Any], seconds: float) -> str:
+        """Process 0's verdict: "same", or the line that says what differs where."""
+        deadline = time.monotonic() + seconds
+        for index in range(1, self.count):
+            left = max(deadline - time.monotonic(), 0.1)
+            try:
+                theirs = json.loads(self._store.blocking_key_value_get(f"{key}/{index}", int(left * 1000)))
+            except jax.errors.JaxRuntimeError:
+                return f"All processes must meet within {seconds:.0f} s; process {index} did not come. See its output."
+            for name in sorted(mine["facts"].keys() | theirs["facts"].keys()):
+                here, there = (side["facts"].get(name, "absent") for side in (mine, theirs))
+                if here != there:
+                    return (
+                        f"{name} must be the same in all processes; got {there!r} in process {index} on "
+                        f"{theirs['host']} and {here!r} in process 0 on {mine['host']}. Start all of them alike."
+                    )
+        return "same"
+
+    def any(self, flag: bool, *, seconds: float = 600.0) -> bool:
+        """Whether `flag` is true in any process; all of them call it, and all wait for the slowest.
+
+        Raises:
+            base.InputError: a process did not come.
+        """
+        if self.count == 1:
+            return flag
+        self._round += 1
+        key = f"simclr/any/{self._round}"
+        if flag:
+            self._store.key_value_set(f"{key}/{self.index}", "yes")
+        try:
+            self._store.wait_at_barrier(f"{key}/all", int(seconds * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise base.InputError(f"All processes must meet within {seconds:.0f} s; {reason}") from error
+        return bool(self._store.key_value_dir_get(key))
+
+    @contextlib.contextmanager
+    def waiting(self, step: int) -> Iterator[None]:
+        """Around a wait for the results of update `step`: if it never ends, a peer is stuck and this process ends.
+
+        JAX notices a process that is gone, but not one that lives and no longer takes part.
+        """
+        if self.count == 1:
+            yield
+            return
+        self._step, self._since = step, time.monotonic()
+        try:
+            yield
+        finally:
+            self._longest = max(self._longest, time.monotonic() - self._since) if self._waits >= _FIRST_WAITS else 0.0
+            self._waits, self._since = self._waits + 1, None
+
+    def __enter__(self) -> "Peers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.count == 1:
+            return
+        if error is None:
+            self._left.set()
+            jax.distributed.shutdown()  # waits for the others
+            return
+        # Unwinding further would wait for the others in JAX's own shutdown, and abort: they are told and this ends.
+        status, line = 2, f"simclr-jax train: {error}"
+        if not isinstance(error, base.InputError):
+            traceback.print_exception(kind, error, trace)
+            status, line = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        self._left.set()
+        if status == 2:
+            print(line, file=sys.stderr, flush=True)
+        self._tell(status, line)
+        _end(status)
+
+    def _tell(self, status: int, line: str) -> None:
+        """Leaves word for the others, and stays until they have read it: the store may live in this process."""
+        news = {"status": status, "line": line, "index": self.index, "host": platform.node()}
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._store.key_value_set("simclr/failed", json.dumps(news))
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
+
+    def _watch(self) -> None:
+        """The watching thread: has another process failed, does this one wait for ever?"""
+        interval = max(0.5, self.count / 128)  # a thousand processes ask the store 128 times a second
+        said = -1
+        while not self._left.wait(interval):
+            if self._step != said:
+                said = self._step
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    self._store.key_value_set(f"simclr/step/{self.index}", f"{said}", allow_overwrite=True)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._leave_if_told(json.loads(self._store.key_value_try_get("simclr/failed")))
+            since = self._since
+            if since is not None and time.monotonic() - since > self._patience():
+                self._report_stuck(time.monotonic() - since)
+
+    def _patience(self) -> float:
+        if self._waits < _FIRST_WAITS and not os.environ.get(STUCK_VARIABLE):
+            return _FIRST_SECONDS
+        return max(self._limit, _STUCK_WAITS * self._longest)
+
+    def _leave_if_told(self, news: Mapping[str, Any]) -> None:
+        """Ends this process because another one failed."""
+        if self._left.is_set():
+            return
+        print(
+            f"simclr-jax train: ended because process {news['index']} on {news['host']} failed: {news['line']}",
+            file=sys.stderr,
+            flush=True,
+        )
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
+        _end(news["status"])
+
+    def _report_stuck(self, seconds: float) -> None:
+        """Says where every process is, where this one waits, and ends it."""
+        steps = {}
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            steps = {int(key.rsplit("/", 1)[1]): int(v) for key, v in self._store.key_value_dir_get("simclr/step")}
+        steps[self.index] = self._step
+        behind = sorted(i for i in range(self.count) if steps.get(i, -1) <= min(steps.values()))
+        line = (
+            f"waited {seconds:.0f} s for update {self._step} (limit: {STUCK_VARIABLE}); furthest behind: "
+            + ", ".join(f"process {i} at update {steps.get(i, 'none')}" for i in behind[:8])
+        )
+        print(f"simclr-jax train: {line}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        self._tell(EXIT_PEER_LOST, line)
+        _end(EXIT_PEER_LOST)
+
+
+def _end(status: int) -> None:
+    """Ends this process at once, without the clean-up that would wait for the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _store() -> Any:
+    """The client of the coordination service. JAX has no public name for it; its own checkpointing uses this one."""
+    from jax._src import distributed
+
+    return distributed.global_state.client

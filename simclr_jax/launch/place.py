@@ -1,0 +1,207 @@
+"""Where this process stands in a job of several: read from flags and from what launchers leave in the environment.
+
+Pure: the environment comes in as a mapping. JAX has a detection of its own; it is asked only where the answer needs
+the network (TPU on Compute Engine, Kubernetes' API). Elsewhere the reading here corrects three things: JAX shows a
+process of SLURM or Open MPI one GPU even where it is the only process of its host, it takes the tasks of a whole job
+where a step has fewer, and without its environment it fails where a plain run on one device was meant.
+"""
+
+import glob
+import importlib.util
+import re
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from simclr_jax import base
+
+
+class Place(NamedTuple):
+    """Where a process stands.
+
+    launcher: "flags", "slurm", "openmpi", "gketpu", "gcetpu" or "k8s".
+    coordinator: HOST:PORT of process 0. None = JAX asks the launcher for it, and for the two numbers.
+    num_processes, process_id: None = JAX asks the launcher.
+    local_device_ids: the GPUs of this process; None = all that it sees.
+    num_hosts: None = not known.
+    """
+
+    launcher: str
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: tuple[int, ...] | None = None
+    num_hosts: int | None = None
+
+
+def find_place(
+    environment: Mapping[str, str],
+    *,
+    coordinator: str | None = None,
+    num_processes: str | None = None,
+    process_id: str | None = None,
+    on_tpu: bool = False,
+) -> Place | None:
+    """The place of this process; None where it is the only one.
+
+    Args:
+        environment: such as `os.environ`.
+        coordinator: flag, HOST:PORT of process 0.
+        num_processes: flag; "1" alone says that this process is on its own, whatever the environment says.
+        process_id: flag.
+        on_tpu: whether this machine has a TPU of Google's cloud; see `has_tpu`.
+
+    Raises:
+        base.InputError: flags that contradict each other or are half given, a number out of range, or an environment
+            that says too little.
+    """
+    count, index = _number(num_processes, "num_processes", low=1), _number(process_id, "process_id", low=0)
+    if count == 1 and coordinator is None and not index:
+        return None
+    if coordinator is not None:
+        _check_address(coordinator)
+    found = None if None not in (coordinator, count, index) else _from_environment(environment, on_tpu=on_tpu)
+    known = (coordinator, count, index) != (None, None, None)
+    if found is None and not known:
+        return None
+    place = found or Place("flags")
+    place = place._replace(
+        coordinator=place.coordinator if coordinator is None else coordinator,
+        num_processes=place.num_processes if count is None else count,
+        process_id=place.process_id if index is None else index,
+    )
+    missing = [f"--{name}" for name in ("coordinator", "num_processes", "process_id") if getattr(place, name) is None]
+    if missing and (found is None or known or found.launcher == "openmpi"):
+        where = f", and the environment of {found.launcher} does not tell" if found else ""
+        raise base.InputError(
+            "--coordinator, --num_processes and --process_id are given together; got no "
+            f"{' and no '.join(missing)}{where}. Give all three."
+        )
+    _check_range(place)
+    return place
+
+
+def has_tpu() -> bool:
+    """Whether this machine has a TPU of Google's cloud and the library to use it; asks neither network nor JAX."""
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    google = "0x1ae0"
+    return any(_read(path).strip() == google for path in glob.glob("/sys/bus/pci/devices/*/vendor"))
+
+
+def first_host(node_list: str) -> str:
+    """The first host of SLURM's compressed list: node[003-015,020],login1 -> node003.
+
+    Raises:
+        base.InputError: the list does not begin with a name.
+    """
+    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", node_list)
+    if match is None:
+        raise base.InputError(f"SLURM's list of nodes must begin with a name; got '{node_list}'. Use --coordinator.")
+    return match[1] + (match[2] or "")
+
+
+def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Place | None:
+    """What the launcher says. Open MPI goes before SLURM, whose variables of its daemons `mpirun` leaves there."""
+    for read in (_openmpi, _slurm):
+        place = read(environment)
+        if place is not None:
+            return place
+    if on_tpu and "tpu" in environment.get("JAX_PLATFORMS", "tpu"):
+        workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+        if workers or environment.get("TPU_PROCESS_ADDRESSES_PATH"):
+            several = "," in workers or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1 or not workers
+            return Place("gketpu") if several else None
+        return None if environment.get("TPU_SKIP_MDS_QUERY") else Place("gcetpu")
+    if environment.get("KUBERNETES_SERVICE_HOST") and environment.get("JOB_COMPLETION_INDEX"):
+        return Place("k8s", process_id=_number(environment["JOB_COMPLETION_INDEX"], "JOB_COMPLETION_INDEX", low=0))
+    return None
+
+
+def _slurm(environment: Mapping[str, str]) -> Place | None:
+    """A step of several tasks. Outside of `srun` there is no step, so that a plain batch script stays alone."""
+    if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= environment.keys():
+        return None
+    count = _variable(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    if count is None or count == 1:
+        return None
+    hosts = _variable(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+    job = _variable(environment, "SLURM_JOB_ID") or 0
+    local = _variable(environment, "SLURM_LOCALID") or 0
+    return Place(
+        "slurm",
+        coordinator=f"{first_host(environment['SLURM_STEP_NODELIST'])}:{_port(environment, job)}",
+        num_processes=count,
+        process_id=_variable(environment, "SLURM_PROCID"),
+        local_device_ids=_devices(environment, local=local, alone=count == hosts),
+        num_hosts=hosts,
+    )
+
+
+def _openmpi(environment: Mapping[str, str]) -> Place | None:
+    """Ranks of `mpirun`. Open MPI 5 no longer tells where it was started: then all ranks must be on one host."""
+    count = _variable(environment, "OMPI_COMM_WORLD_SIZE")
+    if count is None or count == 1:
+        return None
+    local = _variable(environment, "OMPI_COMM_WORLD_LOCAL_RANK") or 0
+    local_size = _variable(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") or 1
+    uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
+    job = uri.split(".")[0] or environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid") or "0"
+    address = re.search(r"tcp://([^,:]+)|tcp6://\[([^,\]]+)", uri)
+    host = "localhost" if local_size == count else next(filter(None, address.groups())) if address else None
+    return Place(
+        "openmpi",
+        coordinator=host and f"{host}:{_port(environment, zlib.crc32(job.encode()))}",
+        num_processes=count,
+        process_id=_variable(environment, "OMPI_COMM_WORLD_RANK"),
+        local_device_ids=_devices(environment, local=local, alone=local_size == 1),
+        num_hosts=1 if local_size == count else None,
+    )
+
+
+def _devices(environment: Mapping[str, str], *, local: int, alone: bool) -> tuple[int, ...] | None:
+    """The GPUs of a process: all that it sees if it is alone on its host or sees one, else the one of its rank."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES") or environment.get("ROCR_VISIBLE_DEVICES")
+    return None if alone or (visible is not None and "," not in visible) else (local,)
+
+
+def _port(environment: Mapping[str, str], job: int) -> str:
+    """A port of the upper ephemeral range that all processes of a job compute alike, as JAX does."""
+    return environment.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
+
+
+def _variable(environment: Mapping[str, str], *names: str) -> int | None:
+    """The first of the variables that is set, as a number."""
+    return next((_number(environment[name], name, low=0) for name in names if environment.get(name)), None)
+
+
+def _number(text: str | None, name: str, *, low: int) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,9}", str(text)) or int(text) < low:
+        raise base.InputError(f"{name} must be a whole number from {low}; got '{str(text)[:40]}'.")
+    return int(text)
+
+
+def _check_address(coordinator: str) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 65536:
+        raise base.InputError(
+            f"coordinator must be HOST:PORT of process 0 with a port from 1 to 65535; got '{coordinator[:80]}'. "
+            "Use for example 10.0.0.1:12345."
+        )
+
+
+def _check_range(place: Place) -> None:
+    if place.num_processes is not None and place.process_id is not None and place.process_id >= place.num_processes:
+        raise base.InputError(
+            f"process_id must be from 0 to num_processes - 1; got {place.process_id} and {place.num_processes}."
+        )
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,97 @@
+"""Reading the metrics of a training run off the device: one dispatch late, checked, logged and printed."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from simclr_jax import base, launch, progress, runlog
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient became non-finite; the message is one line for the user."""
+
+
+class Sizes(NamedTuple):
+    """Of a run: updates in all, images per update, images per epoch."""
+
+    num_steps: int
+    batch_size: int
+    num_images: int
+
+
+class Reader:
+    """Reads metrics one dispatch late, so that the device never waits for the host; checks, logs and prints them."""
+
+    def __init__(self, log: runlog.RunLog, peers: launch.Peers, sizes: Sizes, *, step: int, log_every: int):
+        self._log, self._peers, self._sizes, self._log_every = log, peers, sizes, log_every
+        self._pending: tuple[int, int, base.Metrics] | None = None
+        self._meter = progress.Meter(done=step, total=sizes.num_steps)
+        self._compiled = False
+        self._start = time.perf_counter() - log.seconds_before
+
+    def put(self, step: int, count: int, metrics: base.Metrics) -> None:
+        """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
+        self.flush()
+        self._pending = (step, count, metrics)
+        if jax.default_backend() == "cpu":
+            self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
+
+    def flush(self) -> None:
+        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
+        if self._pending is None:
+            return
+        step, count, metrics = self._pending
+        self._pending = None
+        with self._peers.waiting(step + count):
+            rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
+        _check_finite(step, rows)
+        done = step + count
+        first, self._compiled = not self._compiled, True
+        if done == self._sizes.num_steps or (not first and crosses(step, done, self._log_every)):
+            self._write(done, {name: float(values[-1]) for name, values in rows.items()})
+        elif first:
+            self._meter.read(done)  # the first dispatch compiles: its time is kept out of the next rate
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        rate, seconds_left = self._meter.read(step)
+        row = {
+            "step": step,
+            "epoch": step * self._sizes.batch_size / self._sizes.num_images,
+            **values,
+            "images_per_second": rate * self._sizes.batch_size,
+            "seconds": time.perf_counter() - self._start,
+        }
+        runlog.write_metrics(self._log, row)
+        progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent inside out of the rate."""
+        with self._meter.paused():
+            yield
+
+    def write_accuracy(self, step: int, accuracy: float) -> None:
+        """Logs and prints the kNN accuracy after update `step`."""
+        runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})
+        say = f"step {step}/{self._sizes.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %"
+        progress.say(say)
+
+
+def crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every
+
+
+def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
+    """Raises Diverged naming the first update whose loss or gradient is not finite."""
+    bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
+    if bad.any():
+        at = step + int(np.argmax(bad))
+        raise Diverged(
+            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
+            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+        )

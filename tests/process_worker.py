@@ -1,0 +1,202 @@
+"""What one process of tests/test_processes.py does: steps of a tiny run, and what it saw written to a JSON file.
+
+Started as `python -m tests.process_worker FOLDER TASK...`; which process it is, the launcher's variables say.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+import jax.numpy as jnp
+import numpy as np
+
+from simclr_jax import augment, base, checkpoint, config, launch, sharding, train, train_step
+from simclr_jax.data import resident
+
+NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 10, 6
+OVERRIDES = [
+    "--config.augment.size=8",
+    "--config.train.batch_size=32",
+    "--config.optimizer.name=lars",
+    "--config.schedule.base_learning_rate=0.0005",  # at a hundred times that this net is chaotic, see the test
+    "--config.train.log_every_steps=1",
+    "--config.train.checkpoint_every_steps=5",
+    "--config.train.evaluate_every_epochs=0.3",
+]
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    parsed, _ = config.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
+    assert parsed is not None
+    return parsed.to_dict()
+
+
+def digest(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def whole(run: train.Run, tree: Any) -> Any:
+    """Global arrays as host arrays, collected from all processes."""
+    collect = jax.jit(lambda x: x, out_shardings=sharding.replicated(run.mesh))
+    return jax.tree.map(np.asarray, collect(tree))
+
+
+def views_of(run: train.Run, at: tuple[int, ...]) -> list[str]:
+    """Digests of the views of the updates `at`, made as the training step makes them."""
+    make_views = augment.make_simclr_views(**run.config["augment"])
+    load = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, make_views), run.mesh, row_args=(False, False, True, True)
+    )
+
+    def views(key: jax.Array, step: Any, draw: Any, positions: jax.Array) -> jax.Array:
+        return load(train_step.views_key(key, step), draw[0], draw[1][0], positions)[1]
+
+    compiled = jax.jit(views, out_shardings=sharding.replicated(run.mesh))
+    key = sharding.make_key(run.mesh, run.config["seed"])
+    positions = sharding.put_rows(run.mesh, np.arange(run.settings.batch_size, dtype=np.int32))
+    return [digest(np.asarray(compiled(key, np.int32(step), run.feed.draw(step), positions))) for step in at]
+
+
+def steps(run: train.Run, state: base.TrainState, *, until: int, save_to: Any = None) -> tuple[Any, list[float]]:
+    key, losses = sharding.make_key(run.mesh, run.config["seed"]), []
+    for step in range(int(state.step), until):
+        state, metrics = run.train_steps(state, key, *run.feed.draw(step), jnp.asarray(1, jnp.int32))
+        losses.append(float(np.asarray(jax.block_until_ready(metrics["loss"]))[0]))
+        if save_to is not None and step + 1 == SAVED_STEP:
+            checkpoint.save(save_to, state, step=SAVED_STEP)
+    return state, losses
+
+
+def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Twenty steps from the beginning, with the state saved after ten."""
+    run = train.build(settings())
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    before = jax.tree.leaves(whole(run, state.params))
+    with checkpoint.open_checkpoints(folder / "checkpoints") as checkpoints:
+        state, losses = steps(run, state, until=NUM_STEPS, save_to=checkpoints)
+    after = jax.tree.leaves(whole(run, state.params))
+    if peers.is_main:
+        np.savez(folder / "moved.npz", *(b - a for a, b in zip(before, after, strict=True)))
+    return {
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "order": [digest(whole(run, run.feed.draw(step)[1])) for step in range(NUM_STEPS)],
+        "views": views_of(run, (0, 13)),
+        "losses": losses,
+        "compiled": run.train_steps._cache_size(),
+    }
+
+
+def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replicated") -> dict[str, Any]:
+    """The last ten steps of the run that another number of devices saved after ten."""
+    run = train.build(settings(f"--config.train.parameter_sharding={how}"))
+    like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
+    with checkpoint.open_checkpoints(folder.parent / "saved" / "checkpoints") as checkpoints:
+        state = checkpoint.restore_latest(checkpoints, like, any_process=peers.any)
+        assert state is not None
+    first = int(state.step)
+    digests = checkpoint.leaf_digests(state._asdict())
+    state, losses = steps(run, state, until=NUM_STEPS)
+    order = [digest(whole(run, run.feed.draw(step)[1])) for step in range(first, NUM_STEPS)]
+    return {"first": first, "losses": losses, "order": order, "digests": digest(json.dumps(digests).encode())}
+
+
+def task_split(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """The same with split parameters, saved in parts and restored in parts."""
+    found = task_resume(folder, peers, how="fsdp")
+    run = train.build(settings("--config.train.parameter_sharding=fsdp"))
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    split = [leaf for leaf in jax.tree.leaves(state) if not leaf.is_fully_replicated]
+    with checkpoint.open_checkpoints(folder / "split") as checkpoints:
+        checkpoint.save(checkpoints, state, step=1)
+        checkpoints.wait_until_finished()
+        back = checkpoint.restore(checkpoints, state, step=1)
+    same = checkpoint.leaf_digests(back) == checkpoint.leaf_digests(state)
+    return {**found, "split": len(split), "same": same, "local_bytes": local_bytes(state)}
+
+
+def local_bytes(tree: Any) -> int:
+    """Bytes of the tree that the first device of this process holds."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def task_agree(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """What the processes say to each other; every answer must be the same in both."""
+    del folder
+    peers.agree({"seed": 0, "jax": jax.__version__})
+    found: dict[str, Any] = {"any": [peers.any(False), peers.any(peers.index == 1), peers.any(False)]}
+    try:
+        peers.agree({"seed": peers.index, "jax": jax.__version__})
+    except base.InputError as error:
+        found["refused"] = str(error)
+    vote = sharding.make_vote(sharding.make_mesh())
+    found["votes"] = [vote(0), vote(15 if peers.index == 1 else 0), vote(0)]
+    try:
+        sharding.check_batch_size(30, sharding.make_mesh())
+    except base.InputError as error:
+        found["batch"] = str(error)
+    return found
+
+
+def task_streamed(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Which rows this process reads of a batch that is streamed."""
+    del folder, peers
+    read: list[int] = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, rows: Any) -> Any:
+            if isinstance(rows, np.ndarray):
+                read.extend(rows.tolist())
+            return np.asarray(super().__getitem__(rows))
+
+    images = np.arange(64, dtype=np.int32).view(Counted)
+    rows = sharding.gather_rows(sharding.make_mesh(), images, np.arange(16, 32, dtype=np.int32))
+    return {"read": sorted(read), "sum": int(np.asarray(whole_sum(rows)))}
+
+
+def whole_sum(rows: jax.Array) -> jax.Array:
+    return jax.jit(jnp.sum, out_shardings=sharding.replicated(rows.sharding.mesh))(rows)  # type: ignore[attr-defined]
+
+
+def task_stopped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """The training program, one process of which gets SIGTERM in the middle."""
+    build = train.build
+
+    def build_with_signal(values: Any) -> train.Run:
+        run = build(values)
+
+        def draw(step: int) -> Any:
+            if step == SIGNAL_STEP and peers.index == peers.count - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run.feed.draw(step)
+
+        return run._replace(feed=run.feed._replace(draw=draw))
+
+    train.build = build_with_signal
+    try:
+        status = train.run_in(folder / "run", settings(), peers)
+    finally:
+        train.build = build
+    with checkpoint.open_checkpoints(folder / "run" / "checkpoints") as checkpoints:
+        return {"status": status, "step": checkpoints.latest_step()}
+
+
+def main() -> None:
+    folder, tasks = pathlib.Path(sys.argv[1]), sys.argv[2:]
+    with launch.join() as peers:
+        for task in tasks:
+            found = globals()[f"task_{task}"](folder, peers)
+            (folder / f"{task}.{peers.index}.json").write_text(json.dumps(found))
+            peers.any(False)
+
+
+if __name__ == "__main__":
+    main()
