@@ -6,7 +6,7 @@ the forward pass and made again in the backward pass, each unordered pair of row
 """
 
 import functools
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +47,10 @@ def nt_xent_blockwise(
     (arXiv 2205.14135) and Inf-CL (arXiv 2410.17243); that a tile is used in both directions is particular to NT-Xent.
     """
     u, scale, bounded = prepare(z, temperature=temperature, block_size=block_size, normalize=normalize)
-    return _nt_xent(u, scale, tiles.make_plan(z.shape[0], block_size=block_size, bounded=bounded))
+    return nt_xent_in_tiles(u, scale, tiles.make_plan(z.shape[0], block_size=block_size, bounded=bounded))
 
 
-def prepare(
-    z: Array, *, temperature: float | Array, block_size: int, normalize: bool
-) -> tuple[Array, Array, bool]:
+def prepare(z: Array, *, temperature: float | Array, block_size: int, normalize: bool) -> tuple[Array, Array, bool]:
     """(projections in at least float32, 1 / temperature as a scalar of their type, whether logits are bounded by it).
 
     Raises:
@@ -70,24 +68,24 @@ def prepare(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _nt_xent(u: Array, scale: Array, plan: tiles.Plan) -> tuple[Array, dict[str, Array]]:
+def nt_xent_in_tiles(u: Array, scale: Array, plan: tiles.Plan) -> tuple[Array, dict[str, Array]]:
+    """The loss and metrics of projections u [B, 2, d] as they are, for 1 / temperature and a plan of all images."""
     return _forward(u, scale, plan)[0]
 
 
-def _forward(u: Array, scale: Array, plan: tiles.Plan):
+def _forward(u: Array, scale: Array, plan: tiles.Plan) -> tuple[Any, Any]:
     blocks = tiles.cut(u, plan)
     values = tiles.finish(tiles.sum_own(blocks, scale, plan), scale, plan)
-    return summarize(sum_values(values, plan), plan.count), (u, scale, values)
+    return summarize(sum_values(values, plan), plan.num_images), (u, scale, values)
 
 
-def _backward(plan: tiles.Plan, residuals, cotangents) -> tuple[Array, Array]:
+def _backward(plan: tiles.Plan, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
     u, scale, values = residuals
-    total = tiles.pull_own(tiles.cut(u, plan), values, scale, plan)
-    total = tiles.join(total, plan) * (cotangents[0] / (2 * plan.count))
-    return scale * total, jnp.sum(u * total) / 2  # logits are of degree two in u and of degree one in scale
+    total = tiles.pull_own(tiles.cut(u, plan), values, scale=scale, plan=plan)
+    return scale_gradient(tiles.join(total, plan), u, scale, cotangent=cotangents[0] / (2 * plan.num_images))
 
 
-_nt_xent.defvjp(_forward, _backward)
+nt_xent_in_tiles.defvjp(_forward, _backward)
 
 
 def sum_values(values: tiles.RowValues, plan: tiles.Plan) -> Array:
@@ -99,3 +97,12 @@ def summarize(sums: Array, count: int) -> tuple[Array, dict[str, Array]]:
     """(loss, metrics) from the sums of `sum_values` over `count` images."""
     metrics = {"contrastive_accuracy": sums[1] / count, "contrastive_entropy": sums[2] / count}
     return sums[0] / (2 * count), metrics
+
+
+def scale_gradient(total: Array, u: Array, scale: Array, *, cotangent: Array) -> tuple[Array, Array]:
+    """The gradients in u and in scale, from `total`, that in u over scale and cotangent.
+
+    Logits are of degree two in u and of degree one in scale, so that one gradient follows from the other.
+    """
+    total = total * cotangent
+    return scale * total, jnp.sum(u * total) / 2

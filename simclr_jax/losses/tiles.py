@@ -26,12 +26,14 @@ _NEVER = -1e30
 class Plan(NamedTuple):
     """How a chunk is cut, known when compiling.
 
-    count: images of the chunk, b. size: rows of a block, t. bounded: whether no logit exceeds `scale` and exp(-2 scale)
-    does not underflow; one exponential, exp(s - scale), then serves both rows of an entry.
+    num_images: of the chunk, b. size: rows of a block, t. area: entries of a tile at most. bounded: whether no logit
+    exceeds `scale` and exp(-2 scale) does not underflow; one exponential, exp(s - scale), then serves both rows of an
+    entry.
     """
 
-    count: int
+    num_images: int
     size: int
+    area: int
     bounded: bool
 
     @property
@@ -68,15 +70,33 @@ class RowValues(NamedTuple):
     entropies: Array
 
 
+class Rows(NamedTuple):
+    """The rows of a chunk that is a part of the batch, and which part.
+
+    blocks: [2n, t, d]. first: int32 scalar, the chunk's first image in the batch. plan: of the chunk. normalizers:
+    [2n, K, t], see RowValues; only the backward pass has them.
+    """
+
+    blocks: Array
+    first: Array
+    plan: Plan
+    normalizers: Array | None = None
+
+    def images(self, i: Array) -> Array:
+        """[t]: the images of block i by their place in the batch; -1 for padding."""
+        places = (i % self.plan.num_blocks) * self.plan.size + jnp.arange(self.plan.size, dtype=jnp.int32)
+        return jnp.where(places < self.plan.num_images, self.first + places, -1)
+
+
 def make_plan(count: int, *, block_size: int, bounded: bool) -> Plan:
     """The plan of `count` images in the fewest blocks of at most `block_size` rows, which come out equally large."""
     num_blocks = -(-count // block_size)
-    return Plan(count, -(-count // num_blocks), bounded)
+    return Plan(count, -(-count // num_blocks), block_size**2, bounded)
 
 
 def cut(u: Array, plan: Plan) -> Array:
     """Rows [b, 2, d] as blocks [2n, t, d]; padding rows are zero."""
-    padding = plan.num_blocks * plan.size - plan.count
+    padding = plan.num_blocks * plan.size - plan.num_images
     u = jnp.pad(u.swapaxes(0, 1), ((0, 0), (0, padding), (0, 0)))
     return u.reshape(2 * plan.num_blocks, plan.size, u.shape[-1])
 
@@ -84,12 +104,20 @@ def cut(u: Array, plan: Plan) -> Array:
 def join(blocks: Array, plan: Plan) -> Array:
     """The inverse of `cut`: [2n, t, d] -> [b, 2, d]."""
     rows = blocks.reshape(2, -1, blocks.shape[-1])
-    return rows[:, : plan.count].swapaxes(0, 1)
+    return rows[:, : plan.num_images].swapaxes(0, 1)
 
 
 def sum_images(values: Array, plan: Plan) -> Array:
     """The sum of values [n, t] or [2n, t] without padding rows."""
-    return jnp.sum(values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.count])
+    return jnp.sum(values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.num_images])
+
+
+def no_sums(plan: Plan, dtype: Any) -> Sums:
+    """The sums of a chunk that has seen nothing yet."""
+    n, t = plan.num_blocks, plan.size
+    empty = jnp.zeros((n, 2, t), dtype) if plan.bounded else jnp.zeros((n, 3, t), dtype).at[:, 0].set(_NEVER)
+    rows = jnp.concatenate([empty, empty])[:, :-1]
+    return Sums(rows, empty, jnp.full((n, 2, t), _NEVER, dtype), jnp.zeros((n, t), dtype))
 
 
 def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
@@ -131,35 +159,31 @@ def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
         sums = _add_cross(sums, (i, s, _on_side(jnp.max(s, axis=1), j > n + i)), scale, plan)
         return sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
 
-    return _each_pair(_no_sums(n, t, plan, blocks.dtype), n, (own, positive, within, cross))
+    return _each_pair(no_sums(plan, blocks.dtype), n, (own, positive, within, cross))
 
 
-def sum_others(sums: Sums, blocks: Array, chunk: Array, *, later: Array, scale: Array, plan: Plan) -> Sums:
-    """The sums with the rows of another chunk of the same plan as further negatives.
+def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
+    """The sums of `rows` with the images of `columns` as further candidates; the same images may be among both."""
+    n, m = rows.plan.num_blocks, columns.plan.num_blocks
+    stats = functools.partial(_stats, axis=1, scale=scale, plan=rows.plan)
 
-    Args:
-        sums: so far, of `blocks` [2n, t, d].
-        blocks: the rows.
-        chunk: [2n, t, d], the columns.
-        later: bool, whether the images of `chunk` come after those of `blocks` in the batch; ties count differently.
-        scale: scalar, 1 / temperature.
-        plan: of both chunks.
-    """
-    n = plan.num_blocks
-
-    def logits(i: Array, j: Array) -> Array:
-        return _hide_padding(_logits(_at(blocks, i), _at(chunk, j), scale), (i, j), plan)
+    def logits(i: Array, j: Array) -> tuple[Array, Array, Array]:
+        row, column = rows.images(i)[:, None], columns.images(j)[None]
+        s = _logits(_at(rows.blocks, i), _at(columns.blocks, j), scale)
+        return jnp.where((row == column) | (column < 0), _NEVER, s), s, column - row
 
     def plain(i: Array, j: Array, sums: Sums) -> Sums:
-        more = _stats(logits(i, j), axis=1, scale=scale, plan=plan)
-        return sums._replace(rows=_merge_at(sums.rows, i, more, plan))
+        return sums._replace(rows=_merge_at(sums.rows, i, stats(logits(i, j)[0]), rows.plan))
 
     def cross(i: Array, j: Array, sums: Sums) -> Sums:
-        s = logits(i, j)
-        return _add_cross(sums, (i, s, _on_side(jnp.max(s, axis=1), later)), scale, plan)
+        s, raw, ahead = logits(i, j)
+        sides = [jnp.max(jnp.where(side, s, _NEVER), axis=1) for side in (ahead < 0, ahead > 0)]
+        sums = _add_cross(sums, (i, s, jnp.stack(sides)), scale, rows.plan)
+        positive = _at(sums.positive, i) + jnp.sum(jnp.where(ahead == 0, raw, 0.0), axis=1)
+        return sums._replace(positive=_put(sums.positive, i, positive))
 
-    sums = _each(plain, sums, (0, 2 * n), lambda i: (0, jnp.where(i < n, n, 2 * n)))
-    return _each(cross, sums, (0, n), lambda i: (n, 2 * n))
+    sums = _each(plain, sums, (0, 2 * n), lambda i: (0, jnp.where(i < n, m, 2 * m)))
+    return _each(cross, sums, (0, n), lambda i: (m, 2 * m))
 
 
 def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
@@ -179,7 +203,7 @@ def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
     return RowValues(losses, normalizers, correct.astype(losses.dtype), entropies)
 
 
-def pull_own(blocks: Array, values: RowValues, scale: Array, plan: Plan) -> Array:
+def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: Plan) -> Array:
     """[2n, t, d]: the gradient of the sum of losses in `blocks`, over `scale`, by pairs of rows inside the chunk."""
     n, normalizers = plan.num_blocks, values.normalizers
     eye = jnp.eye(plan.size, dtype=bool)
@@ -201,30 +225,30 @@ def pull_own(blocks: Array, values: RowValues, scale: Array, plan: Plan) -> Arra
         return both(i, n + i, total, diagonal=True)
 
     total = _each_pair(jnp.zeros_like(blocks), n, (own, positive, both, both))
-    # The positive's p - 1, of both directions; the probability itself would cancel against the 1.
-    missing = -jnp.expm1(-values.losses)
+    return pull_positives(total, blocks, values.losses)
+
+
+def pull_positives(total: Array, blocks: Array, losses: Array) -> Array:
+    """`total` [2n, t, d] plus the part of the gradient that comes from the positives of rows with these losses."""
+    # p - 1, of both directions; the probability itself would cancel against the 1.
+    n, missing = blocks.shape[0] // 2, -jnp.expm1(-losses)
     missing = (missing[:n] + missing[n:])[..., None]
     return total - jnp.concatenate([missing * blocks[n:], missing * blocks[:n]])
 
 
-def pull_others(total: Array, rows: tuple[Array, Array], columns: tuple[Array, Array], *, scale: Array, plan: Plan):
-    """`total` [2n, t, d] plus the part of the gradient that comes from another chunk.
+def pull_columns(total: Array, rows: Rows, columns: Rows, *, scale: Array) -> Array:
+    """`total` [2n, t, d] plus the part of the gradient of `rows` that comes from negatives among `columns`."""
 
-    Args:
-        total: so far.
-        rows: (blocks [2n, t, d], normalizers [2n, K, t]).
-        columns: the same of the other chunk.
-        scale: scalar, 1 / temperature.
-        plan: of both chunks.
-    """
-    n = plan.num_blocks
+    assert rows.normalizers is not None and columns.normalizers is not None
+    normalizers = (rows.normalizers, columns.normalizers)
 
     def visit(i: Array, j: Array, total: Array) -> Array:
-        pair = (_at(rows[1], i), _at(columns[1], j))
-        w = _weights(_logits(_at(rows[0], i), _at(columns[0], j), scale), pair, scale, plan)
-        return _put(total, i, _at(total, i) + _dot(w, _at(columns[0], j), (1, 0)))
+        pair = (_at(normalizers[0], i), _at(normalizers[1], j))
+        w = _weights(_logits(_at(rows.blocks, i), _at(columns.blocks, j), scale), pair, scale, rows.plan)
+        w = jnp.where(rows.images(i)[:, None] == columns.images(j)[None], 0.0, w)
+        return _put(total, i, _at(total, i) + _dot(w, _at(columns.blocks, j), (1, 0)))
 
-    return _each(visit, total, (0, 2 * n), lambda i: (0, 2 * n))
+    return _each(visit, total, (0, rows.blocks.shape[0]), lambda i: (0, columns.blocks.shape[0]))
 
 
 def _at(x: Array, i: Array) -> Array:
@@ -248,9 +272,9 @@ def _logits(a: Array, b: Array, scale: Array) -> Array:
 def _hide_padding(s: Array, at: tuple[Array, Array], plan: Plan) -> Array:
     """Logits of the tile (i, j) with those of padding rows and columns taken out."""
     n, t = plan.num_blocks, plan.size
-    if n * t == plan.count:
+    if n * t == plan.num_images:
         return s
-    row, column = ((i % n) * t + jnp.arange(t) < plan.count for i in at)
+    row, column = ((i % n) * t + jnp.arange(t) < plan.num_images for i in at)
     return jnp.where(row[:, None] & column[None], s, _NEVER)
 
 
@@ -289,12 +313,6 @@ def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: Pla
     return jnp.exp(s - row[0]) * row[1] + jnp.exp(s - column[0]) * column[1]
 
 
-def _no_sums(n: int, t: int, plan: Plan, dtype: Any) -> Sums:
-    empty = jnp.zeros((n, 2, t), dtype) if plan.bounded else jnp.zeros((n, 3, t), dtype).at[:, 0].set(_NEVER)
-    rows = jnp.concatenate([empty, empty])[:, :-1]
-    return Sums(rows, empty, jnp.full((n, 2, t), _NEVER, dtype), jnp.zeros((n, t), dtype))
-
-
 def _add_cross(sums: Sums, seen: tuple[Array, Array, Array], scale: Array, plan: Plan) -> Sums:
     """The sums after block i of view 1 has seen logits s of view 2 with maxima `best` [2, t]: seen = (i, s, best)."""
     i, s, best = seen
@@ -312,9 +330,10 @@ def _each(visit: Callable[..., Any], carry: Any, rows: tuple[int, int], columns:
     """`carry` after visit(i, j, carry) for i in rows and j in columns(i), both half-open ranges."""
 
     def row(i: Array, carry: Any) -> Any:
-        return lax.fori_loop(*columns(i), functools.partial(visit, i), carry)
+        start, stop = columns(i)
+        return lax.fori_loop(start, stop, functools.partial(visit, i), carry)
 
-    return lax.fori_loop(*rows, row, carry)
+    return lax.fori_loop(rows[0], rows[1], row, carry)
 
 
 def _each_pair(carry: Any, n: int, visits: tuple[Callable[..., Any], ...]) -> Any:
