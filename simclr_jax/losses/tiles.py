@@ -6,7 +6,7 @@ makes anything larger than a tile of logits [t, t] beside arrays of the chunk's 
 
 Sums of exponentials leave the positive out, and the row itself: with the sum over the negatives alone a small loss and
 its gradient keep their digits. They are kept as stacks of rows: (sum) where logits are bounded, and (top, sum), the sum
-being that of exp(s - top), where they are not; a sum of exp(s - top) s is added where the entropy needs it.
+being that of exp(s - top), where they are not; the entropy needs one of (s - top) exp(s - top) as well.
 """
 
 import functools
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     @property
     def num_blocks(self) -> int:
         """Blocks of one view, n; the last may end in rows that are padding."""
-        return -(-self.count // self.size)
+        return -(-self.num_images // self.size)
 
 
 class Sums(NamedTuple):
@@ -121,13 +121,7 @@ def no_sums(plan: Plan, dtype: Any) -> Sums:
 
 
 def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
-    """The sums of a chunk against itself; each unordered pair of blocks is multiplied once.
-
-    Args:
-        blocks: [2n, t, d].
-        scale: scalar, 1 / temperature.
-        plan: of the chunk.
-    """
+    """The sums of blocks [2n, t, d] against themselves, each unordered pair once; `scale` is 1 / temperature."""
     n, t = plan.num_blocks, plan.size
     eye, column, row = jnp.eye(t, dtype=bool), jnp.arange(t)[None], jnp.arange(t)[:, None]
     stats = functools.partial(_stats, scale=scale, plan=plan)
@@ -197,7 +191,7 @@ def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
     everything = _merge(rows, candidate[:, :-1], plan)
     normalizers = everything.at[:, -1].set(1 / everything[:, -1])
     cross = _merge(sums.cross, candidate[:n], plan)
-    entropies = jnp.log(cross[:, -2]) + (_top(cross, scale, plan) - cross[:, -1] / cross[:, -2])
+    entropies = jnp.log(cross[:, -2]) - cross[:, -1] / cross[:, -2]
     # As argmax does it: of equal candidates the first is chosen.
     correct = (sums.best[:, 0] < sums.positive) & (sums.best[:, 1] <= sums.positive)
     return RowValues(losses, normalizers, correct.astype(losses.dtype), entropies)
@@ -240,10 +234,10 @@ def pull_columns(total: Array, rows: Rows, columns: Rows, *, scale: Array) -> Ar
     """`total` [2n, t, d] plus the part of the gradient of `rows` that comes from negatives among `columns`."""
 
     assert rows.normalizers is not None and columns.normalizers is not None
-    normalizers = (rows.normalizers, columns.normalizers)
+    row_normalizers, column_normalizers = rows.normalizers, columns.normalizers
 
     def visit(i: Array, j: Array, total: Array) -> Array:
-        pair = (_at(normalizers[0], i), _at(normalizers[1], j))
+        pair = (_at(row_normalizers, i), _at(column_normalizers, j))
         w = _weights(_logits(_at(rows.blocks, i), _at(columns.blocks, j), scale), pair, scale, rows.plan)
         w = jnp.where(rows.images(i)[:, None] == columns.images(j)[None], 0.0, w)
         return _put(total, i, _at(total, i) + _dot(w, _at(columns.blocks, j), (1, 0)))
@@ -282,7 +276,7 @@ def _stats(s: Array, *, axis: int, scale: Array, plan: Plan, weigh: bool = False
     """The stack of sums along `axis` of logits s, on a new first axis."""
     top = scale if plan.bounded else jnp.max(s, axis=axis, keepdims=True)
     e = jnp.exp(s - top)
-    stack = [jnp.sum(e, axis=axis)] + [jnp.sum(e * s, axis=axis)] * weigh
+    stack = [jnp.sum(e, axis=axis)] + [jnp.sum(e * (s - top), axis=axis)] * weigh
     return jnp.stack(stack if plan.bounded else [jnp.squeeze(top, axis), *stack])
 
 
@@ -290,10 +284,13 @@ def _merge(a: Array, b: Array, plan: Plan) -> Array:
     """The stacks [..., K, t] of two sets of columns as the stack of their union."""
     if plan.bounded:
         return a + b
-    a_top, b_top = a[..., :1, :], b[..., :1, :]
-    top = jnp.maximum(a_top, b_top)
-    sums = a[..., 1:, :] * jnp.exp(a_top - top) + b[..., 1:, :] * jnp.exp(b_top - top)
-    return jnp.concatenate([top, sums], axis=-2)
+    top = jnp.maximum(a[..., :1, :], b[..., :1, :])
+
+    def lowered(x: Array) -> Array:
+        by, total, weighted = x[..., :1, :] - top, x[..., 1:2, :], x[..., 2:, :]
+        return jnp.exp(by) * jnp.concatenate([total, weighted + by * total], axis=-2)
+
+    return jnp.concatenate([top, lowered(a) + lowered(b)], axis=-2)
 
 
 def _merge_at(stacks: Array, i: Array, more: Array, plan: Plan) -> Array:
