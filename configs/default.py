@@ -66,6 +66,7 @@ def get_config() -> config_dict.ConfigDict:
     config.method.head_dim = 128
     config.method.temperature = 0.1
     config.method.loss_scale = 2.0  # the reference sums the two directions: twice the paper's mean
+    config.method.loss_form = "auto"  # "dense" | "blockwise" (memory-light) | "ring" (also over devices); all exact
     config.method.supervised_weight = 0.0  # 1.0 = a linear classifier trained alongside, behind a stopped gradient
     config.method.selector = 0  # what that classifier reads: 0 = the encoder's output, 1 = the head's first layer ...
 

@@ -6,6 +6,7 @@ a run that was stopped at any moment and started again ends with the same bits a
 """
 
 import contextlib
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -123,11 +124,11 @@ def build(config: Mapping[str, Any]) -> Run:
     # All that can be wrong in the config is built before the data, which may take minutes, is read.
     groups = sharding.num_groups(mesh, settings.bn_group)
     encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=groups)
-    _make_method(encoder, config, num_classes=2)
+    _make_method(encoder, config, mesh, num_classes=2)
     make_views = config_lib.call(augment.make_simclr_views, config, "augment")
     seed = _checked_seed(config)
     train_set, test_set = _load_splits(config, settings)
-    method = _make_method(encoder, config, num_classes=len(train_set.class_names))
+    method = _make_method(encoder, config, mesh, num_classes=len(train_set.class_names))
     sizes = _run_length(settings, num_examples=len(train_set.images))
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
@@ -297,15 +298,17 @@ def _loop(
     return stopped
 
 
-def _make_method(encoder: nn.Module, config: Mapping[str, Any], *, num_classes: int) -> base.Method:
+def _make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int) -> base.Method:
     """The method that `config["method"]["name"]` names; the other keys of the section are its own."""
     section = dict(config.get("method", {}))
     name = section.pop("name", None)
     if name not in methods.METHODS:
         raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
-    return config_lib.call(
-        methods.METHODS[name], {"method": section}, "method", encoder=encoder, num_classes=num_classes
-    )
+    make = methods.METHODS[name]
+    rest: dict[str, Any] = {"encoder": encoder, "num_classes": num_classes}
+    if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are
+        rest["mesh"] = mesh
+    return config_lib.call(make, {"method": section}, "method", **rest)
 
 
 def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> float | None:

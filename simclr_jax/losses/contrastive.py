@@ -57,6 +57,14 @@ def _contrastive_metrics(cross: Array) -> dict[str, Array]:
     }
 
 
+def check_pairs(z: Array, temperature: float | Array) -> None:
+    """Raises InputError unless z is [B, 2, d] and a temperature that is a number is above 0."""
+    if z.ndim != 3 or z.shape[1] != 2:
+        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
+    if not isinstance(temperature, Array) and not temperature > 0:
+        raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
+
+
 def nt_xent(
     z: Array, *, temperature: float | Array, normalize: bool = True, weights: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
@@ -87,10 +95,7 @@ def nt_xent(
     the logit of the row itself, here it is left out exactly; the batch is one global array, where the code gathers
     from replicas.
     """
-    if z.ndim != 3 or z.shape[1] != 2:
-        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
-    if not isinstance(temperature, Array) and not temperature > 0:
-        raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
+    check_pairs(z, temperature)
     if weights is not None and jnp.shape(weights) not in ((), z.shape[:1]):
         raise base.InputError(
             f"weights of nt_xent must be a scalar or one per image; got shape {list(jnp.shape(weights))} "

@@ -1,6 +1,9 @@
 """SimCLR: two views of every image, one network for both, and NT-Xent between their projections."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -13,6 +16,9 @@ Array = jax.Array
 PyTree = base.PyTree
 
 
+LOSS_FORMS = ("auto", "dense", "blockwise", "ring")
+
+
 def make_simclr(
     encoder: nn.Module,
     *,
@@ -21,9 +27,11 @@ def make_simclr(
     head_dim: int = 128,
     temperature: float = 0.1,
     loss_scale: float = 2.0,
+    loss_form: str = "auto",
     supervised_weight: float = 0.0,
     selector: int = 0,
     dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> base.Method:
     """SimCLR as a Method; `embed` returns {"z": float32 [B, V, d]}, the projections before normalisation.
 
@@ -44,13 +52,18 @@ def make_simclr(
         temperature: of NT-Xent, above 0.
         loss_scale: multiplies the paper's mean. 2 is the reference's gradient, which matters wherever the optimizer is
             not invariant to the gradient's scale, for instance BatchNorm parameters under LARS.
+        loss_form: how NT-Xent is computed, always exactly. "dense" holds all similarities; "blockwise" holds a tile of
+            them, and on several devices gathers the projections once; "ring" also hands the projections round instead
+            of gathering them. "auto" is dense up to 1024 images on one device and blockwise above, blockwise on several
+            devices, and the ring where the gathered projections would take more than 64 MiB of each.
         supervised_weight: of the classifier's mean cross entropy in the loss; 1 in the reference, 0 for no classifier.
         selector: the activation that the classifier reads, see `heads.select`; 0 is h.
         dtype: type of the head's activations.
+        mesh: the devices that split the batch by images; None for one device.
 
     Raises:
-        InputError: head_layers, head_dim, temperature, loss_scale, supervised_weight or selector is out of range, or a
-            classifier has fewer than two classes.
+        InputError: head_layers, head_dim, temperature, loss_scale, supervised_weight or selector is out of range,
+            loss_form is unknown, or a classifier has fewer than two classes.
 
     Reference: SimCLR algorithm 1, section 2.2 and appendix B.6; SimCLRv2 section 2; tf2/model.py and tf2/run.py of
     their code. Deliberate differences: the rows of a batch are ordered image by image and not view by view; the
@@ -66,6 +79,8 @@ def make_simclr(
             f"supervised_weight must be at least 0 and finite; got {supervised_weight}. "
             "Use 1.0, or 0.0 for no classifier."
         )
+    if loss_form not in LOSS_FORMS:
+        raise base.InputError(f"loss_form must be one of {', '.join(LOSS_FORMS)}; got {loss_form!r}.")
     net = network.make_network(encoder, head, num_layers=head_layers)
     supervised = supervised_weight > 0
     if supervised:
@@ -99,7 +114,7 @@ def make_simclr(
         return outputs, {**method_state, "batch_stats": batch_stats}
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
-        mean, metrics = losses.nt_xent(outputs["z"], temperature=temperature)
+        mean, metrics = _nt_xent(loss_form, mesh, outputs["z"].shape)(outputs["z"], temperature=temperature)
         total, metrics = loss_scale * mean, {"contrastive_loss": mean, **metrics}
         if supervised:
             cross_entropy, more = classifier.reduce_rows(outputs)
@@ -111,3 +126,18 @@ def make_simclr(
         return method_state
 
     return base.Method(init=init, embed=embed, loss=loss, update=update)
+
+
+def _nt_xent(form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) -> Callable[..., Any]:
+    """(z, *, temperature=) -> (loss, metrics) in the form that `make_simclr` documents, for z of this shape."""
+    several = mesh is not None and mesh.size > 1
+    if form == "dense" or (form == "auto" and not several and shape[0] <= 1024):
+        return losses.nt_xent
+    # A tile should fill the device and not leave its cache: 1 MB on a CPU, 16 MB elsewhere.
+    block_size = 512 if mesh is None or mesh.devices.flat[0].platform == "cpu" else 2048
+    if mesh is None or not several:
+        return functools.partial(losses.nt_xent_blockwise, block_size=block_size)
+    gathered_bytes = 4 * math.prod(shape)
+    ring = form == "ring" or (form == "auto" and gathered_bytes > 2**26)
+    spread = losses.nt_xent_ring if ring else losses.nt_xent_gathered
+    return functools.partial(spread, mesh=mesh, block_size=block_size)

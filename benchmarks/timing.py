@@ -1,0 +1,156 @@
+"""The harness of the timings: fresh processes, taken in turns, each of which measures one implementation.
+
+A program of timings has two halves in one file. Its worker (`--worker NAME`) prepares inputs, calls `measure` and
+prints the result as one line of JSON; its parent calls `alternate`, which starts the workers round by round, so that a
+busy minute of the machine falls on all of them. Time is told twice: wall, and seconds of CPU, which a busy machine
+disturbs less. Memory is the peak resident size above that just before the first call.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# One thread everywhere; OpenMP's threads must sleep when they wait, or they take the time that is measured.
+ONE_THREAD = {
+    "NPROC": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+class Job(NamedTuple):
+    """One worker: what it is called in the results, the interpreter and the arguments of its process."""
+
+    name: str
+    command: Sequence[str]
+
+
+def measure(call: Callable[[], Any], *, repeats: int, ready: Callable[[Any], Any] = lambda result: result) -> dict:
+    """CPU and wall milliseconds of `repeats` calls after one that is not counted, and the peak of memory in MB.
+
+    Args:
+        call: the work; compiled beforehand, so that the compiler's memory is not counted.
+        repeats: counted calls.
+        ready: waits until a result is there.
+    """
+    before = _resident_megabytes()
+    reset = _reset_peak()
+    ready(call())
+    cpu, wall = [], []
+    for _ in range(repeats):
+        start = time.process_time(), time.perf_counter()
+        ready(call())
+        cpu.append(1e3 * (time.process_time() - start[0]))
+        wall.append(1e3 * (time.perf_counter() - start[1]))
+    peak = _peak_megabytes() if reset else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"cpu_ms": cpu, "wall_ms": wall, "extra_mb": max(peak - before, 0.0)}
+
+
+def describe(packages: Iterable[str]) -> dict[str, Any]:
+    """What a result needs beside its numbers: commit, versions of `packages` that are installed, hardware, date."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "hardware": f"{os.cpu_count()} CPU cores, {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def alternate(jobs: Sequence[Job], *, rounds: int, timeout: float) -> dict[str, list[dict[str, Any]]]:
+    """The results of every job, round by round; a job that fails is not started again, its result holds "error"."""
+    results: dict[str, list[dict[str, Any]]] = {job.name: [] for job in jobs}
+    for _ in range(rounds):
+        for job in jobs:
+            if any("error" in result for result in results[job.name]):
+                continue
+            result = {"name": job.name, **_run(job, timeout)}
+            print(json.dumps(result), flush=True)
+            results[job.name].append(result)
+    return results
+
+
+def summary(results: Sequence[dict[str, Any]], key: str) -> tuple[float, float, float]:
+    """(median, smallest, largest) of the numbers `key` of all calls of all rounds."""
+    values = [value for result in results for value in result[key]]
+    return statistics.median(values), min(values), max(values)
+
+
+def _run(job: Job, timeout: float) -> dict[str, Any]:
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
+    try:
+        done = subprocess.run(
+            job.command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no result within {timeout:.0f} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1][:200]
+        return {"error": f"exit {done.returncode}: {reason}"}
+    return json.loads(lines[-1])
+
+
+def _status(field: str) -> float:
+    """A line of /proc/self/status in MB; 0 where there is none."""
+    path = pathlib.Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), 0.0)
+
+
+def _resident_megabytes() -> float:
+    return _status("VmRSS")
+
+
+def _peak_megabytes() -> float:
+    return _status("VmHWM")
+
+
+def _reset_peak() -> bool:
+    """Sets the recorded peak back to the present size, where Linux allows it."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _cpu_name() -> str:
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def python_or_this(path: str | None) -> str:
+    """The interpreter `path`, or the one that runs this."""
+    return path or sys.executable
