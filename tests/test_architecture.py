@@ -16,9 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
-    "optim", "sharding", "checkpoint", "runlog", "progress"
+    "optim", "sharding", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text"
 }  # fmt: skip
-ENTRY_POINTS = {"train", "evaluate", "report", "preview", "convert", "export"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),
@@ -30,8 +30,12 @@ ALLOWED = {
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
+    "estimate": {"base", "hardware"},
+    "assemble": {"base", "config", "methods", "train_step", "feed", "augment", "data", "models", "optim", "sharding"},
+    "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", *GROUND}
+        | {"assemble", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
     "__main__": {"base", "config"},
