@@ -191,10 +191,12 @@ def description(kind: str) -> str:
 
 
 def latency(kind: str, num_devices: int) -> float:
-    """Seconds of a small all-reduce over `num_devices`: the table, interpolated in the logarithm of the number."""
+    """Seconds of a small all-reduce over `num_devices`, interpolated in the logarithm of the number; NaN if unknown."""
     table = find(kind).latency
     if num_devices <= 1:
         return 0.0
+    if len(table) == 1:
+        return math.nan
     for (low, slow), (high, slower) in itertools.pairwise(table):
         if num_devices <= high:
             share = math.log(num_devices / low) / math.log(high / low)

@@ -92,17 +92,9 @@ def make_plan(
         hardware.topology(kind, devices)
     sharding.check_divides(batch_size, devices)
     assemble.check_sections(config)
-    shape = _data_shape(config, device)
-    network, num_steps = _measure(config, shape)
-    images = batch_size // devices if shape.is_streamed else shape.num_examples
-    placement = estimate.Placement(
-        kind=kind,
-        devices=devices,
-        batch_size=batch_size,
-        source_bytes=images * math.prod(shape.canvas) * 3,
-        num_views=config["augment"]["num_views"],
-        num_chunks=config["train"].get("num_chunks") or 1,
-    )
+    shape = data_shape(config, device)
+    network, num_steps = measure(config, shape)
+    placement = place(config, kind=kind, devices=devices, shape=shape)
     usable = memory or device.usable * device.memory_bytes or math.nan
     return {
         "run": _describe_run(config, device, shape=shape, placement=placement),
@@ -112,7 +104,7 @@ def make_plan(
     }
 
 
-def _data_shape(config: Mapping[str, Any], device: hardware.Device) -> assemble.DataShape:
+def data_shape(config: Mapping[str, Any], device: hardware.Device) -> assemble.DataShape:
     """The training split's shape, and whether it would be streamed, by the rule of `feed.make_feed`."""
     num_examples, num_classes, side = config_lib.call(
         data.describe_split, config, "data", split=config["split"]["train"]
@@ -127,7 +119,7 @@ def _data_shape(config: Mapping[str, Any], device: hardware.Device) -> assemble.
     return assemble.DataShape(num_examples, num_classes, (side, side), is_streamed)
 
 
-def _measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[estimate.Network, int]:
+def measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[estimate.Network, int]:
     """(the network's sums, number of updates of the run)."""
     encoder, size = config_lib.call(models.make_encoder, config, "encoder"), config["augment"]["size"]
     method = assemble.make_method(encoder, config, num_classes=shape.num_classes)
@@ -139,6 +131,20 @@ def _measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[esti
     )
     network = estimate.measure(method, state, size=size, num_views=config["augment"]["num_views"])
     return network, optim.num_train_steps(**sizes)
+
+
+def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: assemble.DataShape) -> estimate.Placement:
+    """How the run that `config` describes lies on `devices` devices of a kind."""
+    batch_size = config["train"]["batch_size"]
+    images = batch_size // devices if shape.is_streamed else shape.num_examples
+    return estimate.Placement(
+        kind=kind,
+        devices=devices,
+        batch_size=batch_size,
+        source_bytes=images * math.prod(shape.canvas) * 3,
+        num_views=config["augment"]["num_views"],
+        num_chunks=config["train"].get("num_chunks") or 1,
+    )
 
 
 def _describe_run(

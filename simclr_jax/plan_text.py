@@ -88,7 +88,13 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
     if times["step"] != times["step"]:
         return [*lines, "", "  No time: nothing is known of the speed of this hardware."]
     hours = times["step"] * counted["num_steps"] / 3600
-    parts = {"network": "expected", "statistics": "statistics", "projections": "projections", "gradients": "gradients"}
+    parts = {
+        "network": "expected",
+        "statistics": "statistics",
+        "projections": "projections",
+        "loss": "loss",
+        "gradients": "gradients",
+    }
     scaling = ", ".join(f"{n}: {100 * e:.0f} %" for n, e in modelled["weak_scaling"].items())
     return [
         *lines,
