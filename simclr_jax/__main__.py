@@ -15,6 +15,7 @@ usage: simclr-jax VERB --flag=value ...      (simclr-jax VERB --help for its fla
   evaluate  kNN and linear probes         simclr-jax evaluate --workdir=runs/demo
   report    one HTML page about a run     simclr-jax report --workdir=runs/demo
   preview   a picture of the views        simclr-jax preview --config=demo --output=views.png
+  plan      memory, time, rate of a run   simclr-jax plan --config=imagenet_resnet50 --devices=8
   convert   published weights to a run    simclr-jax convert --input=FILE --workdir=runs/converted
   export    a run to torch and others     simclr-jax export --workdir=runs/demo --output=exported
 """
@@ -88,6 +89,23 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
   --num_images=8                rows of the picture
 {config}
   simclr-jax preview --config=demo --config.augment.strength=1.0 --output=views.png
+""",
+    ),
+    "plan": _Verb(
+        {"device_kind": "h200", "devices": "8", "memory": None, "compiler": "auto", "output": None},
+        (),
+        True,
+        """Says what a run would need and take on given hardware, without running it: parameters, FLOPs,
+memory, the largest batch that fits, communication, learning rate, steps, time. The hardware's own
+compiler answers where it is installed (extras aot-gpu, aot-tpu); the rest is counted or modelled.
+
+  --device_kind=h200            h200 | h100 | a100 | v4 | v5e | v5p | v6e | cpu
+  --devices=8                   how many: GPUs, or chips of a TPU slice
+  --memory=GB                   of one device that may be used; default: what is usual
+  --compiler=auto               auto | none
+  --output=FILE                 the same as JSON
+{config}
+  simclr-jax plan --config=imagenet_resnet50 --device_kind=h200 --devices=64
 """,
     ),
     "convert": _Verb(

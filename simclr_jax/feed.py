@@ -52,7 +52,8 @@ def make_feed(
     """
     if max_resident_gigabytes is not None and not max_resident_gigabytes >= 0:
         raise base.InputError(f"train.max_resident_gigabytes must not be negative; got {max_resident_gigabytes}.")
-    if resident.resident_bytes(image_set) <= _budget_bytes(max_resident_gigabytes):
+    budget = budget_bytes(max_resident_gigabytes, device_bytes=sharding.device_memory_bytes())
+    if resident.resident_bytes(image_set) <= budget:
         return make_resident_feed(image_set, mesh, seed=seed, shape=shape)
     if shape[0] != 1:
         raise base.InputError(
@@ -86,15 +87,17 @@ def make_streamed_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch
         source = jax.tree.map(lambda array: sharding.gather_rows(mesh, array, indices), split)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 
-    def load_batch(source: resident.ResidentSplit, indices: base.Array, positions: base.Array) -> base.Batch:
-        image, size, label = (jnp.asarray(array) for array in source)
-        return base.Batch(image=image, size=size, label=label, position=positions, mask=indices >= 0)
-
-    return Feed(draw, load_batch, source_is_rows=True, name="streamed from the host")
+    return Feed(draw, take_rows, source_is_rows=True, name="streamed from the host")
 
 
-def _budget_bytes(max_resident_gigabytes: float | None) -> float:
+def take_rows(source: resident.ResidentSplit, indices: base.Array, positions: base.Array) -> base.Batch:
+    """The batch whose rows have been sent; pure, meant to run inside `jit`. See `resident.gather_batch`."""
+    image, size, label = (jnp.asarray(array) for array in source)
+    return base.Batch(image=image, size=size, label=label, position=positions, mask=indices >= 0)
+
+
+def budget_bytes(max_resident_gigabytes: float | None, *, device_bytes: int | None) -> float:
+    """Device memory that a resident split may take, on a device with that limit (None: it does not tell)."""
     if max_resident_gigabytes is not None:
         return max_resident_gigabytes * 1e9
-    limit = sharding.device_memory_bytes()
-    return limit * _DEVICE_SHARE if limit else _BYTES_WITHOUT_LIMIT
+    return device_bytes * _DEVICE_SHARE if device_bytes else _BYTES_WITHOUT_LIMIT

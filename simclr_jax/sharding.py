@@ -5,7 +5,7 @@ one device. Values equal on all devices are "replicated"; a batch is split over 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,19 +18,21 @@ from simclr_jax import base
 BATCH_AXIS = "batch"
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
+def make_mesh(num_devices: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over the first `num_devices` devices (default: all of all processes).
+
+    `devices` may be those of a topology that is only compiled for; None for those that are here.
 
     Raises:
         base.InputError: there are not that many devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise base.InputError(
             f"num_devices must be between 1 and the number of devices; got {num_devices} and {len(devices)}. "
             f"Use at most {len(devices)}."
         )
-    return Mesh(np.asarray(devices[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(list(devices)[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -45,11 +47,15 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, name: str = "batch_size") -> None:
     """Raises InputError unless the global batch, called `name`, divides evenly over the mesh."""
-    n, processes = mesh.size, len({device.process_index for device in mesh.devices.flat})
+    processes = len({device.process_index for device in mesh.devices.flat})
+    check_divides(batch_size, mesh.size, name=name, of=f" (of {processes} processes)" if processes > 1 else "")
+
+
+def check_divides(batch_size: int, n: int, *, name: str = "batch_size", of: str = "") -> None:
+    """Raises InputError unless the global batch, called `name`, divides evenly over `n` devices; `of` says whose."""
     if batch_size < 1 or batch_size % n:
         lower, upper = max(batch_size // n, 1) * n, (max(batch_size, 0) // n + 1) * n
         remedy = f"Use {lower}." if lower == upper else f"Use {lower} or {upper}."
-        of = f" (of {processes} processes)" if processes > 1 else ""
         raise base.InputError(
             f"{name} must be a positive multiple of the number of devices; got {batch_size} and {n}{of}. {remedy}"
         )

@@ -6,18 +6,16 @@ a run that was stopped at any moment and started again ends with the same bits a
 """
 
 import contextlib
-import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from simclr_jax import (
-    augment,
+    assemble,
     base,
     checkpoint,
     data,
@@ -25,8 +23,6 @@ from simclr_jax import (
     feed,
     launch,
     methods,
-    models,
-    optim,
     pretrained,
     probes,
     progress,
@@ -119,35 +115,19 @@ def build(config: Mapping[str, Any]) -> Run:
     settings = _checked(config_lib.call(LoopSettings, config, "train"))
     probe = config_lib.call(probes.make_settings, config, "probe")
     mesh = sharding.make_mesh()
-    sharding.check_batch_size(settings.batch_size, mesh)
-    train_step.check_chunks(settings.batch_size, train_step.Chunks(settings.num_chunks, mesh.size))
-    # All that can be wrong in the config is built before the data, which may take minutes, is read.
-    groups = sharding.num_groups(mesh, settings.bn_group)
-    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=groups)
-    _make_method(encoder, config, mesh, num_classes=2)
-    make_views = config_lib.call(augment.make_simclr_views, config, "augment")
     seed = _checked_seed(config)
+    assemble.check_sections(config, mesh)
     train_set, test_set = _load_splits(config, settings)
-    method = _make_method(encoder, config, mesh, num_classes=len(train_set.class_names))
-    sizes = _run_length(settings, num_examples=len(train_set.images))
-    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
-    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
     shape, budget = (settings.steps_per_dispatch, settings.batch_size), settings.max_resident_gigabytes
     rows = feed.make_feed(train_set, mesh, seed=seed, shape=shape, max_resident_gigabytes=budget)
-    load_views = sharding.map_rows(
-        train_step.make_load_views(rows.load_batch, make_views), mesh, row_args=(False, rows.source_is_rows, True, True)
+    program = assemble.make_program(
+        config,
+        mesh,
+        shape=assemble.data_shape(train_set, is_streamed=rows.source_is_rows),
+        steps_per_dispatch=settings.steps_per_dispatch,
+        seed=seed,
     )
-    chunks = train_step.Chunks(settings.num_chunks, mesh.size, rows.source_is_rows)
-    step = train_step.make_train_step(
-        sharding.collected(method, mesh), tx, load_views, schedule=schedule, chunks=chunks
-    )
-    dispatch = train_step.repeat_steps if settings.steps_per_dispatch > 1 else train_step.single_step
-    size = config["augment"]["size"]
-
-    def init() -> base.TrainState:
-        return train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3))
-
-    placement = sharding.state_placement(mesh, jax.eval_shape(init), how=settings.parameter_sharding)
+    size, resize = config["augment"]["size"], config["augment"]["resize"]
     return Run(
         config=config,
         mesh=mesh,
@@ -155,14 +135,12 @@ def build(config: Mapping[str, Any]) -> Run:
         test_set=test_set,
         feed=rows,
         probe=probe,
-        init=init,
-        placement=placement,
+        init=program.init,
+        placement=program.placement,
         settings=settings,
-        train_steps=jax.jit(dispatch(step), donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh))),
-        encode=features.make_encode(
-            encoder, size=size, resize=config["augment"]["resize"], batch_size=probe.batch_size, mesh=mesh
-        ),
-        num_steps=optim.num_train_steps(**sizes),
+        train_steps=program.train_steps,
+        encode=features.make_encode(program.encoder, size=size, resize=resize, batch_size=probe.batch_size, mesh=mesh),
+        num_steps=program.num_steps,
     )
 
 
@@ -202,11 +180,6 @@ def _checked(settings: LoopSettings) -> LoopSettings:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
     # A loop of updates only pays where dispatching costs.
     return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
-
-
-def _run_length(settings: LoopSettings, *, num_examples: int) -> dict[str, Any]:
-    """What the number of steps and the schedule are computed from."""
-    return {"num_examples": num_examples, "batch_size": settings.batch_size, "num_epochs": settings.num_epochs}
 
 
 def _checked_seed(config: Mapping[str, Any]) -> int:
@@ -296,19 +269,6 @@ def _loop(
     reader.flush()
     checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
     return stopped
-
-
-def _make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int) -> base.Method:
-    """The method that `config["method"]["name"]` names; the other keys of the section are its own."""
-    section = dict(config.get("method", {}))
-    name = section.pop("name", None)
-    if name not in methods.METHODS:
-        raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
-    make = methods.METHODS[name]
-    rest: dict[str, Any] = {"encoder": encoder, "num_classes": num_classes}
-    if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are
-        rest["mesh"] = mesh
-    return config_lib.call(make, {"method": section}, "method", **rest)
 
 
 def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> float | None:

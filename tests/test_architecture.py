@@ -16,9 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
-    "optim", "sharding", "launch", "checkpoint", "runlog", "progress"
+    *("optim", "sharding", "launch", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
 }  # fmt: skip
-ENTRY_POINTS = {"train", "evaluate", "report", "preview", "convert", "export"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),
@@ -31,8 +31,12 @@ ALLOWED = {
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
     "readings": {"base", "launch", "progress", "runlog"},
+    "estimate": {"base", "hardware"},
+    "assemble": {"base", "config", "methods", "train_step", "feed", "augment", "data", "models", "optim", "sharding"},
+    "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
+        | {"assemble", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
     "__main__": {"base", "config"},

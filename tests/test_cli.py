@@ -11,7 +11,7 @@ import pytest
 from simclr_jax import __main__ as cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-VERBS = ("train", "evaluate", "report", "preview", "convert", "export")
+VERBS = ("train", "evaluate", "report", "preview", "plan", "convert", "export")
 
 
 def program(*words):
@@ -73,6 +73,15 @@ def mistakes(folder):
         ("report",): "--workdir is required",
         ("preview", "--config=smoke", "--num_images=many"): "num_images",
         ("preview", "--config=smoke", f"--output={folder}/no/a.png"): "output",
+        ("plan",): "--config is required",
+        ("plan", "--config=smoke", "--device_kind=h300"): "h200, h100",
+        ("plan", "--config=smoke", "--devices=12"): "Use 8 or 16",
+        ("plan", "--config=smoke", "--devices=many"): "whole number",
+        ("plan", "--config=smoke", "--device_kind=v5p", "--devices=48"): "Use 32 or 64",
+        ("plan", "--config=smoke", "--devices=7"): "multiple of the number of devices",
+        ("plan", "--config=smoke", "--memory=-1"): "--memory",
+        ("plan", "--config=smoke", "--compiler=gcc"): "auto or none",
+        ("plan", "--config=smoke", f"--output={folder}/no/plan.json"): "--output",
         ("convert", f"--input={folder}/none.safetensors"): "--workdir is required",
         ("convert", f"--input={folder}/none.safetensors", f"--workdir={folder}/new"): "none.safetensors",
         ("export", f"--workdir={folder}/nothing", f"--output={folder}/out"): "folder of a run",

@@ -8,6 +8,6 @@ Long decoding shows one progress bar on stderr; nothing else is printed.
 """
 
 from simclr_jax.data.imageset import ImageSet, fit_to_canvas, take
-from simclr_jax.data.sources import DATASETS, load_split
+from simclr_jax.data.sources import DATASETS, describe_split, load_split
 
-__all__ = ["DATASETS", "ImageSet", "fit_to_canvas", "load_split", "take"]
+__all__ = ["DATASETS", "ImageSet", "describe_split", "fit_to_canvas", "load_split", "take"]

@@ -106,7 +106,9 @@ def nt_xent(
     first, second = z[:, 0], z[:, 1]
     cross = _similarities(first, second, temperature)
     anchors_first = _cross_entropies(cross, _similarities(first, first, temperature))
-    anchors_second = _cross_entropies(cross.T, _similarities(second, second, temperature))
+    # Not cross.T: with rows spread over devices, turning the matrix round is an all-to-all of all its values on TPUs.
+    across = _similarities(second, first, temperature)
+    anchors_second = _cross_entropies(across, _similarities(second, second, temperature))
     if weights is None:
         loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
     else:

@@ -1,0 +1,111 @@
+"""A plan as a person reads it in a terminal: what was counted, compiled and modelled, one under the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def as_text(plan: Mapping[str, Any]) -> str:
+    """The plan for people: a few short tables."""
+    run, counted, compiled, modelled = (plan[part] for part in ("run", "counted", "compiled", "modelled"))
+    lines = _run_lines(run, counted)
+    if isinstance(compiled, str):
+        lines += ["", f"Compiled: no; {compiled}"]
+    else:
+        lines += _compiled_lines(compiled, run)
+    return "\n".join(lines + _model_lines(run, counted, modelled))
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<22}{text}"
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
+    rates = [f"{r['peak']:.4g} ({r['scaling']}, base {r['base']:.4g})" for r in counted["learning_rates"]]
+    return [
+        f"{run['encoder']} by {run['method']} on {run['devices']} x {run['device']}",
+        "",
+        "Counted from shapes",
+        _row(
+            "data",
+            f"{run['data']}, {run['num_examples']:,} images, "
+            + ("streamed from the host" if run["is_streamed"] else "on every device"),
+        ),
+        _row(
+            "batch",
+            f"{run['batch_size']} images; {run['views_per_device']} views of {run['view']} pixels on each device",
+        ),
+        _row("length", f"{counted['num_steps']:,} steps ({run['num_epochs']:g} epochs)"),
+        _row(
+            "parameters",
+            f"{counted['num_params'] / 1e6:.1f} M, {counted['num_encoder_params'] / 1e6:.1f} M of them the encoder's; "
+            f"{counted['num_batch_norms']} BatchNorm layers",
+        ),
+        _row("an example costs", f"{counted['flops_per_example'] / 1e9:.1f} GFLOP, forward and backward"),
+        _row("peak learning rate", "; the same at 4096 as ".join(rates)),
+    ]
+
+
+def _compiled_lines(compiled: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in compiled["versions"].items())
+    views = run["views_per_device"]
+    traffic = compiled["counted_bytes"] or compiled["program_bytes"]
+    lines = [
+        "",
+        f"Compiled by the compiler for {run['device']} ({compiled['compile_seconds']:.0f} s; {versions}), not run",
+        _row(
+            "memory of a device",
+            f"{_gb(compiled['peak_bytes'])}: {_gb(compiled['argument_bytes'])} arguments, "
+            f"{_gb(compiled['temp_bytes'])} temporary",
+        ),
+        _row("traffic", f"{traffic / views / 1e6:.0f} MB a view; {compiled['num_kernels']} kernels a step"),
+    ]
+    for kind, sums in compiled["collectives"].items():
+        lines.append(_row(kind, f"{sums['count']}, {_gb(sums['bytes'])} a step and device"))
+    return lines
+
+
+def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: Mapping[str, Any]) -> list[str]:
+    usable, times = modelled["usable_bytes"], modelled["times"]
+    lines = ["", "Modelled (docs/plan.md says how; nothing of it was measured on this hardware)"]
+    lines += [
+        _row("collectives", f"{modelled['statistics_all_reduces']} all-reduces of statistics, gradients of "
+             f"{_gb(modelled['gradient_bytes'])}, projections of {_gb(modelled['projection_bytes'])}"),
+        _row("usable memory", f"{_gb(usable)} of a device" if usable == usable else "unknown"),
+        "",
+        "  loss       chunks   memory of a device        largest batch   step",
+    ]  # fmt: skip
+    for choice in modelled["choices"]:
+        fits = "fits" if choice["peak_bytes"] <= usable else "does not fit" if usable == usable else ""
+        largest = f"{choice['largest_batch']:,}" if usable == usable else "-"
+        lines.append(
+            f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {_gb(choice['peak_bytes']):>9} {fits:<15} "
+            f"{largest:>13}   {_seconds(choice['step_seconds'])}"
+        )
+    if times["step"] != times["step"]:
+        return [*lines, "", "  No time: nothing is known of the speed of this hardware."]
+    hours = times["step"] * counted["num_steps"] / 3600
+    parts = {
+        "network": "expected",
+        "statistics": "statistics",
+        "projections": "projections",
+        "loss": "loss",
+        "gradients": "gradients",
+    }
+    scaling = ", ".join(f"{n}: {100 * e:.0f} %" for n, e in modelled["weak_scaling"].items())
+    return [
+        *lines,
+        "",
+        _row("time of a step", ", ".join(f"{label} {_seconds(times[name])}" for label, name in parts.items())),
+        _row("rate", f"{modelled['views_per_second_and_device']:,.0f} views/s and device "
+             f"({100 * times['roofline'] / times['step']:.0f} % of the roofline)"),
+        _row("whole run", f"{hours:.1f} hours, without input stalls, evaluation and restarts"),
+        _row("weak scaling", f"{scaling} (devices: efficiency, the same images on each)"),
+    ]  # fmt: skip
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds == seconds else "-"
