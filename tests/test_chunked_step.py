@@ -209,6 +209,7 @@ def test_batch_norm_has_the_statistics_of_each_chunk():
     near(our_gradient, gradient, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "frozen"])
 def test_in_float64_the_gradient_in_chunks_is_that_of_the_whole_batch_to_twelve_digits(norm):
     """What differs in float32 is rounding alone."""
