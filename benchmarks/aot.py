@@ -128,7 +128,7 @@ def examples(rows: dict[str, dict]) -> str:
         config = config_lib.load_file(target.config).to_dict()
         config["train"]["batch_size"] = target.batch_size
         made = plan.make_plan(config, kind=target.kind, devices=target.devices, compiler="none")
-        row = rows.get(target.name, {"failed": "not tried"})
+        row = rows.get(target.name, {"failed": "not compiled for this page yet (make aot)"})
         compiled = row["failed"] if "failed" in row else {name: row[name] for name in aot.Compiled._fields}
         text = plan_text.as_text({**made, "compiled": compiled})
         flags = f"--device_kind={target.kind} --devices={target.devices} --config.train.batch_size={target.batch_size}"

@@ -237,7 +237,7 @@ def _model(
             for num_chunks in _chunks(config, placement)
             for choice in [placement._replace(loss=loss, num_chunks=num_chunks)]
         ],
-        "statistics_all_reduces": 2 * network.num_batch_norms * placement.num_chunks,
+        "statistics_all_reduces": 2 * network.num_batch_norms * placement.num_chunks * (placement.devices > 1),
         "gradient_bytes": 4 * network.num_params,
         "projection_bytes": 4 * network.z_dim * num_views * placement.batch_size,
         "traffic_bytes_per_view": network.traffic_bytes,

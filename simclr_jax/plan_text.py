@@ -20,11 +20,12 @@ def _row(label: str, text: str) -> str:
 
 
 def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
-    rates = [f"{r['peak']:.4g} ({r['scaling']}, base {r['base']:.4g})" for r in counted["learning_rates"]]
+    given, *other = [f"{r['peak']:.4g} by {r['scaling']} from {r['base']:.4g}" for r in counted["learning_rates"]]
+    agrees = "".join(f"; {rate}, which agrees with it at batch 4096" for rate in other)
     return [
         f"{run['encoder']} by {run['method']} on {run['devices']} x {run['device']}",
         "",
@@ -45,7 +46,7 @@ def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
             f"{counted['num_batch_norms']} BatchNorm layers",
         ),
         _row("an example costs", f"{counted['flops_per_example'] / 1e9:.1f} GFLOP, forward and backward"),
-        _row("peak learning rate", "; the same at 4096 as ".join(rates)),
+        _row("peak learning rate", given + agrees),
     ]
 
 
@@ -73,7 +74,8 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
     lines = ["", "Modelled (docs/plan.md says how; nothing of it was measured on this hardware)"]
     lines += [
         _row("collectives", f"{modelled['statistics_all_reduces']} all-reduces of statistics, gradients of "
-             f"{_gb(modelled['gradient_bytes'])}, projections of {_gb(modelled['projection_bytes'])}"),
+             f"{_gb(modelled['gradient_bytes'])}, projections of {_gb(modelled['projection_bytes'])}"
+             if run["devices"] > 1 else "none on one device"),
         _row("usable memory", f"{_gb(usable)} of a device" if usable == usable else "unknown"),
         "",
         "  loss       chunks   memory of a device        largest batch   step",
@@ -87,7 +89,7 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
         )
     if times["step"] != times["step"]:
         return [*lines, "", "  No time: nothing is known of the speed of this hardware."]
-    hours = times["step"] * counted["num_steps"] / 3600
+    whole = times["step"] * counted["num_steps"]
     parts = {
         "network": "expected",
         "statistics": "statistics",
@@ -102,9 +104,13 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
         _row("time of a step", ", ".join(f"{label} {_seconds(times[name])}" for label, name in parts.items())),
         _row("rate", f"{modelled['views_per_second_and_device']:,.0f} views/s and device "
              f"({100 * times['roofline'] / times['step']:.0f} % of the roofline)"),
-        _row("whole run", f"{hours:.1f} hours, without input stalls, evaluation and restarts"),
+        _row("whole run", f"{_long(whole)}, without input stalls, evaluation and restarts"),
         _row("weak scaling", f"{scaling} (devices: efficiency, the same images on each)"),
     ]  # fmt: skip
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
 
 
 def _seconds(seconds: float) -> str:
