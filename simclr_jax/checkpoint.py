@@ -252,8 +252,13 @@ def _whole(leaf: Any) -> np.ndarray:
     if not _is_at_hand(leaf):
         assert isinstance(leaf.sharding, jax.sharding.NamedSharding)
         everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
-        leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+        leaf = jax.jit(_same, out_shardings=everywhere)(leaf)
     return np.asarray(leaf)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    """A function of its own, so that JAX compiles it once for every shape and not at every call."""
+    return x
 
 
 def _digest(array: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 Started as `python -m tests.process_worker FOLDER TASK...`; which process it is, the launcher's variables say.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -39,14 +40,24 @@ def settings(*overrides: str) -> dict[str, Any]:
     return parsed.to_dict()
 
 
+@functools.cache
+def built(how: str = "replicated") -> train.Run:
+    """The run, built and compiled once for all tasks of this process."""
+    return train.build(settings(f"--config.train.parameter_sharding={how}"))
+
+
 def digest(array: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
 def whole(run: train.Run, tree: Any) -> Any:
     """Global arrays as host arrays, collected from all processes."""
-    collect = jax.jit(lambda x: x, out_shardings=sharding.replicated(run.mesh))
-    return jax.tree.map(np.asarray, collect(tree))
+    return jax.tree.map(np.asarray, jax.jit(same, out_shardings=sharding.replicated(run.mesh))(tree))
+
+
+def same(tree: Any) -> Any:
+    """Not a lambda, so that it is compiled once."""
+    return tree
 
 
 def views_of(run: train.Run, at: tuple[int, ...]) -> list[str]:
@@ -77,7 +88,7 @@ def steps(run: train.Run, state: base.TrainState, *, until: int, save_to: Any = 
 
 def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     """Twenty steps from the beginning, with the state saved after ten."""
-    run = train.build(settings())
+    run = built()
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     before = jax.tree.leaves(whole(run, state.params))
     with checkpoint.open_checkpoints(folder / "checkpoints") as checkpoints:
@@ -97,7 +108,7 @@ def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
 
 def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replicated") -> dict[str, Any]:
     """The last ten steps of the run that another number of devices saved after ten."""
-    run = train.build(settings(f"--config.train.parameter_sharding={how}"))
+    run = built(how)
     like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
     with checkpoint.open_checkpoints(folder.parent / "saved" / "checkpoints") as checkpoints:
         state = checkpoint.restore_latest(checkpoints, like, any_process=peers.any)
@@ -106,13 +117,20 @@ def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replic
     digests = checkpoint.leaf_digests(state._asdict())
     state, losses = steps(run, state, until=NUM_STEPS)
     order = [digest(whole(run, run.feed.draw(step)[1])) for step in range(first, NUM_STEPS)]
-    return {"first": first, "losses": losses, "order": order, "digests": digest(json.dumps(digests).encode())}
+    compiled = run.train_steps._cache_size()
+    return {
+        "first": first,
+        "losses": losses,
+        "order": order,
+        "compiled": compiled,
+        "digests": digest(json.dumps(digests).encode()),
+    }
 
 
 def task_split(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     """The same with split parameters, saved in parts and restored in parts."""
     found = task_resume(folder, peers, how="fsdp")
-    run = train.build(settings("--config.train.parameter_sharding=fsdp"))
+    run = built("fsdp")
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     split = [leaf for leaf in jax.tree.leaves(state) if not leaf.is_fully_replicated]
     with checkpoint.open_checkpoints(folder / "split") as checkpoints:
@@ -168,16 +186,15 @@ def whole_sum(rows: jax.Array) -> jax.Array:
 
 def task_stopped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     """The training program, one process of which gets SIGTERM in the middle."""
-    build = train.build
+    build, run = train.build, built()
+
+    def draw(step: int) -> Any:
+        if step == SIGNAL_STEP and peers.index == peers.count - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run.feed.draw(step)
 
     def build_with_signal(values: Any) -> train.Run:
-        run = build(values)
-
-        def draw(step: int) -> Any:
-            if step == SIGNAL_STEP and peers.index == peers.count - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run.feed.draw(step)
-
+        assert values == run.config
         return run._replace(feed=run.feed._replace(draw=draw))
 
     train.build = build_with_signal
