@@ -4,8 +4,9 @@
 
 Every implementation gets the same unit projections [B, 2, 128] in float32 and temperature 0.1; its loss (the paper's
 mean) and gradient must agree with float64 NumPy (up to 1024 images) and with the first implementation, or its time does
-not count. One line of JSON a process; a table at the end. `--peers_python` runs the implementations in torch. The official TF2 objective runs
-where SIMCLR_TF2_FOLDER names the folder that holds its objective.py and TensorFlow is installed (`--tf_python`).
+not count. One line of JSON a process; a table at the end. `--peers_python` runs the implementations in torch. The
+official TF2 objective runs where SIMCLR_TF2_FOLDER names the folder that holds its objective.py and TensorFlow is
+installed (`--tf_python`).
 """
 
 import argparse
@@ -180,7 +181,7 @@ IN_TORCH = ("naive torch", "lightly", "pytorch-metric-learning")
 
 
 def errors_in_float64(z: np.ndarray, ours: tuple[float, np.ndarray]) -> dict[str, float]:
-    """The relative error of a loss and the error of a gradient over its largest entry, by a loop over blocks of rows."""
+    """Relative error of a loss, and error of a gradient over its largest entry, by a loop over blocks of rows."""
     rows = z.astype(np.float64).swapaxes(0, 1).reshape(-1, DIM)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= lengths

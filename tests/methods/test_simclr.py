@@ -1,6 +1,7 @@
 """What is particular to SimCLR as a method; what every method must do is in test_protocol."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,44 @@ def test_encoder_and_head_start_from_different_keys_and_every_key_gives_other_we
 def test_make_simclr_refuses_a_temperature_that_is_not_positive():
     with pytest.raises(base.InputError, match="temperature must be above 0; got 0"):
         simclr.make_simclr(ENCODER, temperature=0.0)
+
+
+def test_make_simclr_refuses_an_unknown_form_of_the_loss():
+    with pytest.raises(base.InputError, match="loss_form must be one of auto, dense, blockwise, ring; got 'sparse'"):
+        simclr.make_simclr(ENCODER, loss_form="sparse")
+
+
+# Images, devices, form -> what computes the loss; at d = 128 the gathered projections of 65536 images take 64 MiB.
+FORMS = [
+    (1024, 1, "auto", losses.nt_xent),
+    (1025, 1, "auto", losses.nt_xent_blockwise),
+    (4, 1, "blockwise", losses.nt_xent_blockwise),
+    (4, 1, "ring", losses.nt_xent_blockwise),
+    (8192, 1, "dense", losses.nt_xent),
+    (64, 4, "auto", losses.nt_xent_gathered),
+    (65536, 4, "auto", losses.nt_xent_gathered),
+    (65540, 4, "auto", losses.nt_xent_ring),
+    (65540, 4, "blockwise", losses.nt_xent_gathered),
+    (64, 4, "ring", losses.nt_xent_ring),
+    (64, 4, "dense", losses.nt_xent),
+]
+
+
+@pytest.mark.parametrize(("images", "num_devices", "form", "expected"), FORMS)
+def test_the_form_of_the_loss_follows_the_documented_rule(images, num_devices, form, expected):
+    device = types.SimpleNamespace(platform="cpu")
+    mesh = types.SimpleNamespace(size=num_devices, devices=np.asarray([device] * num_devices))
+    for placed in (mesh, None) if num_devices == 1 else (mesh,):
+        chosen = simclr._nt_xent(form, placed, (images, 2, 128))
+        assert getattr(chosen, "func", chosen) is expected
+
+
+def test_every_form_of_the_loss_has_the_same_value():
+    z = {"z": jnp.asarray(np.random.default_rng(2).normal(size=(5, 2, 6)).astype(np.float32))}
+    values = [
+        jax.jit(simclr.make_simclr(ENCODER, loss_form=form).loss)(z, {})[0] for form in ("auto", "dense", "blockwise")
+    ]
+    np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
 
 def test_make_simclr_refuses_an_impossible_head():
