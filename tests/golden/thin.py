@@ -15,7 +15,14 @@ _RESNET = ["input", "num_*", "[et]*/features_f64", "[et]*_mean_std_f64", "train/
 # Losses, norms, statistics and the first 16 entries of every gradient and parameter; whole tensors are left out.
 _TRAIN_STEP = [
     *("views*", "labels", "num_classes", "learning_rates", "temperature", "weight_decay", "config/*", "*_names"),
-    *("step?/loss_*", "step?/contrast_acc", "*_f64", "step?/*first16_f64/*", "variables/shapes", "!variables/tf2_names"),
+    *(
+        "step?/loss_*",
+        "step?/contrast_acc",
+        "*_f64",
+        "step?/*first16_f64/*",
+        "variables/shapes",
+        "!variables/tf2_names",
+    ),
     *("step?/projection_output", "step?/supervised_logits"),
 ]
 _TRAIN_STEP_CASES = [
