@@ -1,8 +1,5 @@
 """Exported weights in PyTorch, loaded by the very code of docs/weights.md, give our features."""
 
-import importlib
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -17,23 +14,8 @@ from tests.test_export import ARGUMENTS, doc_block, draw_images, features_of, ma
 torch = pytest.importorskip("torch")
 # Relative to the largest feature: two float32 libraries that sum in other orders. Observed at most 1.3e-6.
 TOLERANCE = 1e-5
-_STUBS = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torchvision():
-    """torchvision, also where its compiled operators do not fit this build of torch: ResNets use none of them."""
-    try:
-        return importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        pytest.skip("torchvision is not installed")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _STUBS.append(torch.library.Library("torchvision", "FRAGMENT"))
-        for operator in ("nms", "qnms"):
-            _STUBS[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module("torchvision")
+# The documented code imports torchvision by itself.
+pytestmark = pytest.mark.usefixtures("torchvision")
 
 
 @pytest.fixture

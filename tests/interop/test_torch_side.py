@@ -8,25 +8,12 @@ import pytest
 
 from simclr_jax.interop import torch_side
 
-_STUBS = []
 IMAGES = np.random.default_rng(0).random((2, 33, 32, 3), np.float32)
 
 
-@pytest.fixture(scope="module")
-def models():
-    """torchvision.models, also where its compiled operators do not fit this torch: ResNets use none of them."""
-    torch = pytest.importorskip("torch")
-    try:
-        return importlib.import_module("torchvision.models")
-    except ModuleNotFoundError:
-        pytest.skip("torchvision is not installed")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _STUBS.append(torch.library.Library("torchvision", "FRAGMENT"))
-        for operator in ("nms", "qnms"):
-            _STUBS[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module("torchvision.models")
+@pytest.fixture
+def models(torchvision):
+    return torchvision.models
 
 
 def numpy_state(model):
