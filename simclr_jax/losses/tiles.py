@@ -56,6 +56,12 @@ class Sums(NamedTuple):
     positive: Array
 
 
+class _Total(NamedTuple):
+    """What the backward pass carries: [2n, t, d], the sum of p_ij + p_ji times columns."""
+
+    total: Array
+
+
 class RowValues(NamedTuple):
     """What the forward pass says of every row; padding rows hold finite numbers.
 
@@ -134,50 +140,55 @@ def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
         s = logits(i, i, diagonal=True)[1]
         return sums._replace(rows=_merge_at(sums.rows, i, stats(s, axis=1), plan))
 
-    def positive(i: Array, sums: Sums) -> Sums:
-        raw, s = logits(i, n + i, diagonal=True)
+    def positive(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
+        raw, s = logits(i, j, diagonal=True)
         sides = [jnp.max(jnp.where(side, s, _NEVER), axis=1) for side in (column < row, column > row)]
-        sums = _add_cross(sums, (i, s, jnp.stack(sides)), scale, plan)
-        values = jnp.sum(jnp.where(eye, raw, 0.0), axis=1)
-        return sums._replace(
-            rows=_merge_at(sums.rows, n + i, stats(s, axis=0), plan), positive=_put(sums.positive, i, values)
+        mine = (
+            *_add_cross(mine[:2], s, jnp.stack(sides), stats=stats, plan=plan),
+            jnp.sum(jnp.where(eye, raw, 0.0), axis=1),
         )
+        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
 
-    def within(i: Array, j: Array, sums: Sums) -> Sums:
+    def within(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
         s = logits(i, j, diagonal=False)[1]
-        rows = _merge_at(sums.rows, i, stats(s, axis=1), plan)
-        return sums._replace(rows=_merge_at(rows, j, stats(s, axis=0), plan))
+        rows = _merge_at(sums.rows, j, stats(s, axis=0), plan)
+        return (_merge(mine[0], stats(s, axis=1), plan),), sums._replace(rows=rows)
 
-    def cross(i: Array, j: Array, sums: Sums) -> Sums:
+    def cross(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
+        j = jnp.where(j < n + i, j, j + 1)
         s = logits(i, j, diagonal=False)[1]
-        sums = _add_cross(sums, (i, s, _on_side(jnp.max(s, axis=1), j > n + i)), scale, plan)
-        return sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
+        mine = _add_cross(mine, s, _on_side(jnp.max(s, axis=1), j > n + i), stats=stats, plan=plan)
+        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
 
-    return _each_pair(no_sums(plan, blocks.dtype), n, (own, positive, within, cross))
+    sums = lax.fori_loop(0, 2 * n, own, no_sums(plan, blocks.dtype))
+    sums = _each(positive, sums, ((0, n), lambda i: (n + i, n + i + 1)), mine=("cross", "best", "positive"))
+    if n == 1:
+        return sums
+    sums = _each(within, sums, ((0, 2 * n), lambda i: (i + 1, jnp.where(i < n, n, 2 * n))), mine=("rows",))
+    return _each(cross, sums, ((0, n), lambda i: (n, 2 * n - 1)), mine=("cross", "best"))
 
 
 def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
     """The sums of `rows` with the images of `columns` as further candidates; the same images may be among both."""
     n, m = rows.plan.num_blocks, columns.plan.num_blocks
-    stats = functools.partial(_stats, axis=1, scale=scale, plan=rows.plan)
+    stats = functools.partial(_stats, scale=scale, plan=rows.plan)
 
     def logits(i: Array, j: Array) -> tuple[Array, Array, Array]:
         row, column = rows.images(i)[:, None], columns.images(j)[None]
         s = _logits(_at(rows.blocks, i), _at(columns.blocks, j), scale)
         return jnp.where((row == column) | (column < 0), _NEVER, s), s, column - row
 
-    def plain(i: Array, j: Array, sums: Sums) -> Sums:
-        return sums._replace(rows=_merge_at(sums.rows, i, stats(logits(i, j)[0]), rows.plan))
+    def plain(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
+        return (_merge(mine[0], stats(logits(i, j)[0], axis=1), rows.plan),), sums
 
-    def cross(i: Array, j: Array, sums: Sums) -> Sums:
+    def cross(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
         s, raw, ahead = logits(i, j)
         sides = [jnp.max(jnp.where(side, s, _NEVER), axis=1) for side in (ahead < 0, ahead > 0)]
-        sums = _add_cross(sums, (i, s, jnp.stack(sides)), scale, rows.plan)
-        positive = _at(sums.positive, i) + jnp.sum(jnp.where(ahead == 0, raw, 0.0), axis=1)
-        return sums._replace(positive=_put(sums.positive, i, positive))
+        positive = mine[2] + jnp.sum(jnp.where(ahead == 0, raw, 0.0), axis=1)
+        return (*_add_cross(mine[:2], s, jnp.stack(sides), stats=stats, plan=rows.plan), positive), sums
 
-    sums = _each(plain, sums, (0, 2 * n), lambda i: (0, jnp.where(i < n, m, 2 * m)))
-    return _each(cross, sums, (0, n), lambda i: (m, 2 * m))
+    sums = _each(plain, sums, ((0, 2 * n), lambda i: (0, jnp.where(i < n, m, 2 * m))), mine=("rows",))
+    return _each(cross, sums, ((0, n), lambda i: (m, 2 * m)), mine=("cross", "best", "positive"))
 
 
 def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
@@ -207,19 +218,22 @@ def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: Plan) -> A
         w = _weights(_logits(_at(blocks, i), _at(blocks, j), scale), pair, scale, plan)
         return jnp.where(eye, 0.0, w) if diagonal else w
 
-    def both(i: Array, j: Array, total: Array, *, diagonal: bool = False) -> Array:
+    def both(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total, *, diagonal: bool) -> tuple[Any, _Total]:
         w = weights(i, j, diagonal=diagonal)
-        total = _put(total, i, _at(total, i) + _dot(w, _at(blocks, j), (1, 0)))
-        return _put(total, j, _at(total, j) + _dot(w, _at(blocks, i), (0, 0)))
+        total = _put(sums.total, j, _at(sums.total, j) + _dot(w, _at(blocks, i), (0, 0)))
+        return (mine[0] + _dot(w, _at(blocks, j), (1, 0)),), _Total(total)
 
-    def own(i: Array, total: Array) -> Array:
-        return _put(total, i, _at(total, i) + _dot(weights(i, i, diagonal=True), _at(blocks, i), (1, 0)))
+    def other(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total) -> tuple[Any, _Total]:
+        return both(i, jnp.where(j < n + i, j, j + 1), mine, sums, diagonal=False)
 
-    def positive(i: Array, total: Array) -> Array:
-        return both(i, n + i, total, diagonal=True)
+    def own(i: Array, sums: _Total) -> _Total:
+        return _Total(_put(sums.total, i, _dot(weights(i, i, diagonal=True), _at(blocks, i), (1, 0))))
 
-    total = _each_pair(jnp.zeros_like(blocks), n, (own, positive, both, both))
-    return pull_positives(total, blocks, values.losses)
+    sums = lax.fori_loop(0, 2 * n, own, _Total(jnp.zeros_like(blocks)))
+    sums = _each(functools.partial(both, diagonal=True), sums, ((0, n), lambda i: (n + i, n + i + 1)), mine=("total",))
+    if n > 1:  # rows of view 1 have one block, the facing one, behind them already
+        sums = _each(other, sums, ((0, 2 * n), lambda i: (i + 1, jnp.where(i < n, 2 * n - 1, 2 * n))), mine=("total",))
+    return pull_positives(sums.total, blocks, values.losses)
 
 
 def pull_positives(total: Array, blocks: Array, losses: Array) -> Array:
@@ -232,17 +246,17 @@ def pull_positives(total: Array, blocks: Array, losses: Array) -> Array:
 
 def pull_columns(total: Array, rows: Rows, columns: Rows, *, scale: Array) -> Array:
     """`total` [2n, t, d] plus the part of the gradient of `rows` that comes from negatives among `columns`."""
-
     assert rows.normalizers is not None and columns.normalizers is not None
-    row_normalizers, column_normalizers = rows.normalizers, columns.normalizers
+    own, other = rows.normalizers, columns.normalizers
 
-    def visit(i: Array, j: Array, total: Array) -> Array:
-        pair = (_at(row_normalizers, i), _at(column_normalizers, j))
+    def visit(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total) -> tuple[Any, _Total]:
+        pair = (_at(own, i), _at(other, j))
         w = _weights(_logits(_at(rows.blocks, i), _at(columns.blocks, j), scale), pair, scale, rows.plan)
         w = jnp.where(rows.images(i)[:, None] == columns.images(j)[None], 0.0, w)
-        return _put(total, i, _at(total, i) + _dot(w, _at(columns.blocks, j), (1, 0)))
+        return (mine[0] + _dot(w, _at(columns.blocks, j), (1, 0)),), sums
 
-    return _each(visit, total, (0, rows.blocks.shape[0]), lambda i: (0, columns.blocks.shape[0]))
+    pairs = ((0, rows.blocks.shape[0]), lambda i: (0, columns.blocks.shape[0]))
+    return _each(visit, _Total(total), pairs, mine=("total",)).total
 
 
 def _at(x: Array, i: Array) -> Array:
@@ -310,12 +324,9 @@ def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: Pla
     return jnp.exp(s - row[0]) * row[1] + jnp.exp(s - column[0]) * column[1]
 
 
-def _add_cross(sums: Sums, seen: tuple[Array, Array, Array], scale: Array, plan: Plan) -> Sums:
-    """The sums after block i of view 1 has seen logits s of view 2 with maxima `best` [2, t]: seen = (i, s, best)."""
-    i, s, best = seen
-    more = _stats(s, axis=1, scale=scale, plan=plan, weigh=True)
-    best = jnp.maximum(_at(sums.best, i), best)
-    return sums._replace(cross=_merge_at(sums.cross, i, more, plan), best=_put(sums.best, i, best))
+def _add_cross(mine: tuple[Array, ...], s: Array, best: Array, *, stats: Any, plan: Plan) -> tuple[Array, Array]:
+    """(cross, best) of a block of view 1 after logits s of view 2, whose maxima on either side are `best` [2, t]."""
+    return _merge(mine[0], stats(s, axis=1, weigh=True), plan), jnp.maximum(mine[1], best)
 
 
 def _on_side(best: Array, later: Array) -> Array:
@@ -323,27 +334,18 @@ def _on_side(best: Array, later: Array) -> Array:
     return jnp.stack([jnp.where(later, _NEVER, best), jnp.where(later, best, _NEVER)])
 
 
-def _each(visit: Callable[..., Any], carry: Any, rows: tuple[int, int], columns: Callable[[Array], Any]) -> Any:
-    """`carry` after visit(i, j, carry) for i in rows and j in columns(i), both half-open ranges."""
+def _each(visit: Callable[..., Any], carry: Any, pairs: tuple[Any, Any], *, mine: tuple[str, ...]) -> Any:
+    """`carry` after (block i of its fields `mine`, carry) = visit(i, j, that block, carry) for all (i, j) of `pairs`.
+
+    pairs: (range of i, i -> range of j), half open. A visit may change other blocks of `carry` than the i-th. To write
+    two blocks of one array in one loop makes XLA copy the array each time; the i-th is written when its row is done.
+    """
 
     def row(i: Array, carry: Any) -> Any:
-        start, stop = columns(i)
-        return lax.fori_loop(start, stop, functools.partial(visit, i), carry)
+        start, stop = pairs[1](i)
+        blocks = tuple(_at(getattr(carry, name), i) for name in mine)
+        blocks, carry = lax.fori_loop(start, stop, lambda j, state: visit(i, j, *state), (blocks, carry))
+        done = (_put(getattr(carry, name), i, block) for name, block in zip(mine, blocks, strict=True))
+        return carry._replace(**dict(zip(mine, done, strict=True)))
 
-    return lax.fori_loop(rows[0], rows[1], row, carry)
-
-
-def _each_pair(carry: Any, n: int, visits: tuple[Callable[..., Any], ...]) -> Any:
-    """`carry` after every unordered pair of the 2n blocks was visited once.
-
-    visits: own(i, carry) for a block and itself, positive(i, carry) for i and n + i, within(i, j, carry) for others of
-    one view and cross(i, j, carry) for others of both, i < j.
-    """
-    own, positive, within, cross = visits
-    carry = lax.fori_loop(0, 2 * n, own, carry)
-    carry = lax.fori_loop(0, n, positive, carry)
-    if n == 1:
-        return carry
-    carry = _each(within, carry, (0, 2 * n), lambda i: (i + 1, jnp.where(i < n, n, 2 * n)))
-    skip = lambda i, j, carry: cross(i, jnp.where(j < n + i, j, j + 1), carry)  # noqa: E731
-    return _each(skip, carry, (0, n), lambda i: (n, 2 * n - 1))
+    return lax.fori_loop(pairs[0][0], pairs[0][1], row, carry)
