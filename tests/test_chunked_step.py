@@ -249,7 +249,7 @@ _BUDGET = """
     from simclr_jax.data import resident
 
     mesh = sharding.make_mesh()
-    encoder = models.make_encoder("resnet10", width_multiplier=0.0625, stem="cifar")
+    encoder = models.make_encoder("resnet10", width_multiplier=0.0625, stem="cifar", bn_parts=mesh.size)
     method = methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32)
     tx = optim.make_optimizer("sgd", schedule=0.1, weight_decay=1e-4)
     views = augment.make_simclr_views(size=24, blur_probability=0.0)

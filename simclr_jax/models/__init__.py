@@ -54,6 +54,7 @@ def make_encoder(
     padding: str = "reference",
     norm: str = "batch",
     bn_groups: int = 1,
+    bn_parts: int = 1,
     remat: str = "none",
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
@@ -74,12 +75,13 @@ def make_encoder(
             latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights.
         bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
             must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.
+        bn_parts: for norm="batch", over how many devices the rows are spread: statistics then need one exchange.
         remat: "none", or "blocks": the backward pass keeps the inputs of residual blocks only and runs each block again
             when its turn comes. The same numbers, up to a third more time, much less memory.
 
     Raises:
-        InputError: an unknown name, stem, dtype, padding, norm or remat, bn_groups below 1, a width multiplier or ratio
-            out of range, ratios with torchvision's padding, or float64 without jax_enable_x64.
+        InputError: an unknown name, stem, dtype, padding, norm or remat, bn_groups or bn_parts below 1, a width
+            multiplier or ratio out of range, ratios with torchvision's padding, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
     """
@@ -90,8 +92,9 @@ def make_encoder(
     _check_choice("norm", norm, norms.NORMS)
     _check_choice("remat", remat, resnet.REMATS)
     _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
-    if bn_groups < 1:
-        raise base.InputError(f"bn_groups must be at least 1; got {bn_groups}. Use 1 for global BatchNorm.")
+    for what, count in (("bn_groups", bn_groups), ("bn_parts", bn_parts)):
+        if count < 1:
+            raise base.InputError(f"{what} must be at least 1; got {count}. Use 1 for global BatchNorm on one device.")
     if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
         raise base.InputError(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
@@ -106,6 +109,6 @@ def make_encoder(
         sk_ratio=sk_ratio,
         se_ratio=se_ratio,
         padding=padding,
-        norm=norms.Norm(norm, bn_groups),
+        norm=norms.Norm(norm, bn_groups, bn_parts),
         remat=remat,
     )

@@ -5,6 +5,7 @@ are float32 (float64 if `dtype` is float64).
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,30 +107,38 @@ def _gradients_in_usual_order(x: Array, kernel: Array, cotangent: Array, *, stri
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-@jax.custom_vjp
-def moments(x: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def moments(x: Array, parts: int = 1) -> tuple[Array, Array]:
     """Mean and (biased) variance [C] over all axes but the last of x [N, ..., C], the global batch; at least float32.
 
     The variance is the mean square around the mean, as in the TF1 reference. The TF2 reference and Flax take
     E[x^2] - E[x]^2, which loses digits where a channel's mean is large beside its deviation. bfloat16 has no such
-    digits to lose: there the short form is used, which reads the values once and needs one sum over devices, not two.
+    digits to lose: there the short form is used, which reads the values once.
+
+    parts: of how many equal runs of rows, each on a device of its own, the batch consists. Each takes the mean square
+        around its own mean, and the means' variance, of so few numbers, is added in the short form: what all devices
+        have to tell each other fits into one sum. Without a common divisor with N it is as if it were 1.
     """
-    return _moments_forward(x)[0]
+    return _moments_forward(x, parts)[0]
 
 
-def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    axes = tuple(range(x.ndim - 1))
+def _moments_forward(x: Array, parts: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     if x.dtype == jnp.bfloat16:
+        axes = tuple(range(x.ndim - 1))
         wide = x.astype(jnp.float32)
         mean = jnp.mean(wide, axis=axes)
         variance = jnp.maximum(jnp.mean(jnp.square(wide), axis=axes) - jnp.square(mean), 0.0)
-    else:
-        mean = jnp.mean(x, axis=axes)
-        variance = jnp.mean(jnp.square(x - mean), axis=axes)
-    return (mean, variance), (x, mean)
+        return (mean, variance), (x, mean)
+    local = x.reshape(math.gcd(parts, x.shape[0]), -1, x.shape[-1])
+    means = jnp.mean(local, axis=1)
+    squares = jnp.mean(jnp.square(local - means[:, None]), axis=1)
+    if len(means) == 1:
+        return (means[0], squares[0]), (x, means[0])
+    mean, square, among = jnp.mean(jnp.stack([means, squares, jnp.square(means)], axis=1), axis=0)
+    return (mean, square + jnp.maximum(among - jnp.square(mean), 0.0)), (x, mean)
 
 
-def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
+def _moments_backward(_: int, residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
     x, mean = residuals
     mean_cotangent, variance_cotangent = cotangents
     count = x.size // x.shape[-1]
@@ -152,6 +161,7 @@ class BatchNorm(nn.Module):
     scale_init: of the scale.
     num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
         mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
+    num_parts: of how many runs of rows, each on a device of its own, the batch consists; see `moments`.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
     epsilon: added to the variance.
 
@@ -164,6 +174,7 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     num_groups: int = 1
+    num_parts: int = 1
     momentum: float = 0.9
     epsilon: float = 1e-5
 
@@ -175,7 +186,8 @@ class BatchNorm(nn.Module):
         moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         grouped = self.train and self.num_groups > 1
         rows = x.reshape(self.num_groups, -1, *x.shape[1:]) if grouped else x
-        compute = jax.vmap(moments) if grouped else moments
+        compute = functools.partial(moments, parts=max(self.num_parts // self.num_groups, 1))
+        compute = jax.vmap(compute) if grouped else compute
         mean, variance = compute(rows) if self.train else (moving_mean.value, moving_variance.value)
         if self.train and not self.is_initializing():
             for average, value in ((moving_mean, mean), (moving_variance, variance)):

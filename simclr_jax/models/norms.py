@@ -24,10 +24,13 @@ class Norm(NamedTuple):
         "frozen": BatchNorm by its moving averages also while training; they stay, scale and bias are trained.
     num_groups: for "batch", into how many equal, contiguous groups of rows a batch falls, each with statistics of its
         own; 1 for the whole (global) batch.
+    num_parts: for "batch", of how many runs of rows, each on a device of its own, a batch consists. It changes the
+        order of sums, see `layers.moments`, and nothing else.
     """
 
     kind: str = "batch"
     num_groups: int = 1
+    num_parts: int = 1
 
 
 def num_channel_groups(num_channels: int) -> int:
@@ -75,4 +78,4 @@ def make_norm(dtype: str, train: bool, norm: Norm) -> Callable[..., nn.Module]:
     if norm.kind == "group":
         return functools.partial(GroupNorm, param_dtype=layers.state_dtype(dtype))
     batch_norm = layers.make_batch_norm(dtype, train and norm.kind == "batch")
-    return functools.partial(batch_norm, num_groups=norm.num_groups)
+    return functools.partial(batch_norm, num_groups=norm.num_groups, num_parts=norm.num_parts)

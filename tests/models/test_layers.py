@@ -175,6 +175,19 @@ def test_moments_of_bfloat16_are_float32_and_their_gradient_is_bfloat16():
     assert pull_back((mean, variance))[0].dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("parts", [2, 4, 5])
+def test_moments_of_a_batch_in_parts_equal_float64(parts):
+    """5 parts of 8 rows: no common divisor, as if it were one part."""
+    x = np.random.default_rng(2).normal(1.0, size=(8, 5, 3, 6)).astype(np.float32) * np.arange(1, 7, dtype=np.float32)
+    (mean, variance), pull_back = jax.vjp(functools.partial(layers.moments, parts=parts), x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(variance, wide.var(axis=(0, 1, 2)), rtol=2e-6)
+    slope = pull_back((jnp.ones(6, jnp.float32), jnp.full(6, 2.0, jnp.float32)))[0]
+    expected = (1 + 2 * 2 * (wide - wide.mean(axis=(0, 1, 2)))) / (8 * 5 * 3)
+    np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-6)
+
+
 def test_batch_norm_has_the_variables_of_flax_and_its_results():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 3, 4)), jnp.float32)
     ours, theirs = layers.make_batch_norm("float32", True)(), nn.BatchNorm(use_running_average=False, momentum=0.9)
