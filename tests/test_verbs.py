@@ -95,3 +95,27 @@ def test_features_do_not_depend_on_the_batch_size_nor_on_the_padded_tail():
     for h in found:
         # The same network on the same pixels; only the order of float32 sums may differ.
         np.testing.assert_allclose(h, direct, rtol=2e-5, atol=2e-5 * np.abs(direct).max())
+
+
+def test_evaluating_again_and_another_split_compiles_the_encoder_once():
+    """As over three epochs, with a last batch that is not full."""
+    traced = []
+
+    def predict(_, images):
+        traced.append(images.shape)
+        return images.mean(axis=(1, 2))
+
+    encode = features.make_predict(predict, size=8, resize="tf2", batch_size=5, mesh=sharding.make_mesh())
+    for count in (13, 13, 7):
+        images = np.full((count, 8, 8, 3), count, np.uint8)
+        image_set = data.ImageSet(
+            images=images,
+            sizes=np.full((count, 2), 8, np.int32),
+            labels=np.zeros(count, np.int32),
+            class_names=("one",),
+            ids=tuple(map(str, range(count))),
+            fingerprint="",
+            skipped=(),
+        )
+        np.testing.assert_allclose(encode({}, image_set), np.full((count, 3), count / 255), rtol=1e-6)
+    assert traced == [(5, 8, 8, 3)]
