@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from simclr_jax import aot, estimate, hardware, plan, plan_text  # noqa: E402
 from simclr_jax import config as config_lib  # noqa: E402
@@ -210,7 +211,8 @@ Google names v4 and v5p slices by TensorCores, two a chip: 64 chips of v5p are i
 ## Memory
 
 Arguments + outputs - those that reuse an argument's memory + temporaries, of one device. JAX takes 75 % of a GPU by
-default: above that set `XLA_PYTHON_CLIENT_MEM_FRACTION=0.92`.
+default: above that set `XLA_PYTHON_CLIENT_MEM_FRACTION=0.92`. A program that is too large for a TPU's memory is made to
+fit by computing some values twice, which the model does not know: on 32 x v5e it says that 8192 does not fit.
 """.splitlines()
 _HEAD.append("")
 

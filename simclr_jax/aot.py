@@ -98,6 +98,8 @@ def compile_elsewhere(
     hardware.topology(kind, devices)
     request = {"config": config, "kind": kind, "devices": devices, "shape": shape}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # The TPU's library belongs to one process a machine, which only matters where there is a TPU to own.
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     # The checkout that asks is the one that is compiled, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(pathlib.Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
