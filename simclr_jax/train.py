@@ -250,7 +250,8 @@ def _loop(
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
     stopped = 0
     while step < run.num_steps:
-        stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
+        with reader.waiting(step + 1):
+            stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
         if stopped:
             break
         count = min(settings.steps_per_dispatch, run.num_steps - step)
