@@ -221,7 +221,8 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: launch
         with runlog.open_log(workdir, resumed_step=step) if peers.is_main else runlog.silent_log() as log:
             sizes = readings.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
             reader = readings.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
-            return _loop(run, checkpoints, state, reader, stop)
+            with peers.noticing_loss():
+                return _loop(run, checkpoints, state, reader, stop)
 
 
 def _initial_state(run: Run) -> base.TrainState:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 from typing import Any
 
 import jax
@@ -19,11 +20,28 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import augment, base, checkpoint, config, launch, sharding, train, train_step
+from simclr_jax import (
+    augment,
+    base,
+    checkpoint,
+    config,
+    launch,
+    models,
+    pretrained,
+    runlog,
+    sharding,
+    train,
+    train_step,
+)
 from simclr_jax.data import resident
+from simclr_jax.models import resnet
 
 NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 10, 6
+# Half of the smoke config's net, which compiles in half of the time; wide enough that there is something to split.
+models.ENCODERS["two-blocks"] = functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1, 1))
 OVERRIDES = [
+    "--config.encoder.name=two-blocks",
+    "--config.encoder.width_multiplier=0.5",
     "--config.augment.size=8",
     "--config.train.batch_size=32",
     "--config.optimizer.name=lars",
@@ -146,6 +164,41 @@ def local_bytes(tree: Any) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
+def task_tuned(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Three updates from the weights of the run that four devices saved, as `init.workdir` asks for."""
+    saved = folder.parent / "saved"
+    if peers.is_main and folder == saved:
+        runlog.write_config(saved, settings())
+    values = pretrained.inherit(settings(f"--config.init.workdir={saved}"))
+    run = built()
+    assert {**values, "init": run.config["init"]} == run.config, "so that the compiled step is that of the run"
+    state = train._initial_state(run._replace(config=values))
+    with checkpoint.open_checkpoints(saved / "checkpoints") as checkpoints:
+        there = checkpoint.restore_any(checkpoints, step=SAVED_STEP)
+    taken = [
+        checkpoint.leaf_digests(tree[0]["encoder"]) | checkpoint.leaf_digests(tree[1]["batch_stats"])
+        for tree in ((state.params, state.method_state), (there["params"], there["method_state"]))
+    ]
+    step, (_, losses) = int(state.step), steps(run, state, until=3)
+    return {"step": step, "losses": losses, "same": taken[0] == taken[1]}
+
+
+def task_grouped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Five updates with BatchNorm over the images of a host; in one process, over two groups of them all the same."""
+    del folder
+    num_groups = sharding.num_groups
+    if peers.count == 1:
+        sharding.num_groups = lambda mesh, group: {"host": 2}[group]
+    try:
+        run = train.build(settings("--config.train.bn_group=host"))
+    finally:
+        sharding.num_groups = num_groups
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    state, losses = steps(run, state, until=5)
+    statistics = jax.tree.leaves(whole(run, state.method_state["batch_stats"]))
+    return {"losses": losses, "statistics": [float(np.linalg.norm(leaf)) for leaf in statistics]}
+
+
 def task_agree(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     """What the processes say to each other; every answer must be the same in both."""
     del folder
@@ -206,11 +259,19 @@ def task_stopped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
         return {"status": status, "step": checkpoints.latest_step()}
 
 
+def task_endless(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """The training program, long enough that somebody ends it."""
+    overrides = ("--config.train.num_epochs=200.0", "--config.train.evaluate_every_epochs=0.0")
+    return {"status": train.run_in(folder / "run", settings(*overrides), peers)}
+
+
 def main() -> None:
     folder, tasks = pathlib.Path(sys.argv[1]), sys.argv[2:]
     with launch.join() as peers:
         for task in tasks:
+            begin = time.monotonic()
             found = globals()[f"task_{task}"](folder, peers)
+            print(f"{task}: {time.monotonic() - begin:.1f} s", flush=True)
             (folder / f"{task}.{peers.index}.json").write_text(json.dumps(found))
             peers.any(False)
 

@@ -1,5 +1,6 @@
 """Finding the other processes: flags and simulated launchers, the roll call, and what processes tell each other."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -421,6 +422,18 @@ def test_a_lost_connection_is_one_line_and_any_other_failure_a_traceback(pair, c
     assert said in printed and ("Traceback" in printed) == (status == 1)
     ours = [line for line in printed.splitlines() if line.startswith("simclr-jax train: another")]
     assert len(ours) == (status == 4) and all("newest checkpoint" in line for line in ours)
+
+
+def test_a_lost_process_ends_this_one_before_anybody_waits_for_it(pair):
+    peers, ended = pair
+    seen = []
+    with pytest.raises(ValueError, match="Gloo"), contextlib.ExitStack() as outer:
+        outer.callback(lambda: seen.extend(ended))  # as the writer of checkpoints, which would wait
+        with peers[0].noticing_loss():
+            raise ValueError(GLOO)
+    assert seen[0] == launch.EXIT_PEER_LOST
+    with pytest.raises(RuntimeError, match="non-finite"), peers[1].noticing_loss():
+        raise RuntimeError("the loss became non-finite")
 
 
 def test_short_waits_are_no_reason_to_end(pair):

@@ -151,11 +151,26 @@ class Peers:
             self._left.set()
             jax.distributed.shutdown()  # waits for the others
             return
-        # Unwinding further would wait for the others in JAX's own shutdown, and abort: they are told and this ends.
+        self._leave(error)  # unwinding further would wait for the others in JAX's own shutdown, and abort
+
+    @contextlib.contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Around work with the others: if one of them is lost, this process ends here and now, with status 4.
+
+        Further out somebody would wait for the lost one, as the writer of checkpoints does.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.count > 1 and _is_loss(error):
+                self._leave(error)
+            raise
+
+    def _leave(self, error: BaseException) -> None:
+        """Says what has happened, tells the others and ends this process."""
         short = " ".join(str(error).split())[:200]
         status, line = 2, f"simclr-jax train: {error}"
-        # JAX raises a ValueError if it finds out while it dispatches, a RuntimeError of its own later.
-        if not isinstance(error, base.InputError | OSError) and _LOST.search(str(error)):
+        if _is_loss(error):
             status, line = (
                 EXIT_PEER_LOST,
                 (
@@ -167,7 +182,7 @@ class Peers:
             status, line = 1, f"{type(error).__name__}: {short}"
         self._left.set()
         if status == 1:
-            traceback.print_exception(kind, error, trace)
+            traceback.print_exception(error)
         else:
             print(line, file=sys.stderr, flush=True)
         self._tell(status, line)
@@ -245,6 +260,14 @@ class Peers:
         asking.start()
         asking.join(_GRACE_SECONDS)
         return {**answers[0], self.index: self._step} if answers else {}
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether the other side of a connection has gone.
+
+    JAX raises a ValueError if it finds out while it dispatches, a RuntimeError of its own later.
+    """
+    return not isinstance(error, base.InputError | OSError) and bool(_LOST.search(str(error)))
 
 
 def _end(status: int) -> None:
