@@ -15,6 +15,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _STUBS = []
 
 
+def pytest_configure(config):
+    """The fast tests compile with little effort, which is most of their time; with the slow ones, all do as users do.
+
+    What is computed is the same but for rounding. `XLA_FLAGS= make test` compiles as users do, too.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 @pytest.fixture(scope="session")
 def torchvision():
     """torchvision, also where its compiled operators do not fit this build of torch: ResNets use none of them."""
