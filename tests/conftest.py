@@ -1,5 +1,6 @@
 """Every test runs on the CPU, with strict dtype promotion and warnings as errors."""
 
+import gc
 import importlib
 import os
 import sys
@@ -22,6 +23,27 @@ def pytest_configure(config):
     """
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+_MOST_BYTES = 1.5e9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Lets go of compiled programs once they take a lot: in one process all tests together would hold 5 GB."""
+    yield
+    if _resident_bytes() > _MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident_bytes() -> float:
+    """Memory of this process now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0.0
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ from simclr_jax import (
 from simclr_jax.data import resident
 from simclr_jax.models import resnet
 
-NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 10, 6
+NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 12, 6, 6
 # Half of the smoke config's net, which compiles in half of the time; wide enough that there is something to split.
 models.ENCODERS["two-blocks"] = functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1, 1))
 OVERRIDES = [
@@ -105,7 +105,7 @@ def steps(run: train.Run, state: base.TrainState, *, until: int, save_to: Any = 
 
 
 def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
-    """Twenty steps from the beginning, with the state saved after ten."""
+    """All steps from the beginning, with the state saved in the middle."""
     run = built()
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     before = jax.tree.leaves(whole(run, state.params))
@@ -118,14 +118,14 @@ def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "order": [digest(whole(run, run.feed.draw(step)[1])) for step in range(NUM_STEPS)],
-        "views": views_of(run, (0, 13)),
+        "views": views_of(run, (0, 7)),
         "losses": losses,
         "compiled": run.train_steps._cache_size(),
     }
 
 
 def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replicated") -> dict[str, Any]:
-    """The last ten steps of the run that another number of devices saved after ten."""
+    """The second half of the run that another number of devices saved in the middle."""
     run = built(how)
     like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
     with checkpoint.open_checkpoints(folder.parent / "saved" / "checkpoints") as checkpoints:
@@ -184,7 +184,7 @@ def task_tuned(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
 
 
 def task_grouped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
-    """Five updates with BatchNorm over the images of a host; in one process, over two groups of them all the same."""
+    """Three updates with BatchNorm over the images of a host; in one process, over two groups of them all the same."""
     del folder
     num_groups = sharding.num_groups
     if peers.count == 1:
@@ -194,7 +194,7 @@ def task_grouped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     finally:
         sharding.num_groups = num_groups
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
-    state, losses = steps(run, state, until=5)
+    state, losses = steps(run, state, until=3)
     statistics = jax.tree.leaves(whole(run, state.method_state["batch_stats"]))
     return {"losses": losses, "statistics": [float(np.linalg.norm(leaf)) for leaf in statistics]}
 
