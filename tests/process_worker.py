@@ -37,8 +37,8 @@ from simclr_jax.data import resident
 from simclr_jax.models import resnet
 
 NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 12, 6, 6
-# A quarter of the smoke config's net, which compiles sooner and sums less often over the devices; wide enough that there
-# is something to split.
+# A quarter of the smoke config's net, which compiles sooner and sums less often over the devices; wide enough that
+# there is something to split.
 models.ENCODERS["one-block"] = functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1,))
 OVERRIDES = [
     "--config.encoder.name=one-block",
