@@ -21,7 +21,7 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow"
 
-# Several devices and two processes against one: two minutes.
+# Several devices and two processes against one, and peers that are killed or stopped: about two minutes.
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" tests/test_processes.py
 

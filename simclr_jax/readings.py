@@ -68,6 +68,10 @@ class Reader:
         runlog.write_metrics(self._log, row)
         progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
 
+    def waiting(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Around any other wait for the devices of all processes before update `step`; see `launch.Peers.waiting`."""
+        return self._peers.waiting(step)
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time spent inside out of the rate."""

@@ -221,7 +221,8 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: launch
         with runlog.open_log(workdir, resumed_step=step) if peers.is_main else runlog.silent_log() as log:
             sizes = readings.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
             reader = readings.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
-            return _loop(run, checkpoints, state, reader, stop)
+            with peers.noticing_loss():
+                return _loop(run, checkpoints, state, reader, stop)
 
 
 def _initial_state(run: Run) -> base.TrainState:
@@ -250,7 +251,8 @@ def _loop(
     evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
     stopped = 0
     while step < run.num_steps:
-        stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
+        with reader.waiting(step + 1):
+            stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
         if stopped:
             break
         count = min(settings.steps_per_dispatch, run.num_steps - step)

@@ -1,5 +1,6 @@
 """Every test runs on the CPU, with strict dtype promotion and warnings as errors."""
 
+import gc
 import importlib
 import os
 import sys
@@ -13,6 +14,36 @@ import jax
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 _STUBS = []
+
+
+def pytest_configure(config):
+    """The fast tests compile with little effort, which is most of their time; with the slow ones, all do as users do.
+
+    What is computed is the same but for rounding. `XLA_FLAGS= make test` compiles as users do, too.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+_MOST_BYTES = 2.5e9  # the lower, the more is compiled again
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Lets go of compiled programs once they take a lot: in one process all tests together would hold 5 GB."""
+    yield
+    if _resident_bytes() > _MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident_bytes() -> float:
+    """Memory of this process now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0.0
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 from typing import Any
 
 import jax
@@ -19,11 +20,29 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import augment, base, checkpoint, config, launch, sharding, train, train_step
+from simclr_jax import (
+    augment,
+    base,
+    checkpoint,
+    config,
+    launch,
+    models,
+    pretrained,
+    runlog,
+    sharding,
+    train,
+    train_step,
+)
 from simclr_jax.data import resident
+from simclr_jax.models import resnet
 
-NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 10, 6
+NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 6, 6
+# A quarter of the smoke config's net, which compiles sooner and sums less often over the devices; wide enough that
+# there is something to split.
+models.ENCODERS["one-block"] = functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1,))
 OVERRIDES = [
+    "--config.encoder.name=one-block",
+    "--config.encoder.width_multiplier=0.5",
     "--config.augment.size=8",
     "--config.train.batch_size=32",
     "--config.optimizer.name=lars",
@@ -87,7 +106,7 @@ def steps(run: train.Run, state: base.TrainState, *, until: int, save_to: Any = 
 
 
 def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
-    """Twenty steps from the beginning, with the state saved after ten."""
+    """All steps from the beginning, with the state saved in the middle."""
     run = built()
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     before = jax.tree.leaves(whole(run, state.params))
@@ -100,14 +119,14 @@ def task_fresh(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "order": [digest(whole(run, run.feed.draw(step)[1])) for step in range(NUM_STEPS)],
-        "views": views_of(run, (0, 13)),
+        "views": views_of(run, (0, 7)),
         "losses": losses,
         "compiled": run.train_steps._cache_size(),
     }
 
 
 def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replicated") -> dict[str, Any]:
-    """The last ten steps of the run that another number of devices saved after ten."""
+    """The second half of the run that another number of devices saved in the middle."""
     run = built(how)
     like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
     with checkpoint.open_checkpoints(folder.parent / "saved" / "checkpoints") as checkpoints:
@@ -144,6 +163,41 @@ def task_split(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
 def local_bytes(tree: Any) -> int:
     """Bytes of the tree that the first device of this process holds."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def task_tuned(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Three updates from the weights of the run that four devices saved, as `init.workdir` asks for."""
+    saved = folder.parent / "saved"
+    if peers.is_main and folder == saved:
+        runlog.write_config(saved, settings())
+    values = pretrained.inherit(settings(f"--config.init.workdir={saved}"))
+    run = built()
+    assert {**values, "init": run.config["init"]} == run.config, "so that the compiled step is that of the run"
+    state = train._initial_state(run._replace(config=values))
+    with checkpoint.open_checkpoints(saved / "checkpoints") as checkpoints:
+        there = checkpoint.restore_any(checkpoints, step=SAVED_STEP)
+    taken = [
+        checkpoint.leaf_digests(tree[0]["encoder"]) | checkpoint.leaf_digests(tree[1]["batch_stats"])
+        for tree in ((state.params, state.method_state), (there["params"], there["method_state"]))
+    ]
+    step, (_, losses) = int(state.step), steps(run, state, until=3)
+    return {"step": step, "losses": losses, "same": taken[0] == taken[1]}
+
+
+def task_grouped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """Three updates with BatchNorm over the images of a host; in one process, over two groups of them all the same."""
+    del folder
+    num_groups = sharding.num_groups
+    if peers.count == 1:
+        sharding.num_groups = lambda mesh, group: {"host": 2}[group]
+    try:
+        run = train.build(settings("--config.train.bn_group=host"))
+    finally:
+        sharding.num_groups = num_groups
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    state, losses = steps(run, state, until=3)
+    statistics = jax.tree.leaves(whole(run, state.method_state["batch_stats"]))
+    return {"losses": losses, "statistics": [float(np.linalg.norm(leaf)) for leaf in statistics]}
 
 
 def task_agree(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
@@ -206,11 +260,19 @@ def task_stopped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
         return {"status": status, "step": checkpoints.latest_step()}
 
 
+def task_endless(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
+    """The training program, long enough that somebody ends it."""
+    overrides = ("--config.train.num_epochs=200.0", "--config.train.evaluate_every_epochs=0.0")
+    return {"status": train.run_in(folder / "run", settings(*overrides), peers)}
+
+
 def main() -> None:
     folder, tasks = pathlib.Path(sys.argv[1]), sys.argv[2:]
     with launch.join() as peers:
         for task in tasks:
+            begin = time.monotonic()
             found = globals()[f"task_{task}"](folder, peers)
+            print(f"{task}: {time.monotonic() - begin:.1f} s", flush=True)
             (folder / f"{task}.{peers.index}.json").write_text(json.dumps(found))
             peers.any(False)
 

@@ -1,5 +1,6 @@
 """Finding the other processes: flags and simulated launchers, the roll call, and what processes tell each other."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -378,6 +379,61 @@ def test_a_process_that_waits_for_ever_says_who_is_behind_and_ends(pair, capfd, 
     said = capfd.readouterr().err
     assert "waited" in said and "for update 12" in said and "process 1 at update 11" in said
     assert "Current thread" in said or "Thread 0x" in said, "where this process waits"
+
+
+def test_a_store_that_does_not_answer_keeps_nobody_from_ending(pair, capfd, monkeypatch):
+    """The store is in process 0: where that is stopped, a question never returns."""
+    peers, ended = pair
+    awake = threading.Event()
+
+    def sleep(self, key):
+        awake.wait(20)
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+
+    monkeypatch.setattr(peers_lib, "_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(Store, "key_value_try_get", sleep)
+    monkeypatch.setattr(Store, "key_value_dir_get", sleep)
+    peers[1]._limit, peers[1]._waits = 0.2, 10
+    with peers[1].waiting(7):
+        wait_until(lambda: launch.EXIT_PEER_LOST in ended)
+    awake.set()
+    assert "for update 7" in (said := capfd.readouterr().err) and "process 0 does not answer" in said
+
+
+GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc] Read error: Connection reset by peer"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (jax.errors.JaxRuntimeError(GLOO), 4, "another process was lost"),
+        (ValueError(GLOO), 4, "another process was lost"),  # found out while dispatching
+        (jax.errors.JaxRuntimeError("INTERNAL: ... remote process exited or there was ..."), 4, "lost at update"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes"), 1, "Traceback"),
+        (ConnectionResetError("Connection reset by peer"), 1, "Traceback"),  # of a file system, not of a process
+    ],
+)
+def test_a_lost_connection_is_one_line_and_any_other_failure_a_traceback(pair, capfd, error, status, said):
+    peers, ended = pair
+    with pytest.raises(type(error)), peers[0]:
+        raise error
+    assert ended[0] == status
+    printed = capfd.readouterr().err
+    assert said in printed and ("Traceback" in printed) == (status == 1)
+    ours = [line for line in printed.splitlines() if line.startswith("simclr-jax train: another")]
+    assert len(ours) == (status == 4) and all("newest checkpoint" in line for line in ours)
+
+
+def test_a_lost_process_ends_this_one_before_anybody_waits_for_it(pair):
+    peers, ended = pair
+    seen = []
+    with pytest.raises(ValueError, match="Gloo"), contextlib.ExitStack() as outer:
+        outer.callback(lambda: seen.extend(ended))  # as the writer of checkpoints, which would wait
+        with peers[0].noticing_loss():
+            raise ValueError(GLOO)
+    assert seen[0] == launch.EXIT_PEER_LOST
+    with pytest.raises(RuntimeError, match="non-finite"), peers[1].noticing_loss():
+        raise RuntimeError("the loss became non-finite")
 
 
 def test_short_waits_are_no_reason_to_end(pair):

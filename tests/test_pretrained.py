@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax import base, config, data, evaluate, features, pretrained, preview, probes, train
+from simclr_jax import base, config, data, evaluate, features, pretrained, preview, probes, sharding, train
 
 SMALL = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
 
@@ -81,7 +81,7 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
     rows = probes.label_subset(whole.labels, 0.5)
     np.testing.assert_array_equal(run.train_set.images, whole.images[rows])
     _, params, method_state = features.load_variables(workdir / "checkpoints", which="latest")
-    start = pretrained.adopt(run.init(), workdir=str(workdir), which="latest")
+    start = pretrained.adopt(sharding.jit_once(run.init, run.mesh)(), workdir=str(workdir), which="latest")
     ours = {**leaves(start.params["encoder"]), **leaves(start.params["projection_head"])}
     theirs = {**leaves(params["encoder"]), **leaves(params["projection_head"])}
     assert ours and all((value == theirs[name]).all() for name, value in ours.items())
@@ -100,7 +100,7 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
 
 def test_weights_of_another_shape_are_named_in_one_line(workdir):
     run = train.build(pretrained.inherit(finetune(workdir)))
-    state = run.init()
+    state = sharding.jit_once(run.init, run.mesh)()
     state.params["encoder"]["stem"]["conv1"]["kernel"] = np.zeros((3, 3, 3, 5), np.float32)
     with pytest.raises(base.InputError, match=r"encoder/stem/conv1/kernel of shape \[3, 3, 3, 5\]; it has shape"):
         pretrained.adopt(state, workdir=str(workdir), which="latest")

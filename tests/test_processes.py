@@ -9,16 +9,25 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from simclr_jax import base, checkpoint, runlog
+from simclr_jax import launch as launch_lib
+
 ROOT = pathlib.Path(__file__).parents[1]
-CAP_SECONDS = 100
+NUM_STEPS, SAVED_STEP = 20, 6  # as in the worker, which only runs with its own variables
+CAP_SECONDS = 150  # of one launch, where other programs take the cores as well
+STUCK_SECONDS = 10.0
 pytestmark = pytest.mark.slow
 
 
@@ -42,87 +51,89 @@ def slurm(index: int, count: int, port: int) -> dict[str, str]:
     }
 
 
-def launch(folder: pathlib.Path, tasks: list[str], *, processes: int, devices: int) -> dict[str, list[dict]]:
-    """Runs the tasks in so many processes of so many devices: what each process found, by task."""
+@contextlib.contextmanager
+def started(
+    folder: pathlib.Path, tasks: list[str], *, processes: int, devices: int, **more: str
+) -> Iterator[list[subprocess.Popen]]:
+    """So many processes of so many devices that work on the tasks; none of them outlives the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, started = free_port(), []
-    for index in range(processes):
-        environment = {
-            **os.environ,
-            **(slurm(index, processes, port) if processes > 1 else {}),
-            "JAX_PLATFORMS": "cpu",
-            # Compiling takes most of the time; what is compiled without effort computes the same sums.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-            "SIMCLR_LAUNCH_TIMEOUT": "60",
-            # The tasks of one process compile the same programs again.
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        with open(folder / f"log.{index}", "w") as log:
-            command = [sys.executable, "-m", "tests.process_worker", str(folder), *tasks]
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT))
-    deadline = time.monotonic() + CAP_SECONDS
+    port, workers = free_port(), list[subprocess.Popen]()
     try:
-        for process in started:
-            process.wait(max(deadline - time.monotonic(), 0.1))
+        for index in range(processes):
+            environment = {
+                **os.environ,
+                **(slurm(index, processes, port) if processes > 1 else {}),
+                "JAX_PLATFORMS": "cpu",
+                # Compiling takes most of the time; what is compiled without effort computes the same sums.
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+                "SIMCLR_LAUNCH_TIMEOUT": "60",
+                # The tasks of one process compile the same programs again.
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                **more,
+            }
+            with open(folder / f"log.{index}", "w") as log:
+                command = [sys.executable, "-m", "tests.process_worker", str(folder), *tasks]
+                workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT))
+        yield workers
     finally:
-        for process in started:
+        for process in workers:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()  # by its own number; SIGTERM would be a request to save
             process.wait()
+
+
+def launch(folder: pathlib.Path, tasks: list[str], *, processes: int, devices: int) -> dict[str, list[dict]]:
+    """Runs the tasks in so many processes of so many devices: what each process found, by task."""
+    deadline = time.monotonic() + CAP_SECONDS
+    with started(folder, tasks, processes=processes, devices=devices) as workers:
+        for process in workers:
+            process.wait(max(deadline - time.monotonic(), 0.1))
     said = "\n".join(f"process {i}:\n" + (folder / f"log.{i}").read_text()[-3000:] for i in range(processes))
-    assert [process.returncode for process in started] == [0] * processes, said
+    assert [process.returncode for process in workers] == [0] * processes, said
     return {
         task: [json.loads((folder / f"{task}.{index}.json").read_text()) for index in range(processes)]
         for task in tasks
     }
 
 
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    """The run on four devices, which also leaves the checkpoint that others go on from."""
-    return launch(tmp_path_factory.mktemp("runs") / "saved", ["fresh"], processes=1, devices=4)["fresh"][0], (
-        tmp_path_factory.getbasetemp()
-    )
+class Singles(NamedTuple):
+    """What one process found, on so many devices, by task."""
 
-
-def runs_folder(four) -> pathlib.Path:
-    return next(four[1].glob("runs*"))
+    folder: pathlib.Path
+    one: dict
+    two: dict
+    four: dict
 
 
 @pytest.fixture(scope="module")
-def singles(four):
-    """On one device and on two, side by side."""
-    folder = runs_folder(four)
+def singles(tmp_path_factory):
+    """Two at a time; the run on four devices also leaves the checkpoint that others go on from."""
+    folder = tmp_path_factory.mktemp("runs")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        one = pool.submit(launch, folder / "one", ["fresh", "resume"], processes=1, devices=1)
+        four = pool.submit(launch, folder / "saved", ["fresh", "tuned", "grouped"], processes=1, devices=4)
         two = pool.submit(launch, folder / "two", ["fresh"], processes=1, devices=2)
-        return one.result(), two.result()
+        while not (folder / "saved" / "fresh.0.json").exists() and not four.done():
+            time.sleep(0.2)
+        one = pool.submit(launch, folder / "one", ["fresh", "resume"], processes=1, devices=1)
+        return Singles(
+            folder, *({task: each[0] for task, each in f.items()} for f in (one.result(), two.result(), four.result()))
+        )
 
 
 @pytest.fixture(scope="module")
-def one(singles):
-    return singles[0]
-
-
-@pytest.fixture(scope="module")
-def two(singles):
-    return singles[1]
-
-
-@pytest.fixture(scope="module")
-def pair(four):
+def pair(singles):
     """Two processes of two devices."""
-    tasks = ["agree", "streamed", "fresh", "resume", "split", "stopped"]
-    return launch(runs_folder(four) / "pair", tasks, processes=2, devices=2)
+    tasks = ["agree", "streamed", "fresh", "resume", "tuned", "grouped", "split", "stopped"]
+    return launch(singles.folder / "pair", tasks, processes=2, devices=2)
 
 
 def same_run(found, expected, folder, reference):
     """Order and views bit for bit, losses and parameters but for the order of sums."""
     assert found["order"] == expected["order"] and len(set(found["order"])) == len(found["order"])
     assert found["views"] == expected["views"] and len(set(found["views"])) == 2
-    assert len(found["losses"]) == 20 and len(set(found["losses"])) == 20
-    # Sums over the batch are taken in another order: float32 rounding, and what twenty updates make of it. With a large
+    assert len(found["losses"]) == NUM_STEPS == len(set(found["losses"]))
+    # Sums over the batch are taken in another order: float32 rounding, and what twelve updates make of it. With a large
     # learning rate this tiny net multiplies any difference by ten every other update, on one device as on four.
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
     with np.load(folder / "moved.npz") as ours, np.load(reference / "moved.npz") as theirs:
@@ -132,37 +143,63 @@ def same_run(found, expected, folder, reference):
     assert apart < 1e-3 * moved, "of the way that the parameters went, as the losses are only as good as 1e-5"
 
 
-def test_one_and_two_devices_do_what_four_do(four, one, two):
-    assert (four[0]["devices"], one["fresh"][0]["devices"], two["fresh"][0]["devices"]) == (4, 1, 2)
-    folder = runs_folder(four)
-    same_run(one["fresh"][0], four[0], folder / "one", folder / "saved")
-    same_run(two["fresh"][0], four[0], folder / "two", folder / "saved")
+def test_one_and_two_devices_do_what_four_do(singles):
+    assert [found["fresh"]["devices"] for found in singles[1:]] == [1, 2, 4]
+    same_run(singles.one["fresh"], singles.four["fresh"], singles.folder / "one", singles.folder / "saved")
+    same_run(singles.two["fresh"], singles.four["fresh"], singles.folder / "two", singles.folder / "saved")
 
 
-def test_two_processes_of_two_devices_do_what_four_devices_do(four, pair):
+def test_two_processes_of_two_devices_do_what_four_devices_do(singles, pair):
     for found in pair["fresh"]:
         assert (found["devices"], found["processes"]) == (4, 2)
-        same_run(found, four[0], runs_folder(four) / "pair", runs_folder(four) / "saved")
+        same_run(found, singles.four["fresh"], singles.folder / "pair", singles.folder / "saved")
 
 
-def test_a_run_and_its_continuation_compile_the_step_once(four, one, pair):
-    found = [four[0], *one["fresh"], *one["resume"], *pair["fresh"], *pair["resume"], *pair["split"]]
+def test_a_run_and_its_continuation_compile_the_step_once(singles, pair):
+    found = [
+        singles.four["fresh"],
+        singles.one["fresh"],
+        singles.one["resume"],
+        *pair["fresh"],
+        *pair["resume"],
+        *pair["split"],
+    ]
     assert [each["compiled"] for each in found] == [1] * 9
 
 
 @pytest.mark.parametrize("where", ["one", "pair"])
-def test_a_run_saved_on_four_devices_goes_on_elsewhere(four, where, request):
-    for found in request.getfixturevalue(where)["resume"]:
-        assert found["first"] == 10
-        assert found["order"] == four[0]["order"][10:]
-        np.testing.assert_allclose(found["losses"], four[0]["losses"][10:], rtol=1e-5)
+def test_a_run_saved_on_four_devices_goes_on_elsewhere(singles, pair, where):
+    for found in {"one": [singles.one["resume"]], "pair": pair["resume"]}[where]:
+        assert found["first"] == SAVED_STEP
+        assert found["order"] == singles.four["fresh"]["order"][SAVED_STEP:]
+        np.testing.assert_allclose(found["losses"], singles.four["fresh"]["losses"][SAVED_STEP:], rtol=1e-5)
 
 
-def test_split_parameters_go_on_from_a_whole_checkpoint_and_come_back_in_parts(four, pair):
+def test_split_parameters_go_on_from_a_whole_checkpoint_and_come_back_in_parts(singles, pair):
     for found in pair["split"]:
         assert found["split"] >= 4 and found["same"]
         assert found["digests"] == pair["resume"][0]["digests"], "digests are of whole arrays in any placement"
-        np.testing.assert_allclose(found["losses"], four[0]["losses"][10:], rtol=1e-5)
+        np.testing.assert_allclose(found["losses"], singles.four["fresh"]["losses"][SAVED_STEP:], rtol=1e-5)
+
+
+def test_batch_norm_over_a_host_is_batch_norm_over_groups_of_its_images(singles, pair):
+    expected = singles.four["grouped"]
+    for found in pair["grouped"]:
+        np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+        # Norms of the moving averages, a few hundredths apart if the groups are others; float32 sums in another order.
+        np.testing.assert_allclose(found["statistics"], expected["statistics"], rtol=1e-5)
+    assert abs(expected["losses"][0] / singles.four["fresh"]["losses"][0] - 1) > 1e-4, (
+        "global BatchNorm is another network"
+    )
+
+
+def test_two_processes_start_from_the_weights_of_another_run(singles, pair):
+    for found in (singles.four["tuned"], *pair["tuned"]):
+        assert found["step"] == 0 and found["same"]
+        np.testing.assert_allclose(found["losses"], singles.four["tuned"]["losses"], rtol=1e-5)
+    assert abs(singles.four["tuned"]["losses"][0] / singles.four["fresh"]["losses"][0] - 1) > 1e-4, (
+        "not from random weights"
+    )
 
 
 def test_both_processes_come_to_the_same_conclusions(pair):
@@ -179,11 +216,48 @@ def test_each_process_reads_its_own_rows_only(pair):
     assert [found["sum"] for found in pair["streamed"]] == [sum(range(16, 32))] * 2
 
 
-def test_sigterm_to_one_process_stops_both_at_the_same_step_with_a_checkpoint(four, pair):
+def test_sigterm_to_one_process_stops_both_at_the_same_step_with_a_checkpoint(singles, pair):
     assert [found["status"] for found in pair["stopped"]] == [128 + 15] * 2
     assert [found["step"] for found in pair["stopped"]] == [7, 7]
-    run = runs_folder(four) / "pair" / "run"
+    run = singles.folder / "pair" / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(2, 8)), "written once, by process 0"
     assert "Stopped by SIGTERM" in (run.parent / "log.0").read_text()
     assert "step 7/" not in (run.parent / "log.1").read_text()
+
+
+def wait_for_step(run: pathlib.Path, step: int) -> None:
+    deadline = time.monotonic() + CAP_SECONDS
+    while not any(row["step"] >= step for row in runlog.read_metrics(run)):
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.1)
+
+
+def newest_intact(run: pathlib.Path) -> int:
+    """The newest step of a run's checkpoints, whose arrays have the digests that were saved with them."""
+    with checkpoint.open_checkpoints(run / "checkpoints") as checkpoints:
+        like = checkpoint.restore_any(checkpoints, step=checkpoints.latest_step())
+        restored = checkpoint.restore_latest(checkpoints, base.TrainState(**like), warn=pytest.fail)
+        return int(restored.step)
+
+
+def test_a_process_that_is_killed_or_stopped_ends_the_other_and_the_run_goes_on(tmp_path):
+    run = tmp_path / "run"
+    with started(tmp_path, ["endless"], processes=2, devices=1) as workers:
+        wait_for_step(run, 12)
+        workers[1].kill()
+        assert workers[0].wait(30) == launch_lib.EXIT_PEER_LOST
+    said = (tmp_path / "log.0").read_text()
+    assert said.count("simclr-jax train: another process was lost at update") == 1 and "Traceback" not in said
+    step = newest_intact(run)
+    assert step >= 10 and step % 5 == 0
+
+    # Process 0 has the store that all ask: a process that is stopped keeps its connections and answers nothing.
+    with started(tmp_path, ["endless"], processes=2, devices=1, SIMCLR_STUCK_SECONDS=f"{STUCK_SECONDS}") as workers:
+        wait_for_step(run, step + 8)
+        workers[0].send_signal(signal.SIGSTOP)
+        assert workers[1].wait(3 * STUCK_SECONDS + 20) == launch_lib.EXIT_PEER_LOST
+    assert f"Going on from step {step}" in (tmp_path / "log.0").read_text()
+    said = (tmp_path / "log.1").read_text()
+    assert len(re.findall(r"simclr-jax train: waited \d+ s for update \d+ .*; process 0 does not answer", said)) == 1
+    assert newest_intact(run) >= step + 5

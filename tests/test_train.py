@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def final_digests(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
         return step, checkpoint.leaf_digests(checkpoint.restore_any(checkpoints, step=step))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits_as_one_that_was_not(tmp_path):
     whole = start(tmp_path / "whole")
     said = whole.communicate(timeout=250)[1]
@@ -85,16 +87,47 @@ def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits_as_one_that_w
     assert len(other) == len(dict(other)) > 30 and set(other) <= set(one)
 
 
-def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(tmp_path):
-    assert train.main(config=settings(), workdir=str(tmp_path)) == 0
-    rows = runlog.read_metrics(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("train") / "whole"
+    assert train.main(config=settings(), workdir=str(folder)) == 0
+    return folder
+
+
+def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
+    rows = runlog.read_metrics(whole)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert any("knn_accuracy" in row for row in rows)
-    assert runlog.read_config(tmp_path)["seed"] == 0
-    assert final_digests(tmp_path)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
+    assert runlog.read_config(whole)["seed"] == 0
+    assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
     with pytest.raises(base.InputError, match=r"seed: 0 there, 1 asked"):
-        train.main(config=settings("--config.seed=1"), workdir=str(tmp_path))
+        train.main(config=settings("--config.seed=1"), workdir=str(whole))
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whole, tmp_path, monkeypatch):
+    """Stopped by a signal between two checkpoints, and what is left then copied as a kill would leave it."""
+    built = train.build(settings())  # so that both halves share what is compiled
+    signals = {12: signal.SIGTERM}
+
+    def draw(step):
+        if step in signals:
+            os.kill(os.getpid(), signals.pop(step))
+        return built.feed.draw(step)
+
+    monkeypatch.setattr(train, "build", lambda values: built._replace(feed=built.feed._replace(draw=draw)))
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 128 + signal.SIGTERM
+    assert final_digests(tmp_path)[0] == 13
+    shutil.rmtree(tmp_path / "checkpoints" / "13")  # killed: the newest checkpoint is older than the log
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 0
+    assert final_digests(tmp_path) == final_digests(whole)
+    one, other = (
+        [(row["step"], row["loss"]) for row in runlog.read_metrics(folder) if "loss" in row]
+        for folder in (whole, tmp_path)
+    )
+    # The step that starts a process is left out of the log.
+    assert len(other) == len(dict(other)) and set(other) == {(step, loss) for step, loss in one if step != 11}
 
 
 def test_chunks_group_norm_and_streaming_train_together(tmp_path):

@@ -91,7 +91,7 @@ def test_features_do_not_depend_on_the_batch_size_nor_on_the_padded_tail():
         )
         for batch_size in (5, 13, 64)
     ]
-    direct = encoder.apply(variables, images.astype(np.float32) / np.float32(255), train=False)
+    direct = jax.jit(lambda images: encoder.apply(variables, images, train=False))(images / np.float32(255))
     for h in found:
         # The same network on the same pixels; only the order of float32 sums may differ.
         np.testing.assert_allclose(h, direct, rtol=2e-5, atol=2e-5 * np.abs(direct).max())

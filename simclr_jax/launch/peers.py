@@ -9,6 +9,7 @@ import faulthandler
 import json
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -27,8 +28,12 @@ EXIT_PEER_LOST = 4
 # the longest wait so far; the first ones, in which other processes may still compile, last much longer.
 STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
 _STUCK_SECONDS, _STUCK_WAITS = 300.0, 20.0
-_FIRST_WAITS, _FIRST_SECONDS = 3, 3600.0
+_FIRST_WAITS, _FIRST_SECONDS = 6, 3600.0  # two waits an update: for the vote on stopping and for the metrics
 _GRACE_SECONDS = 5.0  # for the others to hear of a failure before the process that has the store in it ends
+# What gloo, NCCL and the coordination service say where the other side of a connection has gone.
+_LOST = re.compile(
+    "gloo .*failed|remoteerror|remote process exited|connection (was )?(reset|closed)|socket closed|heartbeat", re.I
+)
 
 
 class Peers:
@@ -47,7 +52,8 @@ class Peers:
         self._left = threading.Event()
         if count > 1:
             self._store = _store()
-            threading.Thread(target=self._watch, name="peers", daemon=True).start()
+            threading.Thread(target=self._listen, name="peers", daemon=True).start()
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @property
     def is_main(self) -> bool:
@@ -145,13 +151,39 @@ class Peers:
             self._left.set()
             jax.distributed.shutdown()  # waits for the others
             return
-        # Unwinding further would wait for the others in JAX's own shutdown, and abort: they are told and this ends.
+        self._leave(error)  # unwinding further would wait for the others in JAX's own shutdown, and abort
+
+    @contextlib.contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Around work with the others: if one of them is lost, this process ends here and now, with status 4.
+
+        Further out somebody would wait for the lost one, as the writer of checkpoints does.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.count > 1 and _is_loss(error):
+                self._leave(error)
+            raise
+
+    def _leave(self, error: BaseException) -> None:
+        """Says what has happened, tells the others and ends this process."""
+        short = " ".join(str(error).split())[:200]
         status, line = 2, f"simclr-jax train: {error}"
-        if not isinstance(error, base.InputError):
-            traceback.print_exception(kind, error, trace)
-            status, line = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if _is_loss(error):
+            status, line = (
+                EXIT_PEER_LOST,
+                (
+                    f"simclr-jax train: another process was lost at update {self._step} ({short}). Its own output says "
+                    "why; the same command goes on from the newest checkpoint."
+                ),
+            )
+        elif not isinstance(error, base.InputError):
+            status, line = 1, f"{type(error).__name__}: {short}"
         self._left.set()
-        if status == 2:
+        if status == 1:
+            traceback.print_exception(error)
+        else:
             print(line, file=sys.stderr, flush=True)
         self._tell(status, line)
         _end(status)
@@ -164,8 +196,8 @@ class Peers:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
 
-    def _watch(self) -> None:
-        """The watching thread: has another process failed, does this one wait for ever?"""
+    def _listen(self) -> None:
+        """The listening thread: has another process failed?"""
         interval = max(0.5, self.count / 128)  # a thousand processes ask the store 128 times a second
         said = -1
         while not self._left.wait(interval):
@@ -175,6 +207,10 @@ class Peers:
                     self._store.key_value_set(f"simclr/step/{self.index}", f"{said}", allow_overwrite=True)
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._leave_if_told(json.loads(self._store.key_value_try_get("simclr/failed")))
+
+    def _watch(self) -> None:
+        """The watching thread: does this process wait for ever? Asks nobody, as the store may be what hangs."""
+        while not self._left.wait(0.5):
             since = self._since
             if since is not None and time.monotonic() - since > self._patience():
                 self._report_stuck(time.monotonic() - since)
@@ -199,19 +235,39 @@ class Peers:
 
     def _report_stuck(self, seconds: float) -> None:
         """Says where every process is, where this one waits, and ends it."""
-        steps = {}
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            steps = {int(key.rsplit("/", 1)[1]): int(v) for key, v in self._store.key_value_dir_get("simclr/step")}
-        steps[self.index] = self._step
-        behind = sorted(i for i in range(self.count) if steps.get(i, -1) <= min(steps.values()))
-        line = (
-            f"waited {seconds:.0f} s for update {self._step} (limit: {STUCK_VARIABLE}); furthest behind: "
-            + ", ".join(f"process {i} at update {steps.get(i, 'none')}" for i in behind[:8])
-        )
+        steps, whom = self._steps(), "process 0 does not answer"
+        if steps:
+            behind = sorted(i for i in range(self.count) if steps.get(i, -1) <= min(steps.values()))
+            places = (f"process {i} at update {steps.get(i, 'none')}" for i in behind[:8])
+            whom = f"furthest behind: {', '.join(places)}"
+        line = f"waited {seconds:.0f} s for update {self._step} (limit: {STUCK_VARIABLE}); {whom}"
         print(f"simclr-jax train: {line}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        self._tell(EXIT_PEER_LOST, line)
+        if steps:
+            self._tell(EXIT_PEER_LOST, line)
         _end(EXIT_PEER_LOST)
+
+    def _steps(self) -> dict[int, int]:
+        """At which update every process is, as far as it has said; empty if process 0 does not answer."""
+        answers: list[dict[int, int]] = []
+
+        def ask() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                found = self._store.key_value_dir_get("simclr/step")
+                answers.append({int(key.rsplit("/", 1)[1]): int(value) for key, value in found})
+
+        asking = threading.Thread(target=ask, name="asking", daemon=True)  # an unanswered question has no time limit
+        asking.start()
+        asking.join(_GRACE_SECONDS)
+        return {**answers[0], self.index: self._step} if answers else {}
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether the other side of a connection has gone.
+
+    JAX raises a ValueError if it finds out while it dispatches, a RuntimeError of its own later.
+    """
+    return not isinstance(error, base.InputError | OSError) and bool(_LOST.search(str(error)))
 
 
 def _end(status: int) -> None:

@@ -62,7 +62,7 @@ def batch() -> base.Batch:
 @functools.cache
 def run(name: str) -> Trained:
     method = make_method(name)
-    initial, state = method.init(jax.random.key(0), views())
+    initial, state = jax.jit(method.init)(jax.random.key(0), views())  # jitted, as in training, and sooner compiled
     # A little away from the start, where a classifier that is zero would pass no gradient.
     leaves, structure = jax.tree.flatten(initial)
     rng = np.random.default_rng(1)
@@ -103,7 +103,7 @@ def test_init_runs_abstractly_and_keeps_the_backbone_where_all_look_for_it(name)
 
 
 def test_init_is_a_function_of_the_key_and_not_of_the_batch(name):
-    params, state = run(name).method.init(jax.random.key(0), views()[:2] + 1)
+    params, state = jax.jit(run(name).method.init)(jax.random.key(0), views()[:2] + 1)
     for ours, expected in zip(
         jax.tree.leaves((params, state)), jax.tree.leaves((run(name).initial, run(name).state)), strict=True
     ):
@@ -196,7 +196,7 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
     method = make_method(name, norm)
     # The parameters have the same names and shapes under every normalisation. Fresh heads have weights of 0.01: without
     # a batch's statistics all embeddings would be nearly the same, and the gradient a difference of equal terms.
-    _, method_state = method.init(jax.random.key(0), views())
+    _, method_state = jax.jit(method.init)(jax.random.key(0), views())
     rng = np.random.default_rng(2)
     params = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), run(name).initial
