@@ -86,7 +86,7 @@ def _prepare(make: Callable[[Case, np.ndarray], Augment], case: str, quick: bool
     view = make(settings, images)
     # The mean of a few images varies more than the band is wide.
     calls = -(-256 // settings.count)
-    return contest.Work(facts(view, calls=calls), view, calls=calls)
+    return contest.Work(facts(view, calls=calls), view, calls=calls, amount=settings.count)
 
 
 def _jitted(view: Callable[[Any, Any], Any], images: np.ndarray) -> Augment:
@@ -271,7 +271,7 @@ def _implementation(make: Callable[[Case, np.ndarray], Augment], needs: tuple[st
 
 PROGRAM = contest.Program(
     file=__file__,
-    cases={name: float(case.count) for name, case in CASES.items()},
+    cases=tuple(CASES),
     quick=["32 px, no blur"],
     implementations={
         "simclr_jax": _implementation(_ours, (), ""),
@@ -280,8 +280,8 @@ PROGRAM = contest.Program(
         "lightly (PIL)": _implementation(_lightly, ("lightly",)),
         "torchvision v2 (PIL)": _implementation(_torchvision, ("torchvision",)),
         "kornia": _implementation(_kornia, ("kornia",)),
-        "dm-pix, jit(vmap)": _implementation(_dm_pix, ("dm_pix",)),
-        "augmax, jit(vmap)": _implementation(_augmax, ("augmax",)),
+        "dm-pix (jit of vmap)": _implementation(_dm_pix, ("dm_pix",)),
+        "augmax (jit of vmap)": _implementation(_augmax, ("augmax",)),
     },
     compare=compare,
     packages=("jax", "torch", "torchvision", "lightly", "kornia", "albumentations", "opencv-python-headless")

@@ -178,11 +178,11 @@ def _torch(name: str, quick: bool) -> contest.Work:
 
 PROGRAM = contest.Program(
     file=__file__,
-    cases=dict.fromkeys(CASES, 1.0),
+    cases=tuple(CASES),
     quick=[SMALLEST],
     implementations={
         "simclr_jax": contest.Implementation(_ours),
-        "torch eager, channels last": contest.Implementation(_torch, ("torch", "torchvision"), "peers"),
+        "torch eager (channels last)": contest.Implementation(_torch, ("torch", "torchvision"), "peers"),
     },
     compare=compare,
     packages=("jax", "flax", "optax", "torch", "torchvision"),

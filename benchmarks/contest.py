@@ -30,12 +30,14 @@ class Work(NamedTuple):
 
     facts: about what it computes, from calls already made; JSON. call: the work. ready: waits for a result of it.
     calls: how often it has been called already, so that `timing.measure` need not warm it up.
+    amount: of what is counted in one call, for `Program.number`.
     """
 
     facts: Any
     call: Callable[[], Any]
     ready: Callable[[Any], Any] = lambda result: result
     calls: int = 0
+    amount: float = 1.0
 
 
 class Implementation(NamedTuple):
@@ -49,7 +51,7 @@ class Implementation(NamedTuple):
 class Program(NamedTuple):
     """One program of timings.
 
-    file: the script. cases: name -> amount of work in one call, for `number`. quick: the cases of a test run.
+    file: the script. cases: names. quick: the cases of a test run.
     implementations: by name; the first is ours, and the ratio's denominator.
     compare: (facts, facts of ours) -> "" or how they differ. packages: whose versions are told.
     number: (CPU ms, amount) -> the number of the table. unit: what that is. more_is_better: how ratios are formed.
@@ -58,7 +60,7 @@ class Program(NamedTuple):
     """
 
     file: str
-    cases: Mapping[str, float]
+    cases: Sequence[str]
     quick: Sequence[str]
     implementations: Mapping[str, Implementation]
     compare: Callable[[Any, Any], str]
@@ -187,8 +189,9 @@ def _work(program: Program, options: argparse.Namespace) -> None:
     if different:
         raise SystemExit(f"computes something else: {different}")
     numbers = timing.measure(work.call, repeats=options.repeats, ready=work.ready, uncounted=int(not work.calls))
-    told = {"case": options.case, "facts": work.facts, **numbers, **timing.describe(program.packages)}
-    print(json.dumps(told))
+    shown = work.facts if len(json.dumps(work.facts)) < 500 else "long; compared"
+    told = {"case": options.case, "amount": work.amount, "facts": shown}
+    print(json.dumps({**told, **numbers, **timing.describe(program.packages)}))
 
 
 def shown_command(program: Program, options: argparse.Namespace) -> str:
@@ -244,19 +247,19 @@ def table(program: Program, results: Results) -> str:
     for name in program.implementations:
         if not any(name in of_case for of_case in results.values()):
             continue
-        cells = [_cell(program, case, of_case.get(name, []), of_case.get(ours, [])) for case, of_case in results.items()]
+        cells = [_cell(program, of_case.get(name, []), of_case.get(ours, [])) for of_case in results.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(program: Program, case: str, rounds: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+def _cell(program: Program, rounds: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     if not rounds:
         return "-"
     if "absent" in rounds[-1]:
         return "not installed"
     if "error" in rounds[-1]:
-        return "failed: " + rounds[-1]["error"].replace("|", "/")[:80]
-    amount = program.cases[case]
+        return "failed: " + rounds[-1]["error"].removeprefix("exit 1: ").replace("|", "/")[:80]
+    amount = rounds[-1]["amount"]
     median, *ends = (program.number(value, amount) for value in timing.summary(rounds, "cpu_ms"))
     ratio = ""
     if base and base is not rounds and "error" not in base[-1]:
