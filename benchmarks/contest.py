@@ -30,7 +30,8 @@ class Work(NamedTuple):
 
     facts: about what it computes, from calls already made; JSON. call: the work. ready: waits for a result of it.
     calls: how often it has been called already, so that `timing.measure` need not warm it up.
-    amount: of what is counted in one call, for `Program.number`.
+    amount: of what is counted in one call, for `Program.number`. measure: repeats -> what `timing.measure` returns and
+    whatever else the table wants, for work that is not a call in this process.
     """
 
     facts: Any
@@ -38,6 +39,7 @@ class Work(NamedTuple):
     ready: Callable[[Any], Any] = lambda result: result
     calls: int = 0
     amount: float = 1.0
+    measure: Callable[[int], dict[str, Any]] | None = None
 
 
 class Implementation(NamedTuple):
@@ -56,7 +58,7 @@ class Program(NamedTuple):
     compare: (facts, facts of ours) -> "" or how they differ. packages: whose versions are told.
     number: (CPU ms, amount) -> the number of the table. unit: what that is. more_is_better: how ratios are formed.
     words: the paragraph above the table. setup: (quick, an empty folder) -> environment of all workers.
-    applies: (case, name) -> whether the implementation takes part.
+    applies: (case, name) -> whether the implementation takes part. note: what else its results say, for its cell.
     """
 
     file: str
@@ -71,6 +73,7 @@ class Program(NamedTuple):
     words: str
     setup: Callable[[bool, pathlib.Path], dict[str, str]] = lambda quick, folder: {}
     applies: Callable[[str, str], bool] = lambda case, name: True
+    note: Callable[[Sequence[Mapping[str, Any]]], str] = lambda results: ""
 
     @property
     def stem(self) -> str:
@@ -98,7 +101,7 @@ def run(program: Program, arguments: list[str] | None = None) -> int:
     text = part(program, results, timing.describe(program.packages), command=shown_command(program, options))
     print(text)
     if options.write:
-        README.write_text(replace_part(README.read_text(), program.stem, text))
+        write_part(program.stem, text)
     ours = next(iter(program.implementations))
     failed = [name for rounds in results.values() for name, of in rounds.items() if not _passed(of, name == ours)]
     return int(bool(failed))
@@ -188,7 +191,10 @@ def _work(program: Program, options: argparse.Namespace) -> None:
     different = program.compare(work.facts, json.loads(path.read_text()))
     if different:
         raise SystemExit(f"computes something else: {different}")
-    numbers = timing.measure(work.call, repeats=options.repeats, ready=work.ready, uncounted=int(not work.calls))
+    if work.measure:
+        numbers = work.measure(options.repeats)
+    else:
+        numbers = timing.measure(work.call, repeats=options.repeats, ready=work.ready, uncounted=int(not work.calls))
     shown = work.facts if len(json.dumps(work.facts)) < 500 else "long; compared"
     told = {"case": options.case, "amount": work.amount, "facts": shown}
     print(json.dumps({**told, **numbers, **timing.describe(program.packages)}))
@@ -205,26 +211,34 @@ def shown_command(program: Program, options: argparse.Namespace) -> str:
 
 def part(program: Program, results: Results, about: Mapping[str, Any], *, command: str) -> str:
     """The words, the command, versions, hardware and date, and the table of one program, as Markdown."""
-    rounds = {len(of) for case in results.values() for of in case.values() if _passed(of, True)} or {0}
-    loads = about["hardware"]
-    words = re.sub(r"\s+", " ", program.words).strip()
-    told = f"{min(rounds)} to {max(rounds)} rounds" if len(rounds) > 1 else f"{rounds.pop()} round(s)"
+    meaning = (
+        f"{program.unit}, median (smallest to largest); x = ours is so many times "
+        f"{'faster' if program.more_is_better else 'cheaper'}; MB = peak resident memory of the process, "
+        "in brackets what came while it worked"
+    )
+    return page_part(program.words, results, about, command=command, meaning=meaning, table=table(program, results))
+
+
+def page_part(
+    words: str, results: Mapping[Any, Any], about: Mapping[str, Any], *, command: str, meaning: str, table: str
+) -> str:
+    """A table with what has to stand above it; `results` as of `timing.alternate`, by case."""
+    counts = {len(of) for case in results.values() for of in case.values() if _passed(of, True)} or {0}
+    rounds = f"{min(counts)} to {max(counts)} rounds" if len(counts) > 1 else f"Rounds: {counts.pop()}"
     lines = [
-        words,
+        re.sub(r"\s+", " ", words).strip(),
         "",
         f"```\n{command}\n```",
         "",
-        f"{_date(about['date'])}, commit {about['commit']}, {loads} (shared with other programs), one thread; Python "
-        f"{about['python']}, {_versions(about, results)}. {told}: {program.unit}, median (smallest to largest); "
-        f"x = ours is so many times {'faster' if program.more_is_better else 'cheaper'}; MB = peak resident memory of "
-        "the process, and in brackets how much of it came while it worked.",
+        f"{_date(about['date'])}, commit {about['commit']}, {about['hardware']}, shared with other programs, one thread; "
+        f"Python {about['python']}, {_versions(about, results)}. {rounds}. {meaning[:1].upper()}{meaning[1:]}.",
         "",
-        table(program, results),
+        table,
     ]
     return "\n".join(lines)
 
 
-def _versions(about: Mapping[str, Any], results: Results) -> str:
+def _versions(about: Mapping[str, Any], results: Mapping[Any, Any]) -> str:
     """Versions here, and those that other interpreters told."""
     versions = dict(about["versions"])
     for case in results.values():
@@ -265,8 +279,10 @@ def _cell(program: Program, rounds: list[dict[str, Any]], base: list[dict[str, A
     if base and base is not rounds and "error" not in base[-1]:
         ours = program.number(timing.summary(base, "cpu_ms")[0], amount)
         ratio = f", x{(ours / median if program.more_is_better else median / ours):.2f}"
-    peak, extra = (max(result[key] for result in rounds) for key in ("peak_mb", "extra_mb"))
-    return f"{short(median)} ({short(min(ends))} to {short(max(ends))}){ratio}, {peak:.0f} MB (+{extra:.0f})"
+    memory = f", {max(result['peak_mb'] for result in rounds):.0f} MB"
+    if "extra_mb" in rounds[-1]:
+        memory += f" (+{max(result['extra_mb'] for result in rounds):.0f})"
+    return f"{short(median)} ({short(min(ends))} to {short(max(ends))}){ratio}{memory}{program.note(rounds)}"
 
 
 def short(number: float) -> str:
@@ -284,6 +300,11 @@ def replace_part(page: str, stem: str, text: str) -> str:
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(f"the page must hold {begin} and behind it {end}, once each")
     return page.partition(begin)[0] + f"{begin}\n{text}\n{end}" + page.partition(end)[2]
+
+
+def write_part(stem: str, text: str) -> None:
+    """Puts the text of one program into benchmarks/README.md."""
+    README.write_text(replace_part(README.read_text(), stem, text))
 
 
 def folder_from_environment(name: str, file: str) -> str:
