@@ -53,7 +53,7 @@ def photographs(count: int, side: int) -> np.ndarray:
 
 
 def facts(view: Augment, *, calls: int) -> dict[str, Any]:
-    """What is known of the views of `calls` calls: shape, range, mean brightness, mean step to the pixel on the right."""
+    """Of the views of `calls` calls: shape, range, mean brightness, mean step to the pixel on the right."""
     views = np.concatenate([np.asarray(view()) for _ in range(calls)])
     scale = 255.0 if views.dtype == np.uint8 else 1.0
     views = views.astype(np.float64) / scale
@@ -284,13 +284,15 @@ PROGRAM = contest.Program(
         "augmax (jit of vmap)": _implementation(_augmax, ("augmax",)),
     },
     compare=compare,
-    packages=("jax", "torch", "torchvision", "lightly", "kornia", "albumentations", "opencv-python-headless")
-    + ("pillow", "dm-pix", "augmax", "tensorflow-cpu", "tensorflow"),
+    packages=(
+        *("jax", "torch", "torchvision", "lightly", "kornia", "albumentations", "opencv-python-headless"),
+        *("pillow", "dm-pix", "augmax", "tensorflow-cpu", "tensorflow"),
+    ),
     number=contest.per_second,
     unit="images (one view each) per CPU second",
     more_is_better=True,
-    words=f"""The whole SimCLR augmentation at strength 1: crop of 8 to 100 % of the area, flip, colour jitter (0.8), grey
-    (0.2), clip. 32 px: 1024 images of 32 x 32, no blur. 224 px: 64 images of 256 x 256, blur with probability 0.5.
+    words=f"""The whole SimCLR augmentation at strength 1: crop of 8 to 100 % of the area, flip, colour jitter (0.8),
+    grey (0.2), clip. 32 px: 1024 images of 32 x 32, no blur. 224 px: 64 images of 256 x 256, blur with probability 0.5.
     Everybody gets the same uint8 images and draws by itself, so before any timing the views of at least 256 images must
     have our shape, lie in [0, 1], and have {BRIGHTNESS_BAND[0]} to {BRIGHTNESS_BAND[1]} times our mean brightness and
     {GRADIENT_BAND[0]} to {GRADIENT_BAND[1]} times our mean step between neighbouring pixels. Not identical work:

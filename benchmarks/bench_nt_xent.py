@@ -4,9 +4,9 @@
 
 Every implementation gets the same unit projections [B, 2, 128] in float32 and temperature 0.1; its loss (the paper's
 mean) and gradient must agree with float64 NumPy (up to 1024 images) and with the first implementation, or its time does
-not count. One line of JSON a process; a table at the end, with `--write` into benchmarks/README.md. `--peers_python` runs the implementations in torch. The
-official TF2 objective runs where SIMCLR_TF2_FOLDER names the folder that holds its objective.py and TensorFlow is
-installed (`--tf_python`).
+not count. One line of JSON a process; a table at the end, with `--write` into benchmarks/README.md.
+`--peers_python` runs the implementations in torch. The official TF2 objective runs where SIMCLR_TF2_FOLDER names the
+folder that holds its objective.py and TensorFlow is installed (`--tf_python`).
 """
 
 import argparse
@@ -256,9 +256,7 @@ def _short(milliseconds: float) -> str:
 def _part(results: dict[int, dict[str, list[dict[str, Any]]]], options: argparse.Namespace) -> str:
     words = f"Forward and backward, d = {DIM}, float32, temperature {TEMPERATURE}; B images are 2B rows."
     command = f"python benchmarks/bench_nt_xent.py --sizes={options.sizes} --rounds={options.rounds}"
-    meaning = (
-        "CPU milliseconds, median (smallest-largest); x = ratio to blockwise; MB above those before the first call"
-    )
+    meaning = "CPU milliseconds, median (smallest-largest); x = ratio to blockwise; MB above those before"
     command += f" --repeats={options.repeats}"
     about = timing.describe(PACKAGES)
     return contest.page_part(words, results, about, command=command, meaning=meaning, table=table(results))

@@ -86,7 +86,7 @@ def _measure(
 
 
 def _ours(case: str, quick: bool, *, cached: bool = False) -> contest.Work:
-    """Starts the program; for the first step with an empty cache of compiled programs every time, or with a full one."""
+    """Starts the program; for the first step with a cache of compiled programs that is empty every time, or full."""
     words = [word.replace("{config}", "smoke" if quick else "demo") for word in COMMANDS[case]]
     environment = dict(os.environ) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -150,11 +150,11 @@ PROGRAM = contest.Program(
     unit="CPU seconds of a whole process",
     more_is_better=False,
     words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
-    import of what others need; {TRAINER} is import simclr_jax.train with JAX, Flax, Optax and Orbax. "First step": the
-    config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of compiled
-    programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same. Targets: import
-    {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache {TARGET_CACHED:g} s on the
-    clock.""",
+    import of what others need; {TRAINER} is import simclr_jax.train with JAX, Flax, Optax and Orbax. "First step":
+    the config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of
+    compiled programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same.
+    Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache
+    {TARGET_CACHED:g} s on the clock.""",
     applies=lambda case, name: name == OURS or (case == STEP if name == CACHED else case == IMPORT),
     note=note,
 )

@@ -5,7 +5,6 @@
 Where torch is installed in another interpreter than JAX, that one needs JAX too: the weights come from this program.
 """
 
-import functools
 import pathlib
 import sys
 from typing import Any, NamedTuple

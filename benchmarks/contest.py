@@ -7,6 +7,7 @@ A peer that is not installed is a row that says so.
 """
 
 import argparse
+import datetime
 import importlib.util
 import json
 import os
@@ -230,8 +231,8 @@ def page_part(
         "",
         f"```\n{command}\n```",
         "",
-        f"{_date(about['date'])}, commit {about['commit']}, {about['hardware']}, shared with other programs, one thread; "
-        f"Python {about['python']}, {_versions(about, results)}. {rounds}. {meaning[:1].upper()}{meaning[1:]}.",
+        f"{_date(about['date'])}, commit {about['commit']}, {about['hardware']}, shared with other programs, one "
+        f"thread; Python {about['python']}, {_versions(about, results)}. {rounds}. {meaning[:1].upper()}{meaning[1:]}.",
         "",
         table,
     ]
@@ -249,9 +250,8 @@ def _versions(about: Mapping[str, Any], results: Mapping[Any, Any]) -> str:
 
 
 def _date(iso: str) -> str:
-    months = "January February March April May June July August September October November December".split()
-    year, month, day = iso.split("-")
-    return f"{int(day)} {months[int(month) - 1]} {year}"
+    day = datetime.date.fromisoformat(iso)
+    return f"{day.day} {day:%B %Y}"
 
 
 def table(program: Program, results: Results) -> str:

@@ -166,9 +166,14 @@ def _reset_peak() -> bool:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit, "-dirty" behind it if a file differs from it other than the page that the tables go to."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/README.md")
+    return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
 def _cpu_name() -> str:
