@@ -2,8 +2,8 @@
 
     python benchmarks/ratios.py [--record]
 
-A ratio is the CPU time of the kernel over that of ours: larger is better. Both are measured in one process of one thread,
-call by call in turns, and the smallest time of each counts: what else the machine does only ever adds to a time.
+A ratio is the CPU time of the kernel over that of ours: larger is better. Both are measured in one process of one
+thread, call by call in turns, and the smallest time of each counts: what else the machine does only adds to a time.
 `--record` writes benchmarks/ratios.json, to be done when a ratio changed on purpose.
 """
 

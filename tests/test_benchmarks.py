@@ -1,4 +1,4 @@
-"""The programs of timings: they run without any peer, refuse what computes something else, and their tables are right."""
+"""The programs of timings: they run without peers, refuse what computes something else, and make the right tables."""
 
 import json
 import subprocess
