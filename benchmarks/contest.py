@@ -299,7 +299,7 @@ def replace_part(page: str, stem: str, text: str) -> str:
     begin, end = f"<!-- {stem}: from here on written by make bench -->", f"<!-- end of {stem} -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(f"the page must hold {begin} and behind it {end}, once each")
-    return page.partition(begin)[0] + f"{begin}\n{text}\n{end}" + page.partition(end)[2]
+    return page.partition(begin)[0] + f"{begin}\n\n{text}\n\n{end}" + page.partition(end)[2]
 
 
 def write_part(stem: str, text: str) -> None:

@@ -91,7 +91,7 @@ def test_the_part_of_the_page_names_command_versions_hardware_and_date():
 
 
 def test_only_the_marked_part_of_the_page_is_replaced():
-    page = "before\n<!-- x: from here on written by make bench -->\nold\n<!-- end of x -->\nbehind\n"
+    page = "before\n<!-- x: from here on written by make bench -->\n\nold\n\n<!-- end of x -->\nbehind\n"
     replaced = contest.replace_part(page, "x", "new")
     assert replaced == page.replace("old", "new")
     assert contest.replace_part(replaced, "x", "old") == page
