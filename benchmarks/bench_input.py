@@ -224,9 +224,9 @@ PROGRAM = contest.Program(
     number=contest.per_second,
     unit="images per CPU second",
     more_is_better=True,
-    words=f"""{DECODE}: every file is read, decoded, shrunk to a long side of {CANVAS} pixels (Lanczos) and kept
-    as uint8, by all threads together; the files lie in the page cache. Ours also hashes the pixels, as in training;
-    the TFDS row reads the same files out of array_record. {ROWS}: batches of {BATCH} that the streamed feed puts on
+    words=f"""{DECODE!r}: every file is read, decoded, shrunk to a long side of {CANVAS} pixels (Lanczos) and kept
+    as uint8, by all threads together; files lie in the page cache. Ours also hashes the pixels, as in training;
+    the TFDS row reads the same files out of array_record. {ROWS!r}: batches of {BATCH} that the streamed feed puts on
     the device, one epoch. 200 generated photographs of 500 x 375 pixels, or those of the folder that {FOLDER} names.
     Before any timing everybody's pictures must be ours: as many, the mean of each quarter within {QUARTER_LEVELS:g}
     level of 255.""",

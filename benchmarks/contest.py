@@ -57,7 +57,7 @@ class Program(NamedTuple):
     file: the script. cases: names. quick: the cases of a test run.
     implementations: by name; the first is ours, and the ratio's denominator.
     compare: (facts, facts of ours) -> "" or how they differ. packages: whose versions are told.
-    number: (CPU ms, amount) -> the number of the table. unit: what that is. more_is_better: how ratios are formed.
+    number: (CPU ms, amount) -> the number of the table. unit: what that is. more_is_better: false for a number that is a time.
     words: the paragraph above the table. setup: (quick, an empty folder) -> environment of all workers.
     applies: (case, name) -> whether the implementation takes part. note: what else its results say, for its cell.
     """
@@ -213,9 +213,8 @@ def shown_command(program: Program, options: argparse.Namespace) -> str:
 def part(program: Program, results: Results, about: Mapping[str, Any], *, command: str) -> str:
     """The words, the command, versions, hardware and date, and the table of one program, as Markdown."""
     meaning = (
-        f"{program.unit}, median (smallest to largest); x = ours is so many times "
-        f"{'faster' if program.more_is_better else 'cheaper'}; MB = peak resident memory of the process, "
-        "in brackets what came while it worked"
+        f"{program.unit}, median (smallest to largest); x = their CPU time over ours; MB = peak resident "
+        "memory of the process, in brackets what came while it worked"
     )
     return page_part(program.words, results, about, command=command, meaning=meaning, table=table(program, results))
 
