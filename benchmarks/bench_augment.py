@@ -290,7 +290,6 @@ PROGRAM = contest.Program(
     ),
     number=contest.per_second,
     unit="images (one view each) per CPU second",
-    more_is_better=True,
     words=f"""The whole SimCLR augmentation at strength 1: crop of 8 to 100 % of the area, flip, colour jitter (0.8),
     grey (0.2), clip. 32 px: 1024 images of 32 x 32, no blur. 224 px: 64 images of 256 x 256, blur with probability 0.5.
     Everybody gets the same uint8 images and draws by itself, so before any timing the views of at least 256 images must

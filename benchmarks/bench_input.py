@@ -223,7 +223,6 @@ PROGRAM = contest.Program(
     packages=("jax", "pillow", "tensorflow-datasets", "array-record", "torch", "torchvision"),
     number=contest.per_second,
     unit="images per CPU second",
-    more_is_better=True,
     words=f"""{DECODE!r}: every file is read, decoded, shrunk to a long side of {CANVAS} pixels (Lanczos) and kept
     as uint8, by all threads together; files lie in the page cache. Ours also hashes the pixels, as in training;
     the TFDS row reads the same files out of array_record. {ROWS!r}: batches of {BATCH} that the streamed feed puts on

@@ -148,7 +148,6 @@ PROGRAM = contest.Program(
     packages=("jax", "flax", "optax", "ml-collections", "torch", "lightly", "tensorflow-cpu", "tensorflow"),
     number=lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
     unit="CPU seconds of a whole process",
-    more_is_better=False,
     words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
     import of what others need; {TRAINER} is import simclr_jax.train with JAX, Flax, Optax and Orbax. "First step":
     the config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of

@@ -187,7 +187,6 @@ PROGRAM = contest.Program(
     packages=("jax", "flax", "optax", "torch", "torchvision"),
     number=lambda cpu_ms, amount: cpu_ms / amount,
     unit="CPU milliseconds of a step",
-    more_is_better=False,
     words=f"""One update of SimCLR in float32: both views of every image (given), ResNet, head of {HEAD_LAYERS} layers,
     NT-Xent, gradient, SGD with momentum. All begin with the same weights, which this program initialises and exports;
     before any timing the losses of the first and the second step must be ours within {FIRST_LOSS:.0e} and

@@ -57,7 +57,7 @@ class Program(NamedTuple):
     file: the script. cases: names. quick: the cases of a test run.
     implementations: by name; the first is ours, and the ratio's denominator.
     compare: (facts, facts of ours) -> "" or how they differ. packages: whose versions are told.
-    number: (CPU ms, amount) -> the number of the table. unit: what that is. more_is_better: false for a number that is a time.
+    number: (CPU ms, amount) -> the number of the table. unit: what that is.
     words: the paragraph above the table. setup: (quick, an empty folder) -> environment of all workers.
     applies: (case, name) -> whether the implementation takes part. note: what else its results say, for its cell.
     """
@@ -70,7 +70,6 @@ class Program(NamedTuple):
     packages: Sequence[str]
     number: Callable[[float, float], float]
     unit: str
-    more_is_better: bool
     words: str
     setup: Callable[[bool, pathlib.Path], dict[str, str]] = lambda quick, folder: {}
     applies: Callable[[str, str], bool] = lambda case, name: True
@@ -117,7 +116,8 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="fresh processes of every implementation, in turns")
     parser.add_argument("--repeats", type=int, default=3, help="counted calls of one process")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no round that would end later")
-    parser.add_argument("--case", default="", help=f"one of {', '.join(program.cases)}; default all")
+    known = ("", *dict.fromkeys((*program.cases, *program.quick)))
+    parser.add_argument("--case", default="", choices=known, metavar="NAME", help="one of the table's columns only")
     parser.add_argument("--only", default="", help="implementations, separated by commas; ours is always run")
     parser.add_argument("--peers_python", help="interpreter that has the peers; default this one")
     parser.add_argument("--tf_python", help="interpreter that has TensorFlow; default this one")
@@ -276,8 +276,8 @@ def _cell(program: Program, rounds: list[dict[str, Any]], base: list[dict[str, A
     median, *ends = (program.number(value, amount) for value in timing.summary(rounds, "cpu_ms"))
     ratio = ""
     if base and base is not rounds and "error" not in base[-1]:
-        ours = program.number(timing.summary(base, "cpu_ms")[0], amount)
-        ratio = f", x{(ours / median if program.more_is_better else median / ours):.2f}"
+        theirs, ours = (timing.summary(of, "cpu_ms")[0] / of[-1]["amount"] for of in (rounds, base))
+        ratio = f", x{theirs / ours:.2f}"
     memory = f", {max(result['peak_mb'] for result in rounds):.0f} MB"
     if "extra_mb" in rounds[-1]:
         memory += f" (+{max(result['extra_mb'] for result in rounds):.0f})"

@@ -44,7 +44,6 @@ def make_program(**changes):
         "packages": ("jax",),
         "number": contest.per_second,
         "unit": "images per CPU second",
-        "more_is_better": True,
         "words": "What is\n    measured.",
     }
     return contest.Program(**{**settings, **changes})
@@ -70,8 +69,8 @@ def test_the_table_of_fixed_numbers():
     ]
 
 
-def test_the_ratio_is_the_peers_cost_where_less_is_better():
-    program = make_program(number=lambda cpu_ms, amount: cpu_ms, more_is_better=False)
+def test_the_ratio_is_the_peers_cost_also_where_the_number_is_a_time():
+    program = make_program(number=lambda cpu_ms, amount: cpu_ms)
     results = {"small": {"ours": [result(10.0)], "peer": [result(5.0)]}}
     assert "| peer | 5 (5 to 5), x0.50, 200 MB (+20) |" in contest.table(program, results)
 
