@@ -4,8 +4,8 @@
 
 A ratio is the CPU time of the kernel over that of ours: larger is better. Both are measured in one process of one
 thread, call by call in turns, and the smallest time of each counts: what else the machine does only adds to a time.
-`--record` writes benchmarks/ratios.json, to be done when a ratio changed on purpose, or for a kind of processor on which
-both kernels and ours scale differently.
+`--record` writes benchmarks/ratios.json, to be done when a ratio changed on purpose, or for a kind of processor on
+which ours and the kernels scale differently.
 """
 
 import argparse
