@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all test-processes test-convert parity aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench aot aot-small lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -32,6 +32,11 @@ test-convert: $(VENV)/.convert
 # Compares every component with the reference and with the peers that are installed, and writes docs/parity.md.
 parity: $(VENV)/.bench
 	$(VENV)/bin/python benchmarks/parity.py
+
+# Times ours beside the peers that are installed, at most half an hour, and writes the tables of benchmarks/README.md.
+# With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
+bench: $(VENV)/.bench
+	$(VENV)/bin/python benchmarks/bench_all.py $(ARGS)
 
 # Compiles the training step for GPU nodes and TPU slices that are not here, and writes docs/aot.md. The compilers are
 # about 1 GB, so give them a VENV of their own. With ONLY=h200 just the targets of that name.

@@ -4,17 +4,17 @@
 
 Every implementation gets the same unit projections [B, 2, 128] in float32 and temperature 0.1; its loss (the paper's
 mean) and gradient must agree with float64 NumPy (up to 1024 images) and with the first implementation, or its time does
-not count. One line of JSON a process; a table at the end. `--peers_python` runs the implementations in torch. The
-official TF2 objective runs where SIMCLR_TF2_FOLDER names the folder that holds its objective.py and TensorFlow is
-installed (`--tf_python`).
+not count. One line of JSON a process; a table at the end, with `--write` into benchmarks/README.md.
+`--peers_python` runs the implementations in torch. The official TF2 objective runs where SIMCLR_TF2_FOLDER names the
+folder that holds its objective.py and TensorFlow is installed (`--tf_python`).
 """
 
 import argparse
 import functools
 import json
-import os
 import pathlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +24,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from benchmarks import timing  # noqa: E402
+from benchmarks import contest, timing  # noqa: E402
 
 TEMPERATURE, DIM = 0.1, 128
 # Implementation -> the largest batch it is asked for: the two last hold [2B, 2B, ...] arrays of tens of gigabytes.
@@ -139,10 +139,7 @@ def _metric_learning(z: np.ndarray) -> Prepared:
 
 def _tf2(z: np.ndarray) -> Prepared:
     """The official objective; it adds the means of both directions, twice the paper's mean."""
-    folder = os.environ.get("SIMCLR_TF2_FOLDER")
-    if not folder:
-        raise SystemExit("SIMCLR_TF2_FOLDER does not name the folder of the official objective.py")
-    sys.path.insert(0, folder)
+    sys.path.insert(0, contest.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py"))
     import objective
     import tensorflow as tf
 
@@ -241,7 +238,7 @@ def table(results: dict[int, dict[str, list[dict[str, Any]]]]) -> str:
         for of_size in results.values():
             rounds = of_size.get(name, [])
             if not rounds or "error" in rounds[-1]:
-                cells.append("not run" if not rounds else "failed")
+                cells.append("not run" if not rounds else "not installed" if "absent" in rounds[-1] else "failed")
                 continue
             median, low, high = timing.summary(rounds, "cpu_ms")
             base = of_size.get("blockwise", [{"error": ""}])
@@ -256,6 +253,15 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2g}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
+def _part(results: dict[int, dict[str, list[dict[str, Any]]]], options: argparse.Namespace) -> str:
+    words = f"Forward and backward, d = {DIM}, float32, temperature {TEMPERATURE}; B images are 2B rows."
+    command = f"python benchmarks/bench_nt_xent.py --sizes={options.sizes} --rounds={options.rounds}"
+    meaning = "CPU milliseconds, median (smallest-largest); x = ratio to blockwise; MB above those before"
+    command += f" --repeats={options.repeats}"
+    about = timing.describe(PACKAGES)
+    return contest.page_part(words, results, about, command=command, meaning=meaning, table=table(results))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs all implementations that can run; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,6 +272,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peers_python", help="interpreter that has torch and its libraries")
     parser.add_argument("--tf_python", help="interpreter that has TensorFlow")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one process")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no round that would end later")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     parser.add_argument("--out", help="file for the table")
     parser.add_argument("--quick", action="store_true", help="32 images, one round, ours and naive JAX: a test")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -277,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.only.split(",")
     if options.quick:
         sizes, names, options.rounds, options.repeats = [32], ["blockwise", "naive JAX"], 1, 1
-    results = {}
+    results, end = {}, time.monotonic() + 60 * options.minutes
     for size in sizes:
         jobs = []
         for name in names:
@@ -285,10 +293,13 @@ def main(arguments: list[str] | None = None) -> int:
             command = [timing.python_or_this(python), str(pathlib.Path(__file__)), f"--worker={name}"]
             if size <= LARGEST.get(name, size):
                 jobs.append(timing.Job(name, [*command, f"--sizes={size}", f"--repeats={options.repeats}"]))
-        results[size] = timing.alternate(jobs, rounds=options.rounds, timeout=options.timeout)
+        seconds = (end - time.monotonic()) / (len(sizes) - sizes.index(size))
+        results[size] = timing.alternate(jobs, rounds=options.rounds, timeout=options.timeout, seconds=seconds)
         same(results[size])
     text = table(results)
     print(text)
+    if options.write:
+        contest.write_part("bench_nt_xent", _part(results, options))
     if options.out:
         pathlib.Path(options.out).write_text(text + "\n")
     return int(any("error" in rounds[-1] for rounds in results[sizes[0]].values() if options.quick))

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -43,17 +43,25 @@ class Job(NamedTuple):
     command: Sequence[str]
 
 
-def measure(call: Callable[[], Any], *, repeats: int, ready: Callable[[Any], Any] = lambda result: result) -> dict:
-    """CPU and wall milliseconds of `repeats` calls after one that is not counted, and the peak of memory in MB.
+def measure(
+    call: Callable[[], Any], *, repeats: int, ready: Callable[[Any], Any] = lambda result: result, uncounted: int = 1
+) -> dict:
+    """CPU and wall milliseconds of `repeats` calls after `uncounted` ones, and the peak of memory in MB.
 
     Args:
         call: the work; compiled beforehand, so that the compiler's memory is not counted.
         repeats: counted calls.
         ready: waits until a result is there.
+        uncounted: calls before, 0 where the caller has made some itself.
+
+    Returns:
+        "cpu_ms" and "wall_ms" of every counted call, "peak_mb", the largest resident size meanwhile, and "extra_mb",
+        how much that is above the size before.
     """
     before = _resident_megabytes()
     reset = _reset_peak()
-    ready(call())
+    for _ in range(uncounted):
+        ready(call())
     cpu, wall = [], []
     for _ in range(repeats):
         start = time.process_time(), time.perf_counter()
@@ -61,7 +69,7 @@ def measure(call: Callable[[], Any], *, repeats: int, ready: Callable[[Any], Any
         cpu.append(1e3 * (time.process_time() - start[0]))
         wall.append(1e3 * (time.perf_counter() - start[1]))
     peak = _peak_megabytes() if reset else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"cpu_ms": cpu, "wall_ms": wall, "extra_mb": max(peak - before, 0.0)}
+    return {"cpu_ms": cpu, "wall_ms": wall, "peak_mb": peak, "extra_mb": max(peak - before, 0.0)}
 
 
 def describe(packages: Iterable[str]) -> dict[str, Any]:
@@ -81,14 +89,31 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def alternate(jobs: Sequence[Job], *, rounds: int, timeout: float) -> dict[str, list[dict[str, Any]]]:
-    """The results of every job, round by round; a job that fails is not started again, its result holds "error"."""
+def alternate(
+    jobs: Sequence[Job],
+    *,
+    rounds: int,
+    timeout: float,
+    seconds: float = float("inf"),
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The results of every job, round by round.
+
+    A job that fails is not started again, its result holds "error"; "absent" as well if that is because something is
+    not installed. After the first, no round begins that would end later than `seconds` from now if it took as long as
+    the longest one.
+    """
     results: dict[str, list[dict[str, Any]]] = {job.name: [] for job in jobs}
-    for _ in range(rounds):
+    start = begin = time.monotonic()
+    longest = 0.0
+    for number in range(rounds):
+        longest, begin = max(longest, time.monotonic() - begin) if number else 0.0, time.monotonic()
+        if number and begin + longest > start + seconds:
+            break
         for job in jobs:
             if any("error" in result for result in results[job.name]):
                 continue
-            result = {"name": job.name, **_run(job, timeout)}
+            result = {"name": job.name, **_run(job, timeout, environment or {})}
             print(json.dumps(result), flush=True)
             results[job.name].append(result)
     return results
@@ -100,8 +125,8 @@ def summary(results: Sequence[dict[str, Any]], key: str) -> tuple[float, float, 
     return statistics.median(values), min(values), max(values)
 
 
-def _run(job: Job, timeout: float) -> dict[str, Any]:
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
+def _run(job: Job, timeout: float, more: Mapping[str, str]) -> dict[str, Any]:
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **more}
     try:
         done = subprocess.run(
             job.command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
@@ -111,7 +136,8 @@ def _run(job: Job, timeout: float) -> dict[str, Any]:
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1][:200]
-        return {"error": f"exit {done.returncode}: {reason}"}
+        absent = reason.startswith("ModuleNotFoundError")
+        return {"error": f"exit {done.returncode}: {reason}", **({"absent": reason} if absent else {})}
     return json.loads(lines[-1])
 
 
@@ -140,9 +166,14 @@ def _reset_peak() -> bool:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit, "-dirty" behind it if a file differs from it other than the page that the tables go to."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/README.md")
+    return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
 def _cpu_name() -> str:

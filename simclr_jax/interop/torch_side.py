@@ -29,7 +29,7 @@ def torchvision_features(
     except RuntimeError as error:  # torchvision's operators were compiled for another build of torch
         return None, f"torchvision does not fit the installed torch: {error}"
     trunk = {key: value for key, value in state.items() if not key.startswith(("fc.", "projection_head."))}
-    model = _make_network(torch, resnet, trunk, structure=detect.STRUCTURES[name])
+    model = make_network(torch, resnet, trunk, structure=detect.STRUCTURES[name])
     tensors = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in trunk.items()}
     # Its class counts batches, which many files and all of ours leave out.
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -41,8 +41,14 @@ def torchvision_features(
         return model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy(), ""
 
 
-def _make_network(torch: Any, resnet: Any, trunk: Mapping[str, np.ndarray], *, structure: detect.Structure) -> Any:
-    """torchvision's ResNet with the stem and the widths of the weights and without classifier."""
+def make_network(torch: Any, resnet: Any, trunk: Mapping[str, np.ndarray], *, structure: detect.Structure) -> Any:
+    """torchvision's ResNet with the stem and the widths of the weights and without classifier, randomly initialised.
+
+    Args:
+        torch, resnet: the modules torch and torchvision.models.resnet.
+        trunk: torchvision's state dict; of the arrays only the shapes are read.
+        structure: the blocks.
+    """
     stem = trunk["conv1.weight"].shape
 
     class Network(resnet.ResNet):

@@ -1,0 +1,163 @@
+"""Times starting: importing, --help, and the way to the first update; see `PROGRAM.words`.
+
+python benchmarks/bench_startup.py [--rounds=5] [--write]
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import contest, timing  # noqa: E402
+
+IMPORT, TRAINER, HELP, VERB_HELP, STEP = "import", "import of the trainer", "--help", "train --help", "first step"
+COMMANDS = {
+    IMPORT: ["-c", "import simclr_jax; print(simclr_jax.__version__)"],
+    TRAINER: ["-c", "import simclr_jax.train"],
+    HELP: ["-m", "simclr_jax", "--help"],
+    VERB_HELP: ["-m", "simclr_jax", "train", "--help"],
+    STEP: ["-c", "from benchmarks import bench_startup; bench_startup.first_step('{config}')"],
+}
+OURS, CACHED = "simclr_jax", "simclr_jax (compiled before)"
+# Targets: CPU seconds, and for the first step of a program that was compiled before seconds on the clock.
+TARGETS = {IMPORT: 1.0, HELP: 1.5}
+TARGET_CACHED = 5.0
+
+
+def first_step(name: str) -> None:
+    """What `train` does until the first update of the config `name` is made; prints seconds and the loss."""
+    import jax
+    import jax.numpy as jnp
+
+    from simclr_jax import config, sharding, train
+
+    seconds: dict[str, float] = {}
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        seconds[event] = seconds.get(event, 0.0) + duration
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    run = train.build(config.load_file(name).to_dict())
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    source, indices = run.feed.draw(0)
+    key = sharding.make_key(run.mesh, run.config["seed"])
+    _, metrics = run.train_steps(state, key, source, indices, jnp.asarray(1, jnp.int32))
+    compiling = seconds.get("/jax/core/compile/backend_compile_duration", 0.0)
+    print(json.dumps({"loss": float(metrics["loss"][0]), "compile_s": compiling}))
+
+
+def _start(command: Sequence[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Runs a process to its end: the JSON it printed last, if any; CPU and wall milliseconds; peak memory in MB."""
+    begin = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    assert child.stdout is not None
+    output = child.stdout.read()
+    # Not child.wait(): only this call tells what this one process has used.
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)[:60]} ended with {child.returncode}")
+    wall = 1e3 * (time.perf_counter() - begin)
+    cpu = 1e3 * (usage.ru_utime + usage.ru_stime)
+    told = json.loads(output.splitlines()[-1]) if output.endswith("}\n") else {}
+    return {"told": told, "cpu_ms": cpu, "wall_ms": wall, "peak_mb": usage.ru_maxrss / 1024}
+
+
+def _measure(
+    start: Callable[[], dict[str, Any]], repeats: int, *, made: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """`timing.measure` for processes, `made` of them already; and the seconds in the compiler where they tell them."""
+    told = [*made, *(start() for _ in range(repeats - len(made)))]
+    numbers: dict[str, Any] = {key: [one[key] for one in told] for key in ("cpu_ms", "wall_ms")}
+    peak = max(one["peak_mb"] for one in told)
+    compiling = [one["told"]["compile_s"] for one in told if one["told"]]
+    return {**numbers, "peak_mb": peak, **({"compile_s": compiling} if compiling else {})}
+
+
+def _ours(case: str, quick: bool, *, cached: bool = False) -> contest.Work:
+    """Starts the program; for the first step with a cache of compiled programs that is empty every time, or full."""
+    words = [word.replace("{config}", "smoke" if quick else "demo") for word in COMMANDS[case]]
+    environment = dict(os.environ) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if case != STEP:
+        return contest.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, environment)))
+    keep = tempfile.TemporaryDirectory() if cached else None
+
+    def start() -> dict[str, Any]:
+        with contextlib.nullcontext(keep.name) if keep else tempfile.TemporaryDirectory() as folder:
+            return _start(words, environment | {"JAX_COMPILATION_CACHE_DIR": folder})
+
+    first = start()
+    # What filled the cache does not count; where there is none to fill, the first start is like all others.
+    measure = functools.partial(_measure, start, made=() if cached else (first,))
+    return contest.Work({"loss": first["told"]["loss"]}, lambda: keep, measure=measure)
+
+
+def _peer(statement: str, case: str, quick: bool) -> contest.Work:
+    del case, quick
+    words = ["-c", statement]
+    return contest.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, dict(os.environ))))
+
+
+def compare(theirs: dict[str, float], ours: dict[str, float]) -> str:
+    """The loss of the first step, the same program being run: to float32's last digits."""
+    if theirs and not abs(theirs["loss"] - ours["loss"]) <= 1e-6 * abs(ours["loss"]):
+        return f"the first loss is {theirs['loss']}, ours {ours['loss']}"
+    return ""
+
+
+def note(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds on the clock, and in the compiler where there was compiling."""
+    text = f", {timing.summary(rounds, 'wall_ms')[0] / 1e3:.2f} s on the clock"
+    if "compile_s" not in rounds[-1]:
+        return text
+    return text + f", {timing.summary(rounds, 'compile_s')[0]:.2f} s of them in the compiler or its cache"
+
+
+_LIGHTLY = "from benchmarks.parity_rows import peers; peers.load_torchvision(); import lightly.transforms, lightly.loss"
+
+
+def _import(statement: str, module: str, python: str = "peers") -> contest.Implementation:
+    return contest.Implementation(functools.partial(_peer, statement), (module,), python)
+
+
+PROGRAM = contest.Program(
+    file=__file__,
+    cases=tuple(COMMANDS),
+    quick=[IMPORT, HELP, STEP],
+    implementations={
+        OURS: contest.Implementation(_ours),
+        CACHED: contest.Implementation(functools.partial(_ours, cached=True)),
+        "jax": _import("import jax, jax.numpy", "jax"),
+        "torch": _import("import torch", "torch"),
+        "lightly": _import(_LIGHTLY, "lightly"),
+        "tensorflow": _import("import tensorflow", "tensorflow", "tf"),
+    },
+    compare=compare,
+    packages=("jax", "flax", "optax", "ml-collections", "torch", "lightly", "tensorflow-cpu", "tensorflow"),
+    number=lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
+    unit="CPU seconds of a whole process",
+    words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
+    import of what others need; {TRAINER} is import simclr_jax.train with JAX, Flax, Optax and Orbax. "First step":
+    the config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of
+    compiled programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same.
+    Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache
+    {TARGET_CACHED:g} s on the clock.""",
+    applies=lambda case, name: name == OURS or (case == STEP if name == CACHED else case == IMPORT),
+    note=note,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(contest.run(PROGRAM))

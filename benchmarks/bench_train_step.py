@@ -1,0 +1,199 @@
+"""Times a whole training step beside PyTorch; see `PROGRAM.words`.
+
+    python benchmarks/bench_train_step.py [--rounds=5] [--peers_python=PATH] [--write]
+
+Where torch is installed in another interpreter than JAX, that one needs JAX too: the weights come from this program.
+"""
+
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from benchmarks import contest  # noqa: E402
+
+RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
+HEAD_LAYERS, HEAD_DIM = 3, 128
+# Relative: the first loss is one forward pass in float32, the second has passed a gradient of it.
+FIRST_LOSS, SECOND_LOSS = 1e-4, 2e-3
+
+
+class Case(NamedTuple):
+    """The network and its batch of images, two views each."""
+
+    name: str
+    width: float
+    stem: str
+    size: int
+    batch_size: int
+
+
+CASES = {
+    "ResNet-18 x0.25, 32 px, batch 256": Case("resnet18", 0.25, "cifar", 32, 256),
+    "ResNet-18, 32 px, batch 64": Case("resnet18", 1.0, "cifar", 32, 64),
+    "ResNet-50, 224 px, batch 4": Case("resnet50", 1.0, "imagenet", 224, 4),
+}
+SMALLEST = "ResNet-10 x0.125, 16 px, batch 8"
+ALL_CASES = {**CASES, SMALLEST: Case("resnet10", 0.125, "cifar", 16, 8)}
+
+
+def views_of(case: Case) -> np.ndarray:
+    """float32 [B, 2, h, w, 3] in [0, 1]: coarse patterns, the second view somewhat like the first."""
+    rng = np.random.default_rng(case.batch_size)
+    coarse = rng.random((case.batch_size, 2, case.size // 8, case.size // 8, 3))
+    coarse[:, 1] = 0.5 * (coarse[:, 0] + coarse[:, 1])
+    views = np.repeat(np.repeat(coarse, 8, axis=2), 8, axis=3) + 0.1 * rng.normal(
+        size=(case.batch_size, 2, case.size, case.size, 3)
+    )
+    return np.clip(views, 0, 1).astype(np.float32)
+
+
+def compare(theirs: list[float], ours: list[float]) -> str:
+    """The losses of the first two steps, within FIRST_LOSS and SECOND_LOSS of ours."""
+    for which, mine, own, limit in zip(("first", "second"), theirs, ours, (FIRST_LOSS, SECOND_LOSS), strict=True):
+        if not abs(mine - own) <= limit * abs(own):
+            return f"the loss of the {which} step is {mine:.6f}, ours {own:.6f}"
+    return ""
+
+
+def _program(case: Case) -> tuple[Any, Any, Any]:
+    """(method, optimizer, schedule) of the program for one device."""
+    from simclr_jax import methods, models, optim
+
+    # torchvision's padding, so that its class computes the same function of the same weights.
+    encoder = models.make_encoder(
+        case.name, width_multiplier=case.width, stem=case.stem, padding="torchvision", dtype="float32"
+    )
+    method = methods.METHODS["simclr"](
+        encoder, head_layers=HEAD_LAYERS, head_dim=HEAD_DIM, temperature=TEMPERATURE, loss_scale=1.0
+    )
+    tx = optim.make_optimizer("sgd", schedule=RATE, weight_decay=0.0, momentum=MOMENTUM)
+    return method, tx, lambda step: RATE
+
+
+def _first_state(case: Case) -> Any:
+    """The state before the first update, in which every implementation begins."""
+    import jax
+
+    from simclr_jax import train_step
+
+    method, tx, _ = _program(case)
+    shape = (2, 2, case.size, case.size, 3)
+    return jax.jit(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=shape))()
+
+
+def _ours(name: str, quick: bool) -> contest.Work:
+    """`train_step.make_train_step` as `train` compiles it, its views being given."""
+    del quick
+    import jax
+    import jax.numpy as jnp
+
+    from simclr_jax import base, train_step
+
+    case = ALL_CASES[name]
+    method, tx, schedule = _program(case)
+
+    def load_views(key: Any, source: Any, indices: Any, positions: Any) -> tuple[base.Batch, Any]:
+        del key
+        count = indices.shape[0]
+        image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
+        return base.Batch(image=image, size=size, label=indices, position=positions, mask=indices >= 0), source
+
+    step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
+    key, views = jax.random.key(1), jax.device_put(views_of(case))
+    indices, holder = jnp.arange(case.batch_size, dtype=jnp.int32), [_first_state(case)]
+    compiled = jax.jit(step, donate_argnums=0).lower(holder[0], key, views, indices).compile()
+
+    def call() -> Any:
+        holder[0], metrics = compiled(holder[0], key, views, indices)
+        return metrics["loss"]
+
+    ready = lambda loss: jax.block_until_ready((loss, holder[0]))  # noqa: E731
+    losses = [float(ready(call())[0]) for _ in range(2)]
+    return contest.Work(losses, call, ready, calls=2)
+
+
+def _torch_network(case: Case) -> Any:
+    """torchvision's ResNet and a projection head of torch with the program's initial weights, channels last."""
+    from benchmarks.parity_rows import peers
+
+    peers.load_torchvision()
+    import torch
+    from torchvision.models import resnet
+
+    from simclr_jax.interop import detect, torch_side, torchvision, variables
+
+    state = _first_state(case)
+    weights = torchvision.to_torchvision(variables.flatten(state.params, state.method_state["batch_stats"]))
+    trunk = {name: value for name, value in weights.items() if not name.startswith("projection_head.")}
+    encoder = torch_side.make_network(torch, resnet, trunk, structure=detect.STRUCTURES[case.name])
+    encoder.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in trunk.items()}, strict=False)
+    layers: list[Any] = []
+    for layer in range(1, HEAD_LAYERS + 1):
+        tensors = {
+            name: torch.from_numpy(np.array(weights[f"projection_head.{name}"]))
+            for name in (f"dense{layer}.weight", f"bn{layer}.weight")
+        }
+        dense = torch.nn.Linear(*reversed(tensors[f"dense{layer}.weight"].shape), bias=False)
+        norm = torch.nn.BatchNorm1d(dense.out_features)
+        dense.weight.data, norm.weight.data = tensors.values()
+        if layer == HEAD_LAYERS:
+            norm.bias.requires_grad_(False)  # the last BatchNorm of the head has no offset
+        layers += [dense, norm, *([torch.nn.ReLU()] if layer < HEAD_LAYERS else [])]
+    return torch.nn.Sequential(encoder, *layers).to(memory_format=torch.channels_last).train()
+
+
+def _torch(name: str, quick: bool) -> contest.Work:
+    """Eager torch, the loss in its own operations, torch.optim.SGD."""
+    del quick
+    import torch
+
+    torch.set_num_threads(1)
+    case = ALL_CASES[name]
+    network = _torch_network(case)
+    # View by view, so that the partner of row i is row i + B.
+    rows = torch.from_numpy(views_of(case).swapaxes(0, 1).reshape(-1, case.size, case.size, 3).copy())
+    images = rows.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    sgd = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=RATE, momentum=MOMENTUM)
+    count = len(images)
+    diagonal, partner = torch.eye(count, dtype=torch.bool), torch.arange(count).roll(count // 2)
+
+    def call() -> Any:
+        sgd.zero_grad(set_to_none=True)
+        z = torch.nn.functional.normalize(network(images))
+        logits = (z @ z.T / TEMPERATURE).masked_fill(diagonal, float("-inf"))
+        loss = torch.nn.functional.cross_entropy(logits, partner)
+        loss.backward()
+        sgd.step()
+        return loss.detach()
+
+    return contest.Work([float(call()) for _ in range(2)], call, calls=2)
+
+
+PROGRAM = contest.Program(
+    file=__file__,
+    cases=tuple(CASES),
+    quick=[SMALLEST],
+    implementations={
+        "simclr_jax": contest.Implementation(_ours),
+        "torch eager (channels last)": contest.Implementation(_torch, ("torch", "torchvision"), "peers"),
+    },
+    compare=compare,
+    packages=("jax", "flax", "optax", "torch", "torchvision"),
+    number=lambda cpu_ms, amount: cpu_ms / amount,
+    unit="CPU milliseconds of a step",
+    words=f"""One update of SimCLR in float32: both views of every image (given), ResNet, head of {HEAD_LAYERS} layers,
+    NT-Xent, gradient, SGD with momentum. All begin with the same weights, which this program initialises and exports;
+    before any timing the losses of the first and the second step must be ours within {FIRST_LOSS:.0e} and
+    {SECOND_LOSS:.0e}, relative. The step is the one that `train` runs and also computes the metrics that it logs; torch
+    computes none. glibc's allocator has its default settings; with others torch has been seen 30 % faster.""",
+)
+
+
+if __name__ == "__main__":
+    sys.exit(contest.run(PROGRAM))
