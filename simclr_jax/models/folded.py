@@ -162,17 +162,18 @@ def _normalize_relu_backward(
     epsilon: float, parts: int, saved: tuple[Any, ...], cotangents: tuple[Array, Array, Array]
 ) -> tuple[Array, tuple[Array, Array]]:
     x, (scale, bias), mean, deviation = saved
-    count = x.size // x.shape[-1]
+    count, slope = x.size // x.shape[-1], deviation * scale
 
-    def counted(x: Array, cotangent: Array) -> tuple[Array, Array]:
-        centred = x.astype(mean.dtype) - mean
-        return centred, jnp.where(centred * (deviation * scale) + bias > 0, cotangent.astype(mean.dtype), 0.0)
+    def counted(x: Array, cotangent: Array, is_positive: Array) -> tuple[Array, Array]:
+        return x.astype(mean.dtype) - mean, jnp.where(is_positive, cotangent.astype(mean.dtype), 0.0)
 
-    centred, d = counted(x, cotangents[0])
-    total, along = _sums(d, d * centred, parts)
-    # Behind the barrier XLA makes the same anew instead of writing it down.
-    centred, d = counted(*jax.lax.optimization_barrier((x, cotangents[0])))
-    x_gradient = deviation * scale * (d - total / count - centred * (jnp.square(deviation) * along / count))
+    # Behind barriers, and asked in two ways, XLA makes anew in each pass what it would write down once for all.
+    x, cotangent = jax.lax.optimization_barrier((x, cotangents[0]))
+    centred, d = counted(x, cotangent, x.astype(mean.dtype) * slope > mean * slope - bias)
+    sums = _sums(d, d * centred, parts)
+    x, cotangent, (total, along) = jax.lax.optimization_barrier((x, cotangent, sums))
+    centred, d = counted(x, cotangent, (x.astype(mean.dtype) - mean) * slope + bias > 0)
+    x_gradient = slope * (d - total / count - centred * (jnp.square(deviation) * along / count))
     return x_gradient.astype(x.dtype), (deviation * along, total)
 
 
