@@ -122,6 +122,15 @@ def compile_elsewhere(
 
 def compile_here(config: Mapping[str, Any], *, kind: str, devices: int, shape: assemble.DataShape) -> Compiled:
     """`compile_elsewhere` without the process; the program must not have started a backend of its own but the CPU's."""
+    compiled, seconds = compile_program(config, kind=kind, devices=devices, shape=shape)
+    topology, batch_size = hardware.topology(kind, devices), config["train"]["batch_size"]
+    return _describe(compiled, kind=kind, devices=devices, topology=topology, batch_size=batch_size, seconds=seconds)
+
+
+def compile_program(
+    config: Mapping[str, Any], *, kind: str, devices: int, shape: assemble.DataShape
+) -> tuple[Any, float]:
+    """(the training step of `config`, a jax.stages.Compiled; seconds it took); see `compile_here`."""
     from jax.experimental import topologies
 
     name = hardware.topology(kind, devices)
@@ -141,8 +150,7 @@ def compile_here(config: Mapping[str, Any], *, kind: str, devices: int, shape: a
     lowered = program.train_steps.lower(*arguments)  # type: ignore[attr-defined]
     start = time.perf_counter()
     compiled = lowered.compile()
-    seconds = time.perf_counter() - start
-    return _describe(compiled, kind=kind, devices=devices, topology=name, batch_size=batch_size, seconds=seconds)
+    return compiled, time.perf_counter() - start
 
 
 def _describe(compiled: Any, *, kind: str, devices: int, topology: str, batch_size: int, seconds: float) -> Compiled:

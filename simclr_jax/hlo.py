@@ -69,21 +69,49 @@ class Summary(NamedTuple):
     collectives: tuple[Collective, ...]
 
 
+class Kernel(NamedTuple):
+    """An instruction that launches work.
+
+    times: how often it runs in one run of the program. num_bytes: of its operands and results, all times together.
+    shapes: of the results. source: "models/layers.py:120" where the text tells it, and what JAX calls the operation.
+    """
+
+    name: str
+    opcode: str
+    times: int
+    num_bytes: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    source: str
+
+
+def kernels(text: str) -> list[Kernel]:
+    """All kernels of an optimised module, collectives left out; loops of known length count as often as they run."""
+    computations, entry = parse(text)
+    lines, found = _source_lines(text), []
+    for instruction, times, sizes, is_kernel in _walk(computations, entry, 1, kernel_level=True):
+        if is_kernel and not _collective_kind(instruction):
+            read = sum(sizes.get(name, 0) for name in instruction.operands)
+            moved = times * (read + sizes[instruction.name])
+            source = _source(instruction.text, lines)
+            found.append(Kernel(instruction.name, instruction.opcode, times, moved, instruction.shapes, source))
+    return found
+
+
 def summarise(text: str) -> Summary:
     """The summary of an optimised module; loops of known length count as often as they run."""
     computations, entry = parse(text)
-    kernels = fusions = traffic = 0
     found: list[Collective] = []
-    for instruction, times, sizes, is_kernel in _walk(computations, entry, 1, kernel_level=True):
+    for instruction, times, sizes, _ in _walk(computations, entry, 1, kernel_level=True):
         kind = _collective_kind(instruction)
         if kind:
             found.append(_collective(instruction, kind, times, sizes))
-        elif is_kernel:
-            kernels += times
-            fusions += times * (instruction.opcode == "fusion")
-            read = sum(sizes.get(name, 0) for name in instruction.operands)
-            traffic += times * (read + sizes[instruction.name])
-    return Summary(kernels, fusions, traffic, tuple(found))
+    launched = kernels(text)
+    return Summary(
+        num_kernels=sum(kernel.times for kernel in launched),
+        num_fusions=sum(kernel.times for kernel in launched if kernel.opcode == "fusion"),
+        program_bytes=sum(kernel.num_bytes for kernel in launched),
+        collectives=tuple(found),
+    )
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -181,3 +209,32 @@ def _collective(instruction: Instruction, kind: str, times: int, sizes: dict[str
     dtype, dims = max(instruction.shapes, key=lambda shape: num_bytes((shape,)))
     op_name = re.search(r'op_name="([^"]*)"', instruction.text)
     return Collective(kind, dtype, dims, max(given, made), times, op_name[1] if op_name else "")
+
+
+def _source_lines(text: str) -> dict[str, str]:
+    """Id of a stack frame -> "folder/file.py:line", from the tables at the head of a module."""
+    tables: dict[str, dict[str, str]] = {"FileNames": {}, "FileLocations": {}, "StackFrames": {}}
+    current: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.isalpha():
+            current = tables.get(line, {})
+        elif entry := re.match(r"^(\d+) (.+)$", line):
+            current[entry[1]] = entry[2]
+        elif line.startswith(("%", "ENTRY")):
+            break
+    found = {}
+    for frame, value in tables["StackFrames"].items():
+        place = tables["FileLocations"].get(_field(value, "file_location_id"), "")
+        path = tables["FileNames"].get(_field(place, "file_name_id"), "").strip('"')
+        found[frame] = f"{'/'.join(path.split('/')[-2:])}:{_field(place, 'line')}"
+    return found
+
+
+def _field(text: str, name: str) -> str:
+    found = re.search(rf"\b{name}=(\d+)", text)
+    return found[1] if found else ""
+
+
+def _source(text: str, lines: dict[str, str]) -> str:
+    op_name = re.search(r'op_name="([^"]*)"', text)
+    return f"{lines.get(_field(text, 'stack_frame_id'), '')} {op_name[1] if op_name else ''}".strip()

@@ -7,6 +7,7 @@ module called bn, bn1, proj_bn and so on is a BatchNorm, and "supervised_head" h
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,29 @@ def _is_not_batch_norm(names: Sequence[str]) -> bool:
     return not any(_BATCH_NORM.fullmatch(module) for module in names[:-1])
 
 
+def _scale_by_trust_ratio(coefficient: float = 1e-3) -> optax.GradientTransformation:
+    """Multiplies the updates of adapted kernels by coefficient |W| / |update|, or by 1 where a norm is 0.
+
+    `optax.scale_by_trust_ratio`, which reads every array twice more to have a gradient at 0 that nobody takes here; on
+    an accelerator its two hundred norms take as many kernels again.
+    """
+
+    def norms(leaves: Sequence[base.Array]) -> base.Array:
+        return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves]))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(updates)
+        if not leaves:
+            return updates, state
+        of_updates, of_params = norms(leaves), norms(jax.tree.leaves(params))
+        usable = (of_updates > 0) & (of_params > 0)
+        ratios = jnp.where(usable, coefficient * of_params / jnp.where(usable, of_updates, 1.0), 1.0)
+        return jax.tree.unflatten(structure, [leaf * ratios[i] for i, leaf in enumerate(leaves)]), state
+
+    adapt = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.masked(adapt, mask=_mask(_is_adapted_kernel))
+
+
 def make_lars(
     *, schedule: base.Schedule | float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -143,15 +167,11 @@ def make_lars(
     Deliberate differences: the reference decays the supervised kernel by a term of the loss, here the optimizer does
     (same gradient, but the reported loss has no such term). Its option classic_momentum=False is `make_lars_popular`.
     """
-    return optax.lars(
-        schedule,
-        weight_decay=weight_decay,
-        weight_decay_mask=_mask(_is_kernel),
-        trust_coefficient=1e-3,
-        eps=0.0,
-        trust_ratio_mask=_mask(_is_adapted_kernel),
-        momentum=momentum,
-        nesterov=nesterov,
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_mask(_is_kernel)),
+        _scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(schedule),
+        optax.trace(momentum, nesterov=nesterov),
     )
 
 
@@ -168,7 +188,7 @@ def make_lars_popular(
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_mask(_is_kernel)),
         optax.trace(momentum, nesterov=nesterov),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3, eps=0.0), mask=_mask(_is_adapted_kernel)),
+        _scale_by_trust_ratio(),
         optax.scale_by_learning_rate(schedule),
     )
 

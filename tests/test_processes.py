@@ -250,7 +250,7 @@ def test_a_process_that_is_killed_or_stopped_ends_the_other_and_the_run_goes_on(
     said = (tmp_path / "log.0").read_text()
     assert said.count("simclr-jax train: another process was lost at update") == 1 and "Traceback" not in said
     step = newest_intact(run)
-    assert step >= 10 and step % 5 == 0
+    assert step >= 5 and step % 5 == 0  # it may have struck while 10 was being written
 
     # Process 0 has the store that all ask: a process that is stopped keeps its connections and answers nothing.
     with started(tmp_path, ["endless"], processes=2, devices=1, SIMCLR_STUCK_SECONDS=f"{STUCK_SECONDS}") as workers:

@@ -43,6 +43,12 @@ def _check_ratios(padding: str, **ratios: float) -> None:
             )
 
 
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise base.InputError(f"{name} must be at least 1; got {count}. Use 1 for global BatchNorm on one device.")
+
+
 def make_encoder(
     name: str = "resnet18",
     *,
@@ -92,9 +98,7 @@ def make_encoder(
     _check_choice("norm", norm, norms.NORMS)
     _check_choice("remat", remat, resnet.REMATS)
     _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
-    for what, count in (("bn_groups", bn_groups), ("bn_parts", bn_parts)):
-        if count < 1:
-            raise base.InputError(f"{what} must be at least 1; got {count}. Use 1 for global BatchNorm on one device.")
+    _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
     if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
         raise base.InputError(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "

@@ -33,12 +33,12 @@ class SelectiveKernel(nn.Module):
         """[N, H, W, C] -> [N, H/strides, W/strides, features]; normalisation and ReLU are inside."""
         norm = norms.make_norm(self.dtype, train, self.norm)
         both = layers.Conv(2 * self.features, 3, self.strides, self.dtype, name="conv")(x)
-        both = nn.relu(norm(name="bn")(both))
+        both = norm(name="bn")(both, relu=True)
         first, second = jnp.split(both, 2, axis=-1)
         squeezed = jnp.mean(first + second, axis=(1, 2), keepdims=True)
         num_squeezed = max(int(self.features * self.ratio), MIN_SQUEEZED)
         squeezed = layers.Conv(num_squeezed, 1, dtype=self.dtype, name="squeeze_conv")(squeezed)
-        squeezed = nn.relu(norm(name="squeeze_bn")(squeezed))
+        squeezed = norm(name="squeeze_bn")(squeezed, relu=True)
         logits = layers.Conv(2 * self.features, 1, dtype=self.dtype, name="expand_conv")(squeezed)
         # A softmax over two streams, in the type of the parameters.
         first_logit, second_logit = jnp.split(logits.astype(layers.state_dtype(self.dtype)), 2, axis=-1)

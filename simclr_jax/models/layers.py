@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from simclr_jax.models import folded
+
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -35,10 +37,12 @@ class Conv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), features] of `dtype`."""
+    def __call__(self, x: Array, *, only_kernel: bool = False) -> Array:
+        """[N, H, W, C] -> [N, ceil(H/strides), ceil(W/strides), features] of `dtype`; or the kernel for such an x."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
+        kernel: Array = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
+        if only_kernel:
+            return kernel
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
         if not self.use_bias:
             return y
@@ -105,6 +109,20 @@ def _gradients_in_usual_order(x: Array, kernel: Array, cotangent: Array, *, stri
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0), whose gradient asks the result, not x, where x was positive: x need not be kept."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_backward(y: Array, cotangent: Array) -> tuple[Array]:
+    # Without the barrier XLA sees that y > 0 is x > 0, and keeps x as well.
+    return (jnp.where(jax.lax.optimization_barrier(y) > 0, cotangent, 0),)
+
+
+relu.defvjp(lambda x: (relu(x),) * 2, _relu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -179,28 +197,47 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalises [N, ..., C] over all axes but the last."""
-        shape, dtype = (x.shape[-1],), self.param_dtype
+    def __call__(self, x: Array, kernel: Array | None = None, *, relu: bool = False) -> Array:
+        """Normalises [N, ..., C] over all axes but the last; with `relu`, takes max(., 0) of that.
+
+        With a kernel [k, C] while training, x [N, H, W, k] times it, as `folded.convolve_normalized` does it.
+        """
+        shape, dtype = (x.shape[-1] if kernel is None else kernel.shape[-1],), self.param_dtype
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        grouped = self.train and self.num_groups > 1
-        rows = x.reshape(self.num_groups, -1, *x.shape[1:]) if grouped else x
-        compute = functools.partial(moments, parts=max(self.num_parts // self.num_groups, 1))
-        compute = jax.vmap(compute) if grouped else compute
-        mean, variance = compute(rows) if self.train else (moving_mean.value, moving_variance.value)
-        if self.train and not self.is_initializing():
+        scale = self.param("scale", self.scale_init, shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, dtype) if self.use_bias else jnp.zeros(shape, dtype)
+        if kernel is not None:
+            parts = math.gcd(self.num_parts, x.shape[0])
+            y, mean, variance = folded.convolve_normalized(x, kernel, (scale, bias), epsilon=self.epsilon, parts=parts)
+        elif self.train:
+            y, mean, variance = self._by_batch(x, (scale, bias), relu)
+        else:
+            return self._apply(x, (moving_mean.value, moving_variance.value), (scale, bias), relu)
+        if not self.is_initializing():
             for average, value in ((moving_mean, mean), (moving_variance, variance)):
-                value = jnp.mean(value, axis=0) if grouped else value
                 average.value = self.momentum * average.value + (1 - self.momentum) * value
-        if grouped:
-            mean, variance = (m.reshape(self.num_groups, *[1] * (x.ndim - 1), *shape) for m in (mean, variance))
-        y = (rows.astype(dtype) - mean) * (
-            jax.lax.rsqrt(variance + self.epsilon) * self.param("scale", self.scale_init, shape, dtype)
-        )
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, shape, dtype)
-        return y.astype(x.dtype).reshape(x.shape)
+        return y
+
+    def _by_batch(self, x: Array, affine: tuple[Array, Array], relu: bool) -> tuple[Array, Array, Array]:
+        """(normalised x, mean, variance): by the statistics of x or of groups of its rows; means of those are told."""
+        parts = max(self.num_parts // self.num_groups, 1)
+        if self.num_groups == 1 and relu and x.dtype == jnp.bfloat16:
+            return folded.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
+        if self.num_groups == 1:
+            mean, variance = moments(x, parts)
+            return self._apply(x, (mean, variance), affine, relu), mean, variance
+        rows = x.reshape(self.num_groups, -1, *x.shape[1:])
+        statistics = jax.vmap(functools.partial(moments, parts=parts))(rows)
+        spread = tuple(m.reshape(self.num_groups, *[1] * (x.ndim - 1), x.shape[-1]) for m in statistics)
+        y = self._apply(rows, spread, affine, relu).reshape(x.shape)
+        mean, variance = (jnp.mean(m, axis=0) for m in statistics)
+        return y, mean, variance
+
+    def _apply(self, x: Array, statistics: tuple[Array, ...], affine: tuple[Array, Array], relu: bool) -> Array:
+        (mean, variance), (scale, bias) = statistics, affine
+        y = (x.astype(self.param_dtype) - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
 def make_batch_norm(dtype: str, train: bool) -> Callable[..., BatchNorm]:

@@ -51,7 +51,7 @@ class Stem(nn.Module):
         x = images
         for number, (features, kernel_size, strides) in enumerate(convolutions, start=1):
             x = layers.Conv(features, kernel_size, strides, self.dtype, name=f"conv{number}")(x)
-            x = nn.relu(norm(name=f"bn{number}")(x))
+            x = norm(name=f"bn{number}")(x, relu=True)
         if self.kind == "cifar":
             return x
         return layers.max_pool(x, layers.same_padding(x.shape) if self.padding == "reference" else ((1, 1), (1, 1)))
@@ -66,16 +66,15 @@ def _shortcut(
     whose children proj_conv and proj_bn it makes.
     """
     x = layers.mean_pool(x, strides) if smooth else x
-    x = layers.Conv(features, 1, 1 if smooth else strides, dtype, name="proj_conv")(x)
-    projected: Array = norm(name="proj_bn")(x)
-    return projected
+    project = layers.Conv(features, 1, 1 if smooth else strides, dtype, name="proj_conv")
+    return norms.convolve_and_normalize(project, norm(name="proj_bn"), x)
 
 
 def _join(y: Array, residual: Array, *, squeezed: int, dtype: str) -> Array:
     """End of a block: squeeze-and-excitation if `squeezed` channels are asked for, the shortcut added, ReLU."""
     if squeezed:
         y = attention.SqueezeExcite(squeezed, dtype, name="se")(y)
-    return nn.relu(y + residual)
+    return layers.relu(y + residual)
 
 
 class BasicBlock(nn.Module):
@@ -102,7 +101,7 @@ class BasicBlock(nn.Module):
         if self.project:
             smooth = self.sk_ratio > 0
             residual = _shortcut(x, self.features, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
-        y = nn.relu(norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x)))
+        y = norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x), relu=True)
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
         return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
@@ -134,16 +133,16 @@ class BottleneckBlock(nn.Module):
         if self.project:
             smooth = self.sk_ratio > 0
             residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
-        y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x)))
+        y = norm(name="bn1")(conv(self.features, 1, name="conv1")(x), relu=True)
         if self.sk_ratio > 0:
             selective = attention.SelectiveKernel(
                 self.features, self.strides, self.sk_ratio, self.dtype, self.norm, name="sk"
             )
             y = selective(y, train=train)
         else:
-            y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y)))
-        y = conv(wide, 1, name="conv3")(y)
-        y = norm(name="bn3", scale_init=nn.initializers.zeros)(y)
+            y = norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y), relu=True)
+        last = norm(name="bn3", scale_init=nn.initializers.zeros)
+        y = norms.convolve_and_normalize(conv(wide, 1, name="conv3"), last, y)
         return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
 
 
