@@ -7,13 +7,12 @@ are float32 (float64 if `dtype` is float64).
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import folded
+from simclr_jax.models import convolution, folded
 
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -43,72 +42,10 @@ class Conv(nn.Module):
         kernel: Array = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
         if only_kernel:
             return kernel
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
+        y = convolution.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)
-
-
-def _plain_convolution(x: Array, kernel: Array, strides: int) -> Array:
-    before = (kernel.shape[0] - 1) // 2
-    return _convolution(x, kernel, strides=strides, padding=[(before, kernel.shape[0] - 1 - before)] * 2)
-
-
-def _convolution(x: Array, kernel: Array, *, strides: int = 1, padding: Any, **dilation: Any) -> Array:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=numbers, **dilation)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: Array, kernel: Array, strides: int) -> Array:
-    """x [N, H, W, C] with a square kernel [k, k, C, F], padded as `Conv` says: [N, ceil(H/strides), ..., F].
-
-    The gradient is that of JAX. On a CPU it is written as convolutions with the axes in their usual order, which gives
-    the same bits: XLA's CPU backend brings other orders into its fast form only outside of loops, so that JAX's
-    own gradient takes some seventy times as long in a loop over chunks or updates.
-    """
-    return _plain_convolution(x, kernel, strides)
-
-
-def _convolve_forward(x: Array, kernel: Array, strides: int) -> tuple[Array, tuple[Array, Array]]:
-    return _plain_convolution(x, kernel, strides), (x, kernel)
-
-
-def _convolve_backward(strides: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    def by_jax(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        _, pull_back = jax.vjp(lambda x, kernel: _plain_convolution(x, kernel, strides), x, kernel)
-        x_gradient, kernel_gradient = pull_back(cotangent)
-        return x_gradient, kernel_gradient
-
-    by_hand = functools.partial(_gradients_in_usual_order, strides=strides)
-    result: tuple[Array, Array] = jax.lax.platform_dependent(*residuals, cotangent, cpu=by_hand, default=by_jax)
-    return result
-
-
-def _gradients_in_usual_order(x: Array, kernel: Array, cotangent: Array, *, strides: int) -> tuple[Array, Array]:
-    size = kernel.shape[0]
-    before = (size - 1) // 2
-    # With strides the cotangent's rows lie apart, with zeros between: so many rows they span.
-    spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
-    apart = (strides, strides)
-    ends = [span + size - 1 - length - before for span, length in zip(spans, x.shape[1:3], strict=True)]
-    kernel_gradient = _convolution(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        padding=[(before, end) for end in ends],
-        rhs_dilation=apart,
-    ).transpose(1, 2, 0, 3)
-    start = size - 1 - before
-    x_gradient = _convolution(
-        cotangent,
-        jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
-        padding=[(start, length + size - 1 - start - span) for span, length in zip(spans, x.shape[1:3], strict=True)],
-        lhs_dilation=apart,
-    )
-    return x_gradient, kernel_gradient
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 @jax.custom_vjp

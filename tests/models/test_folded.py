@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from simclr_jax.models import folded, layers, norms, resnet
+from simclr_jax.models import convolution, folded, layers, norms, resnet
 
 EPSILON = 1e-5
 
@@ -62,7 +62,7 @@ def test_a_folded_convolution_of_bfloat16_is_as_near_as_the_two_operations_are()
     a, kernel, scale, bias, cotangent = inputs("float32", shape=(16, 7, 7), narrow=64, wide=256)
     a = jnp.asarray(a, jnp.bfloat16)
     exact = plain_norm(jnp.einsum("nhwk,kc->nhwc", jnp.asarray(a, jnp.float32), kernel), scale, bias)[0]
-    y = layers.convolve(a, jnp.asarray(kernel, jnp.bfloat16)[None, None], 1)
+    y = convolution.convolve(a, jnp.asarray(kernel, jnp.bfloat16)[None, None], 1)
     two = plain_norm(y.astype(jnp.float32), scale, bias)[0].astype(jnp.bfloat16)
     one, pull_back = jax.vjp(lambda a: folded.convolve_normalized(a, kernel, (scale, bias), epsilon=EPSILON)[0], a)
     assert one.dtype == jnp.bfloat16

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from simclr_jax.models import layers
+from simclr_jax.models import convolution, layers
 
 ALL_SIDES = ((1, 1), (1, 1))
 
@@ -112,9 +112,12 @@ def test_the_gradient_of_a_convolution_is_that_of_jax_bit_for_bit(kernel_size, s
         y, pull_back = jax.vjp(convolve, x, kernel)
         return y, *pull_back(jnp.cos(y))
 
-    ours = run(lambda x, kernel: layers.convolve(x, kernel, strides), x, kernel)
+    ours = run(lambda x, kernel: convolution.convolve(x, kernel, strides), x, kernel)
     for a, b in zip(ours, run(theirs, x, kernel), strict=True):
-        np.testing.assert_array_equal(a, b)
+        if kernel.shape[0] > 1:
+            np.testing.assert_array_equal(a, b)
+        else:  # a matrix product, which takes its sums in another order
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-7 * np.sqrt(x.size) * np.abs(b).max())
 
 
 def test_convolutions_inside_a_loop_keep_the_order_of_axes_that_is_fast_on_a_cpu():
@@ -128,9 +131,9 @@ def test_convolutions_inside_a_loop_keep_the_order_of_axes_that_is_fast_on_a_cpu
         hlo = jax.jit(jax.grad(compute)).lower(kernel, x).compile().as_text()
         return [line for line in hlo.splitlines() if " convolution(" in line]
 
-    assert all("dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: layers.convolve(x, k, 1)))
+    assert all("dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: convolution.convolve(x, k, 1)))
     assert not all(
-        "dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: layers._plain_convolution(x, k, 1))
+        "dim_labels=b01f_01io->b01f" in line for line in total(lambda x, k: convolution._plain_convolution(x, k, 1))
     )
 
 
