@@ -27,7 +27,8 @@ _EXPECTED_SHARE = 0.75
 class Layer(NamedTuple):
     """A convolution, dense or BatchNorm layer for ONE view.
 
-    kind: "conv", "dense", "norm", or "block", which adds its shortcut. reads, writes: elements of its input and output.
+    kind: "conv", "dense", "norm", "folded" (a BatchNorm folded into the convolution before it, see `models.folded`), or
+    "block", which adds its shortcut. reads, writes: elements of its input and output.
     itemsize: bytes of an element of its output. macs: multiply-adds of its forward pass. is_first: its input is the
     image. is_new: its input is no other recorded layer's.
     """
@@ -77,8 +78,12 @@ def trace_layers(method: base.Method, state: base.TrainState, *, size: int, num_
 
     def watch(next_function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         result = next_function(*args, **kwargs)
-        kind = _KINDS.get(type(context.module).__name__)
-        if kind is not None and context.method_name == "__call__":
+        kind = _KINDS.get(type(context.module).__name__) if context.method_name == "__call__" else None
+        if kind == "norm" and len(args) > 1:
+            seen_before = any(x is args[0] for x in seen)
+            layers.extend(_folded_layers(args[0], args[1], result, is_new=not seen_before))
+            seen.append(args[0])
+        elif kind is not None and "only_kernel" not in kwargs:
             is_new = kind != "block" and not any(x is args[0] for x in seen)
             layers.append(_layer(kind, args[0], result, context.module, is_new=is_new))
             if kind != "block":
@@ -89,6 +94,12 @@ def trace_layers(method: base.Method, state: base.TrainState, *, size: int, num_
         # A function of its own, for JAX would not trace a known one again.
         jax.eval_shape(lambda *given: method.embed(*given), state.params, state.method_state, views, batch, key)
     return [_per_view(layer, num_views) for layer in layers]
+
+
+def _folded_layers(given: Any, kernel: Any, made: Any, *, is_new: bool) -> list[Layer]:
+    macs, size = made.size * kernel.shape[0], made.dtype.itemsize
+    product = Layer("conv", given.size, made.size, size, macs, is_first=False, is_new=is_new)
+    return [product, Layer("folded", given.size, made.size, size, 0, is_first=False, is_new=False)]
 
 
 def _layer(kind: str, given: Any, made: Any, module: Any, *, is_new: bool) -> Layer:
@@ -115,7 +126,7 @@ def measure(method: base.Method, state: base.TrainState, *, size: int, num_views
     return Network(
         num_params=_num_elements(state.params),
         num_encoder_params=_num_elements(state.params["encoder"]),
-        num_batch_norms=sum(layer.kind == "norm" for layer in layers),
+        num_batch_norms=sum(layer.kind in ("norm", "folded") for layer in layers),
         forward_flops=forward,
         train_flops=3 * forward - spared,
         kept_bytes=sum(layer.reads * layer.itemsize for layer in layers if layer.is_new and not layer.is_first),
@@ -253,12 +264,18 @@ def _layer_seconds(layer: Layer, device: hardware.Device) -> float:
 
 
 def _forward_bytes(layer: Layer) -> int:
-    """Products read X and write A; BatchNorm reads A for its statistics, then reads and writes it; a block adds."""
-    elements = {"norm": 3 * layer.writes, "block": layer.writes}.get(layer.kind, layer.reads + layer.writes)
-    return elements * layer.itemsize
+    """Products read X and write A; BatchNorm reads A for its statistics, then reads and writes it; a block adds.
+
+    Folded, it reads X for them, and the product writes what is normalised already.
+    """
+    elements = {"norm": 3 * layer.writes, "folded": layer.reads, "block": layer.writes}
+    return elements.get(layer.kind, layer.reads + layer.writes) * layer.itemsize
 
 
 def _backward_bytes(layer: Layer) -> int:
-    """Two products of A and X; BatchNorm's two passes over the gradient and its input, which write one array."""
-    elements = {"norm": 5 * layer.writes, "block": layer.writes}.get(layer.kind, 2 * (layer.reads + layer.writes))
-    return elements * layer.itemsize
+    """Two products of A and X; BatchNorm's two passes over the gradient and its input, which write one array.
+
+    Folded, the gradient behind the addition is masked and written once, and the input goes through a product more.
+    """
+    elements = {"norm": 5 * layer.writes, "folded": 3 * layer.writes + 2 * layer.reads, "block": layer.writes}
+    return elements.get(layer.kind, 2 * (layer.reads + layer.writes)) * layer.itemsize

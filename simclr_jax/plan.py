@@ -122,7 +122,10 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> assemble.D
 
 def measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[estimate.Network, int]:
     """(the network's sums, number of updates of the run)."""
-    encoder, size = config_lib.call(models.make_encoder, config, "encoder"), config["augment"]["size"]
+    size, num_views = config["augment"]["size"], config["augment"]["num_views"]
+    # In groups, however many, a BatchNorm is not folded into the convolution before it.
+    bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
+    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups)
     method = assemble.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
     sizes = assemble.run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
@@ -130,7 +133,7 @@ def measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[estim
     state = jax.eval_shape(
         lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, size, size, 3))
     )
-    network = estimate.measure(method, state, size=size, num_views=config["augment"]["num_views"])
+    network = estimate.measure(method, state, size=size, num_views=num_views)
     return network, optim.num_train_steps(**sizes)
 
 

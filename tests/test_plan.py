@@ -66,8 +66,16 @@ def test_steps_and_rates_are_those_of_the_papers(imagenet):
 
 
 def test_the_roofline_is_the_one_derived_by_hand(imagenet):
-    """11.2 thousand views a second for ResNet-50 on an H200, by a per-layer table that counts edges otherwise."""
-    assert 1024 / imagenet["modelled"]["times"]["roofline"] == pytest.approx(11200, rel=0.03)
+    """11.2 thousand views a second for a plain ResNet-50 on an H200, by a per-layer table that counts edges otherwise.
+
+    Folding saves 5A and costs 3X of the 20 wide convolutions: A is 7.02 and X 2.1 million elements of two bytes, 58 MB
+    of 4.3 TB/s, so that 89.3 us a view become 75.9.
+    """
+    config = config_lib.load_file("imagenet_resnet50").to_dict()
+    config["train"]["bn_group"] = "device"  # statistics of groups cannot be folded
+    plain = plan.measure(config, plan.data_shape(config, hardware.find("h200")))[0]
+    assert 1024 / estimate.times(plain, placed()).roofline == pytest.approx(11200, rel=0.03)
+    assert 1024 / imagenet["modelled"]["times"]["roofline"] == pytest.approx(1e6 / 75.9, rel=0.04)
 
 
 def placed(**changes):
@@ -110,8 +118,8 @@ def test_kept_activations_are_those_counted_by_hand(network):
             before = side * 2 if strided else side
             elements += before**2 * entering  # block input, read by conv1 and the shortcut
             elements += 2 * before**2 * width  # bn1 and, behind it, conv2
-            elements += 2 * side**2 * width  # bn2, conv3
-            elements += side**2 * 4 * width * (2 if block == 0 else 1)  # bn3, proj_bn
+            elements += 2 * side**2 * width  # bn2, conv3; what bn3 and proj_bn normalise is never kept
+            elements += side**2 * entering if strided else 0  # the pixels that proj_conv takes
             entering = 4 * width
         side, width = side // 2, width * 2
     head = 4 * (2048 + 2048 + 2048 + 128)  # h, bn1, dense2, bn2: float32
