@@ -20,6 +20,10 @@ BRIGHTNESS_FORMS = ("multiply", "add")
 
 _ORDERS = np.asarray(list(itertools.permutations(range(4))), np.int32)
 _GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+_HUE_LAGS = (0.0, 2.0, 4.0)
+
+
+Channels = tuple[base.Array, ...]
 
 
 class ColorJitter(NamedTuple):
@@ -85,12 +89,17 @@ def adjust_saturation(image: base.Array, factor: base.Array | float, *, channel_
 
     Reference: tf.image.adjust_saturation.
     """
-    red, green, blue = _channels(image, channel_axis)
+    value, ratio = _saturation(_channels(image, channel_axis), factor)
+    return value - (value - image) * ratio
+
+
+def _saturation(channels: Channels, factor: base.Array | float) -> tuple[base.Array, base.Array]:
+    """(largest value, what a channel's distance below it is multiplied by) of every pixel."""
+    red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    largest_ratio = value / jnp.where(chroma > 0, chroma, _scalar(1.0, image))
-    ratio = jnp.maximum(jnp.minimum(_scalar(factor, image), largest_ratio), _scalar(0.0, image))
-    return value - (value - image) * ratio
+    largest_ratio = value / jnp.where(chroma > 0, chroma, _scalar(1.0, red))
+    return value, jnp.maximum(jnp.minimum(_scalar(factor, red), largest_ratio), _scalar(0.0, red))
 
 
 def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: int = -1) -> base.Array:
@@ -100,21 +109,28 @@ def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: in
 
     Reference: tf.image.adjust_hue.
     """
-    red, green, blue = _channels(image, channel_axis)
+    low, chroma, hue = _turned_hue(_channels(image, channel_axis), delta)
+    shape = [1] * image.ndim
+    shape[channel_axis] = 3
+    return _hue_wave(low, chroma, hue, jnp.asarray(np.reshape(_HUE_LAGS, shape), image.dtype))
+
+
+def _turned_hue(channels: Channels, delta: base.Array | float) -> tuple[base.Array, base.Array, base.Array]:
+    """(smallest value, chroma, hue after the shift in [0, 12) chroma) of every pixel."""
+    red, green, blue = channels
     top = jnp.maximum(jnp.maximum(red, green), blue)
     low = jnp.minimum(jnp.minimum(red, green), blue)
     chroma = top - low
-    zero = _scalar(0.0, image)
     hue = jnp.where(
         top == red, green - blue, jnp.where(top == green, blue - red + 2 * chroma, red - green + 4 * chroma)
     )
-    turn = 6 * chroma
-    delta = _scalar(delta, image)
-    hue = hue + (delta - jnp.floor(delta)) * turn
-    # Green and blue follow the same triangle wave as red, a third and two thirds of a turn later.
-    shape = [1] * image.ndim
-    shape[channel_axis] = 3
-    lag = jnp.asarray(np.reshape([0.0, 2.0, 4.0], shape), image.dtype)
+    delta = _scalar(delta, red)
+    return low, chroma, hue + (delta - jnp.floor(delta)) * (6 * chroma)
+
+
+def _hue_wave(low: base.Array, chroma: base.Array, hue: base.Array, lag: base.Array) -> base.Array:
+    """A channel's value: green and blue follow the same triangle wave as red, a third and two thirds of a turn later."""
+    zero, turn = _scalar(0.0, low), 6 * chroma
     phase = hue - lag * chroma
     phase = phase + jnp.where(phase < 0, turn, zero) - jnp.where(phase >= turn, turn, zero)
     return low + jnp.minimum(jnp.maximum(jnp.abs(phase - 3 * chroma) - chroma, zero), chroma)
@@ -125,9 +141,13 @@ def adjust_grayscale(image: base.Array, *, channel_axis: int = -1) -> base.Array
 
     Reference: tf.image.rgb_to_grayscale.
     """
-    parts = zip(_channels(image, channel_axis), _GREY_WEIGHTS, strict=True)
-    red, green, blue = (channel * _scalar(weight, image) for channel, weight in parts)
-    return jnp.broadcast_to(red + green + blue, image.shape)
+    return jnp.broadcast_to(_luma(_channels(image, channel_axis)), image.shape)
+
+
+def _luma(channels: Channels) -> base.Array:
+    parts = zip(channels, _GREY_WEIGHTS, strict=True)
+    red, green, blue = (channel * _scalar(weight, channel) for channel, weight in parts)
+    return red + green + blue
 
 
 def check_jitter(strength: float, brightness: str) -> None:
@@ -204,6 +224,63 @@ def adjust_color_jitter(
     for place in range(len(branches)):
         image = lax.switch(jitter.order[place], branches, image)
     return image
+
+
+def adjust_color_jitter_at_once(
+    channels: Channels, jitter: ColorJitter, applied: base.Array, *, brightness: str = "multiply"
+) -> Channels:
+    """`adjust_color_jitter` where the bool scalar `applied`, for many images at once under `vmap`.
+
+    Takes and returns (red, green, blue), float32 [H, W] each. Under `vmap` every branch of a switch runs, and a switch
+    between whole images writes each of them to memory. Here the three operations that see one pixel at a time are
+    selected pixel by pixel, around the contrast, which comes before, between or after them and alone needs the whole
+    image. So a compiler makes two passes: the first ends in the means at the contrast's place, the second runs all.
+    """
+    check_jitter(0.0, brightness)
+    place = jnp.argmax(jitter.order == 1).astype(jnp.int32)
+    others = [jnp.where(place <= k, jitter.order[k + 1], jitter.order[k]) for k in range(3)]
+
+    def pointwise(x: Channels, operation: base.Array) -> Channels:
+        return _select_pointwise(x, operation, jitter, brightness=brightness)
+
+    before = [channels]
+    for operation in others:
+        before.append(pointwise(before[-1], operation))
+    means = _means(tuple(lax.select_n(place, *same) for same in zip(*before, strict=True)))
+    x = channels
+    for k in range(4):
+        contrasted = tuple(
+            jnp.clip((c - mean) * jitter.contrast + mean, 0.0, 1.0) for c, mean in zip(x, means, strict=True)
+        )
+        x = tuple(jnp.where(place == k, new, old) for new, old in zip(contrasted, x, strict=True))
+        x = pointwise(x, others[k]) if k < 3 else x
+    return tuple(jnp.where(applied, new, old) for new, old in zip(x, channels, strict=True))
+
+
+def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJitter, *, brightness: str) -> Channels:
+    """Brightness, saturation or hue, whichever `operation` names, and a clip to [0, 1]."""
+    brighten = adjust_brightness if brightness == "multiply" else adjust_brightness_additive
+    value, ratio = _saturation(channels, jitter.saturation)
+    low, chroma, hue = _turned_hue(channels, jitter.hue)
+    results = []
+    for channel, lag in zip(channels, _HUE_LAGS, strict=True):
+        turned = _hue_wave(low, chroma, hue, _scalar(lag, channel))
+        saturated = value - (value - channel) * ratio
+        brightened = brighten(channel, jitter.brightness)
+        chosen = jnp.where(operation == 0, brightened, jnp.where(operation == 2, saturated, turned))
+        results.append(jnp.clip(chosen, 0.0, 1.0))
+    return tuple(results)
+
+
+def _means(channels: Channels) -> Channels:
+    # One axis at a time, as in `adjust_contrast`.
+    return tuple(jnp.mean(jnp.mean(channel, axis=1), axis=0) for channel in channels)
+
+
+def adjust_grayscale_at_once(channels: Channels, applied: base.Array) -> Channels:
+    """`adjust_grayscale` where the bool scalar `applied`, for (red, green, blue) as above."""
+    luma = _luma(channels)
+    return tuple(jnp.where(applied, luma, channel) for channel in channels)
 
 
 def random_brightness(key: base.Array, image: base.Array, *, limit: float) -> tuple[base.Array, base.Array]:

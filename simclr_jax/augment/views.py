@@ -132,7 +132,8 @@ def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> ba
 
 
 def _unit_planes(image: base.Array) -> base.Array:
-    return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
+    # Behind the barrier the planes are bytes in memory, and floats only inside the product that reads them.
+    return lax.optimization_barrier(crop.to_planes(image)).astype(jnp.float32) * (1 / 255)
 
 
 def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
@@ -159,6 +160,27 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
             view,
         )
     return view
+
+
+def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
+    """`_apply_planes` for many views at once, [H, 3, W] -> [size, size, 3]: selected pixel by pixel, few passes."""
+    size = recipe.size
+    flip = draws.flip if recipe.flip_probability > 0 else False
+    view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
+    channels: color.Channels = tuple(view[:, c] for c in range(3))
+    if recipe.jitters:
+        channels = color.adjust_color_jitter_at_once(
+            channels, draws.jitter, draws.jitter_applied, brightness=recipe.brightness
+        )
+    if recipe.gray_probability > 0:
+        channels = color.adjust_grayscale_at_once(channels, draws.gray_applied)
+    channels = tuple(jnp.clip(channel, 0.0, 1.0) for channel in channels)
+    if recipe.blur_probability > 0:
+        blurred = blur.blur_at_once(
+            jnp.stack(channels), draws.blur_sigma, draws.blur_applied, kernel_size=blur.kernel_size_for(size)
+        )
+        channels = tuple(jnp.clip(blurred[c], 0.0, 1.0) for c in range(3))
+    return jnp.stack(channels, axis=-1)
 
 
 def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
@@ -192,7 +214,9 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
     def apply_example(example: tuple[base.Array, ViewDraws]) -> base.Array:
         image, example_draws = example
         planes = _unit_planes(image)
-        views = _over_examples(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws, loop=recipe.loop)
+        if _resolve_loop(recipe.loop) == "vmap":
+            return jax.vmap(lambda d: _apply_at_once(planes, d, recipe=recipe))(example_draws)
+        views = lax.map(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws)
         return jnp.swapaxes(views, 2, 3)
 
     return _over_examples(apply_example, (images, draws), loop=recipe.loop)
