@@ -5,6 +5,7 @@ channels are. Nothing clips except the jitter, which clips to [0, 1] after each 
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -129,7 +130,7 @@ def _turned_hue(channels: Channels, delta: base.Array | float) -> tuple[base.Arr
 
 
 def _hue_wave(low: base.Array, chroma: base.Array, hue: base.Array, lag: base.Array) -> base.Array:
-    """A channel's value: green and blue follow the same triangle wave as red, a third and two thirds of a turn later."""
+    """A channel's value: green and blue follow red's triangle wave, a third and two thirds of a turn later."""
     zero, turn = _scalar(0.0, low), 6 * chroma
     phase = hue - lag * chroma
     phase = phase + jnp.where(phase < 0, turn, zero) - jnp.where(phase >= turn, turn, zero)
@@ -232,29 +233,38 @@ def adjust_color_jitter_at_once(
     """`adjust_color_jitter` where the bool scalar `applied`, for many images at once under `vmap`.
 
     Takes and returns (red, green, blue), float32 [H, W] each. Under `vmap` every branch of a switch runs, and a switch
-    between whole images writes each of them to memory. Here the three operations that see one pixel at a time are
-    selected pixel by pixel, around the contrast, which comes before, between or after them and alone needs the whole
-    image. So a compiler makes two passes: the first ends in the means at the contrast's place, the second runs all.
+    between whole images writes each of them to memory. Here the operations are selected pixel by pixel, and the
+    contrast, the only one that needs the whole image, is computed once: the other three, in their order, run before it
+    or after it.
     """
     check_jitter(0.0, brightness)
     place = jnp.argmax(jitter.order == 1).astype(jnp.int32)
-    others = [jnp.where(place <= k, jitter.order[k + 1], jitter.order[k]) for k in range(3)]
+    steps = jnp.arange(3, dtype=jnp.int32)
+    operations = jnp.where(place <= steps, jitter.order[1:], jitter.order[:3])
 
-    def pointwise(x: Channels, operation: base.Array) -> Channels:
-        return _select_pointwise(x, operation, jitter, brightness=brightness)
+    def replace(x: Channels, new: Channels, where: base.Array) -> Channels:
+        return tuple(jnp.where(where, n, o) for n, o in zip(new, x, strict=True))
 
-    before = [channels]
-    for operation in others:
-        before.append(pointwise(before[-1], operation))
-    means = _means(tuple(lax.select_n(place, *same) for same in zip(*before, strict=True)))
-    x = channels
-    for k in range(4):
-        contrasted = tuple(
-            jnp.clip((c - mean) * jitter.contrast + mean, 0.0, 1.0) for c, mean in zip(x, means, strict=True)
-        )
-        x = tuple(jnp.where(place == k, new, old) for new, old in zip(contrasted, x, strict=True))
-        x = pointwise(x, others[k]) if k < 3 else x
-    return tuple(jnp.where(applied, new, old) for new, old in zip(x, channels, strict=True))
+    def step(x: Channels, which: tuple[base.Array, base.Array]) -> tuple[Channels, None]:
+        operation, active = which
+        return replace(x, _select_pointwise(x, operation, jitter, brightness=brightness), active), None
+
+    x = _in_turn(step, channels, (operations, applied & (steps < place)))
+    # A barrier: what comes after the means reads the image that they were taken of, and does not make it again.
+    x = lax.optimization_barrier(x)
+    x = replace(x, tuple(_contrast_to_mean(c, _mean(c), jitter.contrast) for c in x), applied)
+    return _in_turn(step, x, (operations, applied & (steps >= place)))
+
+
+def _in_turn(step: Callable[..., tuple[Channels, None]], x: Channels, whiches: tuple[base.Array, ...]) -> Channels:
+    """The three steps as a loop on a CPU, whose compiler fuses them to code that runs each of them many times over."""
+
+    def one_by_one(x: Channels, whiches: tuple[base.Array, ...]) -> Channels:
+        for k in range(3):
+            x, _ = step(x, tuple(which[k] for which in whiches))
+        return x
+
+    return lax.platform_dependent(x, whiches, cpu=lambda x, w: lax.scan(step, x, w)[0], default=one_by_one)
 
 
 def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJitter, *, brightness: str) -> Channels:
@@ -272,9 +282,13 @@ def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJi
     return tuple(results)
 
 
-def _means(channels: Channels) -> Channels:
+def _mean(channel: base.Array) -> base.Array:
     # One axis at a time, as in `adjust_contrast`.
-    return tuple(jnp.mean(jnp.mean(channel, axis=1), axis=0) for channel in channels)
+    return jnp.mean(jnp.mean(channel, axis=1), axis=0)
+
+
+def _contrast_to_mean(channel: base.Array, mean: base.Array, factor: base.Array) -> base.Array:
+    return jnp.clip((channel - mean) * factor + mean, 0.0, 1.0)
 
 
 def adjust_grayscale_at_once(channels: Channels, applied: base.Array) -> Channels:
