@@ -5,6 +5,7 @@ channels are. Nothing clips except the jitter, which clips to [0, 1] after each 
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,10 @@ BRIGHTNESS_FORMS = ("multiply", "add")
 
 _ORDERS = np.asarray(list(itertools.permutations(range(4))), np.int32)
 _GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+_HUE_LAGS = (0.0, 2.0, 4.0)
+
+
+Channels = tuple[base.Array, ...]
 
 
 class ColorJitter(NamedTuple):
@@ -85,12 +90,17 @@ def adjust_saturation(image: base.Array, factor: base.Array | float, *, channel_
 
     Reference: tf.image.adjust_saturation.
     """
-    red, green, blue = _channels(image, channel_axis)
+    value, ratio = _saturation(_channels(image, channel_axis), factor)
+    return value - (value - image) * ratio
+
+
+def _saturation(channels: Channels, factor: base.Array | float) -> tuple[base.Array, base.Array]:
+    """(largest value, what a channel's distance below it is multiplied by) of every pixel."""
+    red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    largest_ratio = value / jnp.where(chroma > 0, chroma, _scalar(1.0, image))
-    ratio = jnp.maximum(jnp.minimum(_scalar(factor, image), largest_ratio), _scalar(0.0, image))
-    return value - (value - image) * ratio
+    largest_ratio = value / jnp.where(chroma > 0, chroma, _scalar(1.0, red))
+    return value, jnp.maximum(jnp.minimum(_scalar(factor, red), largest_ratio), _scalar(0.0, red))
 
 
 def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: int = -1) -> base.Array:
@@ -100,21 +110,28 @@ def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: in
 
     Reference: tf.image.adjust_hue.
     """
-    red, green, blue = _channels(image, channel_axis)
+    low, chroma, hue = _turned_hue(_channels(image, channel_axis), delta)
+    shape = [1] * image.ndim
+    shape[channel_axis] = 3
+    return _hue_wave(low, chroma, hue, jnp.asarray(np.reshape(_HUE_LAGS, shape), image.dtype))
+
+
+def _turned_hue(channels: Channels, delta: base.Array | float) -> tuple[base.Array, base.Array, base.Array]:
+    """(smallest value, chroma, hue after the shift in [0, 12) chroma) of every pixel."""
+    red, green, blue = channels
     top = jnp.maximum(jnp.maximum(red, green), blue)
     low = jnp.minimum(jnp.minimum(red, green), blue)
     chroma = top - low
-    zero = _scalar(0.0, image)
     hue = jnp.where(
         top == red, green - blue, jnp.where(top == green, blue - red + 2 * chroma, red - green + 4 * chroma)
     )
-    turn = 6 * chroma
-    delta = _scalar(delta, image)
-    hue = hue + (delta - jnp.floor(delta)) * turn
-    # Green and blue follow the same triangle wave as red, a third and two thirds of a turn later.
-    shape = [1] * image.ndim
-    shape[channel_axis] = 3
-    lag = jnp.asarray(np.reshape([0.0, 2.0, 4.0], shape), image.dtype)
+    delta = _scalar(delta, red)
+    return low, chroma, hue + (delta - jnp.floor(delta)) * (6 * chroma)
+
+
+def _hue_wave(low: base.Array, chroma: base.Array, hue: base.Array, lag: base.Array) -> base.Array:
+    """A channel's value: green and blue follow red's triangle wave, a third and two thirds of a turn later."""
+    zero, turn = _scalar(0.0, low), 6 * chroma
     phase = hue - lag * chroma
     phase = phase + jnp.where(phase < 0, turn, zero) - jnp.where(phase >= turn, turn, zero)
     return low + jnp.minimum(jnp.maximum(jnp.abs(phase - 3 * chroma) - chroma, zero), chroma)
@@ -125,9 +142,13 @@ def adjust_grayscale(image: base.Array, *, channel_axis: int = -1) -> base.Array
 
     Reference: tf.image.rgb_to_grayscale.
     """
-    parts = zip(_channels(image, channel_axis), _GREY_WEIGHTS, strict=True)
-    red, green, blue = (channel * _scalar(weight, image) for channel, weight in parts)
-    return jnp.broadcast_to(red + green + blue, image.shape)
+    return jnp.broadcast_to(_luma(_channels(image, channel_axis)), image.shape)
+
+
+def _luma(channels: Channels) -> base.Array:
+    parts = zip(channels, _GREY_WEIGHTS, strict=True)
+    red, green, blue = (channel * _scalar(weight, channel) for channel, weight in parts)
+    return red + green + blue
 
 
 def check_jitter(strength: float, brightness: str) -> None:
@@ -204,6 +225,76 @@ def adjust_color_jitter(
     for place in range(len(branches)):
         image = lax.switch(jitter.order[place], branches, image)
     return image
+
+
+def adjust_color_jitter_at_once(
+    channels: Channels, jitter: ColorJitter, applied: base.Array, *, brightness: str = "multiply"
+) -> Channels:
+    """`adjust_color_jitter` where the bool scalar `applied`, for many images at once under `vmap`.
+
+    Takes and returns (red, green, blue), float32 [H, W] each. Under `vmap` every branch of a switch runs, and a switch
+    between whole images writes each of them to memory. Here the operations are selected pixel by pixel, and the
+    contrast, the only one that needs the whole image, is computed once: the other three, in their order, run before it
+    or after it.
+    """
+    check_jitter(0.0, brightness)
+    place = jnp.argmax(jitter.order == 1).astype(jnp.int32)
+    steps = jnp.arange(3, dtype=jnp.int32)
+    operations = jnp.where(place <= steps, jitter.order[1:], jitter.order[:3])
+
+    def replace(x: Channels, new: Channels, where: base.Array) -> Channels:
+        return tuple(jnp.where(where, n, o) for n, o in zip(new, x, strict=True))
+
+    def step(x: Channels, which: tuple[base.Array, base.Array]) -> tuple[Channels, None]:
+        operation, active = which
+        return replace(x, _select_pointwise(x, operation, jitter, brightness=brightness), active), None
+
+    x = _in_turn(step, channels, (operations, applied & (steps < place)))
+    # A barrier: what comes after the means reads the image that they were taken of, and does not make it again.
+    x = lax.optimization_barrier(x)
+    x = replace(x, tuple(_contrast_to_mean(c, _mean(c), jitter.contrast) for c in x), applied)
+    return _in_turn(step, x, (operations, applied & (steps >= place)))
+
+
+def _in_turn(step: Callable[..., tuple[Channels, None]], x: Channels, whiches: tuple[base.Array, ...]) -> Channels:
+    """The three steps as a loop on a CPU, whose compiler fuses them to code that runs each of them many times over."""
+
+    def one_by_one(x: Channels, whiches: tuple[base.Array, ...]) -> Channels:
+        for k in range(3):
+            x, _ = step(x, tuple(which[k] for which in whiches))
+        return x
+
+    return lax.platform_dependent(x, whiches, cpu=lambda x, w: lax.scan(step, x, w)[0], default=one_by_one)
+
+
+def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJitter, *, brightness: str) -> Channels:
+    """Brightness, saturation or hue, whichever `operation` names, and a clip to [0, 1]."""
+    brighten = adjust_brightness if brightness == "multiply" else adjust_brightness_additive
+    value, ratio = _saturation(channels, jitter.saturation)
+    low, chroma, hue = _turned_hue(channels, jitter.hue)
+    results = []
+    for channel, lag in zip(channels, _HUE_LAGS, strict=True):
+        turned = _hue_wave(low, chroma, hue, _scalar(lag, channel))
+        saturated = value - (value - channel) * ratio
+        brightened = brighten(channel, jitter.brightness)
+        chosen = jnp.where(operation == 0, brightened, jnp.where(operation == 2, saturated, turned))
+        results.append(jnp.clip(chosen, 0.0, 1.0))
+    return tuple(results)
+
+
+def _mean(channel: base.Array) -> base.Array:
+    # One axis at a time, as in `adjust_contrast`.
+    return jnp.mean(jnp.mean(channel, axis=1), axis=0)
+
+
+def _contrast_to_mean(channel: base.Array, mean: base.Array, factor: base.Array) -> base.Array:
+    return jnp.clip((channel - mean) * factor + mean, 0.0, 1.0)
+
+
+def adjust_grayscale_at_once(channels: Channels, applied: base.Array) -> Channels:
+    """`adjust_grayscale` where the bool scalar `applied`, for (red, green, blue) as above."""
+    luma = _luma(channels)
+    return tuple(jnp.where(applied, luma, channel) for channel in channels)
 
 
 def random_brightness(key: base.Array, image: base.Array, *, limit: float) -> tuple[base.Array, base.Array]:

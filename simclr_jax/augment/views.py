@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from simclr_jax import base
@@ -131,8 +132,16 @@ def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> ba
     return crop.from_planes(_apply_planes(_unit_planes(image), draws, recipe=recipe))
 
 
-def _unit_planes(image: base.Array) -> base.Array:
-    return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
+def _unit_planes(image: base.Array, *, loop: str = "map") -> base.Array:
+    """uint8 [H, W, 3] -> float32 [H, 3, W] in [0, 1]; both forms give the same bits."""
+    if _resolve_loop(loop) == "map":
+        return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
+    # The barrier leaves the planes as bytes in memory; the product that reads them makes the floats, which XLA's
+    # matrix products on GPUs do for signed bytes and not for unsigned ones.
+    signed = lax.bitcast_convert_type(image ^ np.uint8(128), jnp.int8)
+    planes = crop.to_planes(signed)
+    lines = lax.optimization_barrier(planes.reshape(planes.shape[0], -1))
+    return (lines.reshape(planes.shape).astype(jnp.float32) + 128.0) * (1 / 255)
 
 
 def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
@@ -159,6 +168,27 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
             view,
         )
     return view
+
+
+def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
+    """`_apply_planes` for many views at once, [H, 3, W] -> [size, size, 3]: selected pixel by pixel, few passes."""
+    size = recipe.size
+    flip = draws.flip if recipe.flip_probability > 0 else False
+    view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
+    channels: color.Channels = tuple(view[:, c] for c in range(3))
+    if recipe.jitters:
+        channels = color.adjust_color_jitter_at_once(
+            channels, draws.jitter, draws.jitter_applied, brightness=recipe.brightness
+        )
+    if recipe.gray_probability > 0:
+        channels = color.adjust_grayscale_at_once(channels, draws.gray_applied)
+    channels = tuple(jnp.clip(channel, 0.0, 1.0) for channel in channels)
+    if recipe.blur_probability > 0:
+        blurred = blur.blur_at_once(
+            jnp.stack(channels), draws.blur_sigma, draws.blur_applied, kernel_size=blur.kernel_size_for(size)
+        )
+        channels = tuple(jnp.clip(blurred[c], 0.0, 1.0) for c in range(3))
+    return jnp.stack(channels, axis=-1)
 
 
 def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
@@ -191,8 +221,10 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
 
     def apply_example(example: tuple[base.Array, ViewDraws]) -> base.Array:
         image, example_draws = example
-        planes = _unit_planes(image)
-        views = _over_examples(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws, loop=recipe.loop)
+        planes = _unit_planes(image, loop=recipe.loop)
+        if _resolve_loop(recipe.loop) == "vmap":
+            return jax.vmap(lambda d: _apply_at_once(planes, d, recipe=recipe))(example_draws)
+        views = lax.map(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws)
         return jnp.swapaxes(views, 2, 3)
 
     return _over_examples(apply_example, (images, draws), loop=recipe.loop)
@@ -295,7 +327,9 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
         image, valid = example
         box = crop.center_crop_box(valid[0], valid[1], fraction=fraction)
         product = _RESIZE_PRODUCTS[_resolve_loop(loop)]
-        planes = crop.crop_planes(_unit_planes(image), box, out_size=(size, size), resize=resize, product=product)
+        planes = crop.crop_planes(
+            _unit_planes(image, loop=loop), box, out_size=(size, size), resize=resize, product=product
+        )
         return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
 
     def eval_view(images: base.Array, sizes: base.Array) -> base.Array:

@@ -103,6 +103,21 @@ def test_blur_of_any_shape_equals_float64_loops(shape):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("case", ["32_s0.1", "32_s2", "96_s1.3"])
+def test_blur_at_once_equals_the_reference_or_changes_no_bit(case):
+    arrays = golden.load("gaussian_blur")
+    size = int(case.split("_")[0])
+    image = np.moveaxis(arrays[f"input_u8/{size}"].astype(np.float32) / np.float32(255), 2, 0)
+    make = jax.jit(jax.vmap(lambda on: blur.blur_at_once(image, arrays[f"{case}/sigma"], on, kernel_size=size // 10)))
+    blurred, kept = np.asarray(make(np.asarray([True, False])))
+    if f"{case}/output" in arrays:
+        np.testing.assert_allclose(np.moveaxis(blurred, 0, 2), arrays[f"{case}/output"], rtol=0, atol=TOLERANCE)
+    else:
+        corner = arrays[f"{case}/output_corner_bottom_right"]
+        np.testing.assert_allclose(np.moveaxis(blurred, 0, 2)[-28:, -28:], corner, rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(kept, image)
+
+
 def test_blur_with_one_tap_changes_nothing():
     image = jnp.asarray(np.random.default_rng(0).random((19, 19, 3), np.float32))
     np.testing.assert_allclose(_blur(image, 0.5, kernel_size=1), image, atol=1e-7)

@@ -1,5 +1,7 @@
 """Colour operations against the reference's recorded values, printed tables and Python's colorsys."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,38 @@ def test_color_jitter_in_fixed_order_equals_the_reference():
     jitter = color.ColorJitter(jnp.arange(4, dtype=jnp.int32), *(jnp.float32(v) for v in values))
     ours = _jitter_multiply(arrays["input/" + str(arrays["jitter_fixed_order/image"])], jitter)
     np.testing.assert_allclose(ours, arrays["jitter_fixed_order/output"], rtol=0, atol=TOLERANCE)
+
+
+@jax.jit
+def _jitter_at_once(image, jitter, applied):
+    made = color.adjust_color_jitter_at_once(tuple(image[..., c] for c in range(3)), jitter, applied)
+    return jnp.stack(made, axis=-1)
+
+
+def test_color_jitter_at_once_equals_the_reference():
+    arrays = golden.load("colour")
+    fields = color.ColorJitter._fields
+    cases = [k for k, impl in enumerate(arrays["jitter_param/impl"]) if str(impl) == "simclrv2"]
+    assert len({tuple(arrays["jitter_param/order"][k]) for k in cases}) > 3
+    for k in cases:
+        jitter = color.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
+        image = arrays["input/" + str(arrays["jitter_param/image"][k])]
+        ours = _jitter_at_once(image, jitter, jnp.bool_(True))
+        np.testing.assert_allclose(ours, arrays[f"jitter/{k:02d}"], rtol=0, atol=TOLERANCE, err_msg=f"case {k}")
+
+
+def test_color_jitter_at_once_takes_every_order_and_leaves_images_alone():
+    # From below 0 to above 1, as a bicubic resize leaves them.
+    image = np.random.default_rng(3).uniform(-0.1, 1.1, (9, 7, 3)).astype(np.float32)
+    values = [jnp.full(24, v, jnp.float32) for v in (1.3, 0.6, 1.7, 0.15)]
+    jitter = color.ColorJitter(jnp.asarray(list(itertools.permutations(range(4))), jnp.int32), *values)
+    at_once = jax.jit(jax.vmap(_jitter_at_once, in_axes=(None, 0, None)))
+    one_by_one = jax.jit(lambda j: jax.lax.map(lambda one: color.adjust_color_jitter(jnp.asarray(image), one), j))
+    expected = np.asarray(one_by_one(jitter))
+    # Saturation and hue commute behind a clip: four of the 24 results are another's.
+    assert len(np.unique(expected.round(4), axis=0)) == 20
+    np.testing.assert_allclose(at_once(image, jitter, jnp.bool_(True)), expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(at_once(image, jitter, jnp.bool_(False)), np.broadcast_to(image, expected.shape))
 
 
 PRINTED = [

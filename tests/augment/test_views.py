@@ -232,6 +232,16 @@ def test_operations_with_probability_zero_are_not_compiled():
     assert _count("cond", augment.make_crop_flip_views(size=32, loop="map"), IMAGES) == 0
 
 
+def test_views_at_once_use_neither_gathers_of_pixels_nor_convolutions_and_two_products():
+    make = augment.make_simclr_views(size=32, loop="vmap")
+    images = jnp.asarray(IMAGES)
+    text = jax.jit(make).lower(KEY, images, _sizes(images), _positions(images)).as_text()
+    assert "stablehlo.convolution" not in text
+    assert text.count("stablehlo.dot_general") == 2
+    # Gathers pick a row of the orders or of the crop attempts, never a pixel.
+    assert all("x50x60x" not in line and "x32x32x" not in line for line in text.splitlines() if '.gather"' in line)
+
+
 def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
     make = augment.make_crop_flip_views(size=24, loop="map")
     made = jax.jit(make)(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))
