@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from simclr_jax import assemble, base, hardware, hlo, sharding
 
-# XLA reduces statistics as vectors of two numbers a channel; what is larger than this is a kernel's gradient.
+# XLA reduces statistics as some numbers a channel; what is larger than this, or has the axes of a kernel, is a gradient.
 _LARGEST_STATISTIC = 2**17
 _EXTRAS = {"tpu": "aot-tpu", "cuda": "aot-gpu"}
 _PLUGINS = {"tpu": ("libtpu",), "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
@@ -187,7 +187,7 @@ def sort_collectives(found: Sequence[hlo.Collective]) -> dict[str, Any]:
         counts[collective.kind] += collective.times
         sizes[collective.kind] += collective.times * collective.num_bytes
     reduces = [c for c in found if c.kind == "all-reduce"]
-    gradients = [c for c in reduces if c.num_bytes > _LARGEST_STATISTIC or len(c.dims) > 1]
+    gradients = [c for c in reduces if c.num_bytes > _LARGEST_STATISTIC or len(c.dims) > 3]
     images = [c for c in found if c.kind != "all-reduce" and hlo.is_image_shaped(c)]
     return {
         "collectives": {kind: {"count": counts[kind], "bytes": sizes[kind]} for kind in sorted(counts)},

@@ -89,8 +89,8 @@ def test_images_on_the_move_are_recognised():
 
 def test_all_reduces_of_statistics_and_of_gradients_are_told_apart():
     statistics, kernel = gather("f32", 4096, kind="all-reduce"), gather("bf16", 1, 1, 64, 256, kind="all-reduce")
-    flat = gather("f32", 4458691, kind="all-reduce")
-    found = aot.sort_collectives([statistics, statistics, kernel, flat])
+    flat, stacked = gather("f32", 4458691, kind="all-reduce"), gather("f32", 2, 2048, kind="all-reduce")
+    found = aot.sort_collectives([statistics, stacked, kernel, flat])
     counts = {name: found[name] for name in found if name != "collectives"}
     assert counts == {
         "statistic_all_reduces": 2,
@@ -98,7 +98,7 @@ def test_all_reduces_of_statistics_and_of_gradients_are_told_apart():
         "gradient_groups": 2,
         "image_collectives": [],
     }
-    assert found["collectives"] == {"all-reduce": {"count": 4, "bytes": 2 * 16384 + 32768 + 4 * 4458691}}
+    assert found["collectives"] == {"all-reduce": {"count": 4, "bytes": 16384 + 2 * 8192 + 32768 + 4 * 4458691}}
 
 
 def recorded(name="imagenet_resnet50-h200-8-4096"):
