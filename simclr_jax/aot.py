@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from simclr_jax import assemble, base, hardware, hlo, sharding
 
-# XLA reduces statistics as some numbers a channel; what is larger than this, or has the axes of a kernel, is a gradient.
+# XLA reduces statistics as some numbers a channel; what is larger, or has the axes of a kernel, is a gradient.
 _LARGEST_STATISTIC = 2**17
 _EXTRAS = {"tpu": "aot-tpu", "cuda": "aot-gpu"}
 _PLUGINS = {"tpu": ("libtpu",), "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
