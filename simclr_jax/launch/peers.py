@@ -24,8 +24,8 @@ from simclr_jax import base
 
 EXIT_PEER_LOST = 4
 
-# How long a wait for the device may last before a peer is taken for stuck: this many seconds, and this many times
-# the longest wait so far; the first ones, in which other processes may still compile, last much longer.
+# How long a wait for the device may last before a peer is taken for stuck: the variable's seconds, or else this many
+# and this many times the longest wait so far; the first ones, in which others may still compile, last much longer.
 STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
 _STUCK_SECONDS, _STUCK_WAITS = 300.0, 20.0
 _FIRST_WAITS, _FIRST_SECONDS = 6, 3600.0  # two waits an update: for the vote on stopping and for the metrics
@@ -48,7 +48,8 @@ class Peers:
         self._say, self._round = say, 0
         self._since: float | None = None
         self._waits, self._longest, self._step = 0, 0.0, 0
-        self._limit = float(os.environ.get(STUCK_VARIABLE) or _STUCK_SECONDS)
+        asked = os.environ.get(STUCK_VARIABLE)
+        self._limit = float(asked) if asked else None
         self._left = threading.Event()
         if count > 1:
             self._store = _store()
@@ -216,9 +217,9 @@ class Peers:
                 self._report_stuck(time.monotonic() - since)
 
     def _patience(self) -> float:
-        if self._waits < _FIRST_WAITS and not os.environ.get(STUCK_VARIABLE):
-            return _FIRST_SECONDS
-        return max(self._limit, _STUCK_WAITS * self._longest)
+        if self._limit is not None:
+            return self._limit
+        return _FIRST_SECONDS if self._waits < _FIRST_WAITS else max(_STUCK_SECONDS, _STUCK_WAITS * self._longest)
 
     def _leave_if_told(self, news: Mapping[str, Any]) -> None:
         """Ends this process because another one failed."""
