@@ -68,9 +68,9 @@ class Reader:
         runlog.write_metrics(self._log, row)
         progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
 
-    def waiting(self, step: int) -> contextlib.AbstractContextManager[None]:
-        """Around any other wait for the devices of all processes before update `step`; see `launch.Peers.waiting`."""
-        return self._peers.waiting(step)
+    def waiting(self, step: int, *, times: float = 1.0) -> contextlib.AbstractContextManager[None]:
+        """Around any other wait for all processes at update `step`; see `launch.Peers.waiting`."""
+        return self._peers.waiting(step, times=times)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -36,6 +36,10 @@ from simclr_jax import config as config_lib
 EXIT_DIVERGED = 3
 
 
+# How much longer than for an update the processes wait for each other to save.
+_PATIENCE_WITH_DISKS = 4.0
+
+
 class Run(NamedTuple):
     """What one training run is made of, once its config has been read."""
 
@@ -265,11 +269,14 @@ def _loop(
         evaluates = run.test_set is not None and (due or step >= run.num_steps)
         if evaluates or readings.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
-            stopped = vote(stop.number)
+            with reader.waiting(step):
+                stopped = vote(stop.number)
             score = _evaluate(run, reader, state) if evaluates and not stopped else None
-            checkpoint.save(checkpoints, state, step=step, score=score)
+            with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
+                checkpoint.save(checkpoints, state, step=step, score=score)
     reader.flush()
-    checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
+    with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
+        checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
     return stopped
 
 

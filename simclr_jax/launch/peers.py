@@ -47,6 +47,7 @@ class Peers:
         self.index, self.count = index, count
         self._say, self._round = say, 0
         self._since: float | None = None
+        self._times = 1.0
         self._waits, self._longest, self._step = 0, 0.0, 0
         asked = os.environ.get(STUCK_VARIABLE)
         self._limit = float(asked) if asked else None
@@ -125,15 +126,17 @@ class Peers:
         return bool(self._store.key_value_dir_get(key))
 
     @contextlib.contextmanager
-    def waiting(self, step: int) -> Iterator[None]:
-        """Around a wait for the results of update `step`: if it never ends, a peer is stuck and this process ends.
+    def waiting(self, step: int, *, times: float = 1.0) -> Iterator[None]:
+        """Around a wait for the others at update `step`: if it never ends, a peer is stuck and this process ends.
+
+        times: how often the usual limit it may last, where none was asked for.
 
         JAX notices a process that is gone, but not one that lives and no longer takes part.
         """
         if self.count == 1:
             yield
             return
-        self._step, self._since = step, time.monotonic()
+        self._step, self._times, self._since = step, times, time.monotonic()
         try:
             yield
         finally:
@@ -219,7 +222,8 @@ class Peers:
     def _patience(self) -> float:
         if self._limit is not None:
             return self._limit
-        return _FIRST_SECONDS if self._waits < _FIRST_WAITS else max(_STUCK_SECONDS, _STUCK_WAITS * self._longest)
+        usual = _FIRST_SECONDS if self._waits < _FIRST_WAITS else max(_STUCK_SECONDS, _STUCK_WAITS * self._longest)
+        return self._times * usual
 
     def _leave_if_told(self, news: Mapping[str, Any]) -> None:
         """Ends this process because another one failed."""
