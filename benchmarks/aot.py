@@ -54,17 +54,17 @@ class Target(NamedTuple):
 
 EXAMPLE_HARDWARE = (("h200", 8), ("h200", 64), ("v5p", 128))
 TARGETS = [
-    Target("imagenet_resnet50", "h200", 8, 4096, most=350),
-    Target("imagenet_resnet50", "h200", 8, 8192, most=350),
-    Target("imagenet_resnet50", "h200", 16, 4096, most=350),
-    Target("imagenet_resnet50", "h200", 16, 8192, most=350),
+    Target("imagenet_resnet50", "h200", 8, 4096, most=300),
+    Target("imagenet_resnet50", "h200", 8, 8192, most=300),
+    Target("imagenet_resnet50", "h200", 16, 4096, most=300),
+    Target("imagenet_resnet50", "h200", 16, 8192, most=300),
     Target("imagenet_resnet50", "v5e", 32, 4096),
     Target("imagenet_resnet50", "v5e", 32, 8192, fits=False),
     Target("imagenet_resnet50", "v5p", 64, 4096),
     Target("imagenet_resnet50", "v5p", 64, 8192),
     Target("imagenet_resnet50", "v5e", 256, 8192),
-    Target("imagenet_resnet50", "h200", 64, 4096, most=350),
-    Target("imagenet_resnet50", "h200", 64, 8192, most=350),
+    Target("imagenet_resnet50", "h200", 64, 4096, most=300),
+    Target("imagenet_resnet50", "h200", 64, 8192, most=300),
     Target("imagenet_resnet50", "v5p", 128, 4096),
     Target("imagenet_resnet50", "v5p", 128, 8192),
 ]
