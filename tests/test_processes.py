@@ -262,7 +262,7 @@ def lose_peers(folder: pathlib.Path) -> None:
     reached = max(row["step"] for row in runlog.read_metrics(run))
     # Process 0 has the store that all ask: a process that is stopped keeps its connections and answers nothing.
     with started(folder, ["endless"], processes=2, devices=1, SIMCLR_STUCK_SECONDS=f"{STUCK_SECONDS}") as workers:
-        wait_for_step(run, reached + 3)
+        wait_for_step(run, max(reached + 3, step + 11))  # past the checkpoint after the next, so the next is whole
         workers[0].send_signal(signal.SIGSTOP)
         assert workers[1].wait(3 * STUCK_SECONDS + 40) == launch_lib.EXIT_PEER_LOST
     assert f"Going on from step {step}" in (folder / "log.0").read_text()
