@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from benchmarks import timing  # noqa: E402
 from simclr_jax import aot, estimate, hardware, plan, plan_text  # noqa: E402
 from simclr_jax import config as config_lib  # noqa: E402
 
@@ -63,8 +64,8 @@ TARGETS = [
     Target("imagenet_resnet50", "v5p", 64, 4096),
     Target("imagenet_resnet50", "v5p", 64, 8192),
     Target("imagenet_resnet50", "v5e", 256, 8192),
-    Target("imagenet_resnet50", "h200", 64, 4096, most=300),
-    Target("imagenet_resnet50", "h200", 64, 8192, most=300),
+    Target("imagenet_resnet50", "h200", 64, 4096, most=350),
+    Target("imagenet_resnet50", "h200", 64, 8192, most=350),
     Target("imagenet_resnet50", "v5p", 128, 4096),
     Target("imagenet_resnet50", "v5p", 128, 8192),
 ]
@@ -85,6 +86,7 @@ def compile_target(target: Target) -> dict:
         "num_batch_norms": network.num_batch_norms,
         "train_flops_per_view": network.train_flops,
         "date": datetime.date.today().isoformat(),
+        "commit": timing.commit(),
     }
     try:
         compiled = aot.compile_elsewhere(config, kind=target.kind, devices=target.devices, shape=shape, timeout=TIMEOUT)
@@ -187,7 +189,7 @@ def page(rows: dict[str, dict]) -> str:
             f"| {_hardware(target)} | {target.batch_size} | {row['program_bytes'] / views / 1e6:.0f} MB | "
             f"{_per_view(row['counted_bytes'], views, 1e6, 'MB')} | {row['train_flops_per_view'] / 1e9:.1f} GFLOP | "
             f"{_per_view(counted, views, 1e9, 'GFLOP')} | {row['num_kernels']} ({row['num_fusions']}) | "
-            f"{row['compile_seconds']:.0f} s | {row['date']} |"
+            f"{row['compile_seconds']:.0f} s | {row['date']}, {row['commit']} |"
         )
     versions = sorted({f"{name} {v}" for _, row in compiled for name, v in row["versions"].items()})
     return "\n".join([*lines, "", f"Versions: {', '.join(versions)}.", ""])
@@ -237,9 +239,10 @@ _WORK = """
 ## Work, for one view
 
 "Program bytes": operands and results of every kernel, as if nothing stayed in a cache. "Counted" is the TPU compiler's
-own count; the GPU compiler gives none. FLOPs by shapes: forward and both gradients of convolutions and dense layers.
+own count; the GPU compiler gives none. FLOPs, by shapes and counted: forward and both gradients of convolutions and
+dense layers. The commit is that of the program.
 
-| hardware | batch | program bytes | counted bytes | FLOPs by shapes | counted | kernels (fusions) | compile | date |
+| hardware | batch | program bytes | counted bytes | FLOPs | counted | kernels (fusions) | compile | date, commit |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |""".splitlines()
 
 

@@ -81,7 +81,7 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
         "hardware": f"{os.cpu_count()} CPU cores, {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
@@ -165,14 +165,16 @@ def _reset_peak() -> bool:
     return True
 
 
-def _commit() -> str:
-    """The commit, "-dirty" behind it if a file differs from it other than the page that the tables go to."""
+def commit() -> str:
+    """The commit of this checkout, "-dirty" behind it if a file differs from it, those apart that results go to."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/README.md")
+    results = ("benchmarks/README.md", "benchmarks/aot.json", "docs/aot.md", "docs/plan.md")
+    apart = [f":(exclude){path}" for path in results]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *apart)
     return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
