@@ -79,7 +79,7 @@ def compile_target(target: Target) -> dict:
     config = config_lib.load_file(target.config).to_dict()
     config["train"]["batch_size"] = target.batch_size
     shape = plan.data_shape(config, hardware.find(target.kind))
-    network, _ = plan.measure(config, shape)
+    network, _ = plan.measure(config, shape, kind=target.kind)
     placement = plan.place(config, kind=target.kind, devices=target.devices, shape=shape)
     beside = {
         "modelled_peak_bytes": estimate.peak_bytes(network, placement),

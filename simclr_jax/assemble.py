@@ -108,7 +108,9 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
         base.InputError: a value of the section is not valid.
     """
     groups = sharding.num_groups(mesh, config["train"]["bn_group"])
-    return config_lib.call(models.make_encoder, config, "encoder", bn_groups=groups, bn_parts=mesh.size)
+    return config_lib.call(
+        models.make_encoder, config, "encoder", bn_groups=groups, bn_parts=mesh.size, bn_folded=sharding.is_gpu(mesh)
+    )
 
 
 def abstract_arguments(

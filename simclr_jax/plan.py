@@ -94,7 +94,7 @@ def make_plan(
     assemble.check_sections(config, sharding.make_mesh(1))
     train_step.check_chunks(batch_size, train_step.Chunks(config["train"]["num_chunks"], devices))
     shape = data_shape(config, device)
-    network, num_steps = measure(config, shape)
+    network, num_steps = measure(config, shape, kind=kind)
     placement = place(config, kind=kind, devices=devices, shape=shape)
     usable = memory or device.usable * device.memory_bytes or math.nan
     return {
@@ -120,12 +120,13 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> assemble.D
     return assemble.DataShape(num_examples, num_classes, (side, side), is_streamed)
 
 
-def measure(config: Mapping[str, Any], shape: assemble.DataShape) -> tuple[estimate.Network, int]:
-    """(the network's sums, number of updates of the run)."""
+def measure(config: Mapping[str, Any], shape: assemble.DataShape, *, kind: str) -> tuple[estimate.Network, int]:
+    """(the network's sums, number of updates of the run) on devices of a kind."""
     size, num_views = config["augment"]["size"], config["augment"]["num_views"]
     # In groups, however many, a BatchNorm is not folded into the convolution before it.
     bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
-    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups)
+    folded = hardware.find(kind).platform == "cuda"
+    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, bn_folded=folded)
     method = assemble.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
     sizes = assemble.run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)

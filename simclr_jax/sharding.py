@@ -61,6 +61,11 @@ def check_divides(batch_size: int, n: int, *, name: str = "batch_size", of: str 
         )
 
 
+def is_gpu(mesh: Mesh) -> bool:
+    """Whether the devices are GPUs, here or only described to a compiler."""
+    return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
+
+
 def num_groups(mesh: Mesh, group: str) -> int:
     """Into how many groups of neighbouring rows a batch falls if each "device", each "host" or all ("global") is one.
 

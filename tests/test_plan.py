@@ -73,7 +73,7 @@ def test_the_roofline_is_the_one_derived_by_hand(imagenet):
     """
     config = config_lib.load_file("imagenet_resnet50").to_dict()
     config["train"]["bn_group"] = "device"  # statistics of groups cannot be folded
-    plain = plan.measure(config, plan.data_shape(config, hardware.find("h200")))[0]
+    plain = plan.measure(config, plan.data_shape(config, hardware.find("h200")), kind="h200")[0]
     assert 1024 / estimate.times(plain, placed()).roofline == pytest.approx(11200, rel=0.03)
     assert 1024 / imagenet["modelled"]["times"]["roofline"] == pytest.approx(1e6 / 75.9, rel=0.04)
 
@@ -86,7 +86,7 @@ def placed(**changes):
 @pytest.fixture(scope="module")
 def network():
     config = config_lib.load_file("imagenet_resnet50").to_dict()
-    return plan.measure(config, plan.data_shape(config, hardware.find("h200")))[0]
+    return plan.measure(config, plan.data_shape(config, hardware.find("h200")), kind="h200")[0]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ class BatchNorm(nn.Module):
     num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
         mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
     num_parts: of how many runs of rows, each on a device of its own, the batch consists; see `moments`.
+    folded: take the forms of `models.folded`; for bfloat16 and one group.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
     epsilon: added to the variance.
 
@@ -130,6 +131,7 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     num_groups: int = 1
     num_parts: int = 1
+    folded: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
 
@@ -159,7 +161,7 @@ class BatchNorm(nn.Module):
     def _by_batch(self, x: Array, affine: tuple[Array, Array], relu: bool) -> tuple[Array, Array, Array]:
         """(normalised x, mean, variance): by the statistics of x or of groups of its rows; means of those are told."""
         parts = max(self.num_parts // self.num_groups, 1)
-        if self.num_groups == 1 and relu and x.dtype == jnp.bfloat16:
+        if self.folded and relu:
             return folded.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
         if self.num_groups == 1:
             mean, variance = moments(x, parts)

@@ -70,11 +70,11 @@ def _shortcut(
     return norms.convolve_and_normalize(project, norm(name="proj_bn"), x)
 
 
-def _join(y: Array, residual: Array, *, squeezed: int, dtype: str) -> Array:
+def _join(y: Array, residual: Array, *, squeezed: int, dtype: str, folded: bool) -> Array:
     """End of a block: squeeze-and-excitation if `squeezed` channels are asked for, the shortcut added, ReLU."""
     if squeezed:
         y = attention.SqueezeExcite(squeezed, dtype, name="se")(y)
-    return layers.relu(y + residual)
+    return (layers.relu if folded else nn.relu)(y + residual)
 
 
 class BasicBlock(nn.Module):
@@ -104,7 +104,8 @@ class BasicBlock(nn.Module):
         y = norm(name="bn1")(conv(kernel_size=3, strides=self.strides, name="conv1")(x), relu=True)
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
-        return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
+        squeezed = _num_squeezed(self.features, self.se_ratio)
+        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, folded=self.norm.folded)
 
 
 class BottleneckBlock(nn.Module):
@@ -143,7 +144,8 @@ class BottleneckBlock(nn.Module):
             y = norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y), relu=True)
         last = norm(name="bn3", scale_init=nn.initializers.zeros)
         y = norms.convolve_and_normalize(conv(wide, 1, name="conv3"), last, y)
-        return _join(y, residual, squeezed=_num_squeezed(self.features, self.se_ratio), dtype=self.dtype)
+        squeezed = _num_squeezed(self.features, self.se_ratio)
+        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, folded=self.norm.folded)
 
 
 def _num_squeezed(features: int, se_ratio: float) -> int:

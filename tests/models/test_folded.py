@@ -112,7 +112,7 @@ def test_a_block_in_bfloat16_is_as_near_to_float32_folded_as_it_is_plain(strides
     x, weights = np.concatenate([half, half]), np.concatenate([weights, weights])
 
     def run(num_groups, dtype):
-        norm = norms.Norm("batch", num_groups)
+        norm = norms.Norm("batch", num_groups, folded=True)
         block = resnet.BottleneckBlock(64, strides, project=True, dtype=dtype, norm=norm)
         variables = block.init(jax.random.key(0), jnp.asarray(x, dtype), train=False)
         vectors = np.random.default_rng(4)
