@@ -140,7 +140,9 @@ def _scale_by_trust_ratio(coefficient: float = 1e-3) -> optax.GradientTransforma
     """
 
     def norms(leaves: Sequence[base.Array]) -> base.Array:
-        return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves]))
+        is_wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
+        dtype = jnp.float64 if is_wide else jnp.float32
+        return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf.astype(dtype))) for leaf in leaves]))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(updates)
@@ -149,7 +151,8 @@ def _scale_by_trust_ratio(coefficient: float = 1e-3) -> optax.GradientTransforma
         of_updates, of_params = norms(leaves), norms(jax.tree.leaves(params))
         usable = (of_updates > 0) & (of_params > 0)
         ratios = jnp.where(usable, coefficient * of_params / jnp.where(usable, of_updates, 1.0), 1.0)
-        return jax.tree.unflatten(structure, [leaf * ratios[i] for i, leaf in enumerate(leaves)]), state
+        scaled = [leaf * ratios[i].astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, scaled), state
 
     adapt = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     return optax.masked(adapt, mask=_mask(_is_adapted_kernel))

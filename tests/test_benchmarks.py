@@ -104,7 +104,9 @@ def test_the_page_has_a_place_for_every_program(stem):
 
 
 def test_make_bench_runs_every_program_within_its_minutes():
-    scripts = {path.stem for path in FILES if path.stem.startswith("bench_")} - {"bench_all"}
+    # bench_program and bench_views look into compiled programs, which have no peers.
+    scripts = {path.stem for path in FILES if path.stem.startswith("bench_")}
+    scripts -= {"bench_all", "bench_program", "bench_views"}
     assert set(bench_all.PROGRAMS) == scripts == {*PROGRAMS, "bench_nt_xent"}
     assert sum(share for share, _ in bench_all.PROGRAMS.values()) == pytest.approx(1)
 
