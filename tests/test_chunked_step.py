@@ -1,10 +1,5 @@
 """The step in chunks: the whole batch's gradient where that is possible, and BatchNorm's statistics per chunk."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +9,7 @@ import pytest
 from simclr_jax import augment, base, methods, train_step
 from simclr_jax.data import resident
 from simclr_jax.models import norms, resnet
+from tests.devices import run_on_devices
 
 B, SIZE = 8, 8
 TWO = train_step.Chunks(2)
@@ -277,19 +273,6 @@ _BUDGET = """
         assert all(len(m.split(",")) < 4 for m in moved), f"images move: {moved}"
         print(count("all-reduce"), layers, len(moved))
 """
-
-
-def run_on_devices(num_devices, code):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.mark.slow

@@ -1,10 +1,6 @@
 """Placements and the map over rows, on four virtual devices in a process of their own."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from typing import Any
 
 import jax
@@ -12,21 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, methods, sharding
-
-
-def run_on_devices(num_devices: int, code: str) -> str:
-    """stdout of `code` in a fresh process with that many virtual CPU devices."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        # Compiling takes most of the time; what is compiled without effort computes the same sums.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+from tests.devices import run_on_devices
 
 
 def test_a_mesh_of_one_device_has_the_batch_axis():

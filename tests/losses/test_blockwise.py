@@ -12,8 +12,8 @@ import pytest
 from simclr_jax import base, losses, sharding
 from simclr_jax.losses import blockwise, contrastive, tiles
 from tests import oracles
+from tests.devices import run_on_devices
 from tests.losses import test_contrastive as dense
-from tests.test_sharding import run_on_devices
 
 GOLDEN = dense.GOLDEN
 

@@ -1,10 +1,6 @@
 """GroupNorm, frozen BatchNorm, BatchNorm over groups of rows, and blocks that are run again for their gradient."""
 
 import functools
-import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ from flax import linen as nn
 
 from simclr_jax import base, models, optim
 from simclr_jax.models import layers, norms, resnet
+from tests.devices import run_on_devices
 
 
 def normal(shape, seed=0):
@@ -145,12 +142,7 @@ _GROUPS = """
 
 
 def test_batch_norm_per_device_needs_no_communication():
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_GROUPS)], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    over_all, per_device = map(int, done.stdout.split())
+    over_all, per_device = map(int, run_on_devices(2, _GROUPS).split())
     assert over_all > 0 and per_device == 0
 
 

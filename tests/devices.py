@@ -1,0 +1,21 @@
+"""A fresh process with virtual CPU devices, for the tests of what several devices do."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+
+def run_on_devices(num_devices: int, code: str) -> str:
+    """stdout of `code` in a fresh process with that many virtual CPU devices."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # Compiling takes most of the time; what is compiled without effort computes the same sums.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
