@@ -248,28 +248,46 @@ def newest_intact(run: pathlib.Path) -> int:
         return int(restored.step)
 
 
-def lose_peers(folder: pathlib.Path) -> None:
+class Lost(NamedTuple):
+    """How process 0 ended when the other was killed, and process 1 when process 0 was stopped; what each said.
+
+    kept: the newest intact checkpoint after the first, and after the second.
+    """
+
+    statuses: tuple[int, int]
+    said: tuple[str, str]
+    went_on: str
+    kept: tuple[int, int]
+
+
+def lose_peers(folder: pathlib.Path) -> Lost:
     run = folder / "run"
     with started(folder, ["endless"], processes=2, devices=1) as workers:
         wait_for_step(run, 12)
         workers[1].kill()
-        assert workers[0].wait(60) == launch_lib.EXIT_PEER_LOST
-    said = (folder / "log.0").read_text()
-    assert said.count("simclr-jax train: another process was lost at update") == 1 and "Traceback" not in said
-    step = newest_intact(run)
-    assert step >= 5 and step % 5 == 0  # it may have struck while 10 was being written
-
+        killed = workers[0].wait(60)
+    said, step = (folder / "log.0").read_text(), newest_intact(run)
     reached = max(row["step"] for row in runlog.read_metrics(run))
     # Process 0 has the store that all ask: a process that is stopped keeps its connections and answers nothing.
     with started(folder, ["endless"], processes=2, devices=1, SIMCLR_STUCK_SECONDS=f"{STUCK_SECONDS}") as workers:
         wait_for_step(run, max(reached + 3, step + 11))  # past the checkpoint after the next, so the next is whole
         workers[0].send_signal(signal.SIGSTOP)
-        assert workers[1].wait(3 * STUCK_SECONDS + 40) == launch_lib.EXIT_PEER_LOST
-    assert f"Going on from step {step}" in (folder / "log.0").read_text()
-    said = (folder / "log.1").read_text()
-    assert len(re.findall(r"simclr-jax train: waited \d+ s for update \d+ .*; process 0 does not answer", said)) == 1
-    assert newest_intact(run) >= step + 5
+        stopped = workers[1].wait(3 * STUCK_SECONDS + 40)
+    return Lost(
+        statuses=(killed, stopped),
+        said=(said, (folder / "log.1").read_text()),
+        went_on=(folder / "log.0").read_text(),
+        kept=(step, newest_intact(run)),
+    )
 
 
 def test_a_process_that_is_killed_or_stopped_ends_the_other_and_the_run_goes_on(losses_of_peers):
-    losses_of_peers.result()
+    found = losses_of_peers.result()
+    assert found.statuses == (launch_lib.EXIT_PEER_LOST, launch_lib.EXIT_PEER_LOST)
+    assert found.said[0].count("simclr-jax train: another process was lost at update") == 1
+    assert "Traceback" not in found.said[0]
+    waited = r"simclr-jax train: waited \d+ s for update \d+ .*; process 0 does not answer"
+    assert len(re.findall(waited, found.said[1])) == 1
+    first, second = found.kept
+    assert first >= 5 and first % 5 == 0  # it may have struck while 10 was being written
+    assert f"Going on from step {first}" in found.went_on and second >= first + 5

@@ -48,20 +48,6 @@ class Conv(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)
 
 
-@jax.custom_vjp
-def relu(x: Array) -> Array:
-    """max(x, 0), whose gradient asks the result, not x, where x was positive: x need not be kept."""
-    return jnp.maximum(x, 0)
-
-
-def _relu_backward(y: Array, cotangent: Array) -> tuple[Array]:
-    # Without the barrier XLA sees that y > 0 is x > 0, and keeps x as well.
-    return (jnp.where(jax.lax.optimization_barrier(y) > 0, cotangent, 0),)
-
-
-relu.defvjp(lambda x: (relu(x),) * 2, _relu_backward)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moments(x: Array, parts: int = 1) -> tuple[Array, Array]:
     """Mean and (biased) variance [C] over all axes but the last of x [N, ..., C], the global batch; at least float32.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import attention, layers, norms
+from simclr_jax.models import attention, folded, layers, norms
 
 Array = jax.Array
 
@@ -70,11 +70,11 @@ def _shortcut(
     return norms.convolve_and_normalize(project, norm(name="proj_bn"), x)
 
 
-def _join(y: Array, residual: Array, *, squeezed: int, dtype: str, folded: bool) -> Array:
+def _join(y: Array, residual: Array, *, squeezed: int, dtype: str, is_folded: bool) -> Array:
     """End of a block: squeeze-and-excitation if `squeezed` channels are asked for, the shortcut added, ReLU."""
     if squeezed:
         y = attention.SqueezeExcite(squeezed, dtype, name="se")(y)
-    return (layers.relu if folded else nn.relu)(y + residual)
+    return (folded.relu if is_folded else nn.relu)(y + residual)
 
 
 class BasicBlock(nn.Module):
@@ -105,7 +105,7 @@ class BasicBlock(nn.Module):
         y = conv(kernel_size=3, name="conv2")(y)
         y = norm(name="bn2", scale_init=nn.initializers.zeros)(y)
         squeezed = _num_squeezed(self.features, self.se_ratio)
-        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, folded=self.norm.folded)
+        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, is_folded=self.norm.folded)
 
 
 class BottleneckBlock(nn.Module):
@@ -145,7 +145,7 @@ class BottleneckBlock(nn.Module):
         last = norm(name="bn3", scale_init=nn.initializers.zeros)
         y = norms.convolve_and_normalize(conv(wide, 1, name="conv3"), last, y)
         squeezed = _num_squeezed(self.features, self.se_ratio)
-        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, folded=self.norm.folded)
+        return _join(y, residual, squeezed=squeezed, dtype=self.dtype, is_folded=self.norm.folded)
 
 
 def _num_squeezed(features: int, se_ratio: float) -> int:
