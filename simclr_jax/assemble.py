@@ -109,8 +109,18 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
     """
     groups = sharding.num_groups(mesh, config["train"]["bn_group"])
     return config_lib.call(
-        models.make_encoder, config, "encoder", bn_groups=groups, bn_parts=mesh.size, bn_folded=sharding.is_gpu(mesh)
+        models.make_encoder,
+        config,
+        "encoder",
+        bn_groups=groups,
+        bn_parts=mesh.size,
+        bn_folded=folds_batch_norm(config, on_gpu=sharding.is_gpu(mesh)),
     )
+
+
+def folds_batch_norm(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
+    """Whether bfloat16 BatchNorm takes the forms of `models.folded`, which pay on GPUs alone; `train.folded_bn`."""
+    return on_gpu and bool(config["train"]["folded_bn"])
 
 
 def abstract_arguments(

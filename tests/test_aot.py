@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import aot as bench
-from simclr_jax import aot, assemble, base, hardware, hlo
+from simclr_jax import aot, assemble, base, hardware, hlo, sharding
 from simclr_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,6 +55,14 @@ ENTRY %main (x.1: f32[8,128], n: s32[]) -> (f32[8,128], /*index=1*/bf16[8,128]) 
   ROOT %result = (f32[8,128]{1,0}, bf16[8,128]{1,0}) tuple(%y.1, %fusion.1)
 }
 """.replace("TURNS", 'backend_config={"known_trip_count":{"n":"4"}}')
+
+
+@pytest.mark.parametrize(("on_gpu", "asked", "folds"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_batch_norm_is_folded_on_gpus_unless_the_config_says_no(monkeypatch, on_gpu, asked, folds):
+    monkeypatch.setattr(sharding, "is_gpu", lambda mesh: on_gpu)
+    config = config_lib.load_file("imagenet_resnet50").to_dict()
+    config["train"]["folded_bn"] = asked
+    assert assemble.make_encoder(config, sharding.make_mesh(1)).norm.folded is folds
 
 
 def test_a_program_is_read_as_xla_prints_it():

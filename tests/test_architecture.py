@@ -26,7 +26,7 @@ ALLOWED = {
     **{room: {"base"} for room in GROUND},
     "config": {"base"},
     "methods": {"base", "losses", "models.heads"},
-    "train_step": {"base", "augment"},
+    "train_step": {"base", "augment", "optim"},
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
