@@ -18,6 +18,7 @@ from simclr_jax import (
     assemble,
     base,
     checkpoint,
+    compiled,
     data,
     features,
     feed,
@@ -76,6 +77,7 @@ def main(
         base.InputError: a value of the config is not valid, or the workdir belongs to another config.
     """
     progress.quiet_libraries()
+    compiled.keep()
     with launch.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
         if not peers.is_main:
             progress.mute()

@@ -25,6 +25,7 @@ ALLOWED = {
     "base": set(),
     **{room: {"base"} for room in GROUND},
     "config": {"base"},
+    "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
     "train_step": {"base", "augment", "optim"},
     "feed": {"base", "data", "sharding"},
@@ -36,7 +37,7 @@ ALLOWED = {
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
-        | {"assemble", "estimate", "aot"}
+        | {"assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
     "__main__": {"base", "config"},
