@@ -159,6 +159,7 @@ class LoopSettings(NamedTuple):
     max_resident_gigabytes: see `feed.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`. bn_group: over
     which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
     `sharding.state_placement`. folded_bn: see `assemble.folds_batch_norm`.
+    deterministic: see `assemble.compiler_options`.
     """
 
     batch_size: int
@@ -173,12 +174,13 @@ class LoopSettings(NamedTuple):
     bn_group: str = "global"
     parameter_sharding: str = "replicated"
     folded_bn: bool = True
+    deterministic: bool = False
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
     sharding.check_parameter_sharding(settings.parameter_sharding)
-    others = ("max_resident_gigabytes", "bn_group", "parameter_sharding", "folded_bn")
+    others = ("max_resident_gigabytes", "bn_group", "parameter_sharding", "folded_bn", "deterministic")
     for name, value in settings._asdict().items():
         if name in others:
             continue
