@@ -187,7 +187,13 @@ def test_a_value_that_no_run_can_have_is_refused_before_training(override):
     message = str(caught.value)
     assert "\n" not in message and len(message) <= 400
     key = override.partition("=")[0].rpartition(".")[2]
-    said = {"name": "name|optimizer|data set|folder|tfds", "train": "split", "test": "split", "head_dim": "out_dim"}
+    said = {
+        "name": "name|optimizer|data set|folder|tfds",
+        "train": "split",
+        "test": "split",
+        "head_dim": "out_dim",
+        "head_width": "width",
+    }
     assert re.search(said.get(key, f"{key}|warm-up|head layers"), message), message
 
 
