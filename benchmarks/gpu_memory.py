@@ -198,7 +198,7 @@ def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
         RuntimeError: it failed in another way or took too long.
     """
     share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **share}
+    environment = pieces.child_environment(share)
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
     try:
         done = subprocess.run(

@@ -98,6 +98,12 @@ class _Child:
         self._asked = True
 
 
+def child_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `more`; this checkout is imported first, then what came on PYTHONPATH."""
+    paths = [str(timing.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
 def train_words(config: str, overrides: Mapping[str, Any]) -> list[str]:
     """The words of `simclr-jax train` but for the workdir."""
     return ["-m", "simclr_jax", "train", f"--config={config}"] + [f"--config.{k}={v}" for k, v in overrides.items()]
@@ -124,9 +130,9 @@ def go_on(
     calls, before = _read_calls(folder), runlog.read_metrics(folder / "run")
     begin = time.monotonic()
     call: dict[str, Any] = {"began": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": 0.0, "scores": [], "ended": ""}
-    more = {"PYTHONPATH": str(timing.ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    more = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **(environment or {})}
     command = [sys.executable, *words, f"--workdir={folder / 'run'}"]
-    child, last = _Child(command, {**os.environ, **more, **(environment or {})}), ""
+    child, last = _Child(command, child_environment(more)), ""
     with _ended_with_this(child, clock):
         for line in _lines(child, clock):
             last, call["seconds"] = line or last, time.monotonic() - begin

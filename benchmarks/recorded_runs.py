@@ -11,7 +11,6 @@ most `--minutes`; the same command goes on. Seeds first: all lengths of seed 0, 
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -30,7 +29,7 @@ LEAST_SECONDS = 60.0
 # The last epochs' features: name -> (k, votes) of kNN; the third score is the linear probe.
 NEIGHBORS = {"knn10": (10, "uniform"), "knn200": (200, "weighted")}
 SCORES = (*NEIGHBORS, "linear")
-# What others publish for CIFAR-10 itself and a ResNet-18 at batch 512: source, epochs, kNN 10, kNN 200, linear, minutes.
+# Published for CIFAR-10 itself and a ResNet-18 at batch 512: source, epochs, kNN 10, kNN 200, linear, minutes.
 PEERS = (
     ("dkobak/simclr-cifar10, 3 seeds, A100", 100, "83.2 ± .2", "-", "85.6 ± .2", "20"),
     ("lightly's benchmark page, best epoch on the test set, RTX A6000", 200, "-", "84.8", "-", "87"),
@@ -95,7 +94,7 @@ def in_own_process(
         RuntimeError: it failed.
     """
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), f"--worker={folder}"]
-    whole = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    whole = pieces.child_environment(environment)
     try:
         done = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -181,7 +180,7 @@ def write(plan: Plan) -> str:
     if any("(cpu)" in run.devices for run in runs):
         return "--write is for runs on an accelerator; these were made on a CPU."
     page = contest.README.read_text()
-    contest.README.write_text(contest.replace_part(page, "recorded_runs", part(plan)))
+    contest.README.write_text(contest.replace_part(page, "recorded_runs", part(plan), by="recorded_runs.py --write"))
     return ""
 
 
