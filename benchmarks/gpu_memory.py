@@ -15,7 +15,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -282,7 +281,7 @@ def run(cases: Mapping[str, Case], path: pathlib.Path, clock: pieces.Clock) -> b
 
     if "device" not in found:
         found["device"] = in_own_process(["--probe"], timeout=120)
-    budget = next(iter(cases.values())).budget
+    budget = next((case.budget for case in cases.values()), None)
     if found["device"]["kind"] == "cpu" and budget is None:
         print("There is no GPU here; --tiny proves the search on a CPU.")
         return False
@@ -336,10 +335,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock = pieces.Clock(asked.minutes)
     if asked.tiny:
         os.environ.update({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"})
-        return 0 if run(TINY, pathlib.Path(tempfile.mkdtemp(prefix="gpu-memory-")) / "gpu_memory.json", clock) else 1
+        return 0 if run(TINY, pieces.tiny_folder(None) / "gpu_memory.json", clock) else 1
     cases = {name: case for name, case in CASES.items() if asked.only in name}
-    if not run(cases, asked.workdir / "gpu_memory.json", clock):
-        print("The search is not over: go on with the same command.")
+    try:
+        if not run(cases, asked.workdir / "gpu_memory.json", clock):
+            print("The search is not over: go on with the same command.")
+    except RuntimeError as error:
+        print(f"gpu_memory: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,10 +12,12 @@ import os
 import pathlib
 import queue
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +98,15 @@ class _Child:
         if not self._asked and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self._asked = True
+
+
+def tiny_folder(workdir: pathlib.Path | None) -> pathlib.Path:
+    """An empty folder for a tiny form: below the workdir, where it cannot be taken for a run, or a temporary one."""
+    if workdir is None:
+        return pathlib.Path(tempfile.mkdtemp(prefix="tiny-"))
+    folder = workdir / "tiny"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def child_environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -215,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.tiny and asked.write:
         parser.error("--write is for figures; --tiny has none")
     if asked.tiny:
-        return tiny(asked.workdir or pathlib.Path(tempfile.mkdtemp(prefix="recorded-runs-")))
+        return tiny(pieces.tiny_folder(asked.workdir))
     if asked.workdir is None:
         parser.error("--workdir is required")
     overrides: dict[str, Any] = {"data.name": asked.data_name, "data.canvas_size": 32}
@@ -226,7 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refused = write(plan)
         print(refused or "Written into benchmarks/README.md.")
         return 2 if refused else 0
-    done = go_on(plan, pieces.Clock(asked.minutes))
+    try:
+        done = go_on(plan, pieces.Clock(asked.minutes))
+    except RuntimeError as error:
+        print(f"recorded_runs: {error}", file=sys.stderr)
+        return 1
     print(table(plan))
     if not done:
         print("Not all runs are done: go on with the same command.")

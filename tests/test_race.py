@@ -65,6 +65,12 @@ def test_no_run_begins_with_too_little_left_and_a_failure_is_told(contest):
         race.race_on(asked, pieces.Clock(9))
 
 
+def test_what_went_wrong_is_one_line(contest, monkeypatch, capsys, tmp_path):
+    contest[2]["ours-seed0"] = "exit 2: simclr-jax train: no such data"
+    assert race.main([f"--workdir={tmp_path}"]) == 1
+    assert capsys.readouterr().err == "race: ours, seed 0: exit 2: simclr-jax train: no such data\n"
+
+
 FOUND = {"ours": {0: RUN, 1: RUN._replace(scores=((5.0, 1, 0.95),))}, "peer": {0: RUN._replace(scores=(), ended="")}}
 
 
@@ -108,4 +114,4 @@ def test_the_tiny_form_stops_goes_on_and_reaches_its_target(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Going on from step" in done.stderr and "| ours | 2 of 2 seeds |" in done.stdout
-    assert {"race.png", "race.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"race.png", "race.md"} <= {path.name for path in (tmp_path / "tiny").iterdir()}

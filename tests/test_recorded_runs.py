@@ -127,6 +127,6 @@ def test_the_tiny_form_trains_scores_and_writes_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "| simclr_jax, photo-patches | 2 | 1 |" in done.stdout and contest.README.read_text() == before
-    scores = runlog.read_results(tmp_path / "epochs2-seed0")["scores"]
+    scores = runlog.read_results(tmp_path / "tiny" / "epochs2-seed0")["scores"]
     # More classes than two right by chance: 18 pictures, the features of a net that has hardly been trained.
     assert scores["num_train"] > 6000 and all(scores[name] > 0.15 for name in recorded_runs.SCORES)
