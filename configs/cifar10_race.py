@@ -8,9 +8,9 @@ Expected: modelled, not measured: at 0.6 of an H200's roofline (86 thousand view
 under 10 minutes, to which starting, compiling and 25 evaluations come. No GPU has run it yet.
 
 Changed against cifar10, each for a reason that is a hypothesis until it is measured:
-- speed: batch 1024, so that kernels are long beside their starts; SGD, for LARS starts some hundred kernels for its
-  norms; 25 updates a dispatch, so that the host is not waited for; rare log lines; checkpoints with the evaluations,
-  these in batches of 2048. Resident data, scanned updates and bfloat16 are cifar10's own.
+- speed: batch 1024, so that the 576 kernels of an update are long beside their starts; SGD, for LARS starts 60 more;
+  25 updates a dispatch, so that the host is not waited for; rare log lines; checkpoints with the evaluations, these
+  in batches of 2048. Resident data, scanned updates and bfloat16 are cifar10's own.
 - recipe: what the peer found to matter, as its epochs are known to lead to 90 %: SGD with momentum 0.9 and weight
   decay 5e-4; crops of at least 0.2 of the area; grey with 0.1 in place of 0.2 (0.8 points in its table); a head of
   1024 and 128; the mean loss and not its double, since SGD does not forgive a factor; temperature 0.5 stays. Beyond
