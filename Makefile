@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all test-processes test-convert parity bench aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench race recorded-runs gpu-memory aot aot-small lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -37,6 +37,17 @@ parity: $(VENV)/.bench
 # With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
 bench: $(VENV)/.bench
 	$(VENV)/bin/python benchmarks/bench_all.py $(ARGS)
+
+# On a GPU, nine minutes a call; the same command goes on (docs/gpu_runs.md). For NVIDIA first: pip install 'jax[cuda12]' in the
+# VENV. With ARGS="--data_name=... --data_dir=..." for data elsewhere, ARGS=--tiny to prove it on a CPU.
+race: $(VENV)/.demo
+	$(VENV)/bin/python benchmarks/race.py --workdir=runs/race $(ARGS)
+
+recorded-runs: $(VENV)/.demo
+	$(VENV)/bin/python benchmarks/recorded_runs.py --workdir=runs/recorded $(ARGS)
+
+gpu-memory: $(VENV)/.demo
+	$(VENV)/bin/python benchmarks/gpu_memory.py $(ARGS)
 
 # Compiles the training step for GPU nodes and TPU slices that are not here, and writes docs/aot.md. The compilers are
 # about 1 GB, so give them a VENV of their own. With ONLY=h200 just the targets of that name.

@@ -289,13 +289,13 @@ def short(number: float) -> str:
     return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 
-def replace_part(page: str, stem: str, text: str) -> str:
-    """`page` with what stands between the marks of `stem` replaced by `text`.
+def replace_part(page: str, stem: str, text: str, *, by: str = "make bench") -> str:
+    """`page` with what stands between the marks of `stem`, which say `by` what it is written, replaced by `text`.
 
     Raises:
         ValueError: the page does not have both marks, once each.
     """
-    begin, end = f"<!-- {stem}: from here on written by make bench -->", f"<!-- end of {stem} -->"
+    begin, end = f"<!-- {stem}: from here on written by {by} -->", f"<!-- end of {stem} -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(f"the page must hold {begin} and behind it {end}, once each")
     return page.partition(begin)[0] + f"{begin}\n\n{text}\n\n{end}" + page.partition(end)[2]

@@ -64,6 +64,9 @@ def get_config() -> config_dict.ConfigDict:
     config.method.name = "simclr"
     config.method.head_layers = 3  # 0 to 4; v1 has 2, v2 has 3
     config.method.head_dim = 128
+    config.method.head_width = config_dict.placeholder(
+        int
+    )  # of its hidden layers; None = as wide as the encoder's output
     config.method.temperature = 0.1
     config.method.loss_scale = 2.0  # the reference sums the two directions: twice the paper's mean
     config.method.loss_form = "auto"  # "dense" | "blockwise" (memory-light) | "ring" (also over devices); all exact
@@ -104,6 +107,7 @@ def get_config() -> config_dict.ConfigDict:
     config.probe = config_dict.ConfigDict()
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
+    config.probe.knn_votes = "weighted"  # by similarity, as exp(s / temperature) | "uniform", scikit-learn's default
     config.probe.label_fractions = (0.01, 0.1, 1.0)
     config.probe.batch_size = 512  # images per forward pass
     return config

@@ -147,7 +147,8 @@ class Placement(NamedTuple):
 
     kind: a key of `hardware.DEVICES`. devices: how many. batch_size: images per step over all of them. num_views: V.
     source_bytes: images that every device holds during a step. num_chunks: parts that a device's rows go through the
-    network in. loss: "dense" or "blockwise".
+    network in. loss: "dense" or "blockwise". is_streamed: source_bytes are those of the step's images and grow with the
+    batch; otherwise they are those of a split that lives on the device.
     """
 
     kind: str
@@ -157,6 +158,7 @@ class Placement(NamedTuple):
     num_views: int = 2
     num_chunks: int = 1
     loss: str = "dense"
+    is_streamed: bool = True
 
 
 def peak_bytes(network: Network, placement: Placement) -> int:
@@ -190,7 +192,7 @@ def largest_batch(network: Network, placement: Placement, *, memory_bytes: float
     low, high = 0, 2**24 // unit
     while low < high:
         middle = (low + high + 1) // 2
-        source = int(per_example * middle * unit)
+        source = int(per_example * middle * unit) if placement.is_streamed else placement.source_bytes
         asked = placement._replace(batch_size=middle * unit, source_bytes=source)
         low, high = (middle, high) if peak_bytes(network, asked) <= memory_bytes else (low, middle - 1)
     return low * unit

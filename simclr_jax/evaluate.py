@@ -44,6 +44,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
         fractions=probe.label_fractions,
         k=probe.knn_k,
         temperature=probe.knn_temperature,
+        votes=probe.knn_votes,
     )
     scores = score_classifier(config, params, method_state, test_set=test_set)
     runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
@@ -64,7 +65,7 @@ def score_classifier(
     if "supervised_head" not in params or params["supervised_head"]["dense"]["bias"].shape != (num_classes,):
         return None
     section, views = config["method"], config["augment"]
-    arguments = {key: section[key] for key in ("head_layers", "head_dim", "selector") if key in section}
+    arguments = {key: section[key] for key in ("head_layers", "head_dim", "head_width", "selector") if key in section}
     classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
     predict = features.make_predict(
         lambda variables, images: classify(variables["params"], variables["batch_stats"], images),

@@ -149,6 +149,7 @@ def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: assemble
         source_bytes=images * math.prod(shape.canvas) * 3,
         num_views=config["augment"]["num_views"],
         num_chunks=config["train"].get("num_chunks") or 1,
+        is_streamed=shape.is_streamed,
     )
 
 

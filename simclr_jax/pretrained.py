@@ -9,7 +9,7 @@ import numpy as np
 
 from simclr_jax import base, features, runlog
 
-_HEAD_KEYS = ("head_layers", "head_dim")
+_HEAD_KEYS = ("head_layers", "head_dim", "head_width")
 _OWN_KEYS = ("dtype", "norm", "remat")
 _VIEW_KEYS = ("size", "resize")
 

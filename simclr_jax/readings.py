@@ -31,7 +31,9 @@ class Reader:
         self._pending: tuple[int, int, base.Metrics] | None = None
         self._meter = progress.Meter(done=step, total=sizes.num_steps)
         self._compiled = False
-        self._start = time.perf_counter() - log.seconds_before
+        self._paused_seconds = 0.0
+        self._begun = time.perf_counter()
+        self._start = self._begun - log.seconds_before
 
     def put(self, step: int, count: int, metrics: base.Metrics) -> None:
         """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
@@ -51,6 +53,8 @@ class Reader:
         _check_finite(step, rows)
         done = step + count
         first, self._compiled = not self._compiled, True
+        if first:
+            runlog.write_metrics(self._log, {"step": done, "first_dispatch_seconds": time.perf_counter() - self._begun})
         if done == self._sizes.num_steps or (not first and crosses(step, done, self._log_every)):
             self._write(done, {name: float(values[-1]) for name, values in rows.items()})
         elif first:
@@ -74,13 +78,16 @@ class Reader:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time spent inside out of the rate."""
+        """Leaves the time spent inside out of the rate; it is logged with the next accuracy."""
+        begin = time.perf_counter()
         with self._meter.paused():
             yield
+        self._paused_seconds = time.perf_counter() - begin
 
-    def write_accuracy(self, step: int, accuracy: float) -> None:
-        """Logs and prints the kNN accuracy after update `step`."""
-        runlog.write_metrics(self._log, {"step": step, "knn_accuracy": accuracy})
+    def write_accuracy(self, step: int, accuracy: float, *, peak_bytes: int | None) -> None:
+        """Logs and prints the kNN accuracy after update `step`, with its seconds and the device's peak of memory."""
+        row = {"step": step, "knn_accuracy": accuracy, "evaluation_seconds": self._paused_seconds}
+        runlog.write_metrics(self._log, row if peak_bytes is None else {**row, "peak_bytes": peak_bytes})
         say = f"step {step}/{self._sizes.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %"
         progress.say(say)
 

@@ -131,12 +131,13 @@ def _confusion(config: Mapping[str, Any], seen: _Seen) -> page.Confusion | None:
     num_classes = len(seen.train_set.class_names)
     if not num_classes:
         return None
-    k, temperature = config["probe"]["knn_k"], config["probe"]["knn_temperature"]
-    predictions = probes.knn(
-        seen.train_h, seen.train_set.labels, seen.test_h, num_classes=num_classes, k=k, temperature=temperature
-    )
+    probe = config_lib.call(probes.make_settings, config, "probe")
+    k, temperature, votes = probe.knn_k, probe.knn_temperature, probe.knn_votes
+    how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "votes": votes}
+    predictions = probes.knn(seen.train_h, seen.train_set.labels, seen.test_h, **how)
     counts = probes.confusion(predictions, seen.test_set.labels, num_classes=num_classes)
-    return page.Confusion(counts, probe=f"{probes.knn_protocol(k, temperature, len(seen.train_h))}, all labels")
+    protocol = probes.knn_protocol(k, temperature, len(seen.train_h), votes=votes)
+    return page.Confusion(counts, probe=f"{protocol}, all labels")
 
 
 def _data_summary(config: Mapping[str, Any], seen: _Seen) -> dict[str, Any]:

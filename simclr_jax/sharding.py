@@ -238,3 +238,9 @@ def device_memory_bytes() -> int | None:
     """Memory limit of one local device in bytes, None where the backend does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("bytes_limit")
+
+
+def device_peak_bytes() -> int | None:
+    """The most memory of one local device that was in use so far in bytes; None where the backend does not tell."""
+    stats = jax.local_devices()[0].memory_stats()
+    return None if not stats else stats.get("peak_bytes_in_use")

@@ -288,7 +288,7 @@ def _loop(
 
 
 def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> float | None:
-    """Weighted kNN of the test split against the training split; None for unlabelled data."""
+    """kNN of the test split against the training split; None for unlabelled data."""
     train_set, test_set = run.train_set, run.test_set
     if test_set is None or not train_set.class_names:
         return None
@@ -301,9 +301,10 @@ def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> floa
             num_classes=len(train_set.class_names),
             k=run.probe.knn_k,
             temperature=run.probe.knn_temperature,
+            votes=run.probe.knn_votes,
         )
     accuracy = probes.accuracy(predictions, test_set.labels)
-    reader.write_accuracy(int(state.step), accuracy)
+    reader.write_accuracy(int(state.step), accuracy, peak_bytes=sharding.device_peak_bytes())
     return accuracy
 
 

@@ -175,7 +175,7 @@ data.name=foo data.name= data.name=folder: data.name=tfds: data.name=folder:/no/
 data.canvas_size=0 data.max_skipped=2 data.max_skipped=nan split.train=foo split.test=foo
 seed=-1 seed=99999999999999999999
 probe.batch_size=0 probe.knn_k=0 probe.knn_temperature=0 probe.knn_temperature=nan probe.label_fractions=(0.0,)
-probe.label_fractions=(2.0,) probe.label_fractions=()
+probe.label_fractions=(2.0,) probe.knn_votes=foo method.head_width=0 probe.label_fractions=()
 """.split()  # noqa: SIM905
 
 
@@ -187,7 +187,13 @@ def test_a_value_that_no_run_can_have_is_refused_before_training(override):
     message = str(caught.value)
     assert "\n" not in message and len(message) <= 400
     key = override.partition("=")[0].rpartition(".")[2]
-    said = {"name": "name|optimizer|data set|folder|tfds", "train": "split", "test": "split", "head_dim": "out_dim"}
+    said = {
+        "name": "name|optimizer|data set|folder|tfds",
+        "train": "split",
+        "test": "split",
+        "head_dim": "out_dim",
+        "head_width": "width",
+    }
     assert re.search(said.get(key, f"{key}|warm-up|head layers"), message), message
 
 

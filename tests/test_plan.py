@@ -140,6 +140,13 @@ def test_the_largest_batch_is_the_largest(network):
     assert estimate.largest_batch(network, placed(), memory_bytes=1e6) == 0
 
 
+def test_a_split_on_the_device_does_not_grow_with_the_batch(network):
+    resident = placed(devices=1, batch_size=512, source_bytes=20_000_000_000, is_streamed=False)
+    largest = estimate.largest_batch(network, resident, memory_bytes=138e9)
+    peaks = [estimate.peak_bytes(network, resident._replace(batch_size=b)) for b in (largest, largest + 1)]
+    assert peaks[0] <= 138e9 < peaks[1]
+
+
 def test_chunks_and_a_blockwise_loss_need_less_memory(network):
     whole = estimate.peak_bytes(network, placed())
     chunked = estimate.peak_bytes(network, placed(num_chunks=4))

@@ -25,6 +25,7 @@ def make_simclr(
     num_classes: int = 0,
     head_layers: int = 3,
     head_dim: int = 128,
+    head_width: int | None = None,
     temperature: float = 0.1,
     loss_scale: float = 2.0,
     loss_form: str = "auto",
@@ -49,6 +50,7 @@ def make_simclr(
         num_classes: C of the classifier; not read without one.
         head_layers: layers of the projection head, 0 to 4; 2 in SimCLR, 3 in SimCLRv2 and in the released code.
         head_dim: d, width of the projection.
+        head_width: of the head's hidden layers; None for that of h, as in the reference.
         temperature: of NT-Xent, above 0.
         loss_scale: multiplies the paper's mean. 2 is the reference's gradient, which matters wherever the optimizer is
             not invariant to the gradient's scale, for instance BatchNorm parameters under LARS.
@@ -62,14 +64,14 @@ def make_simclr(
         mesh: the devices that split the batch by images; None for one device.
 
     Raises:
-        InputError: head_layers, head_dim, temperature, loss_scale, supervised_weight or selector is out of range,
-            loss_form is unknown, or a classifier has fewer than two classes.
+        InputError: head_layers, head_dim, head_width, temperature, loss_scale, supervised_weight or selector is out of
+            range, loss_form is unknown, or a classifier has fewer than two classes.
 
     Reference: SimCLR algorithm 1, section 2.2 and appendix B.6; SimCLRv2 section 2; tf2/model.py and tf2/run.py of
     their code. Deliberate differences: the rows of a batch are ordered image by image and not view by view; the
     classifier is off unless it is asked for, and unlabelled images do not count for it.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype)
+    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
     if not 0 < temperature < math.inf:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
     if not 0 < loss_scale < math.inf:

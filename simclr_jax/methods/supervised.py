@@ -21,6 +21,7 @@ def make_supervised(
     num_classes: int,
     head_layers: int = 3,
     head_dim: int = 128,
+    head_width: int | None = None,
     selector: int = 0,
     label_smoothing: float = 0.0,
     dtype: str = "float32",
@@ -41,20 +42,21 @@ def make_supervised(
         num_classes: C, at least 2.
         head_layers: layers of the head that the network was pretrained with, 0 to 4.
         head_dim: d of that head; read if `selector` is its final output.
+        head_width: of its hidden layers; None for that of h.
         selector: the activation under the classifier, see `heads.select`: 0 is h, the papers' choice with all labels,
             1 keeps the head's first layer, SimCLRv2's with few.
         label_smoothing: see `losses.cross_entropy`.
         dtype: type of the head's activations.
 
     Raises:
-        InputError: num_classes, head_layers, head_dim, selector or label_smoothing is out of range.
+        InputError: num_classes, head_layers, head_dim, head_width, selector or label_smoothing is out of range.
 
     Reference: SimCLRv2 section 2 and 3.3; SimCLR appendix B.5; tf2/model.py of their code in the mode "finetune", with
     zero_init_logits_layer as in its recipes. Deliberate differences: the code builds the whole head and, unless LARS
     is used, decays also the layers that nothing reads, here they do not exist; its TF1 version leaves the head's
     layers at their pretrained values, here they are trained, as the paper says; label smoothing is that of TF1.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype)
+    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
     num_layers = network.num_layers_before(head, selector)
     net = network.make_network(encoder, head, num_layers=num_layers)
     classifier.check_num_classes(num_classes)
@@ -90,7 +92,13 @@ def make_supervised(
 
 
 def make_classify(
-    encoder: nn.Module, *, head_layers: int = 3, head_dim: int = 128, selector: int = 0, dtype: str = "float32"
+    encoder: nn.Module,
+    *,
+    head_layers: int = 3,
+    head_dim: int = 128,
+    head_width: int | None = None,
+    selector: int = 0,
+    dtype: str = "float32",
 ) -> Classify:
     """The classifier of a trained network: (params, batch_stats, images [N, h, w, 3] in [0, 1]) -> logits [N, C].
 
@@ -98,9 +106,9 @@ def make_classify(
     params["supervised_head"]; the arguments are those the method was made with.
 
     Raises:
-        InputError: head_layers, head_dim or selector is out of range.
+        InputError: head_layers, head_dim, head_width or selector is out of range.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype)
+    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
     net = network.make_network(encoder, head, num_layers=network.num_layers_before(head, selector))
 
     def classify(params: PyTree, batch_stats: PyTree, images: Array) -> Array:

@@ -18,13 +18,14 @@ class ProjectionHead(nn.Module):
     """MLP g(h): dense without bias, BatchNorm, ReLU per layer; the last layer has neither ReLU nor a BatchNorm bias.
 
     num_layers: 0 to 4. 0 is the identity (out_dim is ignored), 1 the papers' linear head, 2 SimCLR's head and 3 that of
-        SimCLRv2. Hidden layers are as wide as h.
+        SimCLRv2.
     out_dim: d, the width of the last layer.
     dtype: type of the activations; parameters, statistics and results are float32 (float64 if it is float64).
     norm: what stands in the place of BatchNorm, see `norms.Norm`.
+    width: of the hidden layers; None for that of h, as in the reference.
 
     Raises:
-        InputError: at construction, if num_layers is not 0 to 4 or out_dim is below 1.
+        InputError: at construction, if num_layers is not 0 to 4, or out_dim or width is below 1.
 
     Reference: SimCLR section 2.1, SimCLRv2 section 2, tf2/model.py ProjectionHead of their code. The papers do not
     mention BatchNorm, the code has it in every layer. Deliberate difference: 0 and 1 layers work, in the TF2 code
@@ -35,6 +36,7 @@ class ProjectionHead(nn.Module):
     out_dim: int = 128
     dtype: str = "float32"
     norm: norms.Norm = norms.Norm()
+    width: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_layers not in range(MAX_LAYERS + 1):
@@ -44,6 +46,10 @@ class ProjectionHead(nn.Module):
             )
         if self.out_dim < 1:
             raise base.InputError(f"the projection head's out_dim must be at least 1; got {self.out_dim}. Use 128.")
+        if self.width is not None and self.width < 1:
+            raise base.InputError(
+                f"the projection head's width must be at least 1; got {self.width}. Leave it open for that of h."
+            )
         super().__post_init__()
 
     @nn.compact
@@ -56,7 +62,7 @@ class ProjectionHead(nn.Module):
         for layer in range(1, self.num_layers + 1):
             last = layer == self.num_layers
             x = nn.Dense(
-                self.out_dim if last else h.shape[-1],
+                self.out_dim if last else self.width or h.shape[-1],
                 use_bias=False,
                 dtype=jnp.dtype(self.dtype),
                 param_dtype=state_dtype,

@@ -68,7 +68,7 @@ class ReportContents:
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
         metrics: rows of metrics.jsonl: step and any of epoch, loss, contrastive_accuracy, contrastive_entropy,
-            learning_rate, images_per_second, knn_accuracy.
+            learning_rate, images_per_second, knn_accuracy; others are not shown.
         probes: rows of results.json, see `probes.probe_rows`.
         collapse_value: the loss if all representations were identical; a dashed line.
         chance: accuracy of guessing, in [0, 1].

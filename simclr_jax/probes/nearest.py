@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine similarity: search, the weighted kNN classifier, and counting its hits."""
+"""Nearest neighbours by cosine similarity: search, the kNN classifier (weighted or not), and counting its hits."""
 
 import functools
 
@@ -11,6 +11,8 @@ from simclr_jax import base
 # One block of similarities holds at most this many numbers (64 MiB in float32), whatever the size of the data.
 _BLOCK_ENTRIES = 2**24
 _MAX_BLOCK_ROWS = 1024
+
+VOTES = ("weighted", "uniform")
 
 
 def neighbors(features: np.ndarray, query_features: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,11 +55,13 @@ def knn(
     num_classes: int,
     k: int = 200,
     temperature: float = 0.1,
+    votes: str = "weighted",
 ) -> np.ndarray:
-    """The class of every test row by a weighted vote of its k nearest training rows: int32 [M] in [0, C).
+    """The class of every test row by a vote of its k nearest training rows: int32 [M] in [0, C).
 
-    A neighbour with cosine similarity s votes for its class with weight exp(s / temperature). `k` is capped at the
-    number of training rows; `knn_protocol` names what was used. Of equal votes the lower class wins.
+    With "weighted" votes a neighbour of cosine similarity s votes for its class with weight exp(s / temperature), with
+    "uniform" ones all k count alike. `k` is capped at the number of training rows; `knn_protocol` names what was used.
+    Of equal votes the lower class wins.
 
     Args:
         train_features: [N, D], cast to float32; need not be normalised.
@@ -65,15 +69,21 @@ def knn(
         test_features: [M, D].
         num_classes: C.
         k: number of neighbours, at least 1.
-        temperature: above 0.
+        temperature: above 0; not read for uniform votes.
+        votes: one of VOTES.
 
     Raises:
-        InputError: if a label is outside [0, C), k or temperature is not positive, or shapes do not fit.
+        InputError: if a label is outside [0, C), k or temperature is not positive, votes is unknown, or shapes do not
+            fit.
 
     Reference: Wu et al. 2018 (InstDisc), section 3.4 (k = 200, temperature 0.07); MoCo's CIFAR demonstration uses
     temperature 0.1, which is the default here. The weights are divided by that of the nearest neighbour, which leaves
-    the vote unchanged and cannot overflow.
+    the vote unchanged and cannot overflow. Uniform votes are scikit-learn's KNeighborsClassifier(k, metric="cosine"),
+    which gives equal votes to the lower class as well. Difference: of rows that are equally near, the one that comes
+    first is a neighbour here; which one is there depends on how the distances were partitioned.
     """
+    if votes not in VOTES:
+        raise base.InputError(f"votes of kNN must be one of {', '.join(VOTES)}; got {str(votes)[:40]!r}. Use weighted.")
     if k < 1 or not temperature > 0:
         raise base.InputError(f"k and temperature of kNN must be positive; got {k} and {temperature}. Use 200 and 0.1.")
     labels = checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
@@ -81,15 +91,17 @@ def knn(
     if not len(similarities):
         return np.zeros(0, np.int32)
     # NumPy's bincount on (row, class) pairs: exact in float64 and no [M, k, C] array.
-    weights = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)
+    weights = np.ones(indices.shape)
+    if votes == "weighted":
+        weights = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)
     cells = np.arange(len(indices))[:, None] * num_classes + labels[indices]
-    votes = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(indices) * num_classes)
-    return votes.reshape(len(indices), num_classes).argmax(axis=1).astype(np.int32)
+    counts = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(indices) * num_classes)
+    return counts.reshape(len(indices), num_classes).argmax(axis=1).astype(np.int32)
 
 
-def knn_protocol(k: int, temperature: float, num_train: int) -> str:
-    """The name of the kNN protocol as it was run, e.g. "knn.k200.t0.1.v1" (k capped at the training rows)."""
-    return f"knn.k{min(k, num_train)}.t{temperature:g}.v1"
+def knn_protocol(k: int, temperature: float, num_train: int, *, votes: str = "weighted") -> str:
+    """The name of the kNN protocol as it was run: "knn.k200.t0.1.v1", "knn.k10.uniform.v1" (k at most num_train)."""
+    return f"knn.k{min(k, num_train)}.{f't{temperature:g}' if votes == 'weighted' else votes}.v1"
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from simclr_jax import base
+from simclr_jax.probes import nearest
 
 
 class ProbeSettings(NamedTuple):
@@ -14,10 +15,16 @@ class ProbeSettings(NamedTuple):
     knn_temperature: float
     label_fractions: tuple[float, ...]
     batch_size: int
+    knn_votes: str = "weighted"
 
 
 def make_settings(
-    *, knn_k: int, knn_temperature: float, label_fractions: Sequence[float], batch_size: int
+    *,
+    knn_k: int,
+    knn_temperature: float,
+    label_fractions: Sequence[float],
+    batch_size: int,
+    knn_votes: str = "weighted",
 ) -> ProbeSettings:
     """The config's section `probe`.
 
@@ -26,6 +33,7 @@ def make_settings(
         knn_temperature: of the vote, above 0.
         label_fractions: shares of the training labels that the probes see, each in (0, 1].
         batch_size: images in one forward pass of the encoder, at least 1.
+        knn_votes: "weighted" by similarity, or "uniform"; see `nearest.knn`.
 
     Raises:
         base.InputError: a value is out of its range.
@@ -40,4 +48,8 @@ def make_settings(
         )
     if batch_size < 1:
         raise base.InputError(f"probe.batch_size must be at least 1; got {batch_size}. Use 512.")
-    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size)
+    if knn_votes not in nearest.VOTES:
+        raise base.InputError(
+            f"probe.knn_votes must be one of {', '.join(nearest.VOTES)}; got {str(knn_votes)[:40]!r}. Use weighted."
+        )
+    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size, knn_votes)

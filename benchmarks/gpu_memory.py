@@ -1,0 +1,350 @@
+"""The largest batch that fits on this GPU, found by trying, beside the one that `simclr-jax plan` predicts.
+
+    python benchmarks/gpu_memory.py --workdir=runs/gpu_memory --minutes=9
+    python benchmarks/gpu_memory.py --tiny       on a CPU in two minutes, with a budget in place of a device's memory
+
+ResNet-50 at 224 pixels and CIFAR's ResNet-18, the whole batch at once and in chunks. Every try is a process of its own
+that makes two updates on synthetic images; running out of memory is its result, not a failure. The search begins at
+the prediction, takes growing steps until one batch fits and one does not, and halves what is between to 5 %. All tries
+are kept in the workdir: the same command goes on where a call ended.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import pieces, timing  # noqa: E402
+
+# The share of a GPU that `plan` counts on; JAX's own default is 0.75.
+MEMORY_FRACTION = 0.92
+TOLERANCE = 0.05
+_EXHAUSTED = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
+# A try begins only with this left, or as long as the longest one took.
+_LEAST_SECONDS = 90.0
+
+
+class Case(NamedTuple):
+    """What is tried.
+
+    config: a recorded or shipped config. num_examples, num_classes: of its training split. unit: batches are multiples
+    of it. changes: section -> key -> value of the config. cap: the largest batch that a run can have, where the
+    images live on the device; 0 for none. budget: bytes in place of the device's memory; None on a GPU.
+    """
+
+    config: str
+    num_examples: int
+    num_classes: int
+    unit: int
+    changes: Mapping[str, Mapping[str, Any]] = {}
+    cap: int = 0
+    budget: int | None = None
+
+
+def _chunked(case: Case, chunks: int) -> Case:
+    return case._replace(unit=case.unit * chunks, changes={**case.changes, "train": {"num_chunks": chunks}})
+
+
+_RESNET50 = Case("imagenet_resnet50", 1_281_167, 1000, 8)
+_RESNET18 = Case("cifar10", 50_000, 10, 8, cap=50_000)
+CASES = {
+    "ResNet-50 at 224 px": _RESNET50,
+    "ResNet-50 at 224 px, 8 chunks": _chunked(_RESNET50, 8),
+    "CIFAR ResNet-18": _RESNET18,
+    "CIFAR ResNet-18, 8 chunks": _chunked(_RESNET18, 8),
+}
+_THIN = {"name": "resnet10", "width_multiplier": 0.125, "dtype": "float32"}
+_SMALL = Case(
+    "cifar10",
+    512,
+    10,
+    16,
+    {"augment": {"size": 16}, "encoder": _THIN, "method": {"loss_form": "dense"}},
+    cap=512,
+    budget=26_000_000,
+)
+TINY = {"whole": _SMALL, "2 chunks, streamed": _chunked(_SMALL, 2)._replace(cap=0)}
+
+
+def settings(case: Case, batch_size: int) -> dict[str, Any]:
+    """The config of a try as plain values: the shipped one, or where ml_collections is missing the recorded one."""
+    try:
+        from simclr_jax import config as config_lib
+
+        config = config_lib.load_file(case.config).to_dict()
+    except ImportError:
+        config = json.loads((ROOT / "benchmarks" / "gpu_settings.json").read_text())[case.config]
+    for section, values in case.changes.items():
+        config[section] |= values
+    config["train"] |= {"batch_size": batch_size}
+    return config
+
+
+def search(
+    fits: Callable[[int], bool], *, start: int, unit: int, cap: int = 0, tolerance: float = TOLERANCE
+) -> tuple[int, int]:
+    """(the largest batch that fits, 0 if none; the smallest that was seen not to, 0 if none was).
+
+    Args:
+        fits: tries a batch.
+        start: the first one.
+        unit: all are multiples of it.
+        cap: none is larger, 0 for no limit.
+        tolerance: of the distance between both, as a share of the first.
+    """
+    highest = cap // unit * unit if cap else sys.maxsize
+    batch, low, high, step = min(max(start // unit, 1) * unit, highest), 0, 0, 0.1
+    while True:
+        if fits(batch):
+            low = batch
+        else:
+            high = batch
+        if low == highest or high == unit or (low and high and high - low <= max(unit, tolerance * low)):
+            return low, high
+        if low and high:
+            batch = (low + high) // 2 // unit * unit
+        elif low:
+            batch = min(max(int(low * (1 + step)) // unit * unit, low + unit), highest)
+        else:
+            batch = max(min(int(high / (1 + step)) // unit * unit, high - unit), unit)
+        step *= 2
+
+
+def data_shape(case: Case, config: Mapping[str, Any]) -> Any:
+    """The training split's shape; a capped case has it on the device."""
+    from simclr_jax import assemble
+
+    side = config["data"]["canvas_size"] or 32
+    return assemble.DataShape(case.num_examples, case.num_classes, (side, side), not case.cap)
+
+
+def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int], int]]:
+    """(the largest batch by the model of `plan`, the modelled peak in bytes of a batch)."""
+    from simclr_jax import estimate, plan
+
+    config = settings(case, case.unit)
+    shape = data_shape(case, config)
+    network, _ = plan.measure(config, shape, kind=kind)
+    placement = plan.place(config, kind=kind, devices=1, shape=shape)
+    form = config["method"]["loss_form"]
+
+    def at(batch: int) -> estimate.Placement:
+        dense = form == "dense" or (form == "auto" and batch <= 1024)
+        source = placement.source_bytes if case.cap else placement.source_bytes // case.unit * batch
+        return placement._replace(batch_size=batch, source_bytes=source, loss="dense" if dense else "blockwise")
+
+    def peak(batch: int) -> int:
+        return estimate.peak_bytes(network, at(batch))
+
+    largest, _ = search(lambda batch: peak(batch) <= memory, start=case.unit, unit=case.unit, cap=case.cap, tolerance=0)
+    return largest, peak
+
+
+def attempt(case: Case, batch_size: int) -> dict[str, Any]:
+    """Two updates with a batch, in this process: {"peak_bytes", "limit_bytes", "seconds" of the last update}."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from simclr_jax import assemble, sharding
+    from simclr_jax.data import resident
+
+    config, mesh = settings(case, batch_size), sharding.make_mesh(1)
+    shape = data_shape(case, config)
+    count = 2 if case.cap else 1  # in one dispatch, as with resident data; a streamed one holds a single update
+    program = assemble.make_program(config, mesh, shape=shape, steps_per_dispatch=count, seed=0)
+    steps, planned = program.train_steps, None
+    if case.budget is not None:
+        sizes = {"shape": shape, "batch_size": batch_size, "steps_per_dispatch": count}
+        steps = steps.lower(*assemble.abstract_arguments(program, mesh, **sizes)).compile()
+        found = steps.memory_analysis()
+        planned = found.argument_size_in_bytes + found.temp_size_in_bytes
+        if planned > case.budget:
+            raise MemoryError(f"RESOURCE_EXHAUSTED: {planned} bytes of {case.budget}")
+    rows = batch_size if shape.is_streamed else shape.num_examples
+    images = jax.jit(lambda: jax.lax.broadcasted_iota(jnp.uint8, (rows, *shape.canvas, 3), 2))()
+    sizes, labels = np.full((rows, 2), shape.canvas[0], np.int32), np.zeros(rows, np.int32)
+    source = resident.ResidentSplit(images, jnp.asarray(sizes), jnp.asarray(labels))
+    indices = np.arange(count * batch_size, dtype=np.int32).reshape(count, batch_size) % rows
+    state = sharding.jit_once(program.init, mesh, placement=program.placement)()
+    key, number = sharding.make_key(mesh, 0), jnp.asarray(count, jnp.int32)
+    for _ in range(1 if count > 1 else 2):
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(steps(state, key, source, sharding.put_rows(mesh, indices, axis=1), number))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "peak_bytes": stats.get("peak_bytes_in_use", planned),
+        "limit_bytes": stats.get("bytes_limit", case.budget),
+        "seconds": (time.perf_counter() - begin) / count,
+    }
+
+
+def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
+    """What a worker prints; {"exhausted": why} if memory ran out, in the worker's own words or by a kill.
+
+    Raises:
+        RuntimeError: it failed in another way or took too long.
+    """
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = pieces.child_environment(share)
+    command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"no result within {timeout:.0f} s") from error
+    if done.returncode in (-9, 137):
+        return {"exhausted": "killed"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1][:200]
+        if any(word in done.stderr for word in _EXHAUSTED):
+            return {"exhausted": last}
+        raise RuntimeError(f"exit {done.returncode}: {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+class OutOfTime(Exception):
+    """The call is over; the tries so far are kept."""
+
+
+def find(name: str, case: Case, found: dict[str, Any], clock: pieces.Clock, save: Callable[[], None]) -> dict[str, Any]:
+    """A row of the table; `found` holds the device and the tries of earlier calls and takes those of this one."""
+    memory = case.budget or found["device"]["limit_bytes"]
+    predicted, peak = predict(case, kind=found["device"]["kind"], memory=memory)
+    tries = found["tries"].setdefault(name, {})
+
+    def fits(batch: int) -> bool:
+        if str(batch) not in tries:
+            longest = max((t["wall"] for of in found["tries"].values() for t in of.values()), default=0.0)
+            if clock.left < max(_LEAST_SECONDS, 1.2 * longest):
+                raise OutOfTime
+            begin = time.monotonic()
+            worker = json.dumps({"case": case._asdict(), "batch": batch})
+            result = in_own_process([f"--worker={worker}"], timeout=max(clock.left, 60.0))
+            tries[str(batch)] = {**result, "wall": time.monotonic() - begin}
+            save()
+            print(f"{name}, batch {batch}: {result.get('exhausted') or 'fits'}", flush=True)
+        return "exhausted" not in tries[str(batch)]
+
+    largest, _ = search(fits, start=predicted, unit=case.unit, cap=case.cap)
+    measured = tries[str(largest)]["peak_bytes"] if largest else None
+    row = {"predicted_batch": predicted, "batch": largest, "cap": case.cap, "peak_bytes": measured}
+    return {**row, "predicted_bytes": peak(largest) if largest else None, "tries": len(tries)}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows in Markdown; deviations are (predicted - measured) / measured."""
+    head = (
+        "| program | largest batch, predicted | measured | off by | peak at it, measured | predicted | off by | tries |"
+    )
+    lines = [head, "| --- " * 8 + "|"]
+    for name, row in rows.items():
+        if not row["batch"]:
+            lines.append(f"| {name} | {row['predicted_batch']:,} | none fits | - | - | - | - | {row['tries']} |")
+            continue
+        capped = " (all images)" if row["batch"] == row["cap"] else ""
+        cells = [
+            f"{row['predicted_batch']:,}",
+            f"{row['batch']:,}{capped}",
+            off_by(row["predicted_batch"], row["batch"]),
+        ]
+        cells += [f"{row[key] / 1e9:.3g} GB" for key in ("peak_bytes", "predicted_bytes")]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {off_by(row['predicted_bytes'], row['peak_bytes'])} | {row['tries']} |"
+        )
+    return "\n".join(lines)
+
+
+def off_by(predicted: float, measured: float) -> str:
+    """For a table: by how much the prediction is above what was measured."""
+    return f"{100 * (predicted / measured - 1):+.0f} %"
+
+
+def run(cases: Mapping[str, Case], path: pathlib.Path, clock: pieces.Clock) -> bool:
+    """Goes on with the tries kept in `path` and prints the table; returns whether all cases are at their end."""
+    found = json.loads(path.read_text()) if path.exists() else {"tries": {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, Any] = {}
+
+    def save() -> None:
+        path.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n")
+
+    if "device" not in found:
+        found["device"] = in_own_process(["--probe"], timeout=120)
+    budget = next((case.budget for case in cases.values()), None)
+    if found["device"]["kind"] == "cpu" and budget is None:
+        print("There is no GPU here; --tiny proves the search on a CPU.")
+        return False
+    done = True
+    for name, case in cases.items():
+        try:
+            rows[name] = find(name, case, found, clock, save)
+        except OutOfTime:
+            done = False
+            break
+    save()
+    about = timing.describe(("jax", "jaxlib", "flax", "optax"))
+    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
+    memory = f"{(budget or found['device']['limit_bytes']) / 1e9:.4g} GB for the program"
+    about_it = f"{found['device']['name']}, {memory}. {about['date']}, commit {about['commit']}, {versions}."
+    print(f"\n{about_it}\n\n{table(rows)}")
+    return done
+
+
+def probe() -> dict[str, Any]:
+    """{"name", "kind" (a key of hardware.DEVICES), "limit_bytes"} of this machine's first device."""
+    import jax
+
+    from simclr_jax import hardware
+
+    device = jax.local_devices()[0]
+    name, stats = getattr(device, "device_kind", device.platform), device.memory_stats() or {}
+    kinds = [kind for kind, known in hardware.DEVICES.items() if known.name.lower().startswith(name.lower())]
+    if not kinds:
+        raise RuntimeError(f"plan knows {', '.join(hardware.DEVICES)}; this is {name}")
+    return {"name": name, "kind": kinds[0], "limit_bytes": stats.get("bytes_limit")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a call of the search, or with --worker a try; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/gpu_memory"))
+    parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--tiny", action="store_true", help="proves the search on a CPU")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    if asked.probe:
+        print(json.dumps(probe()))
+        return 0
+    if asked.worker:
+        given = json.loads(asked.worker)
+        print(json.dumps(attempt(Case(**given["case"]), given["batch"])))
+        return 0
+    clock = pieces.Clock(asked.minutes)
+    if asked.tiny:
+        os.environ.update({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"})
+        return 0 if run(TINY, pieces.tiny_folder(None) / "gpu_memory.json", clock) else 1
+    cases = {name: case for name, case in CASES.items() if asked.only in name}
+    try:
+        if not run(cases, asked.workdir / "gpu_memory.json", clock):
+            print("The search is not over: go on with the same command.")
+    except RuntimeError as error:
+        print(f"gpu_memory: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
