@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all test-processes test-convert parity bench aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite aot aot-small lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -37,6 +37,11 @@ parity: $(VENV)/.bench
 # With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
 bench: $(VENV)/.bench
 	$(VENV)/bin/python benchmarks/bench_all.py $(ARGS)
+
+# Measures on a GPU in nine minutes what is claimed of one; docs/gpu.md. With ARGS=--tiny a test of it on a CPU. VENV must
+# have JAX for CUDA; without a network, run the script with any Python that has it.
+gpu-suite: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/gpu_suite.py $(ARGS)
 
 # Compiles the training step for GPU nodes and TPU slices that are not here, and writes docs/aot.md. The compilers are
 # about 1 GB, so give them a VENV of their own. With ONLY=h200 just the targets of that name.
