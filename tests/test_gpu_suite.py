@@ -103,9 +103,9 @@ def test_a_share_of_one_update_counts_the_updates_of_a_dispatch():
 
 
 def test_what_is_saved_and_what_is_slower():
-    found = (OURS, step("resnet50, BatchNorm frozen", 2 * 8960.0), step("resnet50, BatchNorm not folded", 4480.0))
+    found = (OURS, step("resnet50, BatchNorm frozen", 5600.0), step("resnet50, BatchNorm not folded", 4480.0))
     derived = table.derive(make_round(*found))
-    assert derived["resnet50, BatchNorm frozen"]["share"] == pytest.approx(0.5)
+    assert derived["resnet50, BatchNorm frozen"]["share"] == pytest.approx(0.2)  # of the step that is not folded either
     assert derived["resnet50, BatchNorm not folded"]["share"] == pytest.approx(1.0)
 
 
@@ -400,7 +400,7 @@ def test_the_views_in_torch_are_views():
     images = torch.randint(256, (64, 3, 48, 48), dtype=torch.uint8)
     made = torch_parts.make_views(images, size=32, strength=1.0, blurs=True)
     assert made.shape == (64, 3, 32, 32) and made.dtype == torch.float32
-    assert 0 <= made.min() and made.max() <= 1 and 0.4 < made.mean() < 0.6
+    assert made.min() >= 0 and made.max() <= 1 and 0.4 < made.mean() < 0.6
     gray = (made.amax(dim=1) - made.amin(dim=1)).amax(dim=(1, 2)) < 1e-3
     assert 0.05 < gray.float().mean() < 0.4  # a fifth of 64
     # Of an even image, crop, flip and a hue of 0 leave nothing to be seen, and a blur only at the border.

@@ -49,8 +49,8 @@ ROWS: dict[str, Row] = {
     "views": Row("parts", "views", "the augmentation alone, 224 and 32 pixels", 30),
     "torch_views": Row("torch_parts", "views", "torch: batched views of ours in torch, Kornia", 25, ("torch",), _TORCH),
     "loss": Row("parts", "loss", "NT-Xent, 8192 to 1,048,576 rows, blockwise and dense", 45),
-    "shares": Row("steps", "shares", "the step without views, with frozen BatchNorm; the loss alone", 90),
     "folded": Row("steps", "folded", "the step with BatchNorm not folded into convolutions", 55),
+    "shares": Row("steps", "shares", "the step without views, with frozen BatchNorm; the loss alone", 90),
     "deterministic": Row(
         "steps", "deterministic", "both steps by deterministic kernels, two runs compared", 90, (), _DETERMINISTIC
     ),

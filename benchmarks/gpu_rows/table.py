@@ -21,7 +21,8 @@ SHARES = {
     "loss of the step": ("resnet50", "alone"),
     "LARS ours": ("resnet50", "alone"),
     "resnet50 without views": ("resnet50", "saved"),
-    "resnet50, BatchNorm frozen": ("resnet50", "saved"),
+    # Frozen BatchNorm is not folded, so the step that is not either is the one to set it beside.
+    "resnet50, BatchNorm frozen": ("resnet50, BatchNorm not folded", "saved"),
     "resnet50, BatchNorm not folded": ("resnet50", "slower"),
     "resnet50, deterministic": ("resnet50", "slower"),
     "resnet50, batch 4096 in chunks": ("resnet50", "slower"),

@@ -111,7 +111,7 @@ def _crop(x: torch.Tensor, *, size: int) -> torch.Tensor:
     across = torch.stack([flip * width, zero, (2 * drawn[2] - 1) * (1 - width)], dim=1)
     down = torch.stack([zero, height, (2 * drawn[3] - 1) * (1 - height)], dim=1)
     grid = functional.affine_grid(torch.stack([across, down], dim=1), [count, 3, size, size], align_corners=False)
-    return functional.grid_sample(x, grid, mode="bicubic", align_corners=False).clamp(0, 1)
+    return functional.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
 
 
 def _gray(x: torch.Tensor) -> torch.Tensor:
