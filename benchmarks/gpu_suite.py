@@ -219,7 +219,8 @@ def _with_peak(device: Mapping[str, Any]) -> dict[str, Any]:
 
 def environment_of(name: str, *, tiny: bool, folder: pathlib.Path) -> dict[str, str]:
     """The environment of a row's process; compilers' caches are shared by the rows of a call."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
     environment.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # the old name of what the rows set
     environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -338,6 +338,8 @@ def test_the_environment_of_a_row(monkeypatch, tmp_path):
     assert found["XLA_FLAGS"] == "--mine --xla_gpu_exclude_nondeterministic_ops=true"
     assert found["XLA_CLIENT_MEM_FRACTION"] == "0.92" and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found
     assert "JAX_PLATFORMS" not in found
+    monkeypatch.setenv("PYTHONPATH", "carried")  # where packages may lie that were brought along
+    assert gpu_suite.environment_of("probes", tiny=False, folder=tmp_path)["PYTHONPATH"].endswith(":carried")
     assert gpu_suite.environment_of("torch_loss", tiny=False, folder=tmp_path)["JAX_PLATFORMS"] == "cpu"
     assert gpu_suite.environment_of("probes", tiny=True, folder=tmp_path)["JAX_PLATFORMS"] == "cpu"
 
