@@ -5,7 +5,8 @@ A row's function yields figures: dicts of JSON values, each with "name" and one 
 - "value", the median over windows, with "unit" ("views/s", "ms" or "us", "TFLOP/s", "TB/s"), "low" and "high", the
   ends of the windows, and "windows", how many there were; beside it what applies of "views" (in one step or call),
   "ceiling" (views/s), "flops" (of a view, forward and backward), "peak_bytes" (the most the runtime held in this
-  process so far), "planned_bytes" (of the program, by XLA's analysis), "compile_seconds", "note" and other facts;
+  process so far), "planned_bytes" (of the program, by XLA's analysis), "modelled_bytes" (by `plan`),
+  "compile_seconds", "note" and other facts;
 - "left_out", why it was not measured, which is no failure.
 """
 
@@ -83,6 +84,13 @@ def duration(name: str, times: Times, *, unit: str = "ms", **facts: Any) -> Figu
     value, low, high = (scale * seconds for seconds in times[:3])
     known = {key: value for key, value in facts.items() if value is not None}
     return {"name": name, "unit": unit, "value": value, "low": low, "high": high, "windows": times.windows, **known}
+
+
+def planned_bytes(compiled: Any) -> int:
+    """Arguments, results and temporaries of a compiled program, by XLA's analysis."""
+    memory = compiled.memory_analysis()
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    return int(arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
 
 
 def left_out(name: str, reason: str) -> Figure:

@@ -12,9 +12,8 @@ from benchmarks.gpu_rows import figures, settings, steps
 from benchmarks.gpu_rows.figures import Figure, Job
 
 TEMPERATURE, DIM = 0.1, 128
-# Rows of the similarity matrix, 2N. The dense form holds some of them: at 262,144 rows each would be 275 GB.
-LOSS_ROWS = (8192, 16384, 65536, 262144, 1048576)
-LARGEST_DENSE = 65536
+# Rows of the similarity matrix, 2N. The dense form holds several [N, N]: at 262,144 rows each would be 69 GB.
+LOSS_ROWS, LARGE_LOSS_ROWS = (8192, 16384, 65536), (262144, 1048576)
 UPDATES = 50
 
 
@@ -30,13 +29,6 @@ def repeat(call: Callable[[], Any]) -> figures.Run:
     return run
 
 
-def planned_bytes(compiled: Any) -> int:
-    """Arguments, results and temporaries of a compiled program, by XLA's analysis."""
-    memory = compiled.memory_analysis()
-    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
-    return int(arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
-
-
 def probes(job: Job) -> Iterator[Figure]:
     """What large products and copies reach; all ceilings are made of these two figures."""
     device = jax.devices()[0]
@@ -49,11 +41,22 @@ def probes(job: Job) -> Iterator[Figure]:
     times = figures.clock(repeat(lambda: product(a, b)), job)
     yield figures.rate("matmul", times, amount=2 * side**3 / 1e12, unit="TFLOP/s", note=f"bfloat16, {side}^3, random")
     x = jax.random.normal(jax.random.key(2), (count,), jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    times = figures.clock(repeat(lambda: add(x)), job)
-    yield figures.rate(
-        "copy", times, amount=2 * x.nbytes / 1e12, unit="TB/s", note=f"{x.nbytes / 1e9:.1f} GB, read and written"
-    )
+    num_bytes = x.nbytes
+    times = figures.clock(_passes(x), job)
+    note = f"{num_bytes / 1e9:.1f} GB, read and written"
+    yield figures.rate("copy", times, amount=2 * num_bytes / 1e12, unit="TB/s", note=note)
+
+
+def _passes(x: jax.Array) -> figures.Run:
+    """A run that reads and writes all of x, in place: passes that are under way would else hold one x each."""
+    add, held = jax.jit(lambda x: x + 1, donate_argnums=0), [x]
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            held[0] = add(held[0])
+        jax.block_until_ready(held)
+
+    return run
 
 
 def _describe(device: Any) -> dict[str, Any]:
@@ -66,22 +69,31 @@ def loss(job: Job) -> Iterator[Figure]:
     """NT-Xent with its gradient in float32, d = 128; three products of the matrix count, recomputed ones do not."""
     from simclr_jax import losses
 
-    block_size = 512 if jax.default_backend() == "cpu" else 2048
-    blockwise = functools.partial(losses.nt_xent_blockwise, block_size=block_size)
-    forms: dict[str, Callable[..., Any]] = {"blockwise": blockwise, "dense": losses.nt_xent}
-    seconds: dict[str, float] = {}
+    forms: dict[str, Callable[..., Any]] = {"blockwise": _blockwise(), "dense": losses.nt_xent}
     for rows in (64, 128) if job.tiny else LOSS_ROWS:
         for form, function in forms.items():
-            name = f"loss {rows} {form}"
-            expected = 16 * seconds.get(form, 0.0)  # the next size is at most four times as large
-            if form == "dense" and rows > LARGEST_DENSE:
-                continue
-            if 6 * expected > job.seconds_left:
-                yield figures.left_out(name, f"a call would take up to {expected:.0f} s")
-                continue
-            figure = _loss_figure(name, function, rows, job=job)
-            seconds[form] = figures.seconds_of(figure)
-            yield figure
+            yield _loss_figure(f"loss {rows} {form}", function, rows, job=job)
+
+
+def large_loss(job: Job) -> Iterator[Figure]:
+    """The blockwise form where the dense one has no room; a size is left out if four calls of it found no time."""
+    expected = 0.0
+    for rows in (256, 512) if job.tiny else LARGE_LOSS_ROWS:
+        name = f"loss {rows} blockwise"
+        if 5 * expected > job.seconds_left:
+            yield figures.left_out(name, f"no time: a call takes about {expected:.0f} s")
+            continue
+        figure = _loss_figure(name, _blockwise(), rows, job=job)
+        expected = 16 * figures.seconds_of(figure)  # the next size is four times as large
+        yield figure
+
+
+def _blockwise() -> Callable[..., Any]:
+    """The form in tiles of the size that training takes on this device."""
+    from simclr_jax import losses
+
+    block_size = 512 if jax.default_backend() == "cpu" else 2048
+    return functools.partial(losses.nt_xent_blockwise, block_size=block_size)
 
 
 def _loss_figure(name: str, function: Callable[..., Any], rows: int, *, job: Job) -> Figure:
@@ -90,7 +102,7 @@ def _loss_figure(name: str, function: Callable[..., Any], rows: int, *, job: Job
     times = figures.clock(repeat(lambda: compiled(z)), job)
     teraflops = 3 * 2 * rows**2 * DIM / times.median / 1e12
     return figures.duration(
-        name, times, planned_bytes=planned_bytes(compiled), teraflops=teraflops, note=f"{teraflops:.3g} TFLOP/s"
+        name, times, planned_bytes=figures.planned_bytes(compiled), teraflops=teraflops, note=f"{teraflops:.3g} TFLOP/s"
     )
 
 
@@ -108,7 +120,7 @@ def views(job: Job) -> Iterator[Figure]:
         call = functools.partial(compiled, jax.random.key(0), images, sizes, positions)
         times = figures.clock(repeat(call), job)
         amount = batch * config["augment"]["num_views"]
-        planned = planned_bytes(compiled)
+        planned = figures.planned_bytes(compiled)
         yield figures.rate(f"views {size}", times, amount=amount, views=amount, batch=batch, planned_bytes=planned)
 
 
@@ -135,7 +147,7 @@ def pool(job: Job) -> Iterator[Figure]:
 
         compiled = jax.jit(both).lower(x, up).compile()
         times = figures.clock(repeat(functools.partial(compiled, x, up)), job)
-        yield figures.duration(name, times, planned_bytes=planned_bytes(compiled))
+        yield figures.duration(name, times, planned_bytes=figures.planned_bytes(compiled))
 
 
 def lars(job: Job) -> Iterator[Figure]:

@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
     "cifar": Row("steps", "cifar", "the CIFAR-10 recipe, ResNet-18, batch 512, 1024, 4096", 80),
     "views": Row("parts", "views", "the augmentation alone, 224 and 32 pixels", 30),
     "torch_views": Row("torch_parts", "views", "torch: batched views of ours in torch, Kornia", 25, ("torch",), _TORCH),
-    "loss": Row("parts", "loss", "NT-Xent, 8192 to 1,048,576 rows, blockwise and dense", 45),
+    "loss": Row("parts", "loss", "NT-Xent, 8192 to 65,536 rows, blockwise and dense", 35),
     "folded": Row("steps", "folded", "the step with BatchNorm not folded into convolutions", 55),
     "shares": Row("steps", "shares", "the step without views, with frozen BatchNorm; the loss alone", 90),
     "deterministic": Row(
@@ -61,6 +61,7 @@ ROWS: dict[str, Row] = {
     "torch_loss": Row("torch_parts", "loss", "torch: NT-Xent in a few lines, lightly's", 20, ("torch",), _TORCH),
     "lars": Row("parts", "lars", "LARS ours, optax's with masks, plain SGD", 25),
     "pool": Row("parts", "pool", "the stem's max-pool, ours and Flax's", 20),
+    "large_loss": Row("parts", "large_loss", "NT-Xent, 262,144 and 1,048,576 rows, blockwise", 40),
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.gpu_rows import figures, settings
 from benchmarks.gpu_rows.figures import Figure, Job
-from simclr_jax import assemble, augment, base, feed, sharding
+from simclr_jax import assemble, augment, base, estimate, feed, sharding
 from simclr_jax.data import imageset
 
 RESNET50_BATCH = 512
@@ -29,6 +29,7 @@ DETERMINISTIC_STEPS = 20
 class Prepared(NamedTuple):
     """A program that is ready to run: what `assemble` made, compiled, with its data on the device."""
 
+    name: str
     config: settings.Config
     program: assemble.Program
     compiled: Any
@@ -78,7 +79,7 @@ def prepare(name: str, config: settings.Config, job: Job) -> Prepared:
     count, side = settings.num_images(name, train["batch_size"], job), settings.canvas(name, job)
     shape = (train["steps_per_dispatch"], train["batch_size"])
     rows = feed.make_resident_feed(noise(count, side), mesh, seed=0, shape=shape)
-    return Prepared(config, program, compiled, rows, sharding.make_key(mesh, 0), seconds)
+    return Prepared(name, config, program, compiled, rows, sharding.make_key(mesh, 0), seconds)
 
 
 def advance(prepared: Prepared, state: base.TrainState, dispatches: int, *, first: int = 0) -> Any:
@@ -101,8 +102,7 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         jax.block_until_ready(held[1])
 
     times = figures.clock(run, job)
-    memory = prepared.compiled.memory_analysis()
-    planned = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    planned = figures.planned_bytes(prepared.compiled)
     views = prepared.config["augment"]["num_views"] * prepared.images
     return figures.rate(
         figure_name,
@@ -111,8 +111,9 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         views=views,
         batch=prepared.config["train"]["batch_size"],
         steps_per_dispatch=prepared.config["train"]["steps_per_dispatch"],
-        planned_bytes=planned + memory.temp_size_in_bytes,
+        planned_bytes=planned,
         peak_bytes=peak_bytes(),
+        modelled_bytes=modelled_bytes(prepared, job),
         compile_seconds=round(prepared.compile_seconds, 1),
         loss=float(held[1]["loss"][-1]),
         **settings.ceiling(prepared.config, flops=job.flops, bandwidth=job.bandwidth),
@@ -124,6 +125,18 @@ def peak_bytes() -> int | None:
     """The most device memory this process has held at a time; None where the backend does not tell (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("peak_bytes_in_use")
+
+
+def modelled_bytes(prepared: Prepared, job: Job) -> int:
+    """What `simclr-jax plan` would say of the step's memory, see docs/plan.md."""
+    config, program = prepared.config, prepared.program
+    batch_size, num_chunks = config["train"]["batch_size"], config["train"]["num_chunks"]
+    network = estimate.measure(program.method, jax.eval_shape(program.init), size=config["augment"]["size"])
+    name = prepared.name
+    source = 3 * settings.num_images(name, batch_size, job) * settings.canvas(name, job) ** 2
+    form = "dense" if batch_size <= 1024 else "blockwise"
+    placement = estimate.Placement("cpu", 1, batch_size, source, num_chunks=num_chunks, loss=form)
+    return estimate.peak_bytes(network, placement)
 
 
 def resnet50(job: Job) -> Iterator[Figure]:

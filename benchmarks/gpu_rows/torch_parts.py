@@ -20,6 +20,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def why_not(job: Job) -> str:
+    """Why torch's rows make no sense here; "" if they do."""
+    return "" if job.tiny or torch.cuda.is_available() else "torch sees no GPU"
+
+
 def wait() -> None:
     """Until the device has done what it was given."""
     if torch.cuda.is_available():
@@ -143,6 +148,9 @@ def _blur(x: torch.Tensor, sigma: torch.Tensor, *, taps: int) -> torch.Tensor:
 
 def views(job: Job) -> Iterator[Figure]:
     """One view of each of 512 images by `make_views` and by Kornia, 224 and 32 pixels."""
+    if why_not(job):
+        yield figures.left_out("views in torch", why_not(job))
+        return
     for name, size in ((settings.RESNET50, 224), (settings.CIFAR, 32)):
         config = settings.load(name, job)
         count, side, recipe = 8 if job.tiny else IMAGES, settings.canvas(name, job), config["augment"]
@@ -183,8 +191,11 @@ def _kornia(options: dict[str, Any]) -> Any:
 
 
 def loss(job: Job) -> Iterator[Figure]:
-    """NT-Xent and its gradient in float32: `nt_xent`, and lightly's loss where it is installed."""
-    torch.set_float32_matmul_precision("high")
+    """NT-Xent and its gradient in full float32, as ours: `nt_xent`, and lightly's loss where it is installed."""
+    if why_not(job):
+        yield figures.left_out("loss in torch", why_not(job))
+        return
+    torch.set_float32_matmul_precision("highest")
     forms = {"torch": nt_xent, "lightly": _lightly()}
     for rows in (64, 128) if job.tiny else LOSS_ROWS:
         z = torch.randn(rows, DIM, device=device(), requires_grad=True)

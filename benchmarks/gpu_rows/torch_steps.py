@@ -63,6 +63,9 @@ class WithHead(torch.nn.Module):
 
 
 def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job: Job) -> Iterator[Figure]:
+    if torch_parts.why_not(job):
+        yield figures.left_out(f"{title} in torch", torch_parts.why_not(job))
+        return
     images, config = 4 if job.tiny else IMAGES, settings.load(name, job)
     flops = settings.ceiling(config, flops=job.flops, bandwidth=job.bandwidth)
     size, side = config["augment"]["size"], settings.canvas(name, job)
