@@ -4,6 +4,7 @@
     python benchmarks/gpu_suite.py --go_on=FILE         once more, for the rows that FILE lacks
     python benchmarks/gpu_suite.py --show=FILE --write=after_tuning      into benchmarks/gpu/ and README.md
     python benchmarks/gpu_suite.py --tiny               every row at tiny size on a CPU: a test of the suite
+    python benchmarks/gpu_suite.py --predict            what the GPU's compiler says of the programs, on a CPU
 
 It needs JAX, Flax, Optax, Orbax and NumPy; rows beside torch, Kornia and lightly are left out where those are missing.
 Every row runs in a fresh process. One that fails, or for which no time is left, is a line of the table, and the rest
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{name:<16} {row.words}" for name, row in rows.ROWS.items()))
         return 0
+    if options.predict:
+        return predict()
     if options.settings:
         settings.FILE.write_text(settings.from_configs())
         return 0
@@ -76,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--show", default="", metavar="FILE", help="prints the table of a JSON file, runs nothing")
     parser.add_argument("--write", default="", metavar="NAME", help="keeps what --show names as a round")
     parser.add_argument("--commit", default="", help="of the tree that is measured, where git cannot tell")
+    parser.add_argument(
+        "--predict", action="store_true", help="compiles for an H200 on a CPU, which says memory and bytes"
+    )
     parser.add_argument("--settings", action="store_true", help="makes gpu_settings.json from the configs")
     for name in ("row", "seconds", "flops", "bandwidth"):
         parser.add_argument(f"--{name}", type=str if name == "row" else float, help=argparse.SUPPRESS)
@@ -85,6 +91,22 @@ def _parser() -> argparse.ArgumentParser:
 def _refuse(message: str) -> int:
     print(f"gpu_suite: {message}", file=sys.stderr)
     return 2
+
+
+def predict() -> int:
+    """Prints what the compiler for the H200 says of the rows' programs, where it is installed."""
+    from simclr_jax import aot
+
+    os.environ.update({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"})
+    if not aot.is_installed("h200"):
+        return _refuse(
+            "--predict needs the GPU's compiler; it is not installed. Use pip install 'simclr-jax[aot-gpu]'."
+        )
+    from benchmarks.gpu_rows import ahead
+
+    for line in ahead.predict():
+        print(line, flush=True)
+    return 0
 
 
 def show(options: argparse.Namespace) -> int:

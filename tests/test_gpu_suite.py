@@ -341,7 +341,11 @@ def test_the_environment_of_a_row(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", "carried")  # where packages may lie that were brought along
     assert gpu_suite.environment_of("probes", tiny=False, folder=tmp_path)["PYTHONPATH"].endswith(":carried")
     assert gpu_suite.environment_of("torch_loss", tiny=False, folder=tmp_path)["JAX_PLATFORMS"] == "cpu"
-    assert gpu_suite.environment_of("probes", tiny=True, folder=tmp_path)["JAX_PLATFORMS"] == "cpu"
+    tiny = gpu_suite.environment_of("probes", tiny=True, folder=tmp_path)
+    assert tiny["JAX_PLATFORMS"] == "cpu" and "optimization_level=0" in tiny["XLA_FLAGS"]
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # a tiny run on the GPU itself
+    tiny = gpu_suite.environment_of("probes", tiny=True, folder=tmp_path)
+    assert tiny["JAX_PLATFORMS"] == "cuda" and tiny["XLA_FLAGS"] == "--mine"
 
 
 def test_windows_have_no_wait_inside_and_slow_steps_get_two():
@@ -360,6 +364,14 @@ def test_the_files_of_the_suite_keep_the_rules_of_the_package(path):
 def test_the_page_explains_every_row():
     page = (architecture.ROOT / "docs" / "gpu.md").read_text()
     assert [name for name in rows.ROWS if f"`{name}`" not in page] == []
+
+
+def test_predicting_needs_the_compiler(monkeypatch, capsys):
+    from simclr_jax import aot
+
+    monkeypatch.setattr(aot, "is_installed", lambda kind: False)
+    monkeypatch.setattr(gpu_suite.os, "environ", {})
+    assert gpu_suite.main(["--predict"]) == 2 and "aot-gpu" in capsys.readouterr().err
 
 
 def test_our_rows_need_nothing_beyond_jax_flax_optax_orbax_and_numpy():

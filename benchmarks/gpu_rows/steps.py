@@ -173,7 +173,7 @@ def unfolded(config: settings.Config) -> Iterator[None]:
 def shares(job: Job) -> Iterator[Figure]:
     """The step without its views, with BatchNorm by its moving averages, and the loss alone."""
     config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
-    with mock.patch.object(augment, "make_simclr_views", _corners):
+    with mock.patch.object(augment, "make_simclr_views", corners):
         yield measure("resnet50 without views", prepare(settings.RESNET50, config, job), job)
     config["encoder"]["norm"] = "frozen"
     prepared = prepare(settings.RESNET50, config, job)
@@ -183,7 +183,7 @@ def shares(job: Job) -> Iterator[Figure]:
 
 
 @functools.wraps(augment.make_simclr_views)
-def _corners(*, size: int, num_views: int = 2, **settings_of_views: Any) -> base.MakeViews:
+def corners(*, size: int, num_views: int = 2, **settings_of_views: Any) -> base.MakeViews:
     """The least that views can be: every view is a corner of its image, as float."""
     del settings_of_views
 

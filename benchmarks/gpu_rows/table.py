@@ -233,12 +233,12 @@ def short(number: float) -> str:
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
-    """A Markdown table whose columns also line up in a terminal."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    """A Markdown table whose first columns also line up in a terminal; all of them would make it twice as long."""
+    widths = [min(max(len(line[i]) for line in lines), 44) for i in range(2)] + [0] * (len(lines[0]) - 2)
     rows = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
-    return [rows[0], "| " + " | ".join("-" * max(width, 3) for width in widths) + " |", *rows[1:]]
+    return [rows[0], "|" + " --- |" * len(widths), *rows[1:]]
 
 
 def why_no_round(result: Round) -> str:
