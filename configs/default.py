@@ -88,6 +88,8 @@ def get_config() -> config_dict.ConfigDict:
     config.train.batch_size = 512  # images per step, over all devices
     config.train.num_chunks = 1  # parts of the batch that pass the network in turn; BatchNorm's statistics are a part's
     config.train.bn_group = "global"  # BatchNorm's statistics over the images of all devices | of a "host" | a "device"
+    config.train.folded_bn = True  # on GPUs, in bfloat16: wide 1x1 convolutions take in their BatchNorm
+    config.train.deterministic = False  # on GPUs: the same bits in every run on the same kind and number of devices
     config.train.num_epochs = 100.0
     config.train.steps_per_dispatch = 1  # updates per call of the device; more hides the host at small images
     config.train.log_every_steps = 50

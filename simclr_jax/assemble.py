@@ -96,7 +96,12 @@ def make_program(
         method=method,
         init=init,
         placement=placement,
-        train_steps=jax.jit(dispatch(step), donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh))),
+        train_steps=jax.jit(
+            dispatch(step),
+            donate_argnums=0,
+            out_shardings=(placement, sharding.replicated(mesh)),
+            compiler_options=compiler_options(config, on_gpu=sharding.is_gpu(mesh)),
+        ),
         num_steps=optim.num_train_steps(**sizes),
     )
 
@@ -109,8 +114,27 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
     """
     groups = sharding.num_groups(mesh, config["train"]["bn_group"])
     return config_lib.call(
-        models.make_encoder, config, "encoder", bn_groups=groups, bn_parts=mesh.size, bn_folded=sharding.is_gpu(mesh)
+        models.make_encoder,
+        config,
+        "encoder",
+        bn_groups=groups,
+        bn_parts=mesh.size,
+        bn_folded=folds_batch_norm(config, on_gpu=sharding.is_gpu(mesh)),
     )
+
+
+def folds_batch_norm(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
+    """Whether bfloat16 BatchNorm takes the forms of `models.folded`, which pay on GPUs alone; `train.folded_bn`."""
+    return on_gpu and bool(config["train"]["folded_bn"])
+
+
+def compiler_options(config: Mapping[str, Any], *, on_gpu: bool) -> dict[str, bool] | None:
+    """What XLA is asked beside the program: with `train.deterministic`, to keep to what gives the same bits every time.
+
+    On a GPU XLA otherwise times several algorithms for a product or convolution and may choose another one in the next
+    run. CPUs and TPUs need no asking. The program itself holds nothing whose order of sums is left open.
+    """
+    return {"xla_gpu_deterministic_ops": True} if on_gpu and config["train"]["deterministic"] else None
 
 
 def abstract_arguments(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import base, data, features, methods, models, probes, progress, runlog, sharding
+from simclr_jax import base, compiled, data, features, methods, models, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 
@@ -21,6 +21,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
         base.InputError: no run or no such checkpoint, or the data has no labels.
     """
     progress.quiet_libraries()
+    compiled.keep()
     folder = runlog.require_run(workdir)
     config = runlog.read_config(folder)
     probe = config_lib.call(probes.make_settings, config, "probe")

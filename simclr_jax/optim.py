@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from simclr_jax import base
@@ -132,6 +133,29 @@ def _is_not_batch_norm(names: Sequence[str]) -> bool:
     return not any(_BATCH_NORM.fullmatch(module) for module in names[:-1])
 
 
+def global_norm(tree: PyTree) -> base.Array:
+    """The L2 norm of all leaves of a tree together, a float32 scalar (float64 if a leaf is)."""
+    columns = jnp.concatenate(_sums_over_columns(jax.tree.leaves(tree)))
+    # Without the barrier XLA takes the sum of every leaf's columns apart again.
+    return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(columns)))
+
+
+def _sums_of_squares(leaves: Sequence[base.Array]) -> base.Array:
+    """[n]: of every leaf."""
+    columns = _sums_over_columns(leaves)
+    # The second stage of all sums at once: an accelerator would start a kernel for each of them.
+    owner = np.repeat(np.arange(len(columns), dtype=np.int32), [len(column) for column in columns])
+    is_own = owner == np.arange(len(columns), dtype=np.int32)[:, None]
+    return jnp.sum(jnp.where(is_own, jnp.concatenate(columns), jnp.zeros((), columns[0].dtype)), axis=1)
+
+
+def _sums_over_columns(leaves: Sequence[base.Array]) -> list[base.Array]:
+    """The squares of every leaf [..., C], summed to [C], in one type of at least float32."""
+    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
+    squares = [jnp.atleast_1d(jnp.square(leaf.astype(dtype))) for leaf in leaves]
+    return [jnp.sum(square, axis=tuple(range(square.ndim - 1))) for square in squares]
+
+
 def _scale_by_trust_ratio(coefficient: float = 1e-3) -> optax.GradientTransformation:
     """Multiplies the updates of adapted kernels by coefficient |W| / |update|, or by 1 where a norm is 0.
 
@@ -139,16 +163,11 @@ def _scale_by_trust_ratio(coefficient: float = 1e-3) -> optax.GradientTransforma
     an accelerator its two hundred norms take as many kernels again.
     """
 
-    def norms(leaves: Sequence[base.Array]) -> base.Array:
-        is_wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
-        dtype = jnp.float64 if is_wide else jnp.float32
-        return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf.astype(dtype))) for leaf in leaves]))
-
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(updates)
         if not leaves:
             return updates, state
-        of_updates, of_params = norms(leaves), norms(jax.tree.leaves(params))
+        of_updates, of_params = (jnp.sqrt(_sums_of_squares(tree)) for tree in (leaves, jax.tree.leaves(params)))
         usable = (of_updates > 0) & (of_params > 0)
         ratios = jnp.where(usable, coefficient * of_params / jnp.where(usable, of_updates, 1.0), 1.0)
         scaled = [leaf * ratios[i].astype(leaf.dtype) for i, leaf in enumerate(leaves)]

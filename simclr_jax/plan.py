@@ -125,7 +125,7 @@ def measure(config: Mapping[str, Any], shape: assemble.DataShape, *, kind: str) 
     size, num_views = config["augment"]["size"], config["augment"]["num_views"]
     # In groups, however many, a BatchNorm is not folded into the convolution before it.
     bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
-    folded = hardware.find(kind).platform == "cuda"
+    folded = assemble.folds_batch_norm(config, on_gpu=hardware.find(kind).platform == "cuda")
     encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, bn_folded=folded)
     method = assemble.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
     sizes = assemble.run_length(config, num_examples=shape.num_examples)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import augment, data, features, methods, models, page, probes, progress, runlog, sharding
+from simclr_jax import augment, compiled, data, features, methods, models, page, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
@@ -33,6 +33,7 @@ def main(*, workdir: str, output: str | None) -> int:
         base.InputError: no run, or it has no checkpoint yet.
     """
     progress.quiet_libraries()
+    compiled.keep()
     folder = runlog.require_run(workdir)
     target = pathlib.Path(output) if output else folder / "report.html"
     config, results = runlog.read_config(folder), runlog.read_results(folder)

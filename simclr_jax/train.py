@@ -18,6 +18,7 @@ from simclr_jax import (
     assemble,
     base,
     checkpoint,
+    compiled,
     data,
     features,
     feed,
@@ -76,6 +77,7 @@ def main(
         base.InputError: a value of the config is not valid, or the workdir belongs to another config.
     """
     progress.quiet_libraries()
+    compiled.keep()
     with launch.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
         if not peers.is_main:
             progress.mute()
@@ -156,7 +158,8 @@ class LoopSettings(NamedTuple):
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
     max_resident_gigabytes: see `feed.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`. bn_group: over
     which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
-    `sharding.state_placement`.
+    `sharding.state_placement`. folded_bn: see `assemble.folds_batch_norm`.
+    deterministic: see `assemble.compiler_options`.
     """
 
     batch_size: int
@@ -170,13 +173,17 @@ class LoopSettings(NamedTuple):
     num_chunks: int = 1
     bn_group: str = "global"
     parameter_sharding: str = "replicated"
+    folded_bn: bool = True
+    deterministic: bool = False
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
     sharding.check_parameter_sharding(settings.parameter_sharding)
-    numbers = {**settings._asdict(), "max_resident_gigabytes": 1, "bn_group": 1, "parameter_sharding": 1}
-    for name, value in numbers.items():
+    others = ("max_resident_gigabytes", "bn_group", "parameter_sharding", "folded_bn", "deterministic")
+    for name, value in settings._asdict().items():
+        if name in others:
+            continue
         smallest = 0.0 if name == "evaluate_every_epochs" else 1
         if name == "num_epochs" and not value > 0:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simclr_jax import base
+from simclr_jax import base, optim
 
 LoadBatch = Callable[[Any, base.Array, base.Array], base.Batch]
 LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Array]]
@@ -191,7 +191,7 @@ def make_train_step(
         metrics = {
             **metrics,
             "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": optim.global_norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         return base.TrainState(state.step + 1, params, method_state, opt_state), metrics

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests leave the user's cache of compiled programs alone; those of it name a folder of their own.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")
 
 import jax
 

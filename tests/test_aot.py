@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import aot as bench
-from simclr_jax import aot, assemble, base, hardware, hlo
+from simclr_jax import aot, assemble, base, hardware, hlo, sharding
 from simclr_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,6 +55,47 @@ ENTRY %main (x.1: f32[8,128], n: s32[]) -> (f32[8,128], /*index=1*/bf16[8,128]) 
   ROOT %result = (f32[8,128]{1,0}, bf16[8,128]{1,0}) tuple(%y.1, %fusion.1)
 }
 """.replace("TURNS", 'backend_config={"known_trip_count":{"n":"4"}}')
+
+
+def lowered(recipe, monkeypatch, encoder):
+    """The text of a recipe's program as it would go to a GPU's compiler."""
+    monkeypatch.setattr(sharding, "is_gpu", lambda mesh: True)
+    config = config_lib.load_file(recipe).to_dict()
+    config["train"].update(batch_size=8, deterministic=True, steps_per_dispatch=1)
+    config["encoder"].update(encoder)
+    config["augment"]["loop"] = "vmap"  # as on accelerators
+    mesh, shape = sharding.make_mesh(1), SHAPE._replace(num_examples=64)
+    program = assemble.make_program(config, mesh, shape=shape, steps_per_dispatch=1, seed=0)
+    arguments = assemble.abstract_arguments(program, mesh, shape=shape, batch_size=8, steps_per_dispatch=1)
+    return program.train_steps.lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "encoder"),
+    [("imagenet_resnet50", {"name": "resnet10"}), ("cifar10", {"name": "resnet10", "dtype": "float32"})],
+)
+def test_a_step_leaves_the_order_of_no_sum_open(recipe, encoder, monkeypatch):
+    text = lowered(recipe, monkeypatch, encoder)
+    assert "stablehlo.convolution" in text
+    # Atomic additions, on a GPU.
+    assert "select_and_scatter" not in text and "stablehlo.scatter" not in text
+    adds = jax.jit(lambda x, i: jnp.zeros(4).at[i].add(x)).lower(jnp.ones(9), jnp.zeros(9, jnp.int32)).as_text()
+    assert "stablehlo.scatter" in adds  # what the check would see
+
+
+def test_only_a_gpu_is_asked_for_the_same_bits():
+    config = {"train": {"deterministic": True}}
+    assert assemble.compiler_options(config, on_gpu=True) == {"xla_gpu_deterministic_ops": True}
+    assert assemble.compiler_options(config, on_gpu=False) is None
+    assert assemble.compiler_options({"train": {"deterministic": False}}, on_gpu=True) is None
+
+
+@pytest.mark.parametrize(("on_gpu", "asked", "folds"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_batch_norm_is_folded_on_gpus_unless_the_config_says_no(monkeypatch, on_gpu, asked, folds):
+    monkeypatch.setattr(sharding, "is_gpu", lambda mesh: on_gpu)
+    config = config_lib.load_file("imagenet_resnet50").to_dict()
+    config["train"]["folded_bn"] = asked
+    assert assemble.make_encoder(config, sharding.make_mesh(1)).norm.folded is folds
 
 
 def test_a_program_is_read_as_xla_prints_it():

@@ -25,8 +25,9 @@ ALLOWED = {
     "base": set(),
     **{room: {"base"} for room in GROUND},
     "config": {"base"},
+    "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
-    "train_step": {"base", "augment"},
+    "train_step": {"base", "augment", "optim"},
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
@@ -36,7 +37,7 @@ ALLOWED = {
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
-        | {"assemble", "estimate", "aot"}
+        | {"assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
     "__main__": {"base", "config"},

@@ -1,6 +1,7 @@
 """Schedules and optimizers against the reference's recorded runs."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,17 @@ def test_the_golden_run_has_tensors_of_norm_zero():
     kernels = [name for name in LARS_NAMES if name.endswith("kernel")]
     assert any(not LARS[f"init/{name}"].any() for name in kernels)
     assert any(not LARS[f"grads/{name}"].any() for name in kernels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_the_global_norm_is_that_of_all_numbers_together(dtype):
+    random = np.random.default_rng(0)
+    shapes = [(), (3,), (7, 5), (3, 3, 4, 8), (1, 1, 2, 1)]
+    tree = {str(i): jnp.asarray(random.normal(size=shape), dtype) for i, shape in enumerate(shapes)}
+    expected = math.sqrt(math.fsum(float(x) ** 2 for leaf in tree.values() for x in np.ravel(np.asarray(leaf, float))))
+    norm = jax.jit(optim.global_norm)(tree)
+    assert norm.dtype == jnp.float32
+    assert float(norm) == pytest.approx(expected, rel=2e-6)  # float32 sums of some 400 terms
 
 
 def test_lars_excludes_what_the_reference_excludes():

@@ -65,14 +65,16 @@ def test_steps_and_rates_are_those_of_the_papers(imagenet):
     assert larger["linear"] == pytest.approx(9.6) and larger["sqrt"] == pytest.approx(0.075 * math.sqrt(8192))
 
 
-def test_the_roofline_is_the_one_derived_by_hand(imagenet):
+# Statistics of groups cannot be folded.
+@pytest.mark.parametrize("plain", [{"bn_group": "device"}, {"folded_bn": False}], ids=str)
+def test_the_roofline_is_the_one_derived_by_hand(imagenet, plain):
     """11.2 thousand views a second for a plain ResNet-50 on an H200, by a per-layer table that counts edges otherwise.
 
     Folding saves 5A and costs 3X of the 20 wide convolutions: A is 7.02 and X 2.1 million elements of two bytes, 58 MB
     of 4.3 TB/s, so that 89.3 us a view become 75.9.
     """
     config = config_lib.load_file("imagenet_resnet50").to_dict()
-    config["train"]["bn_group"] = "device"  # statistics of groups cannot be folded
+    config["train"].update(plain)
     plain = plan.measure(config, plan.data_shape(config, hardware.find("h200")), kind="h200")[0]
     assert 1024 / estimate.times(plain, placed()).roofline == pytest.approx(11200, rel=0.03)
     assert 1024 / imagenet["modelled"]["times"]["roofline"] == pytest.approx(1e6 / 75.9, rel=0.04)

@@ -68,6 +68,7 @@ def started(
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
                 "SIMCLR_LAUNCH_TIMEOUT": "60",
                 # The tasks of one process compile the same programs again.
+                "JAX_ENABLE_COMPILATION_CACHE": "1",
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 **more,

@@ -32,6 +32,7 @@ def settings(*overrides: str) -> dict:
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "simclr_jax", "train", "--config=smoke", f"--workdir={workdir}"]
     cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -151,7 +151,9 @@ def _normalize_relu_forward(
 ) -> tuple[tuple[Array, Array, Array], tuple[Any, ...]]:
     scale, bias = affine
     wide = x.astype(scale.dtype)
-    mean, square = _sums(wide, jnp.square(wide), parts) / (x.size // x.shape[-1])
+    count = x.size // x.shape[-1]
+    total, squares = _sums(wide, jnp.square(wide), parts)
+    mean, square = total / count, squares / count
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     deviation = jax.lax.rsqrt(variance + epsilon)
     y = jnp.maximum((wide - mean) * (deviation * scale) + bias, 0.0).astype(x.dtype)
@@ -170,8 +172,8 @@ def _normalize_relu_backward(
     # Behind barriers, and asked in two ways, XLA makes anew in each pass what it would write down once for all.
     x, cotangent = jax.lax.optimization_barrier((x, cotangents[0]))
     centred, d = counted(x, cotangent, x.astype(mean.dtype) * slope > mean * slope - bias)
-    sums = _sums(d, d * centred, parts)
-    x, cotangent, (total, along) = jax.lax.optimization_barrier((x, cotangent, sums))
+    total, along = _sums(d, d * centred, parts)
+    x, cotangent = jax.lax.optimization_barrier((x, cotangent))
     centred, d = counted(x, cotangent, (x.astype(mean.dtype) - mean) * slope + bias > 0)
     x_gradient = slope * (d - total / count - centred * (jnp.square(deviation) * along / count))
     return x_gradient.astype(x.dtype), (deviation * along, total)
@@ -194,10 +196,13 @@ def _relu_backward(y: Array, cotangent: Array) -> tuple[Array]:
 relu.defvjp(lambda x: (relu(x),) * 2, _relu_backward)
 
 
-def _sums(x: Array, y: Array, parts: int) -> Array:
-    """[2, C]: the sums of both over all axes but the last, in one pass, and in one exchange between devices."""
+def _sums(x: Array, y: Array, parts: int) -> tuple[Array, Array]:
+    """The sums [C] of both over all axes but the last, in one pass, and in one exchange between devices."""
     zero, shape = jnp.zeros((), x.dtype), (parts, -1, x.shape[-1])
-    sums = jax.lax.reduce(
+    x, y = jax.lax.reduce(
         (x.reshape(shape), y.reshape(shape)), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (1,)
     )
-    return jnp.sum(jnp.stack(sums, axis=1), axis=0)
+    if parts == 1:  # to stack them would be a kernel of its own
+        return x[0], y[0]
+    x, y = jnp.sum(jnp.stack((x, y), axis=1), axis=0)
+    return x, y

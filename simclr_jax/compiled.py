@@ -1,0 +1,45 @@
+"""Compiled programs, kept on disk from one start to the next.
+
+JAX keeps them where it is told to; this says where if nobody else has. An entry is found again by the program, its
+options and the versions of JAX and XLA, which JAX sees to, and by the processor, which is seen to here: programs for a
+CPU hold instructions that another one may lack.
+"""
+
+import hashlib
+import pathlib
+import platform
+
+import jax
+
+from simclr_jax.data import cache
+
+# Some hundreds of programs for a CPU, some tens for a GPU; what was used longest ago goes first.
+MAX_BYTES = 2 * 2**30
+
+
+def keep() -> None:
+    """Lets JAX keep compiled programs in the user's cache folder, in at most `MAX_BYTES`.
+
+    Does nothing where JAX has been told a folder (JAX_COMPILATION_CACHE_DIR) or to keep none
+    (JAX_ENABLE_COMPILATION_CACHE=0), and where the folder cannot be written: a run is never refused for it.
+    """
+    told, is_on = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if told or not is_on:
+        return
+    folder = cache.default_folder() / "compiled" / processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def processor() -> str:
+    """A name for this kind of processor: its architecture and a digest of what it says that it can do."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    abilities = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    told = "\n".join(abilities) or platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
