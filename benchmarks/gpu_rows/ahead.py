@@ -1,7 +1,7 @@
 """What XLA's own compiler says of the rows' full-size programs for a GPU that is not here: memory and traffic, no time.
 
 Needs the extra aot-gpu; `python benchmarks/gpu_suite.py --predict` prints the table of docs/gpu.md. The compiler
-refuses what does not fit or, with the deterministic row's XLA_FLAGS, what has no deterministic form.
+refuses what does not fit and, with `train.deterministic`, what has no deterministic form.
 """
 
 import contextlib
@@ -38,8 +38,10 @@ def _programs() -> Iterator[tuple[str, str, settings.Config, Any]]:
     nothing = contextlib.nullcontext()
     whole = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH)
     yield "`resnet50`", settings.RESNET50, whole, nothing
-    apart = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH)
-    yield "`folded`: BatchNorm apart", settings.RESNET50, apart, steps.unfolded(apart)
+    apart = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH, folded_bn=False)
+    yield "`folded`: BatchNorm apart", settings.RESNET50, apart, nothing
+    same = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH, deterministic=True)
+    yield "`deterministic`, ResNet-50", settings.RESNET50, same, nothing
     corners = mock.patch.object(augment, "make_simclr_views", steps.corners)
     yield "`shares`: corners for views", settings.RESNET50, whole, corners
     frozen = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH)

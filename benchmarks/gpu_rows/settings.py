@@ -61,8 +61,7 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
     from simclr_jax import assemble, estimate, hardware, models, sharding
     from simclr_jax import config as config_lib
 
-    section = {key: value for key, value in config["encoder"].items() if key != "folded_bn"}
-    plain = {**section, "padding": "torchvision", "norm": "batch"}
+    plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
     encoder = config_lib.call(models.make_encoder, {"encoder": plain}, "encoder", bn_groups=1)
     method = assemble.make_method(encoder, config, sharding.make_mesh(1), num_classes=0)
     network = estimate.measure(method, _state(method, config), size=config["augment"]["size"])

@@ -3,7 +3,6 @@
 Images are noise on the device; views, network, loss, LARS and the donated state are those of the config.
 """
 
-import contextlib
 import functools
 import hashlib
 import time
@@ -156,18 +155,8 @@ def cifar(job: Job) -> Iterator[Figure]:
 
 def folded(job: Job) -> Iterator[Figure]:
     """The step with BatchNorm apart from the convolutions before it; "resnet50" has the wide ones folded."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
-    with unfolded(config):
-        yield measure("resnet50, BatchNorm not folded", prepare(settings.RESNET50, config, job), job)
-
-
-@contextlib.contextmanager
-def unfolded(config: settings.Config) -> Iterator[None]:
-    """Changes `config`, or while it lasts what `assemble` takes the devices for, so that nothing is folded."""
-    if "folded_bn" in config["encoder"]:
-        config["encoder"]["folded_bn"] = "off"
-    with mock.patch.object(sharding, "is_gpu", lambda mesh: False):
-        yield
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, folded_bn=False)
+    yield measure("resnet50, BatchNorm not folded", prepare(settings.RESNET50, config, job), job)
 
 
 def shares(job: Job) -> Iterator[Figure]:
@@ -216,18 +205,27 @@ def chunked(job: Job) -> Iterator[Figure]:
 
 
 def deterministic(job: Job) -> Iterator[Figure]:
-    """The steps by deterministic kernels (the row's XLA_FLAGS), and whether two runs end with the same bits."""
-    for name, figure_name, batch_size in (
-        (settings.CIFAR, "cifar 512, deterministic", CIFAR_BATCHES[0]),
-        (settings.RESNET50, "resnet50, deterministic", RESNET50_BATCH),
+    """The steps with `train.deterministic`, and whether two runs end with the same bits."""
+    yield from _repeated("deterministic", job, deterministic=True)
+
+
+def excluded(job: Job) -> Iterator[Figure]:
+    """The same by the row's XLA_FLAGS, which leave XLA free to time the kernels that are left."""
+    yield from _repeated("by excluded kernels", job)
+
+
+def _repeated(words: str, job: Job, **train: Any) -> Iterator[Figure]:
+    for name, title, batch_size in (
+        (settings.CIFAR, f"cifar 512, {words}", CIFAR_BATCHES[0]),
+        (settings.RESNET50, f"resnet50, {words}", RESNET50_BATCH),
     ):
-        prepared = prepare(name, settings.load(name, job, batch_size=batch_size), job)
+        prepared = prepare(name, settings.load(name, job, batch_size=batch_size, **train), job)
         per_dispatch = prepared.config["train"]["steps_per_dispatch"]
         dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
         digests = {digest(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2)}
         same, steps = len(digests) == 1, dispatches * per_dispatch
         note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
-        yield measure(figure_name, prepared, job, same_bits=same, note=note)
+        yield measure(title, prepared, job, same_bits=same, note=note)
 
 
 def digest(state: base.TrainState) -> str:
