@@ -95,9 +95,9 @@ def _refuse(message: str) -> int:
 
 def predict() -> int:
     """Prints what the compiler for the H200 says of the rows' programs, where it is installed."""
+    os.environ.update({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"})  # before JAX is imported
     from simclr_jax import aot
 
-    os.environ.update({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"})
     if not aot.is_installed("h200"):
         return _refuse(
             "--predict needs the GPU's compiler; it is not installed. Use pip install 'simclr-jax[aot-gpu]'."
