@@ -59,7 +59,7 @@ ROWS: dict[str, Row] = {
     "torch_loss": Row("torch_parts", "loss", "torch: NT-Xent in a few lines, lightly's", 20, ("torch",), _TORCH),
     "lars": Row("parts", "lars", "LARS ours, optax's with masks, plain SGD", 25),
     "pool": Row("parts", "pool", "the stem's max-pool, ours and Flax's", 20),
-    "excluded": Row("steps", "excluded", "the same by an XLA flag that lets XLA time kernels", 90, (), _EXCLUDED),
+    "excluded": Row("steps", "excluded", "the same by a flag that lets XLA time kernels", 60, (), _EXCLUDED),
     "large_loss": Row("parts", "large_loss", "NT-Xent, 262,144 and 1,048,576 rows, blockwise", 40),
 }
 

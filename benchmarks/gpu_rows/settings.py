@@ -5,6 +5,7 @@
 """
 
 import copy
+import functools
 import json
 import math
 import pathlib
@@ -58,13 +59,10 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
     overlaps. Shortcuts are torchvision's, so that ours and torch's have one ceiling: our ResNet-18 has a projection
     more, which the ceiling leaves out. Without rates there are FLOPs only.
     """
-    from simclr_jax import assemble, estimate, hardware, models, sharding
-    from simclr_jax import config as config_lib
+    from simclr_jax import estimate, hardware
 
     plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
-    encoder = config_lib.call(models.make_encoder, {"encoder": plain}, "encoder", bn_groups=1)
-    method = assemble.make_method(encoder, config, sharding.make_mesh(1), num_classes=0)
-    network = estimate.measure(method, _state(method, config), size=config["augment"]["size"])
+    network = _network(json.dumps([plain, config["method"], config["augment"]["size"]]))
     facts = {"flops": float(network.train_flops)}
     if flops and bandwidth:
         nothing = hardware.DEVICES["cpu"]
@@ -73,14 +71,18 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
     return facts
 
 
-def _state(method: Any, config: Config) -> Any:
-    """The shapes of a training state without an optimizer."""
+@functools.cache
+def _network(text: str) -> Any:
+    """`estimate.Network` of [section encoder, section method, side of a view] as JSON; tracing it takes a second."""
     import jax
     import optax
 
-    from simclr_jax import train_step
+    from simclr_jax import assemble, estimate, models, sharding, train_step
 
-    size = config["augment"]["size"]
-    return jax.eval_shape(
+    section, method_section, size = json.loads(text)
+    encoder = models.make_encoder(**section)
+    method = assemble.make_method(encoder, {"method": method_section}, sharding.make_mesh(1), num_classes=0)
+    state = jax.eval_shape(
         lambda: train_step.init_state(method, optax.sgd(0.1), jax.random.key(0), views_shape=(2, 2, size, size, 3))
     )
+    return estimate.measure(method, state, size=size)

@@ -206,26 +206,26 @@ def chunked(job: Job) -> Iterator[Figure]:
 
 def deterministic(job: Job) -> Iterator[Figure]:
     """The steps with `train.deterministic`, and whether two runs end with the same bits."""
-    yield from _repeated("deterministic", job, deterministic=True)
+    config = settings.load(settings.CIFAR, job, batch_size=CIFAR_BATCHES[0], deterministic=True)
+    yield _repeated("cifar 512, deterministic", prepare(settings.CIFAR, config, job), job)
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, deterministic=True)
+    yield _repeated("resnet50, deterministic", prepare(settings.RESNET50, config, job), job)
 
 
 def excluded(job: Job) -> Iterator[Figure]:
     """The same by the row's XLA_FLAGS, which leave XLA free to time the kernels that are left."""
-    yield from _repeated("by excluded kernels", job)
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+    yield _repeated("resnet50, by excluded kernels", prepare(settings.RESNET50, config, job), job)
 
 
-def _repeated(words: str, job: Job, **train: Any) -> Iterator[Figure]:
-    for name, title, batch_size in (
-        (settings.CIFAR, f"cifar 512, {words}", CIFAR_BATCHES[0]),
-        (settings.RESNET50, f"resnet50, {words}", RESNET50_BATCH),
-    ):
-        prepared = prepare(name, settings.load(name, job, batch_size=batch_size, **train), job)
-        per_dispatch = prepared.config["train"]["steps_per_dispatch"]
-        dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
-        digests = {digest(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2)}
-        same, steps = len(digests) == 1, dispatches * per_dispatch
-        note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
-        yield measure(title, prepared, job, same_bits=same, note=note)
+def _repeated(figure_name: str, prepared: Prepared, job: Job) -> Figure:
+    """The figure of a step, and whether two runs of it end with the same bits."""
+    per_dispatch = prepared.config["train"]["steps_per_dispatch"]
+    dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
+    digests = {digest(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2)}
+    same, steps = len(digests) == 1, dispatches * per_dispatch
+    note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
+    return measure(figure_name, prepared, job, same_bits=same, note=note)
 
 
 def digest(state: base.TrainState) -> str:

@@ -29,7 +29,6 @@ SHARES = {
     "resnet50, batch 4096 in chunks": ("resnet50", "slower"),
     "views 32": ("cifar 512", "alone"),
     "cifar 512, deterministic": ("cifar 512", "slower"),
-    "cifar 512, by excluded kernels": ("cifar 512", "slower"),
 }
 _WORDS = {"alone": "{:.1%} of the step", "saved": "{:.1%} of the step saved", "slower": "{:+.1%} time a view"}
 
