@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
 
-.PHONY: demo test test-all test-processes test-convert parity bench race recorded-runs gpu-memory aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite race recorded-runs gpu-memory aot aot-small lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report.
 demo: $(VENV)/.demo
@@ -37,6 +37,11 @@ parity: $(VENV)/.bench
 # With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
 bench: $(VENV)/.bench
 	$(VENV)/bin/python benchmarks/bench_all.py $(ARGS)
+
+# Measures on a GPU in nine minutes what is claimed of one; docs/gpu.md. With ARGS=--tiny a test of it on a CPU. VENV must
+# have JAX for CUDA; without a network, run the script with any Python that has it.
+gpu-suite: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/gpu_suite.py $(ARGS)
 
 # On a GPU, nine minutes a call; the same command goes on (docs/gpu_runs.md). For NVIDIA first: pip install 'jax[cuda12]' in the
 # VENV. With ARGS="--data_name=... --data_dir=..." for data elsewhere, ARGS=--tiny to prove it on a CPU.

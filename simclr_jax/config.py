@@ -1,8 +1,13 @@
 """From the command line to a locked ConfigDict and plain flag values; the only home of ml_collections in the package.
 
+`call` needs plain dicts only, so ml_collections and absl are imported where a command line or a config file is read:
+a program assembled from recorded settings runs where neither is installed.
+
 A config is a Python file with `get_config()`. It is named by path or, for those that ship with the package, by its bare
 name; `:ARG` behind it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value.
 """
+
+from __future__ import annotations
 
 import difflib
 import importlib.machinery
@@ -13,12 +18,12 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from absl import flags
-from ml_collections import config_dict, config_flags
+from typing import TYPE_CHECKING, Any
 
 from simclr_jax import base
+
+if TYPE_CHECKING:
+    from ml_collections import config_dict
 
 
 def parse_flags(
@@ -34,6 +39,9 @@ def parse_flags(
     Raises:
         base.InputError: for anything the user got wrong: one line that lists what is valid.
     """
+    from absl import flags
+    from ml_collections import config_flags
+
     values = flags.FlagValues()
     for name, default in names.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
@@ -116,6 +124,8 @@ def _take_config_flag(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def _get_config(spec: str) -> config_dict.ConfigDict:
     """The locked config that NAME_OR_PATH[:ARG] names."""
+    from ml_collections import config_dict
+
     name, colon, arg = spec.partition(":")
     path = str(shipped_configs().get(name, name))
     if not os.path.isfile(path):
@@ -150,6 +160,8 @@ def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
 
 def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> None:
     """Raises InputError for an override of a key that the config does not have, listing the keys it has."""
+    from ml_collections import config_dict
+
     overrides = [re.sub(r"^--?(no)?config\.", "", word).partition("=")[0] for word in words if _is_override(word)]
     for override in overrides:
         section, seen = config, list[str]()
@@ -181,6 +193,8 @@ def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any
 
 def _flat(config: config_dict.ConfigDict) -> dict[str, Any]:
     """section.key -> value."""
+    from ml_collections import config_dict
+
     flat: dict[str, Any] = {}
     for key, value in config.items():
         inner = _flat(value) if isinstance(value, config_dict.ConfigDict) else None

@@ -229,7 +229,7 @@ def times(network: Network, placement: Placement) -> Times:
     """The time of a step by the roofline and latency model of docs/plan.md; NaN for a device without figures."""
     device, devices = hardware.find(placement.kind), placement.devices
     rows = placement.num_views * placement.batch_size / devices
-    roofline = rows * sum(_layer_seconds(layer, device) for layer in network.layers)
+    roofline = rows * view_seconds(network, device)
     # A forward pass more if it runs in chunks: once for the projections, once for the gradients.
     roofline *= 4 / 3 if placement.num_chunks > 1 else 1
     expected = roofline / _EXPECTED_SHARE
@@ -245,6 +245,11 @@ def times(network: Network, placement: Placement) -> Times:
         loss=_loss_seconds(network, placement),
         gradients=0.0 if alone else max(0.0, reduced - expected * 2 / 3),
     )
+
+
+def view_seconds(network: Network, device: hardware.Device) -> float:
+    """Seconds of one view there and back by the roofline, at the rates that `device` reaches; no layer overlaps."""
+    return sum(_layer_seconds(layer, device) for layer in network.layers)
 
 
 def _loss_seconds(network: Network, placement: Placement) -> float:

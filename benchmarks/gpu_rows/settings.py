@@ -1,0 +1,88 @@
+"""What is measured: the shipped configs as plain values, their tiny forms, and the ceilings of their networks.
+
+`benchmarks/gpu_settings.json` holds the configs, because a machine lent for a measurement may lack ml_collections;
+`python benchmarks/gpu_suite.py --settings` makes it anew, and a test holds it equal to the configs.
+"""
+
+import copy
+import functools
+import json
+import math
+import pathlib
+from typing import Any
+
+from benchmarks.gpu_rows.figures import Job
+
+FILE = pathlib.Path(__file__).parents[1] / "gpu_settings.json"
+RESNET50, CIFAR = "imagenet_resnet50", "cifar10"
+Config = dict[str, Any]
+
+
+def from_configs() -> str:
+    """The text of gpu_settings.json, from the configs themselves; needs ml_collections."""
+    from simclr_jax import config as config_lib
+
+    return json.dumps({name: config_lib.load_file(name).to_dict() for name in (RESNET50, CIFAR)}, indent=1) + "\n"
+
+
+def load(name: str, job: Job, **train: Any) -> Config:
+    """The config `name`, its section `train` changed by `train`; for a tiny job the network and images are tiny."""
+    config: Config = copy.deepcopy(json.loads(FILE.read_text())[name])
+    config["train"].update(train)
+    if job.tiny:
+        config["encoder"].update(name="resnet10", width_multiplier=0.125)
+        config["method"].update(head_dim=16)
+        config["augment"].update(size=32 if name == RESNET50 else 16)
+        config["train"]["batch_size"] = min(config["train"]["batch_size"], 8)
+        config["train"]["steps_per_dispatch"] = min(config["train"]["steps_per_dispatch"], 2)
+    return config
+
+
+def canvas(name: str, job: Job) -> int:
+    """Side of the images that views are cut from, pixels: as large as the recipe keeps them in memory."""
+    if job.tiny:
+        return 40 if name == RESNET50 else 16
+    return int(json.loads(FILE.read_text())[name]["data"]["canvas_size"] or 32)
+
+
+def num_images(name: str, batch_size: int, job: Job) -> int:
+    """Images that live on the device: all of CIFAR-10, of larger ones two batches of 512."""
+    if job.tiny:
+        return 4 * batch_size
+    return 50_000 if name == CIFAR else max(1024, batch_size)
+
+
+def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> dict[str, float]:
+    """{"ceiling": views/s, "flops": of one view} of the network by the roofline of docs/plan.md at these rates.
+
+    Every layer takes as long as its arithmetic or its traffic, BatchNorm passes stand apart from convolutions, nothing
+    overlaps. Shortcuts are torchvision's, so that ours and torch's have one ceiling: our ResNet-18 has a projection
+    more, which the ceiling leaves out. Without rates there are FLOPs only.
+    """
+    from simclr_jax import estimate, hardware
+
+    plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
+    network = _network(json.dumps([plain, config["method"], config["augment"]["size"]]))
+    facts = {"flops": float(network.train_flops)}
+    if flops and bandwidth:
+        nothing = hardware.DEVICES["cpu"]
+        here = nothing._replace(reached_flops=flops, reached_bandwidth=bandwidth, link=math.nan)
+        facts["ceiling"] = 1 / estimate.view_seconds(network, here)
+    return facts
+
+
+@functools.cache
+def _network(text: str) -> Any:
+    """`estimate.Network` of [section encoder, section method, side of a view] as JSON; tracing it takes a second."""
+    import jax
+    import optax
+
+    from simclr_jax import assemble, estimate, models, sharding, train_step
+
+    section, method_section, size = json.loads(text)
+    encoder = models.make_encoder(**section)
+    method = assemble.make_method(encoder, {"method": method_section}, sharding.make_mesh(1), num_classes=0)
+    state = jax.eval_shape(
+        lambda: train_step.init_state(method, optax.sgd(0.1), jax.random.key(0), views_shape=(2, 2, size, size, 3))
+    )
+    return estimate.measure(method, state, size=size)

@@ -1,0 +1,236 @@
+"""Whole training steps of ours: the program of a shipped config, compiled and run as `simclr-jax train` runs it.
+
+Images are noise on the device; views, network, loss, LARS and the donated state are those of the config.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.gpu_rows import figures, settings
+from benchmarks.gpu_rows.figures import Figure, Job
+from simclr_jax import assemble, augment, base, estimate, feed, sharding
+from simclr_jax.data import imageset
+
+RESNET50_BATCH = 512
+CIFAR_BATCHES = (512, 1024, 4096)
+CHUNKED_BATCH, CHUNKED_COUNT = 4096, 8
+DETERMINISTIC_STEPS = 20
+
+
+class Prepared(NamedTuple):
+    """A program that is ready to run: what `assemble` made, compiled, with its data on the device."""
+
+    name: str
+    config: settings.Config
+    program: assemble.Program
+    compiled: Any
+    feed: feed.Feed
+    key: jax.Array
+    compile_seconds: float
+
+    @property
+    def images(self) -> int:
+        """In one dispatch."""
+        return int(self.config["train"]["batch_size"] * self.config["train"]["steps_per_dispatch"])
+
+    def init(self) -> base.TrainState:
+        """A state before the first update."""
+        state: base.TrainState = sharding.jit_once(
+            self.program.init, sharding.make_mesh(1), placement=self.program.placement
+        )()
+        return state
+
+
+def noise(count: int, side: int) -> imageset.ImageSet:
+    """Images of random bytes; beyond 1024 large ones they repeat, which no layer notices."""
+    unique = min(count, 1024) if side > 64 else count
+    pixels = np.random.default_rng(0).integers(0, 256, (unique, side, side, 3), np.uint8)
+    images = np.resize(pixels, (count, side, side, 3))
+    sizes, labels = np.full((count, 2), side, np.int32), np.zeros(count, np.int32)
+    return imageset.ImageSet(images, sizes, labels, ("noise",), (), "noise", ())
+
+
+def lower(name: str, config: settings.Config, job: Job, *, mesh: Any) -> tuple[assemble.Program, Any]:
+    """(the program, lowered for the devices of `mesh`), which need not be here."""
+    train, side = config["train"], settings.canvas(name, job)
+    steps, batch_size = train["steps_per_dispatch"], train["batch_size"]
+    shape = assemble.DataShape(settings.num_images(name, batch_size, job), 1, (side, side), is_streamed=False)
+    program = assemble.make_program(config, mesh, shape=shape, steps_per_dispatch=steps, seed=0)
+    arguments = assemble.abstract_arguments(program, mesh, shape=shape, batch_size=batch_size, steps_per_dispatch=steps)
+    return program, program.train_steps.lower(*arguments)  # type: ignore[attr-defined]
+
+
+def prepare(name: str, config: settings.Config, job: Job) -> Prepared:
+    """Compiles the program and puts its data on the device."""
+    mesh, train = sharding.make_mesh(1), config["train"]
+    start = time.perf_counter()
+    program, lowered = lower(name, config, job, mesh=mesh)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    count, side = settings.num_images(name, train["batch_size"], job), settings.canvas(name, job)
+    shape = (train["steps_per_dispatch"], train["batch_size"])
+    rows = feed.make_resident_feed(noise(count, side), mesh, seed=0, shape=shape)
+    return Prepared(name, config, program, compiled, rows, sharding.make_key(mesh, 0), seconds)
+
+
+def advance(prepared: Prepared, state: base.TrainState, dispatches: int, *, first: int = 0) -> Any:
+    """(state, metrics) after some dispatches, which are not waited for."""
+    train, metrics = prepared.config["train"], {}
+    count = jnp.asarray(train["steps_per_dispatch"], jnp.int32)
+    for number in range(first, first + dispatches):
+        source, indices = prepared.feed.draw(number * train["steps_per_dispatch"])
+        state, metrics = prepared.compiled(state, prepared.key, source, indices, count)
+    return state, metrics
+
+
+def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Figure:
+    """The figure of a whole step: views a second, ceiling, memory, seconds of compiling."""
+    held: list[Any] = [prepared.init(), {}, 0]
+
+    def run(steps: int) -> None:
+        held[:2] = advance(prepared, held[0], steps, first=held[2])
+        held[2] += steps
+        jax.block_until_ready(held[1])
+
+    times = figures.clock(run, job)
+    planned = figures.planned_bytes(prepared.compiled)
+    views = prepared.config["augment"]["num_views"] * prepared.images
+    return figures.rate(
+        figure_name,
+        times,
+        amount=views,
+        views=views,
+        batch=prepared.config["train"]["batch_size"],
+        steps_per_dispatch=prepared.config["train"]["steps_per_dispatch"],
+        planned_bytes=planned,
+        peak_bytes=peak_bytes(),
+        modelled_bytes=modelled_bytes(prepared, job),
+        compile_seconds=round(prepared.compile_seconds, 1),
+        loss=float(held[1]["loss"][-1]),
+        **settings.ceiling(prepared.config, flops=job.flops, bandwidth=job.bandwidth),
+        **facts,
+    )
+
+
+def peak_bytes() -> int | None:
+    """The most device memory this process has held at a time; None where the backend does not tell (CPU)."""
+    stats = jax.local_devices()[0].memory_stats()
+    return None if not stats else stats.get("peak_bytes_in_use")
+
+
+def modelled_bytes(prepared: Prepared, job: Job) -> int:
+    """What `simclr-jax plan` would say of the step's memory, see docs/plan.md."""
+    config, program = prepared.config, prepared.program
+    batch_size, num_chunks = config["train"]["batch_size"], config["train"]["num_chunks"]
+    network = estimate.measure(program.method, jax.eval_shape(program.init), size=config["augment"]["size"])
+    name = prepared.name
+    source = 3 * settings.num_images(name, batch_size, job) * settings.canvas(name, job) ** 2
+    form = "dense" if batch_size <= 1024 else "blockwise"
+    placement = estimate.Placement("cpu", 1, batch_size, source, num_chunks=num_chunks, loss=form)
+    return estimate.peak_bytes(network, placement)
+
+
+def resnet50(job: Job) -> Iterator[Figure]:
+    """The recipe's whole step at batch 512."""
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+    yield measure("resnet50", prepare(settings.RESNET50, config, job), job)
+
+
+def cifar(job: Job) -> Iterator[Figure]:
+    """The CIFAR-10 recipe from 50,000 images on the device, ten updates a dispatch, at three batch sizes."""
+    for batch_size in CIFAR_BATCHES:
+        config = settings.load(settings.CIFAR, job, batch_size=batch_size)
+        figure = measure(f"cifar {batch_size}", prepare(settings.CIFAR, config, job), job)
+        minutes = 1000 * 2 * 50_000 / figure["value"] / 60
+        yield {**figure, "minutes_for_1000_epochs": minutes, "note": f"1000 epochs: {minutes:.1f} min"}
+
+
+def folded(job: Job) -> Iterator[Figure]:
+    """The step with BatchNorm apart from the convolutions before it; "resnet50" has the wide ones folded."""
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, folded_bn=False)
+    yield measure("resnet50, BatchNorm not folded", prepare(settings.RESNET50, config, job), job)
+
+
+def shares(job: Job) -> Iterator[Figure]:
+    """The step without its views, with BatchNorm by its moving averages, and the loss alone."""
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+    with mock.patch.object(augment, "make_simclr_views", corners):
+        yield measure("resnet50 without views", prepare(settings.RESNET50, config, job), job)
+    config["encoder"]["norm"] = "frozen"
+    prepared = prepare(settings.RESNET50, config, job)
+    yield measure("resnet50, BatchNorm frozen", prepared, job)
+    z = jax.random.normal(jax.random.key(0), (config["train"]["batch_size"], 2, config["method"]["head_dim"]))
+    yield figures.duration("loss of the step", figures.clock(_loss(prepared.program.method, z), job))
+
+
+@functools.wraps(augment.make_simclr_views)
+def corners(*, size: int, num_views: int = 2, **settings_of_views: Any) -> base.MakeViews:
+    """The least that views can be: every view is a corner of its image, as float."""
+    del settings_of_views
+
+    def make_views(key: base.Array, images: base.Array, sizes: base.Array, positions: base.Array) -> base.Array:
+        del key, sizes, positions
+        return jnp.stack([images[:, :size, :size].astype(jnp.float32) / 255] * num_views, axis=1)
+
+    return make_views
+
+
+def _loss(method: base.Method, z: jax.Array) -> figures.Run:
+    """The method's loss and its gradient with respect to the projections."""
+    step = jax.jit(jax.value_and_grad(lambda z: method.loss({"z": z}, {})[0]))
+
+    def run(steps: int) -> None:
+        result = None
+        for _ in range(steps):
+            result = step(z)
+        jax.block_until_ready(result)
+
+    return run
+
+
+def chunked(job: Job) -> Iterator[Figure]:
+    """The paper's batch of 4096 images on one device, 512 images in the network at a time."""
+    chunks = 2 if job.tiny else CHUNKED_COUNT
+    config = settings.load(settings.RESNET50, job, batch_size=CHUNKED_BATCH, num_chunks=chunks)
+    note = f"{chunks} chunks; the forward pass runs twice"
+    yield measure("resnet50, batch 4096 in chunks", prepare(settings.RESNET50, config, job), job, note=note)
+
+
+def deterministic(job: Job) -> Iterator[Figure]:
+    """The steps with `train.deterministic`, and whether two runs end with the same bits."""
+    config = settings.load(settings.CIFAR, job, batch_size=CIFAR_BATCHES[0], deterministic=True)
+    yield _repeated("cifar 512, deterministic", prepare(settings.CIFAR, config, job), job)
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, deterministic=True)
+    yield _repeated("resnet50, deterministic", prepare(settings.RESNET50, config, job), job)
+
+
+def excluded(job: Job) -> Iterator[Figure]:
+    """The same by the row's XLA_FLAGS, which leave XLA free to time the kernels that are left."""
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+    yield _repeated("resnet50, by excluded kernels", prepare(settings.RESNET50, config, job), job)
+
+
+def _repeated(figure_name: str, prepared: Prepared, job: Job) -> Figure:
+    """The figure of a step, and whether two runs of it end with the same bits."""
+    per_dispatch = prepared.config["train"]["steps_per_dispatch"]
+    dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
+    digests = {digest(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2)}
+    same, steps = len(digests) == 1, dispatches * per_dispatch
+    note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
+    return measure(figure_name, prepared, job, same_bits=same, note=note)
+
+
+def digest(state: base.TrainState) -> str:
+    """sha256 over the bytes of all arrays of a state."""
+    whole = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        whole.update(np.asarray(leaf).tobytes())
+    return whole.hexdigest()
