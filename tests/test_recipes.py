@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from simclr_jax import assemble
+
 from tests.test_processes import CAP_SECONDS, free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -125,7 +127,8 @@ def test_the_kubernetes_recipe_is_consistent():
 
 @pytest.mark.slow
 def test_xla_knows_every_flag_that_is_recommended():
-    flags = sorted(set(re.findall(r"--xla_\w+=\w+", TEXT)))
+    options = assemble.compiler_options({"train": {"deterministic": True}}, on_gpu=True)
+    flags = sorted({*re.findall(r"--xla_\w+=\w+", TEXT), *(f"--{name}=true" for name in options or {})})
     assert len(flags) >= 3
     for given, good in ((flags, True), (["--xla_gpu_no_such_flag=true"], False)):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(given)}
