@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pytest
 
 from simclr_jax import assemble
-
 from tests.test_processes import CAP_SECONDS, free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
