@@ -27,7 +27,7 @@ ALLOWED = {
     "config": {"base"},
     "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
-    "train_step": {"base", "augment", "optim"},
+    "train_step": {"base", "optim"},
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
