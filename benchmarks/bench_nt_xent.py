@@ -219,7 +219,7 @@ def work(name: str, batch_size: int, repeats: int) -> None:
     z = projections(batch_size)
     call, ready, read = IMPLEMENTATIONS[name](z)
     # Measured before it is checked: a call before would leave the allocator's pages behind.
-    numbers = timing.measure(call, repeats=repeats, ready=ready)
+    numbers = timing.measure(call, repeats=repeats, ready=ready, seconds=0.1)
     loss, gradient = read(call())
     numbers["values"] = [loss, *(float(np.linalg.norm(part)) for part in (gradient, gradient[:, 0], gradient[0]))]
     if batch_size <= 1024:

@@ -44,7 +44,12 @@ class Job(NamedTuple):
 
 
 def measure(
-    call: Callable[[], Any], *, repeats: int, ready: Callable[[Any], Any] = lambda result: result, uncounted: int = 1
+    call: Callable[[], Any],
+    *,
+    repeats: int,
+    ready: Callable[[Any], Any] = lambda result: result,
+    uncounted: int = 1,
+    seconds: float = 0.0,
 ) -> dict:
     """CPU and wall milliseconds of `repeats` calls after `uncounted` ones, and the peak of memory in MB.
 
@@ -53,6 +58,8 @@ def measure(
         repeats: counted calls.
         ready: waits until a result is there.
         uncounted: calls before, 0 where the caller has made some itself.
+        seconds: if the counted calls take less than this together, more are made: single calls of some milliseconds
+            tell of the clock and of the caches, not of the work.
 
     Returns:
         "cpu_ms" and "wall_ms" of every counted call, "peak_mb", the largest resident size meanwhile, and "extra_mb",
@@ -63,7 +70,7 @@ def measure(
     for _ in range(uncounted):
         ready(call())
     cpu, wall = [], []
-    for _ in range(repeats):
+    while len(wall) < repeats or sum(wall) < 1e3 * seconds:
         start = time.process_time(), time.perf_counter()
         ready(call())
         cpu.append(1e3 * (time.process_time() - start[0]))
