@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+# Of the images whose share of a kernel's gradient is taken at once: what a core's own cache holds.
+_CACHED_BYTES = 2**20
+
 
 def _plain_convolution(x: Array, kernel: Array, strides: int) -> Array:
     before = (kernel.shape[0] - 1) // 2
@@ -23,10 +26,10 @@ def _convolution(x: Array, kernel: Array, *, strides: int = 1, padding: Any, **d
 def convolve(x: Array, kernel: Array, strides: int) -> Array:
     """x [N, H, W, C] with a square kernel [k, k, C, F], padded as `Conv` says: [N, ceil(H/strides), ..., F].
 
-    The gradient is that of JAX. On a CPU it is written as convolutions with the axes in their usual order, which gives
-    the same bits: XLA's CPU backend brings other orders into its fast form only outside of loops, so that JAX's
-    own gradient takes some seventy times as long in a loop over chunks or updates. A kernel of 1x1 is a matrix product
-    there, the same up to the order of sums, whose gradient in the kernel takes a fifth of the time of a convolution's.
+    The gradient is that of JAX. On a CPU that in x is written as a convolution with the axes in their usual order,
+    which gives the same bits: XLA's CPU backend brings other orders into its fast form only outside of loops, so that
+    JAX's own gradient takes some seventy times as long in a loop over chunks or updates. That in the kernel is a sum of
+    matrix products there, and a kernel of 1x1 one product altogether, the same up to the order of sums.
     """
     return _convolve_forward(x, kernel, strides)[0]
 
@@ -73,25 +76,51 @@ def _gradients_of_product(x: Array, kernel: Array, cotangent: Array, *, strides:
 
 def _gradients_in_usual_order(x: Array, kernel: Array, cotangent: Array, *, strides: int) -> tuple[Array, Array]:
     size = kernel.shape[0]
-    before = (size - 1) // 2
+    start = size - 1 - (size - 1) // 2
     # With strides the cotangent's rows lie apart, with zeros between: so many rows they span.
     spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
-    apart = (strides, strides)
-    ends = [span + size - 1 - length - before for span, length in zip(spans, x.shape[1:3], strict=True)]
-    kernel_gradient = _convolution(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        padding=[(before, end) for end in ends],
-        rhs_dilation=apart,
-    ).transpose(1, 2, 0, 3)
-    start = size - 1 - before
     x_gradient = _convolution(
         cotangent,
         jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
         padding=[(start, length + size - 1 - start - span) for span, length in zip(spans, x.shape[1:3], strict=True)],
-        lhs_dilation=apart,
+        lhs_dilation=(strides, strides),
     )
-    return x_gradient, kernel_gradient
+    return x_gradient, _kernel_gradient(x, cotangent, size=size, strides=strides)
+
+
+def _kernel_gradient(x: Array, cotangent: Array, *, size: int, strides: int) -> Array:
+    """[size, size, C, F]: for every tap the product of the pixels under it with the cotangent.
+
+    Image by image, or by so many images as stay in the cache: as one convolution both arrays would have to be turned,
+    which takes longer than the products.
+    """
+    num, features = cotangent.shape[0], cotangent.shape[-1]
+    dtype = jnp.dtype(jnp.float32) if x.dtype.itemsize < 4 else x.dtype
+    most = max(_CACHED_BYTES // (x.size // num * x.dtype.itemsize), 1)
+    group = max(count for count in range(1, min(most, num) + 1) if num % count == 0)
+    before = (size - 1) // 2
+    spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
+    edges = [
+        (before, max(span + size - 1 - before - length, 0)) for span, length in zip(spans, x.shape[1:3], strict=True)
+    ]
+
+    def add_products(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
+        padded, rows = jnp.pad(pair[0], ((0, 0), *edges, (0, 0))), pair[1].reshape(-1, features)
+        products = [
+            jax.lax.dot_general(
+                padded[:, i : i + spans[0] : strides, j : j + spans[1] : strides].reshape(-1, x.shape[-1]),
+                rows,
+                (((0,), (0,)), ((), ())),
+                preferred_element_type=dtype,
+            )
+            for i in range(size)
+            for j in range(size)
+        ]
+        return total + jnp.stack(products), None
+
+    groups = [array.reshape(num // group, group, *array.shape[1:]) for array in (x, cotangent)]
+    total, _ = jax.lax.scan(add_products, jnp.zeros((size * size, x.shape[-1], features), dtype), tuple(groups))
+    return total.reshape(size, size, x.shape[-1], features).astype(x.dtype)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

@@ -91,11 +91,14 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
+# All images at once, and one after the other.
+@pytest.mark.parametrize("cached_bytes", [2**20, 1])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "size"),
     [(3, 1, (6, 5)), (3, 2, (6, 7)), (7, 2, (8, 9)), (1, 2, (6, 5)), (1, 1, (4, 4)), (2, 2, (5, 4))],
 )
-def test_the_gradient_of_a_convolution_is_that_of_jax_bit_for_bit(kernel_size, strides, size):
+def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size, cached_bytes, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHED_BYTES", cached_bytes)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, *size, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 4, 5)), jnp.float32)
@@ -113,11 +116,27 @@ def test_the_gradient_of_a_convolution_is_that_of_jax_bit_for_bit(kernel_size, s
         return y, *pull_back(jnp.cos(y))
 
     ours = run(lambda x, kernel: convolution.convolve(x, kernel, strides), x, kernel)
-    for a, b in zip(ours, run(theirs, x, kernel), strict=True):
-        if kernel.shape[0] > 1:
+    for number, (a, b) in enumerate(zip(ours, run(theirs, x, kernel), strict=True)):
+        if kernel.shape[0] > 1 and number < 2:
             np.testing.assert_array_equal(a, b)
-        else:  # a matrix product, which takes its sums in another order
+        else:  # matrix products, which take their sums in another order
             np.testing.assert_allclose(a, b, rtol=0, atol=3e-7 * np.sqrt(x.size) * np.abs(b).max())
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_gradient_in_a_kernel_of_bfloat16_is_rounded_once(strides, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHED_BYTES", 1)  # as many partial sums as there are images
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((64, 8, 8, 4), (3, 3, 4, 5)))
+
+    @jax.jit
+    def gradient(x, kernel):
+        y, pull_back = jax.vjp(lambda kernel: convolution.convolve(x, kernel, strides), kernel)
+        return pull_back(jnp.ones_like(y))[0]
+
+    exact = gradient(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    # Half a unit in the last of 8 bits, and float32's rounding of the sums.
+    np.testing.assert_allclose(gradient(x, kernel).astype(jnp.float32), exact, rtol=2**-8, atol=1e-4)
 
 
 def test_convolutions_inside_a_loop_keep_the_order_of_axes_that_is_fast_on_a_cpu():
