@@ -1,6 +1,6 @@
 """What is measured: the shipped configs as plain values, their tiny forms, and the ceilings of their networks.
 
-`benchmarks/gpu_settings.json` holds the configs, because a machine lent for a measurement may lack ml_collections;
+`benchmarks/gpu_settings.json` holds the configs, because a machine that is only measured on may lack ml_collections;
 `python benchmarks/gpu_suite.py --settings` makes it anew, and a test holds it equal to the configs.
 """
 
