@@ -32,7 +32,8 @@ class SelectiveKernel(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, features]; normalisation and ReLU are inside."""
         norm = norms.make_norm(self.dtype, train, self.norm)
-        both = layers.Conv(2 * self.features, 3, self.strides, self.dtype, name="conv")(x)
+        parts = self.norm.num_parts
+        both = layers.Conv(2 * self.features, 3, self.strides, self.dtype, num_parts=parts, name="conv")(x)
         both = norm(name="bn")(both, relu=True)
         first, second = jnp.split(both, 2, axis=-1)
         squeezed = jnp.mean(first + second, axis=(1, 2), keepdims=True)

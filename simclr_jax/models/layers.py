@@ -27,6 +27,7 @@ class Conv(nn.Module):
     """Convolution whose padding depends on the kernel only: (k-1)//2 before and the rest after.
 
     With stride 1 this is SAME; with stride 2 it is not, and Flax's SAME would shift the windows of even sizes.
+    num_parts: of how many runs of rows, each on a device of its own, a batch consists; see `convolution.convolve`.
     """
 
     features: int
@@ -34,6 +35,7 @@ class Conv(nn.Module):
     strides: int = 1
     dtype: str = "float32"
     use_bias: bool = False
+    num_parts: int = 1
 
     @nn.compact
     def __call__(self, x: Array, *, only_kernel: bool = False) -> Array:
@@ -42,7 +44,8 @@ class Conv(nn.Module):
         kernel: Array = self.param("kernel", nn.initializers.lecun_normal(), shape, state_dtype(self.dtype))
         if only_kernel:
             return kernel
-        y = convolution.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = convolution.convolve(x, kernel, self.strides, parts=self.num_parts)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,), state_dtype(self.dtype)).astype(y.dtype)

@@ -50,7 +50,8 @@ class Stem(nn.Module):
             convolutions = [(self.features, 7, 2)]
         x = images
         for number, (features, kernel_size, strides) in enumerate(convolutions, start=1):
-            x = layers.Conv(features, kernel_size, strides, self.dtype, name=f"conv{number}")(x)
+            parts = self.norm.num_parts
+            x = layers.Conv(features, kernel_size, strides, self.dtype, num_parts=parts, name=f"conv{number}")(x)
             x = norm(name=f"bn{number}")(x, relu=True)
         if self.kind == "cifar":
             return x
@@ -96,7 +97,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, features]."""
         norm = norms.make_norm(self.dtype, train, self.norm)
-        conv = functools.partial(layers.Conv, self.features, dtype=self.dtype)
+        conv = functools.partial(layers.Conv, self.features, dtype=self.dtype, num_parts=self.norm.num_parts)
         residual = x
         if self.project:
             smooth = self.sk_ratio > 0
@@ -128,7 +129,7 @@ class BottleneckBlock(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """[N, H, W, C] -> [N, H/strides, W/strides, 4*features]."""
         norm = norms.make_norm(self.dtype, train, self.norm)
-        conv = functools.partial(layers.Conv, dtype=self.dtype)
+        conv = functools.partial(layers.Conv, dtype=self.dtype, num_parts=self.norm.num_parts)
         wide = self.expansion * self.features
         residual = x
         if self.project:

@@ -91,16 +91,16 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
-# All images at once, and one after the other.
-@pytest.mark.parametrize("cached_bytes", [2**20, 1])
+# All images at once, one after the other, and one after the other in three parts.
+@pytest.mark.parametrize(("cached_bytes", "parts"), [(2**20, 1), (1, 1), (1, 3)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "size"),
     [(3, 1, (6, 5)), (3, 2, (6, 7)), (7, 2, (8, 9)), (1, 2, (6, 5)), (1, 1, (4, 4)), (2, 2, (5, 4))],
 )
-def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size, cached_bytes, monkeypatch):
+def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size, cached_bytes, parts, monkeypatch):
     monkeypatch.setattr(convolution, "_CACHED_BYTES", cached_bytes)
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(3, *size, 4)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(6, *size, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 4, 5)), jnp.float32)
     before = (kernel_size - 1) // 2
     padding = [(before, kernel_size - 1 - before)] * 2
@@ -115,7 +115,7 @@ def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size
         y, pull_back = jax.vjp(convolve, x, kernel)
         return y, *pull_back(jnp.cos(y))
 
-    ours = run(lambda x, kernel: convolution.convolve(x, kernel, strides), x, kernel)
+    ours = run(lambda x, kernel: convolution.convolve(x, kernel, strides, parts=parts), x, kernel)
     for number, (a, b) in enumerate(zip(ours, run(theirs, x, kernel), strict=True)):
         if kernel.shape[0] > 1 and number < 2:
             np.testing.assert_array_equal(a, b)
