@@ -219,7 +219,7 @@ Google names v4 and v5p slices by TensorCores, two a chip: 64 chips of v5p are i
 ## Memory
 
 Arguments + outputs - those that reuse an argument's memory + temporaries, of one device. JAX takes 75 % of a GPU by
-default: above that set `XLA_PYTHON_CLIENT_MEM_FRACTION=0.92`. A program that is too large for a TPU's memory is made to
+default: above that set `XLA_CLIENT_MEM_FRACTION=0.92`. A program that is too large for a TPU's memory is made to
 fit by computing some values twice, which the model does not know: on 32 x v5e it says that 8192 does not fit.
 """.splitlines()
 _HEAD.append("")

@@ -194,8 +194,9 @@ def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed in another way or took too long.
     """
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    share = {"XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment = pieces.child_environment(share)
+    environment.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # its old name, which JAX refuses beside the new one
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
     try:
         done = subprocess.run(

@@ -28,11 +28,7 @@ _COLORS = {"ours": "#0072b2", "peer": "#d55e00"}  # also told apart by those who
 # Small enough for a minute on a quiet CPU; what is measured means nothing.
 TINY_TARGET = 0.4
 TINY = {
-    "data.name": "photo-patches",
-    "split.label_fraction": 0.1,
-    "encoder.name": "resnet10",
-    "encoder.width_multiplier": 0.125,
-    "encoder.dtype": "float32",
+    **pieces.TINY,
     "method.head_width": 32,
     "train.batch_size": 64,
     "train.num_epochs": 6.0,

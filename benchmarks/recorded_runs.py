@@ -34,11 +34,7 @@ PEERS = (
     ("lightly's benchmark page, best epoch on the test set, RTX A6000", 200, "-", "84.8", "-", "87"),
 )
 TINY = {
-    "data.name": "photo-patches",
-    "split.label_fraction": 0.1,
-    "encoder.name": "resnet10",
-    "encoder.width_multiplier": 0.125,
-    "encoder.dtype": "float32",
+    **pieces.TINY,
     "train.batch_size": 128,
     "train.log_every_steps": 1,
     "schedule.warmup_epochs": 0.2,

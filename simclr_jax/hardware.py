@@ -41,7 +41,7 @@ class Device(NamedTuple):
 
 
 # The driver, the collectives' buffers and fragmentation take the rest. JAX's own default is 0.75 of a GPU:
-# XLA_PYTHON_CLIENT_MEM_FRACTION raises it.
+# XLA_CLIENT_MEM_FRACTION raises it.
 _GPU_USABLE, _TPU_USABLE = 0.92, 0.97
 _GPU_LATENCY = ((1, 0.0), (2, 12e-6), (8, 18e-6), (64, 45e-6), (512, 80e-6))
 _TPU_LATENCY = ((1, 0.0), (8, 8e-6), (64, 14e-6), (512, 30e-6))

@@ -1,6 +1,7 @@
-"""A fresh process with virtual CPU devices, for the tests of what several devices do."""
+"""Fresh processes: with virtual CPU devices, for tests of several devices; of the scripts in benchmarks/."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -19,3 +20,13 @@ def run_on_devices(num_devices: int, code: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_tiny(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The tiny form of a script of benchmarks/, which must end well."""
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, f"benchmarks/{script}", "--tiny", *words]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done

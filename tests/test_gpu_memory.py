@@ -1,14 +1,11 @@
 """The search for the largest batch: its steps, its results and its going on with fake tries; the tiny form is slow."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks import gpu_memory, pieces
-from tests import test_architecture as architecture
+from tests.devices import run_tiny
 
 
 @pytest.mark.parametrize("start", [8, 96, 1000, 4096, 100_000])
@@ -111,13 +108,5 @@ def test_a_worker_that_is_killed_or_out_of_memory_is_no_failure(monkeypatch, tmp
 
 @pytest.mark.slow
 def test_the_tiny_form_finds_what_fits_its_budget():
-    done = subprocess.run(
-        [sys.executable, "benchmarks/gpu_memory.py", "--tiny"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=architecture.ROOT,
-        env={**os.environ, "PYTHONPATH": str(architecture.ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tiny("gpu_memory.py")
     assert done.stdout.count("RESOURCE_EXHAUSTED") >= 2 and "| 2 chunks, streamed |" in done.stdout

@@ -1,13 +1,9 @@
 """The race: its order, its table and its picture with fake runs; the tiny form as a slow test."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from benchmarks import pieces, race
-from tests import test_architecture as architecture
+from tests.devices import run_tiny
 
 RUN = pieces.Summary(
     minutes=10.0,
@@ -104,14 +100,6 @@ def test_without_a_run_there_is_no_report(tmp_path):
 
 @pytest.mark.slow
 def test_the_tiny_form_stops_goes_on_and_reaches_its_target(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "benchmarks/race.py", "--tiny", f"--workdir={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=architecture.ROOT,
-        env={**os.environ, "PYTHONPATH": str(architecture.ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tiny("race.py", f"--workdir={tmp_path}")
     assert "Going on from step" in done.stderr and "| ours | 2 of 2 seeds |" in done.stdout
     assert {"race.png", "race.md"} <= {path.name for path in (tmp_path / "tiny").iterdir()}

@@ -1,8 +1,5 @@
 """Recorded runs: their order, their table and what is never written, with fake runs; packing a data set."""
 
-import os
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -10,7 +7,7 @@ import pytest
 
 from benchmarks import contest, pack_images, pieces, recorded_runs
 from simclr_jax import data, runlog
-from tests import test_architecture as architecture
+from tests.devices import run_tiny
 from tests.test_race import RUN
 
 SCORES = {"knn10": 0.831, "knn200": 0.842, "linear": 0.853}
@@ -117,15 +114,7 @@ def test_a_packed_data_set_is_read_as_it_was(tmp_path):
 @pytest.mark.slow
 def test_the_tiny_form_trains_scores_and_writes_nothing(tmp_path):
     before = contest.README.read_text()
-    done = subprocess.run(
-        [sys.executable, "benchmarks/recorded_runs.py", "--tiny", f"--workdir={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=architecture.ROOT,
-        env={**os.environ, "PYTHONPATH": str(architecture.ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tiny("recorded_runs.py", f"--workdir={tmp_path}")
     assert "| simclr_jax, photo-patches | 2 | 1 |" in done.stdout and contest.README.read_text() == before
     scores = runlog.read_results(tmp_path / "tiny" / "epochs2-seed0")["scores"]
     # More classes than two right by chance: 18 pictures, the features of a net that has hardly been trained.

@@ -1,7 +1,7 @@
 """What XLA's own compiler says of the rows' full-size programs for a GPU that is not here: memory and traffic, no time.
 
 Needs the extra aot-gpu; `python benchmarks/gpu_suite.py --predict` prints the table of docs/gpu.md. The compiler
-refuses what does not fit and, with `train.deterministic`, what has no deterministic form.
+refuses what does not fit.
 """
 
 import contextlib

@@ -4,7 +4,6 @@ Images are noise on the device; views, network, loss, LARS and the donated state
 """
 
 import functools
-import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 
 from benchmarks.gpu_rows import figures, settings
 from benchmarks.gpu_rows.figures import Figure, Job
-from simclr_jax import assemble, augment, base, estimate, feed, sharding
+from simclr_jax import assemble, augment, base, checkpoint, estimate, feed, sharding
 from simclr_jax.data import imageset
 
 RESNET50_BATCH = 512
@@ -111,19 +110,13 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         batch=prepared.config["train"]["batch_size"],
         steps_per_dispatch=prepared.config["train"]["steps_per_dispatch"],
         planned_bytes=planned,
-        peak_bytes=peak_bytes(),
+        peak_bytes=sharding.device_peak_bytes(),
         modelled_bytes=modelled_bytes(prepared, job),
         compile_seconds=round(prepared.compile_seconds, 1),
         loss=float(held[1]["loss"][-1]),
         **settings.ceiling(prepared.config, flops=job.flops, bandwidth=job.bandwidth),
         **facts,
     )
-
-
-def peak_bytes() -> int | None:
-    """The most device memory this process has held at a time; None where the backend does not tell (CPU)."""
-    stats = jax.local_devices()[0].memory_stats()
-    return None if not stats else stats.get("peak_bytes_in_use")
 
 
 def modelled_bytes(prepared: Prepared, job: Job) -> int:
@@ -222,15 +215,7 @@ def _repeated(figure_name: str, prepared: Prepared, job: Job) -> Figure:
     """The figure of a step, and whether two runs of it end with the same bits."""
     per_dispatch = prepared.config["train"]["steps_per_dispatch"]
     dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
-    digests = {digest(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2)}
-    same, steps = len(digests) == 1, dispatches * per_dispatch
+    one, other = (checkpoint.leaf_digests(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2))
+    same, steps = one == other, dispatches * per_dispatch
     note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
     return measure(figure_name, prepared, job, same_bits=same, note=note)
-
-
-def digest(state: base.TrainState) -> str:
-    """sha256 over the bytes of all arrays of a state."""
-    whole = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        whole.update(np.asarray(leaf).tobytes())
-    return whole.hexdigest()
