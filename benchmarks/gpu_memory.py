@@ -195,13 +195,11 @@ def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
         RuntimeError: it failed in another way or took too long.
     """
     share = {"XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment = pieces.child_environment(share)
-    environment.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # its old name, which JAX refuses beside the new one
+    # Beside it JAX refuses its old name, unless that is empty.
+    environment = pieces.child_environment({**share, "XLA_PYTHON_CLIENT_MEM_FRACTION": ""})
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"no result within {timeout:.0f} s") from error
     if done.returncode in (-9, 137):
