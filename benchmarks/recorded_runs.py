@@ -108,7 +108,7 @@ def score(folder: pathlib.Path) -> dict[str, float | int]:
     splits = [
         config_lib.call(data.load_split, config, "data", split=config["split"][name]) for name in ("train", "test")
     ]
-    _, variables = features.load_encoder_variables(folder / "checkpoints", which="latest")
+    _, variables = features.load_encoder_variables(folder, which="latest")
     encode = features.make_encode(
         config_lib.call(models.make_encoder, config, "encoder"),
         size=config["augment"]["size"],

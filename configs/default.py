@@ -85,6 +85,7 @@ def get_config() -> config_dict.ConfigDict:
     config.schedule.base_learning_rate = 0.3
     config.schedule.scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
     config.schedule.warmup_epochs = 10.0
+    config.schedule.restart_epochs = ()  # where both begin anew; "(100.0,)" makes a run of 100 epochs go on after its end
 
     # The training loop.
     config.train = config_dict.ConfigDict()
@@ -94,6 +95,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.folded_bn = True  # on GPUs, in bfloat16: wide 1x1 convolutions take in their BatchNorm
     config.train.deterministic = False  # on GPUs: the same bits in every run on the same kind and number of devices
     config.train.num_epochs = 100.0
+    config.train.stretch_schedule = False  # True = a run may go on with another num_epochs, at that schedule's rate
     config.train.steps_per_dispatch = 1  # updates per call of the device; more hides the host at small images
     config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 500

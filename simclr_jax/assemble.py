@@ -59,6 +59,8 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     sharding.check_parameter_sharding(train["parameter_sharding"])
     train_step.check_chunks(train["batch_size"], train_step.Chunks(train["num_chunks"], mesh.size))
     make_method(make_encoder(config, mesh), config, mesh, num_classes=2)
+    views = config["augment"]["num_views"]
+    methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views)
     config_lib.call(augment.make_simclr_views, config, "augment")
 
 
@@ -184,6 +186,18 @@ def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, nu
     if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are
         rest["mesh"] = mesh
     return config_lib.call(make, {"method": section}, "method", **rest)
+
+
+def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
+    """A line for people where views are larger than the images kept for them, "" where they are not."""
+    size = config["augment"]["size"]
+    if size <= max(canvas):
+        return ""
+    more = "" if config["data"]["canvas_size"] is None else f" Raise data.canvas_size from {max(canvas)} to keep more."
+    return (
+        f"Views of augment.size {size} pixels are cut from images of at most {max(canvas)} and enlarged: they show no "
+        f"more than smaller views would.{more}"
+    )
 
 
 def data_shape(image_set: data.ImageSet, *, is_streamed: bool) -> DataShape:

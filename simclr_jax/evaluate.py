@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import base, compiled, data, features, methods, models, probes, progress, runlog, sharding
+from simclr_jax import base, compiled, data, features, identity, methods, models, probes, progress, runlog, sharding
 from simclr_jax import config as config_lib
 
 
@@ -23,9 +23,9 @@ def main(*, workdir: str, checkpoint: str) -> int:
     progress.quiet_libraries()
     compiled.keep()
     folder = runlog.require_run(workdir)
-    config = runlog.read_config(folder)
+    config = identity.read_config(folder)
     probe = config_lib.call(probes.make_settings, config, "probe")
-    step, params, method_state = features.load_variables(folder / "checkpoints", which=checkpoint)
+    step, params, method_state = features.load_variables(folder, which=checkpoint)
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
     test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
     if not train_set.class_names:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from simclr_jax import base, features, models, progress, runlog
+from simclr_jax import base, features, identity, models, progress, runlog
 from simclr_jax import config as config_lib
 from simclr_jax.augment import views
 from simclr_jax.interop import card, torchvision, variables
@@ -65,8 +65,8 @@ def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) 
     # Absolute, so that "." and ".." have a name that a folder beside them can be called after.
     folder, target = runlog.require_run(workdir), pathlib.Path(os.path.abspath(output))
     _check_target(target)
-    config, results = runlog.read_config(folder), runlog.read_results(folder)
-    step, by_name = _load(folder / "checkpoints", which=checkpoint, head=head)
+    config, results = identity.read_config(folder), runlog.read_results(folder)
+    step, by_name = _load(folder, which=checkpoint, head=head)
     exported = _Exported(
         by_name,
         config_lib.call(models.make_encoder, config, "encoder"),

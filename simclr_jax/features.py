@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from simclr_jax import augment, base, checkpoint, data, sharding
+from simclr_jax import augment, base, checkpoint, data, runlog, sharding
 
 EncodeFn = Callable[[base.PyTree, data.ImageSet], np.ndarray]
 
@@ -76,18 +76,19 @@ def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]
     return {"params": params["encoder"], "batch_stats": method_state["batch_stats"].get("encoder", {})}
 
 
-def load_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, base.PyTree, base.PyTree]:
-    """(step, params, method_state) of the checkpoint `which`: "latest", "best" or a step number.
+def load_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, base.PyTree, base.PyTree]:
+    """(step, params, method_state) of the checkpoint `which` of a run: "latest", "best" or a step number.
 
     Raises:
         base.InputError: there is no such checkpoint, or it is damaged.
     """
-    with checkpoint.open_checkpoints(folder) as checkpoints:
+    folder = pathlib.Path(workdir) / "checkpoints"
+    if not checkpoint.has_steps(folder):
+        raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
+    with checkpoint.open_checkpoints(folder, read_only=True) as checkpoints:
         steps = sorted(checkpoints.all_steps())
-        if not steps:
-            raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
         if which == "best":
-            step = checkpoint.best_step(checkpoints)
+            step = checkpoint.best_step(checkpoints, runlog.read_scores(pathlib.Path(workdir)))
         elif which == "latest":
             step = steps[-1]
         elif which.isdigit() and int(which) in steps:
@@ -99,9 +100,9 @@ def load_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, base
     return step, state["params"], state["method_state"]
 
 
-def load_encoder_variables(folder: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
+def load_encoder_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
     """(step, variables of the encoder) of a checkpoint; see `load_variables`."""
-    step, params, method_state = load_variables(folder, which=which)
+    step, params, method_state = load_variables(workdir, which=which)
     return step, encoder_variables(params, method_state)
 
 

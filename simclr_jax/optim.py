@@ -4,6 +4,7 @@ Parameters are told apart by the names on their path in the tree: a leaf "kernel
 module called bn, bn1, proj_bn and so on is a BatchNorm, and "supervised_head" holds a classifier trained alongside.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -69,10 +70,13 @@ def make_schedule(
     num_epochs: float,
     warmup_epochs: float = 0.0,
     num_steps: int | None = None,
+    restart_epochs: Sequence[float] = (),
 ) -> optax.Schedule:
     """Learning rate as a function of the number of updates made: linear warm-up from 0, then a half cosine to 0.
 
-    The first update has learning rate 0 if there is a warm-up. Beyond the last step the rate stays 0.
+    The first update has learning rate 0 if there is a warm-up. Beyond the last step the rate stays 0. With restarts
+    the training is several such periods, one after the other: that is how a finished run is made longer without
+    changing the rates it has had.
 
     Args:
         base_learning_rate: see `peak_learning_rate`.
@@ -82,11 +86,13 @@ def make_schedule(
         num_epochs: length of the training.
         warmup_epochs: length of the warm-up, part of num_epochs.
         num_steps: length of the training in updates, in place of num_epochs.
+        restart_epochs: where warm-up and cosine begin anew, rising, each above 0 and below num_epochs.
 
     Raises:
-        InputError: unknown scaling, a value out of range, or a warm-up that does not end before the training does.
+        InputError: unknown scaling, a value out of range, or a warm-up that does not end before its period does.
 
-    Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2.
+    Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2. Restarts are an addition
+    (Loshchilov and Hutter 2017, with a warm-up in every period).
     """
     _check_range("base_learning_rate", base_learning_rate, low=0.0, remedy="0.3 for LARS, 0.001 for AdamW")
     _check_range("warmup_epochs", warmup_epochs, low=0.0, remedy="10.0, or 0.0 for none")
@@ -94,20 +100,45 @@ def make_schedule(
     peak = peak_learning_rate(base_learning_rate=base_learning_rate, batch_size=batch_size, scaling=scaling)
     warmup_steps = num_warmup_steps(num_examples=num_examples, batch_size=batch_size, warmup_epochs=warmup_epochs)
     total_steps = num_steps or num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs)
-    if warmup_steps >= total_steps:
+    starts = _period_starts(restart_epochs, num_examples=num_examples, batch_size=batch_size, num_steps=total_steps)
+    periods = list(zip(starts, [*starts[1:], total_steps], strict=True))
+    shortest = min(end - start for start, end in periods)
+    if warmup_steps >= shortest:
         raise base.InputError(
-            f"warm-up must end before the training; got {warmup_steps} warm-up steps and {total_steps} steps. "
+            f"warm-up must end before the training; got {warmup_steps} warm-up steps and {shortest} steps. "
             "Use fewer warmup_epochs or more epochs."
         )
+
+    def period(progress: jax.Array, length: int) -> jax.Array:
+        decayed = jnp.clip((progress - warmup_steps) / (length - warmup_steps), 0.0, 1.0)
+        cosine = peak * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+        return jnp.where(progress < warmup_steps, peak * progress / max(warmup_steps, 1), cosine)
 
     def schedule(step: jax.Array) -> jax.Array:
         # In the default float type: float32, or float64 under jax_enable_x64.
         progress = jnp.asarray(step).astype(float)
-        decayed = jnp.clip((progress - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        cosine = peak * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
-        return jnp.where(progress < warmup_steps, peak * progress / max(warmup_steps, 1), cosine)
+        rate = period(progress, periods[0][1])
+        for start, end in periods[1:]:
+            rate = jnp.where(progress >= start, period(progress - start, end - start), rate)
+        return rate
 
     return schedule
+
+
+def _period_starts(epochs: Sequence[float], *, num_examples: int, batch_size: int, num_steps: int) -> list[int]:
+    """The updates before which the schedule begins, the first being 0."""
+    numbers = all(isinstance(epoch, int | float) and not isinstance(epoch, bool) and epoch > 0 for epoch in epochs)
+    counted = (
+        [num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=epoch) for epoch in epochs]
+        if numbers
+        else []
+    )
+    if not numbers or any(a >= b for a, b in itertools.pairwise([0, *counted, num_steps])):
+        raise base.InputError(
+            f"schedule.restart_epochs must rise from above 0 to below num_epochs; got {tuple(epochs)}. "
+            'Write for example "(100.0,)" for a run of 100 epochs that goes on, or "()" for none.'
+        )
+    return [0, *counted]
 
 
 def _mask(applies: Callable[[Sequence[str]], bool]) -> Mask:

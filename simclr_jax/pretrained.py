@@ -7,19 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from simclr_jax import base, features, runlog
+from simclr_jax import base, checkpoint, features, identity, runlog
 
 _HEAD_KEYS = ("head_layers", "head_dim", "head_width")
 _OWN_KEYS = ("dtype", "norm", "remat")
 _VIEW_KEYS = ("size", "resize")
 
 
-def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
+def inherit(config: Mapping[str, Any], *, resumed: pathlib.Path | None = None) -> dict[str, Any]:
     """The config completed by the run that its section `init` names; unchanged if it names none.
 
     From that run come the encoder (but for its dtype and remat, which are about speed and memory, and for norm where
     both have BatchNorm, so that it may be frozen), the projection head's shape, and wherever this config leaves them
     open (None): the data set, its splits, and the size and resizing of images.
+
+    Args:
+        config: with a section `init`.
+        resumed: a workdir that may hold a run of this config. Once it has saved a state it needs the run that it
+            started from no more: if that is gone, what was taken over is read from the workdir's own config.
 
     Raises:
         base.InputError: `init.workdir` is not the folder of a run.
@@ -28,7 +33,7 @@ def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
     workdir = config["init"]["workdir"]
     if workdir is None:
         return completed
-    theirs = runlog.read_config(runlog.require_run(workdir))
+    theirs = identity.read_config(_source(workdir, resumed))
     own = {key: value for key, value in config["encoder"].items() if key in _OWN_KEYS}
     if "group" in (own.get("norm", "batch"), theirs["encoder"].get("norm", "batch")):
         own["norm"] = theirs["encoder"].get("norm", "batch")
@@ -39,6 +44,15 @@ def inherit(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in {"split": ("train", "test"), "augment": _VIEW_KEYS}.items():
         completed[section] |= {key: theirs[section][key] for key in keys if config[section][key] is None}
     return completed
+
+
+def _source(workdir: str, resumed: pathlib.Path | None) -> pathlib.Path:
+    """The run to inherit from: that in `workdir`, or one that has already inherited from it."""
+    if resumed is not None and not runlog.has_config(pathlib.Path(workdir)) and runlog.has_config(resumed):
+        has_state = checkpoint.has_steps(resumed / "checkpoints")
+        if has_state and runlog.read_config(resumed)["init"]["workdir"] == workdir:
+            return resumed
+    return runlog.require_run(workdir)
 
 
 def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainState:
@@ -55,7 +69,7 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
     Raises:
         base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
     """
-    _, params, method_state = features.load_variables(pathlib.Path(workdir) / "checkpoints", which=which)
+    _, params, method_state = features.load_variables(workdir, which=which)
     sources = {"params": params, "batch_stats": method_state["batch_stats"]}
 
     def take(path: tuple[Any, ...], leaf: base.Array) -> np.ndarray:

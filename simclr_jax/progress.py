@@ -34,7 +34,8 @@ def signal_name(number: int) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM only sets the yielded Stop, to be polled; a second one ends the process at once."""
+    """The first SIGINT, SIGTERM or SIGHUP only sets the yielded Stop, to be polled; a second one ends the process at
+    once. A SIGHUP that is ignored, as under nohup, stays so."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -43,7 +44,10 @@ def stop_signals() -> Iterator[Stop]:
         stop.number = number
         say(f"{stop.name}: saving after the current step (again: stop at once without saving)")
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
@@ -109,6 +113,10 @@ def mute() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' own remarks (orbax and absl are talkative) off the screen; errors still show."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
+    """Keeps the libraries' own remarks off the screen, those of their threads too.
+
+    What goes wrong in them is raised where we wait for them, and is said there once. Left alone, one disk that is full
+    makes Orbax and asyncio print a thousand lines.
+    """
+    for name in ("absl", "orbax", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -8,7 +8,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import augment, compiled, data, features, methods, models, page, probes, progress, runlog, sharding
+from simclr_jax import (
+    augment,
+    compiled,
+    data,
+    features,
+    identity,
+    methods,
+    models,
+    page,
+    probes,
+    progress,
+    runlog,
+    sharding,
+)
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
@@ -36,7 +49,7 @@ def main(*, workdir: str, output: str | None) -> int:
     compiled.keep()
     folder = runlog.require_run(workdir)
     target = pathlib.Path(output) if output else folder / "report.html"
-    config, results = runlog.read_config(folder), runlog.read_results(folder)
+    config, results = identity.read_config(folder), runlog.read_results(folder)
     metrics = runlog.read_metrics(folder)
     if not results.get("probes"):
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
@@ -66,7 +79,7 @@ def main(*, workdir: str, output: str | None) -> int:
 
 
 def _look(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[int, _Seen]:
-    step, variables = features.load_encoder_variables(folder / "checkpoints", which="latest")
+    step, variables = features.load_encoder_variables(folder, which="latest")
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
     test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
     views = {

@@ -11,7 +11,9 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import base
@@ -21,17 +23,21 @@ _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 
 class RunLog(NamedTuple):
-    """Open files of a run: the metrics file, a tensorboardX writer, and the seconds trained before this process."""
+    """Open files of a run: the metrics file, the TensorBoard events, and the seconds trained before this process.
+
+    warn: told, once, when a row could not be written; a log does not decide over the training.
+    """
 
     metrics: Any
     events: Any
     seconds_before: float
+    warn: Callable[[str], None]
 
 
 def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
     """The workdir as a path; InputError unless a run was started in it."""
     path = pathlib.Path(workdir)
-    if not (path / _CONFIG).is_file():
+    if not has_config(path):
         raise base.InputError(
             f"workdir must be the folder of a run (it holds {_CONFIG}); got {path}. "
             "Start one: simclr-jax train --config=demo --workdir=" + str(path)
@@ -39,28 +45,9 @@ def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Compares the config with that of the run which is there, if one is.
-
-    Raises:
-        base.InputError: the workdir was made with another config; the keys that differ are named.
-    """
-    path = workdir / _CONFIG
-    mine = json.loads(json.dumps(config))
-    if not path.exists():
-        return
-    theirs = json.loads(path.read_text())
-    old, new = flat(theirs), flat(mine)
-    changed = [
-        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} asked"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent")
-    ]
-    if changed:
-        raise base.InputError(
-            f"A workdir belongs to one config; {workdir} was made with another: {'; '.join(changed)}. "
-            "Use the same values to go on with that run, or another --workdir."
-        )
+def has_config(workdir: pathlib.Path) -> bool:
+    """Whether a run was started in the workdir."""
+    return (workdir / _CONFIG).is_file()
 
 
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -107,35 +94,70 @@ def lock_holder(workdir: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def open_log(workdir: pathlib.Path, *, resumed_step: int) -> Iterator[RunLog]:
+def open_log(
+    workdir: pathlib.Path, *, resumed_step: int, warn: Callable[[str], None] = warnings.warn
+) -> Iterator[RunLog]:
     """Opens the metrics for appending, dropping rows after `resumed_step`: they will be computed again."""
-    import tensorboardX
+    # The synchronous half of tensorboardX: its thread dies of a full disk, and whoever waits for it waits for ever.
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2
 
     path = workdir / _METRICS
     kept = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
     _write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-    events = tensorboardX.SummaryWriter(str(workdir), purge_step=resumed_step + 1 if resumed_step else None)
+    events = event_file_writer.EventsWriter(str(workdir / "events"))
+    if resumed_step:
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        events.write_event(event_pb2.Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
     with open(path, "a", buffering=1) as metrics:
+        log = RunLog(metrics, events, max((row.get("seconds", 0.0) for row in kept), default=0.0), _once(warn))
         try:
-            yield RunLog(metrics, events, max((row.get("seconds", 0.0) for row in kept), default=0.0))
+            yield log
         finally:
-            events.close()
+            with _not_deciding(log):
+                events.close()
 
 
 @contextlib.contextmanager
 def silent_log() -> Iterator[RunLog]:
     """A log that writes nothing, for the processes of a run which do not write."""
-    yield RunLog(None, None, 0.0)
+    yield RunLog(None, None, 0.0, warnings.warn)
 
 
 def write_metrics(log: RunLog, row: Mapping[str, float]) -> None:
     """Appends one row (it has a "step") to metrics.jsonl and to the TensorBoard events."""
     if log.metrics is None:
         return
-    log.metrics.write(json.dumps(row) + "\n")
-    for name, value in row.items():
-        if name != "step":
-            log.events.add_scalar(name, value, int(row["step"]))
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+
+    with _not_deciding(log):
+        log.metrics.write(json.dumps(row) + "\n")
+        now, step = time.time(), int(row["step"])
+        for name, value in row.items():
+            if name != "step":
+                event = event_pb2.Event(wall_time=now, step=step, summary=summary.scalar(name, value))
+                log.events.write_event(event)
+        log.events.flush()
+
+
+@contextlib.contextmanager
+def _not_deciding(log: RunLog) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warn(f"Metrics cannot be written, the training goes on without: {error.strerror or error}.")
+
+
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    said: list[str] = []
+
+    def warn_once(line: str) -> None:
+        if line not in said:
+            said.append(line)
+            warn(line)
+
+    return warn_once
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
@@ -146,6 +168,11 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
+
+
+def read_scores(workdir: pathlib.Path) -> dict[int, float]:
+    """Step -> kNN accuracy while training, of all steps that were evaluated."""
+    return {int(row["step"]): row["knn_accuracy"] for row in read_metrics(workdir) if "knn_accuracy" in row}
 
 
 def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:

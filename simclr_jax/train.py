@@ -22,6 +22,7 @@ from simclr_jax import (
     data,
     features,
     feed,
+    identity,
     launch,
     methods,
     pretrained,
@@ -78,10 +79,11 @@ def main(
     """
     progress.quiet_libraries()
     compiled.keep()
+    folder = pathlib.Path(workdir)
     with launch.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
         if not peers.is_main:
             progress.mute()
-        return run_in(pathlib.Path(workdir), pretrained.inherit(config), peers)
+        return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
 
 
 def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers) -> int:
@@ -90,13 +92,18 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers)
     peers.agree({"devices per process": sharding.local_summary()})
     with runlog.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
         if peers.is_main:
-            runlog.check_config(folder, config)
+            changes = identity.check_config(folder, config)
+            if changes:
+                progress.say(changes)
         run = build(config)
         peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
         # The lock's text tells a folder that all hosts share from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": runlog.lock_holder(folder)})
         if peers.is_main:
+            train_data = identity.describe(config["data"]["name"], run.train_set)
+            identity.check_data(folder, train_data)
             runlog.write_config(folder, config)
+            identity.write_data(folder, train_data)
         try:
             number = train(run, folder, stop, peers=peers)
         except readings.Diverged as error:
@@ -107,7 +114,8 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers)
             f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
         )
         return 128 + number
-    progress.say(f"Done. Next: simclr-jax evaluate --workdir={folder} && simclr-jax report --workdir={folder}")
+    evaluation = f"simclr-jax evaluate --workdir={folder} && " if (run.train_set.labels >= 0).any() else ""
+    progress.say(f"Done. Next: {evaluation}simclr-jax report --workdir={folder}")
     return 0
 
 
@@ -159,7 +167,7 @@ class LoopSettings(NamedTuple):
     max_resident_gigabytes: see `feed.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`. bn_group: over
     which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
     `sharding.state_placement`. folded_bn: see `assemble.folds_batch_norm`.
-    deterministic: see `assemble.compiler_options`.
+    deterministic: see `assemble.compiler_options`. stretch_schedule: see `identity.check_config`.
     """
 
     batch_size: int
@@ -175,15 +183,14 @@ class LoopSettings(NamedTuple):
     parameter_sharding: str = "replicated"
     folded_bn: bool = True
     deterministic: bool = False
+    stretch_schedule: bool = False
 
 
 def _checked(settings: LoopSettings) -> LoopSettings:
     """The settings; InputError for values that no run can have."""
     sharding.check_parameter_sharding(settings.parameter_sharding)
-    others = ("max_resident_gigabytes", "bn_group", "parameter_sharding", "folded_bn", "deterministic")
-    for name, value in settings._asdict().items():
-        if name in others:
-            continue
+    numbers = [name for name, kind in LoopSettings.__annotations__.items() if kind in (int, float)]
+    for name, value in ((name, getattr(settings, name)) for name in numbers):
         smallest = 0.0 if name == "evaluate_every_epochs" else 1
         if name == "num_epochs" and not value > 0:
             raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
@@ -211,9 +218,13 @@ def _load_splits(config: Mapping[str, Any], settings: LoopSettings) -> tuple[dat
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
             f"{len(train_set.images)}. An image met twice in a batch would be its own negative."
         )
-    if not settings.evaluate_every_epochs > 0:
+    if not settings.evaluate_every_epochs > 0 or not (train_set.labels >= 0).any():
+        return train_set, None  # unlabelled data need no test split
+    test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    if not (test_set.labels >= 0).any():
+        progress.say("No image of the test split has a label: kNN while training is left out.")
         return train_set, None
-    return train_set, config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    return train_set, test_set
 
 
 def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: launch.Peers) -> int:
@@ -222,18 +233,25 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: launch
     Returns:
         The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
     """
-    settings = run.settings
-    with checkpoint.open_checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
+    settings, folder = run.settings, workdir / "checkpoints"
+    scores = runlog.read_scores(workdir)
+    with checkpoint.open_checkpoints(folder, keep=settings.keep_checkpoints, scores=scores) as checkpoints:
         like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say, any_process=peers.any)
         state = _initial_state(run) if restored is None else restored
         step = int(state.step)
+        for later in [known for known in scores if known > step]:
+            del scores[later]  # their log is dropped, too, and they will be measured again
         _announce(run, step)
-        with runlog.open_log(workdir, resumed_step=step) if peers.is_main else runlog.silent_log() as log:
+        with contextlib.ExitStack() as stack:
+            opened = runlog.open_log(workdir, resumed_step=step, warn=progress.say)
+            log = stack.enter_context(opened if peers.is_main else runlog.silent_log())
             sizes = readings.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
             reader = readings.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
             with peers.noticing_loss():
-                return _loop(run, checkpoints, state, reader, stop)
+                return _loop(
+                    run, _Saver(checkpoints, like, scores, is_proven=restored is not None), state, reader, stop
+                )
 
 
 def _initial_state(run: Run) -> base.TrainState:
@@ -248,19 +266,33 @@ def _initial_state(run: Run) -> base.TrainState:
     )
 
 
-def _loop(
-    run: Run,
-    checkpoints: checkpoint.Checkpoints,
-    state: base.TrainState,
-    reader: readings.Reader,
-    stop: progress.Stop,
-) -> int:
+class _Saver:
+    """Where the loop leaves its states: the first one of a run is read back, and each one once evaluated is scored.
+
+    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept.
+    """
+
+    def __init__(
+        self, checkpoints: checkpoint.Checkpoints, like: base.TrainState, scores: dict[int, float], *, is_proven: bool
+    ):
+        self._checkpoints, self._like, self.scores = checkpoints, like, scores
+        self._is_proven = is_proven
+
+    def save(self, state: base.TrainState, step: int) -> None:
+        checkpoint.save(self._checkpoints, state, step=step)
+        if not self._is_proven:
+            checkpoint.read_back(self._checkpoints, self._like, step=step)
+            self._is_proven = True
+
+
+def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: readings.Reader, stop: progress.Stop) -> int:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
     vote = sharding.make_vote(run.mesh)
     step = int(state.step)
-    evaluate_every = max(round(settings.evaluate_every_epochs * len(run.train_set.images) / settings.batch_size), 1)
     stopped = 0
+    if _is_evaluated(run, step - settings.steps_per_dispatch, step) and step not in saver.scores:
+        _evaluate(run, reader, state, saver.scores)  # a run that was stopped between saving and evaluating
     while step < run.num_steps:
         with reader.waiting(step + 1):
             stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
@@ -271,41 +303,58 @@ def _loop(
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
-        # Not shortly before the last step, which is evaluated in any case.
-        due = readings.crosses(before, step, evaluate_every) and run.num_steps - step > evaluate_every // 2
-        evaluates = run.test_set is not None and (due or step >= run.num_steps)
+        evaluates = _is_evaluated(run, before, step)
         if evaluates or readings.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
+            with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
+                saver.save(state, step)
             with reader.waiting(step):
                 stopped = vote(stop.number)
-            score = _evaluate(run, reader, state) if evaluates and not stopped else None
-            with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
-                checkpoint.save(checkpoints, state, step=step, score=score)
+            if evaluates and not stopped:
+                _evaluate(run, reader, state, saver.scores)
     reader.flush()
     with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
-        checkpoint.save(checkpoints, state, step=step)  # where the loop ended, unless that was just saved
+        saver.save(state, step)  # where the loop ended, unless that was just saved
     return stopped
 
 
-def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState) -> float | None:
-    """kNN of the test split against the training split; None for unlabelled data."""
+def _is_evaluated(run: Run, before: int, step: int) -> bool:
+    """Whether kNN is due after the updates before + 1 ... step."""
+    if run.test_set is None or step <= 0:
+        return False
+    batches = len(run.train_set.images) / run.settings.batch_size
+    every = max(round(run.settings.evaluate_every_epochs * batches), 1)
+    # Not shortly before the last step, which is evaluated in any case.
+    return step >= run.num_steps or (readings.crosses(before, step, every) and run.num_steps - step > every // 2)
+
+
+def _evaluate(run: Run, reader: readings.Reader, state: base.TrainState, scores: dict[int, float]) -> None:
+    """kNN of the test split against the training split, over the labelled rows of both; logged, and kept as a score.
+
+    It is there to be looked at: what keeps it from being measured is said, and the training goes on.
+    """
     train_set, test_set = run.train_set, run.test_set
-    if test_set is None or not train_set.class_names:
-        return None
+    assert test_set is not None
     variables = features.encoder_variables(state.params, state.method_state)
-    with reader.paused():
-        predictions = probes.knn(
-            run.encode(variables, train_set),
-            train_set.labels,
-            run.encode(variables, test_set),
-            num_classes=len(train_set.class_names),
-            k=run.probe.knn_k,
-            temperature=run.probe.knn_temperature,
-            votes=run.probe.knn_votes,
-        )
-    accuracy = probes.accuracy(predictions, test_set.labels)
-    reader.write_accuracy(int(state.step), accuracy, peak_bytes=sharding.device_peak_bytes())
-    return accuracy
+    step = int(state.step)
+    try:
+        with reader.paused():
+            known, asked = train_set.labels >= 0, test_set.labels >= 0
+            predictions = probes.knn(
+                run.encode(variables, train_set)[known],
+                train_set.labels[known],
+                run.encode(variables, test_set)[asked],
+                num_classes=len(train_set.class_names),
+                k=run.probe.knn_k,
+                temperature=run.probe.knn_temperature,
+                votes=run.probe.knn_votes,
+            )
+            accuracy = probes.accuracy(predictions, test_set.labels[asked])
+    except base.InputError as error:
+        progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
+        return
+    scores[step] = accuracy
+    reader.write_accuracy(step, accuracy, peak_bytes=sharding.device_peak_bytes())
 
 
 def _announce(run: Run, step: int) -> None:
@@ -316,4 +365,7 @@ def _announce(run: Run, step: int) -> None:
         f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of {loss:.3f} means "
         "that all embeddings are the same."
     )
+    remark = assemble.remark_on_size(run.config, run.train_set.images.shape[1:3])
+    if remark:
+        progress.say(remark)
     progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")

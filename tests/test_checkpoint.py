@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,11 @@ def assert_same_bits(got, expected):
 
 
 def write(folder, *, steps, keep=3, scores=None):
-    with checkpoint.open_checkpoints(folder, keep=keep) as checkpoints:
+    known = {}
+    with checkpoint.open_checkpoints(folder, keep=keep, scores=known) as checkpoints:
         for step in steps:
-            checkpoint.save(checkpoints, make_state(step), step=step, score=(scores or {}).get(step))
+            checkpoint.save(checkpoints, make_state(step), step=step)
+            known.update({key: score for key, score in (scores or {}).items() if key <= step})
     return folder
 
 
@@ -99,19 +103,20 @@ def test_restore_any_needs_no_target(two_steps):
 
 
 def test_the_last_and_the_best_are_kept_also_after_reopening(tmp_path):
-    write(tmp_path, steps=range(1, 5), keep=2, scores={1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4})
-    write(tmp_path, steps=(5, 6), keep=2, scores={5: 0.5})
+    scores = {1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4, 5: 0.5, 6: float("nan")}
+    write(tmp_path, steps=range(1, 5), keep=2, scores=scores)
+    write(tmp_path, steps=(5, 6), keep=2, scores=scores)
     with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
         assert sorted(checkpoints.all_steps()) == [2, 5, 6]
-        assert checkpoint.best_step(checkpoints) == 2
+        assert checkpoint.best_step(checkpoints, scores) == 2
         assert_same_bits(checkpoint.restore(checkpoints, make_state(), step=2), make_state(2))
 
 
 def test_without_scores_the_best_is_the_latest(two_steps, tmp_path):
     with checkpoint.open_checkpoints(two_steps) as checkpoints:
-        assert checkpoint.best_step(checkpoints) == 2
+        assert checkpoint.best_step(checkpoints, {}) == 2
     with checkpoint.open_checkpoints(tmp_path) as checkpoints, pytest.raises(base.InputError, match="none in"):
-        checkpoint.best_step(checkpoints)
+        checkpoint.best_step(checkpoints, {1: 0.5})
 
 
 def flip_bit(path):
@@ -166,9 +171,84 @@ def test_when_every_checkpoint_is_damaged_the_user_is_told(folder):
         checkpoint.restore_any(checkpoints, step=2)
 
 
-def test_another_shape_is_refused(two_steps):
-    with checkpoint.open_checkpoints(two_steps) as checkpoints, pytest.raises(base.InputError, match="Checkpoint 2"):
-        checkpoint.restore(checkpoints, make_state(width=38), step=2)
+def test_a_state_of_another_shape_does_not_fit_and_is_not_called_damaged(folder):
+    with checkpoint.open_checkpoints(folder) as checkpoints:
+        for restore in (checkpoint.restore_latest, lambda *args: checkpoint.restore(*args, step=2)):
+            with pytest.raises(checkpoint.DoesNotFit) as caught:
+                restore(checkpoints, make_state(width=38))
+            message = str(caught.value)
+            assert (
+                "projection_head/kernel" in message or "encoder/mean: float32[37] there, float32[38] asked" in message
+            )
+            assert "damaged" not in message and "\n" not in message
+    assert restored_step(folder) == (2, []) and not aside(folder).exists()
+
+
+def test_missing_and_additional_arrays_and_other_types_do_not_fit(two_steps):
+    state = make_state()
+    more = state._replace(params={**state.params, "supervised_head": {"bias": jnp.zeros(3)}})
+    fewer = state._replace(params={"encoder": state.params["encoder"]})
+    wider = state._replace(step=jnp.zeros((), jnp.uint32))
+    expected = {
+        "params/supervised_head/bias: nothing there, float32[3] asked": more,
+        "params/projection_head/kernel: bfloat16[37, 5] there, nothing asked": fewer,
+        "step: int32[] there, uint32[] asked": wider,
+    }
+    with checkpoint.open_checkpoints(two_steps, read_only=True) as checkpoints:
+        for said, like in expected.items():
+            with pytest.raises(checkpoint.DoesNotFit) as caught:
+                checkpoint.restore(checkpoints, like, step=2)
+            assert said in str(caught.value)
+
+
+def test_readers_leave_a_save_in_progress_alone(folder):
+    half = folder / "3.orbax-checkpoint-tmp"
+    half.mkdir()
+    before = sorted(path for path in folder.rglob("*"))
+    with checkpoint.open_checkpoints(folder, read_only=True) as checkpoints:
+        assert_same_bits(checkpoint.restore(checkpoints, make_state(), step=2), make_state(2))
+    assert sorted(path for path in folder.rglob("*")) == before
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    with checkpoint.open_checkpoints(tmp_path / "good") as checkpoints:
+        checkpoint.save(checkpoints, make_state(1), step=1)
+        checkpoint.read_back(checkpoints, make_state(), step=1)
+    with (
+        pytest.raises(base.InputError, match="must be readable again"),
+        checkpoint.open_checkpoints(tmp_path / "bad") as checkpoints,
+    ):
+        checkpoint.save(checkpoints, make_state(1), step=1)
+        checkpoints.wait_until_finished()
+        flip_bit(state_files(tmp_path / "bad", 1)[0])
+        checkpoint.read_back(checkpoints, make_state(), step=1)
+
+
+FILLED = """
+import pathlib, resource, sys
+from simclr_jax import base, checkpoint, progress
+from tests.test_checkpoint import make_state
+progress.quiet_libraries()
+try:
+    with checkpoint.open_checkpoints(sys.argv[1]) as checkpoints:
+        checkpoint.save(checkpoints, make_state(1), step=1)
+        checkpoints.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as if the disk took no more
+        for step in (2, 3):
+            checkpoint.save(checkpoints, make_state(step), step=step)
+except base.InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_steps_before(tmp_path):
+    """The writers in the background print nothing, also while the interpreter ends."""
+    command = [sys.executable, "-c", FILLED, str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stderr == "" and ended.stdout.count("\n") == 1
+    assert "could not be written" in ended.stdout and "the newest good one is step 1" in ended.stdout
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["1"]
+    assert restored_step(tmp_path / "run") == (1, [])
 
 
 def test_leaf_digests_tell_values_dtypes_shapes_and_names_apart():
@@ -191,8 +271,11 @@ def test_a_step_is_saved_once_and_keep_is_checked(folder):
     with checkpoint.open_checkpoints(folder) as checkpoints:
         checkpoint.save(checkpoints, make_state(9), step=2)
     assert restored_step(folder) == (2, [])
-    with pytest.raises(base.InputError, match="keep_checkpoints must be at least 1; got 0"):
-        checkpoint.open_checkpoints(folder, keep=0)
+    with (
+        pytest.raises(base.InputError, match=r"train\.keep_checkpoints must be at least 1; got 0"),
+        checkpoint.open_checkpoints(folder, keep=0),
+    ):
+        pass
 
 
 def test_a_step_that_was_damaged_can_be_saved_again_and_the_damaged_one_is_kept_aside(folder):

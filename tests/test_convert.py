@@ -48,7 +48,7 @@ def outputs(workdir: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     encoder = config.call(models.make_encoder, written, "encoder")
     method = written["method"]
     head = heads.ProjectionHead(method["head_layers"], method["head_dim"])
-    _, params, state = features.load_variables(workdir / "checkpoints", which="latest")
+    _, params, state = features.load_variables(workdir, which="latest")
 
     def apply(module, part, x):
         tree = {"params": params[part], "batch_stats": state["batch_stats"].get(part, {})}
@@ -80,7 +80,7 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computed(tmp_pat
     arrays = official_file(tmp_path / "w.safetensors", name)
     assert run_convert(tmp_path / "run", tmp_path / "w.safetensors") == 0
     assert_as_recorded(tmp_path / "run", arrays)
-    step, encoder = features.load_encoder_variables(tmp_path / "run" / "checkpoints", which="latest")
+    step, encoder = features.load_encoder_variables(tmp_path / "run", which="latest")
     assert step == arrays["global_step"]
     assert encoder.keys() == {"params", "batch_stats"}
     found = runlog.read_config(tmp_path / "run")["encoder"]
@@ -136,7 +136,7 @@ def source(tmp_path):
 def test_a_run_holds_the_weights_bit_by_bit_and_their_record(tmp_path, source):
     by_name = tf1_file(source, step=225206, head=(32, 8), classes=3, extra={"ema_model/x": np.ones(1, np.float32)})
     run_convert(tmp_path / "run", source)
-    _, params, state = features.load_variables(tmp_path / "run" / "checkpoints", which="latest")
+    _, params, state = features.load_variables(tmp_path / "run", which="latest")
     found = variables.flatten(params, state["batch_stats"])
     assert variables.fingerprint(found) == variables.fingerprint(by_name)
     record = runlog.read_results(tmp_path / "run")["converted"]
@@ -206,7 +206,7 @@ def test_a_head_that_was_cut_off_for_fine_tuning_is_kept(tmp_path, source):
     run_convert(tmp_path / "run", source, selector="1")
     method = runlog.read_config(tmp_path / "run")["method"]
     assert (method["name"], method["selector"], method["head_layers"]) == ("supervised", 1, 2)
-    _, params, _ = features.load_variables(tmp_path / "run" / "checkpoints", which="latest")
+    _, params, _ = features.load_variables(tmp_path / "run", which="latest")
     assert params["projection_head"].keys() == {"dense1", "bn1"}
 
 
@@ -218,7 +218,7 @@ def test_torchvision_files_become_runs_with_torchvisions_padding(tmp_path, sourc
     written = runlog.read_config(tmp_path / "run")
     assert written["encoder"]["padding"] == "torchvision" and written["method"]["head_layers"] == 0
     assert written["method"]["name"] == "supervised"
-    step, params, state = features.load_variables(tmp_path / "run" / "checkpoints", which="latest")
+    step, params, state = features.load_variables(tmp_path / "run", which="latest")
     found = variables.flatten(params, state["batch_stats"])
     assert step == 0 and variables.fingerprint(found) == variables.fingerprint(by_name)
     assert re.search("compared with torchvision|difference to torchvision", capsys.readouterr().out)
@@ -332,7 +332,7 @@ def test_a_converted_run_can_be_exported_and_converted_again_without_a_changed_b
     flags = {"checkpoint": "latest", "format": "flax", "head": "all"}
     assert export.main(workdir=str(tmp_path / "run"), output=str(tmp_path / "out"), **flags) == 0
     run_convert(tmp_path / "again", tmp_path / "out")
-    _, params, state = features.load_variables(tmp_path / "again" / "checkpoints", which="latest")
+    _, params, state = features.load_variables(tmp_path / "again", which="latest")
     assert variables.fingerprint(variables.flatten(params, state["batch_stats"])) == variables.fingerprint(by_name)
     first, second = (runlog.read_config(tmp_path / name) for name in ("run", "again"))
     assert first == second

@@ -106,7 +106,7 @@ def test_averages_that_are_not_there_are_refused(tmp_path):
 
 def test_a_converted_checkpoint_is_read_by_evaluation(tmp_path):
     run_convert(tmp_path / "run", recorded("tf2_r18_w0.0625"))
-    step, encoder = features.load_encoder_variables(tmp_path / "run" / "checkpoints", which="123")
+    step, encoder = features.load_encoder_variables(tmp_path / "run", which="123")
     assert step == 123 and encoder["params"]["stem"]["conv1"]["kernel"].shape == (3, 3, 3, 4)
     with pytest.raises(base.InputError, match="latest, best or one of the steps 123"):
-        features.load_encoder_variables(tmp_path / "run" / "checkpoints", which="5")
+        features.load_encoder_variables(tmp_path / "run", which="5")

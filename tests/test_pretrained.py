@@ -80,7 +80,7 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
     whole = config.call(data.load_split, pretrained.inherit(asked), "data", split="train")
     rows = probes.label_subset(whole.labels, 0.5)
     np.testing.assert_array_equal(run.train_set.images, whole.images[rows])
-    _, params, method_state = features.load_variables(workdir / "checkpoints", which="latest")
+    _, params, method_state = features.load_variables(workdir, which="latest")
     start = pretrained.adopt(sharding.jit_once(run.init, run.mesh)(), workdir=str(workdir), which="latest")
     ours = {**leaves(start.params["encoder"]), **leaves(start.params["projection_head"])}
     theirs = {**leaves(params["encoder"]), **leaves(params["projection_head"])}
@@ -91,7 +91,7 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
     assert all((value == expected_statistics[name]).all() for name, value in statistics.items())
 
     assert train.main(config=asked, workdir=str(folder)) == 0
-    _, params, method_state = features.load_variables(folder / "checkpoints", which="latest")
+    _, params, method_state = features.load_variables(folder, which="latest")
     test_set = config.call(data.load_split, pretrained.inherit(asked), "data", split="test")
     scores = evaluate.score_classifier(pretrained.inherit(asked), params, method_state, test_set=test_set)
     # Ten digits: chance is 0.1; a run like this one reached 0.95.

@@ -1,5 +1,6 @@
 """What a run writes beside its checkpoints survives kills, refuses mixtures, and can be read by others."""
 
+import errno
 import json
 import os
 import pathlib
@@ -21,25 +22,6 @@ with runlog.lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-def test_a_run_goes_on_with_the_config_it_was_started_with(tmp_path):
-    runlog.write_config(tmp_path, CONFIG)
-    before = (tmp_path / "config.json").read_bytes()
-    runlog.check_config(tmp_path, CONFIG)  # the tuple has become a list on disk: still the same config
-    assert (tmp_path / "config.json").read_bytes() == before
-    assert runlog.read_config(tmp_path) == json.loads(json.dumps(CONFIG))
-
-
-def test_another_config_is_refused_naming_only_what_differs(tmp_path):
-    runlog.write_config(tmp_path, CONFIG)
-    other = {**CONFIG, "train": {"batch_size": 32, "num_epochs": 1.0}, "new": {"key": None}}
-    with pytest.raises(base.InputError) as caught:
-        runlog.check_config(tmp_path, other)
-    message = str(caught.value)
-    assert "train.batch_size: 64 there, 32 asked" in message and "new.key" in message
-    assert "num_epochs" not in message and "\n" not in message
-    assert runlog.read_config(tmp_path)["train"]["batch_size"] == 64
 
 
 def test_a_folder_without_a_run_is_refused_with_the_command_that_starts_one(tmp_path):
@@ -170,3 +152,24 @@ def test_the_lock_tells_who_holds_the_folder(tmp_path):
     assert runlog.lock_holder(tmp_path) == ""
     with runlog.lock(tmp_path):
         assert runlog.lock_holder(tmp_path).startswith(f"{os.getpid()} on ")
+
+
+def test_a_log_that_cannot_be_written_does_not_end_a_training(tmp_path):
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = []
+    with runlog.open_log(tmp_path, resumed_step=0, warn=said.append) as log:
+        for step in (1, 2):
+            runlog.write_metrics(log._replace(metrics=Full()), {"step": step, "loss": 1.0})
+        runlog.write_metrics(log, {"step": 3, "loss": 1.0})
+    assert said == ["Metrics cannot be written, the training goes on without: No space left on device."]
+    assert [row["step"] for row in runlog.read_metrics(tmp_path)] == [3]
+
+
+def test_scores_are_the_accuracies_of_the_log(tmp_path):
+    with runlog.open_log(tmp_path, resumed_step=0) as log:
+        for row in ({"step": 1, "loss": 1.0}, {"step": 2, "knn_accuracy": 0.25}, {"step": 4, "knn_accuracy": 0.5}):
+            runlog.write_metrics(log, row)
+    assert runlog.read_scores(tmp_path) == {2: 0.25, 4: 0.5}

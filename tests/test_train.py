@@ -103,6 +103,9 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
     assert any("knn_accuracy" in row for row in rows)
     assert runlog.read_config(whole)["seed"] == 0
     assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
+    for index, row in enumerate(rows):  # an accuracy is that of a state which is saved already
+        if "knn_accuracy" in row:
+            assert all(later["step"] >= row["step"] for later in rows[index:])
     with pytest.raises(base.InputError, match=r"seed: 0 there, 1 asked"):
         train.main(config=settings("--config.seed=1"), workdir=str(whole))
 
@@ -164,9 +167,57 @@ def test_an_unlabelled_folder_trains_without_probes(tmp_path):
     assert not any("knn_accuracy" in row for row in runlog.read_metrics(tmp_path / "run"))
 
 
+def test_a_finished_run_goes_on_with_a_schedule_of_its_own(whole, tmp_path):
+    longer = shutil.copytree(whole, tmp_path / "run")
+    more = ["--config.train.num_epochs=1.4", "--config.schedule.restart_epochs=(1.0,)"]
+    assert train.main(config=settings(*more, "--config.train.keep_checkpoints=1"), workdir=str(longer)) == 0
+    before, after = ({row["step"]: row for row in runlog.read_metrics(folder)} for folder in (whole, longer))
+    assert max(after) == 59 and all(after[step] == before[step] for step in before)  # 1348 * 1.4 // 32 + 1
+    rates = [after[step]["learning_rate"] for step in (45, 50, 57)]
+    assert rates[0] < rates[1] > rates[2] > 0  # warmed up anew, and falling
+
+
+def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch, capsys):
+    """The state is on disk before kNN runs, and what kNN refuses ends nothing; a process later measures what is due."""
+    built = train.build(settings("--config.train.num_epochs=0.5"))
+    monkeypatch.setattr(train, "build", lambda values: built)
+    saved = []
+
+    def refuse(*args, **how):
+        saved.append(sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()))
+        raise base.InputError("no labels.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.probes, "knn_accuracy", refuse)
+        assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+    assert saved and saved[-1] and "the training goes on: no labels." in capsys.readouterr().err
+    assert final_digests(tmp_path)[0] == 22 and not runlog.read_scores(tmp_path)
+    assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+    assert set(runlog.read_scores(tmp_path)) == {22}
+
+
+def test_a_hangup_saves_like_sigterm_unless_it_is_ignored(monkeypatch):
+    from simclr_jax import progress
+
+    with progress.stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with progress.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("--config.train.batch_size=1", "train.batch_size must be at least 2 for the method simclr"),
+        ("--config.augment.num_views=1", "augment.num_views must be 2 for the method simclr"),
+        ("--config.augment.num_views=3", "augment.num_views must be 2 for the method simclr"),
+        ("--config.schedule.restart_epochs=(2.0,)", "schedule.restart_epochs must rise"),
         ("--config.train.batch_size=0", "batch_size"),
         ("--config.train.num_epochs=0.0", "num_epochs"),
         ("--config.train.num_chunks=3", "num_chunks must divide the images per device; got 3 chunks and 32 images"),

@@ -12,7 +12,7 @@ from simclr_jax import base, losses
 from simclr_jax.methods import simclr, supervised
 from simclr_jax.methods.supervised import make_classify
 
-__all__ = ["METHODS", "make_classify", "uninformed_loss"]
+__all__ = ["METHODS", "check_batch", "make_classify", "uninformed_loss"]
 
 METHODS: dict[str, Callable[..., base.Method]] = {
     "simclr": simclr.make_simclr,
@@ -30,3 +30,19 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
     contrastive = section.get("loss_scale", 1.0) * losses.collapse_value(batch_size)
     weight = section.get("supervised_weight", 0.0)
     return contrastive + (weight * math.log(num_classes) if weight else 0.0)
+
+
+def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int) -> None:
+    """Raises base.InputError for a batch that the method of the config's section `method` cannot learn from."""
+    if section["name"] == "supervised":
+        return
+    if num_views != 2:
+        raise base.InputError(
+            f"augment.num_views must be 2 for the method {section['name']}, which compares two views of every image; "
+            f"got {num_views}."
+        )
+    if batch_size < 2:
+        raise base.InputError(
+            f"train.batch_size must be at least 2 for the method {section['name']}: an image alone has no negatives "
+            f"and its loss is always 0; got {batch_size}. Use for example 128."
+        )
