@@ -5,6 +5,7 @@ B batch, V views, N = B*V rows, D representation, d projection, K steps or neigh
 `h` representation [N, D], `z` projection [B, V, d].
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -20,6 +21,22 @@ class InputError(ValueError):
 
     Entry points print it and exit with status 2; no traceback is shown.
     """
+
+
+# What terminals obey: sequences that begin with ESC [ or ESC ], and ESC with one letter.
+_TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\|$)|[@-Z\\^_a-z])")
+
+
+def one_line(text: object, limit: int = 400) -> str:
+    """What a user typed or a library said, fit to stand in a message of one line.
+
+    Colours and other codes for terminals are taken out, runs of white space become one space, and what cannot be
+    printed is escaped. Beyond `limit` characters the middle is left out, as a library's reason stands at either end.
+    """
+    words = " ".join(_TERMINAL_CODES.sub("", str(text)).split())
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words)
+    half = (limit - len(" ... ")) // 2
+    return plain if len(plain) <= limit else f"{plain[:half]} ... {plain[-half:]}"
 
 
 class Batch(TypedDict):

@@ -6,6 +6,14 @@ numbers with the same protocol can be compared.
 
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
 from simclr_jax.probes.classifier import top_k_accuracy
+from simclr_jax.probes.labelled import (
+    cautions,
+    knn_accuracy,
+    labelled_rows,
+    largest_error,
+    rows_to_train,
+    why_no_probe,
+)
 from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
 from simclr_jax.probes.rows import probe_rows
@@ -17,18 +25,24 @@ __all__ = [
     "LinearProbe",
     "ProbeSettings",
     "accuracy",
+    "cautions",
     "confusion",
     "fit_logistic",
     "histogram_features",
     "knn",
+    "knn_accuracy",
     "knn_protocol",
     "label_subset",
+    "labelled_rows",
+    "largest_error",
     "linear",
     "make_settings",
     "neighbors",
     "pixel_features",
     "probe_rows",
     "reduce_by_pca",
+    "rows_to_train",
     "stratified_split",
     "top_k_accuracy",
+    "why_no_probe",
 ]
