@@ -15,6 +15,7 @@ PACKAGE = ROOT / "simclr_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
+FILES_AND_PATHS = {"atomic_files", "paths"}
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
     *("optim", "sharding", "launch", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
 }  # fmt: skip
@@ -23,8 +24,9 @@ ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "ex
 ALLOWED = {
     "__init__": set(),
     "base": set(),
-    **{room: {"base"} for room in GROUND},
-    "config": {"base"},
+    **{room: {"base"} for room in FILES_AND_PATHS},
+    **{room: {"base", *FILES_AND_PATHS} for room in GROUND},
+    "config": {"base", "paths"},
     "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
     "train_step": {"base", "optim"},
@@ -37,10 +39,10 @@ ALLOWED = {
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
-        | {"assemble", "compiled", "estimate", "aot"}
+        | {*FILES_AND_PATHS, "assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
-    "__main__": {"base", "config"},
+    "__main__": {"atomic_files", "base", "config"},
 }
 # Outside package -> the rooms that may import it.
 HOMES = {
