@@ -85,7 +85,7 @@ def get_config() -> config_dict.ConfigDict:
     config.schedule.base_learning_rate = 0.3
     config.schedule.scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
     config.schedule.warmup_epochs = 10.0
-    config.schedule.restart_epochs = ()  # where both begin anew; "(100.0,)" makes a run of 100 epochs go on after its end
+    config.schedule.restart_epochs = ()  # where both begin anew; "(100.0,)" lets a run of 100 epochs go on
 
     # The training loop.
     config.train = config_dict.ConfigDict()

@@ -10,7 +10,6 @@ state comes back on any number of devices and processes, in whichever placement.
 
 import contextlib
 import functools
-import hashlib
 import math
 import pathlib
 import shutil
@@ -23,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from simclr_jax import base
+from simclr_jax import base, tree_digests
 
 Checkpoints: TypeAlias = ocp.CheckpointManager
 
@@ -109,7 +108,7 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None
             args=ocp.args.Composite(
                 # Orbax writes JSON from process 0 only: the others need not compute what they would not write.
                 state=ocp.args.StandardSave(state._asdict()),
-                digests=ocp.args.JsonSave(_digests(state._asdict(), compute=jax.process_index() == 0)),
+                digests=ocp.args.JsonSave(tree_digests.leaf_digests(state._asdict(), compute=jax.process_index() == 0)),
             ),
         )
 
@@ -234,14 +233,6 @@ def restore_any(checkpoints: Checkpoints, *, step: int) -> dict[str, base.PyTree
     return _restore(checkpoints, like, step=step)
 
 
-def leaf_digests(tree: base.PyTree) -> dict[str, str]:
-    """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests.
-
-    Arrays that are split over processes are collected one after the other: all processes must call it then.
-    """
-    return _digests(tree, compute=True)
-
-
 def _set_aside(checkpoints: Checkpoints, steps: list[int], any_process: Callable[[bool], bool]) -> None:
     folder = pathlib.Path(checkpoints.directory)
     for step in steps if jax.process_index() == 0 else []:
@@ -272,10 +263,7 @@ def _saved_shapes(checkpoints: Checkpoints, *, step: int) -> base.PyTree:
 
 
 def _check_fits(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> None:
-    saved, asked = (
-        {_name(path): f"{x.dtype}{list(x.shape)}" for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (_saved_shapes(checkpoints, step=step), like)
-    )
+    saved, asked = (tree_digests.leaf_shapes(tree) for tree in (_saved_shapes(checkpoints, step=step), like))
     differing = [
         f"{name}: {saved.get(name, 'nothing')} there, {asked.get(name, 'nothing')} asked"
         for name in sorted(saved.keys() | asked.keys())
@@ -300,7 +288,7 @@ def _read(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> dict[str
 
 
 def _check_digests(checkpoints: Checkpoints, saved: dict[str, Any], *, step: int) -> None:
-    expected, found = saved["digests"], leaf_digests(saved["state"])
+    expected, found = saved["digests"], tree_digests.leaf_digests(saved["state"])
     damaged = [name for name in expected if expected[name] != found.get(name)]
     if damaged:
         raise base.InputError(
@@ -329,7 +317,7 @@ def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = base.one_line(error, 200) or type(error).__name__
         raise base.InputError(f"Checkpoint {step} in {checkpoints.directory} cannot be read: {reason}.") from error
 
 
@@ -354,7 +342,7 @@ def _reason(error: Exception, folder: pathlib.Path) -> str:
     free = shutil.disk_usage(folder).free if folder.is_dir() else None
     if "No space left" in str(error) or (free is not None and free < 2**16):
         return f"no space is left on the disk ({(free or 0) / 1e6:.1f} MB free)"
-    return " ".join(str(error).split())[-300:] or type(error).__name__
+    return base.one_line(error, 300) or type(error).__name__
 
 
 def _remove_half_written(folder: pathlib.Path) -> None:
@@ -362,42 +350,3 @@ def _remove_half_written(folder: pathlib.Path) -> None:
     if jax.process_index() == 0 and folder.is_dir():
         for path in folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """A leaf's path, the same whether its parent is a NamedTuple, a dict or, as orbax returns tuples, a list."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
-
-def _digests(tree: base.PyTree, *, compute: bool) -> dict[str, str]:
-    """Digests by path; without `compute` this process only takes part where an array has to be collected."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if compute or not _is_at_hand(leaf):
-            array = _whole(leaf)
-            found[_name(path)] = _digest(array) if compute else ""
-    return found
-
-
-def _is_at_hand(leaf: Any) -> bool:
-    """Whether this process holds all of the array."""
-    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
-
-
-def _whole(leaf: Any) -> np.ndarray:
-    """A leaf as a host array; one whose parts other processes hold is collected first."""
-    if not _is_at_hand(leaf):
-        assert isinstance(leaf.sharding, jax.sharding.NamedSharding)
-        everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.sharding.PartitionSpec())
-        leaf = jax.jit(_same, out_shardings=everywhere)(leaf)
-    return np.asarray(leaf)
-
-
-def _same(x: jax.Array) -> jax.Array:
-    """A function of its own, so that JAX compiles it once for every shape and not at every call."""
-    return x
-
-
-def _digest(array: np.ndarray) -> str:
-    header = f"{array.dtype}{array.shape}".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()

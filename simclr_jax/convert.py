@@ -1,11 +1,8 @@
 """`simclr-jax convert`: weights of other programs -> the folder of a run, for evaluate, fine-tuning and export."""
 
-import contextlib
-import os
 import pathlib
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import base, checkpoint, models, progress, runlog
+from simclr_jax import atomic_files, base, checkpoint, models, progress, runlog
 from simclr_jax import config as config_lib
 from simclr_jax.interop import detect, foreign, torch_side, variables
 from simclr_jax.models import heads
@@ -69,6 +66,7 @@ def main(
         raise base.InputError(f"--selector must be auto or a layer of the head, 0 for none; got {selector!r}.")
     folder, source = pathlib.Path(workdir), pathlib.Path(input)
     _check_workdir(folder)
+    atomic_files.check_folder(folder, flag="--workdir")
     read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))))
     network = detect.find_network(read.by_name, padding=read.padding if padding == "auto" else padding)
     if padding not in ("auto", network.encoder["padding"]):
@@ -82,7 +80,7 @@ def main(
     _check_shapes(source, read.by_name, _expected_shapes(encoder, network, role))
     difference = _compare(read, network)
     record = _make_record(source, read, network, role)
-    with _replacing(folder) as fresh:
+    with atomic_files.replacing_folder(folder, flag="--workdir") as fresh:
         _write_run(fresh, resolved, read, record)
     print(_summary(workdir, resolved, read, network, role))
     print(difference)
@@ -230,22 +228,6 @@ def _write_run(
     with checkpoint.open_checkpoints(folder / "checkpoints", keep=1) as checkpoints:
         checkpoint.save(checkpoints, state, step=read.step or 0)
     runlog.update_results(folder, converted=record, environment=runlog.environment())
-
-
-@contextlib.contextmanager
-def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A fresh folder beside `folder` that takes its place when the block ends, and vanishes if the block fails."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh.mkdir()
-        yield fresh
-        os.replace(fresh, folder)  # which may exist, empty
-    except OSError as error:
-        reason = error.strerror or error
-        raise base.InputError(f"--workdir must be a folder that can be written; {folder}: {reason}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _summary(

@@ -6,8 +6,7 @@ import inspect
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from simclr_jax import base, features, identity, models, progress, runlog
+from simclr_jax import atomic_files, base, features, identity, models, progress, runlog
 from simclr_jax import config as config_lib
 from simclr_jax.augment import views
 from simclr_jax.interop import card, torchvision, variables
@@ -65,6 +64,7 @@ def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) 
     # Absolute, so that "." and ".." have a name that a folder beside them can be called after.
     folder, target = runlog.require_run(workdir), pathlib.Path(os.path.abspath(output))
     _check_target(target)
+    atomic_files.check_folder(target, flag="--output")
     config, results = identity.read_config(folder), runlog.read_results(folder)
     step, by_name = _load(folder, which=checkpoint, head=head)
     exported = _Exported(
@@ -75,7 +75,7 @@ def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) 
         config["augment"]["size"],
     )
     writers = _choose_writers(exported, formats, strict=format != "all")
-    with _replacing(target) as fresh:
+    with atomic_files.replacing_folder(target, flag="--output") as fresh:
         files = {}
         for kind, write in writers.items():
             for path in write(fresh, exported):
@@ -248,25 +248,6 @@ def _check_target(target: pathlib.Path) -> None:
             f"--output must be a new folder, an empty one, or an earlier export; {target} holds something else. "
             "Choose another folder."
         )
-
-
-@contextlib.contextmanager
-def _replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A fresh folder beside `target` that takes its place when the block ends, and vanishes if the block fails."""
-    fresh, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh.mkdir()
-        yield fresh
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise base.InputError(f"--output must be a folder that can be written; {target}: {reason}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:

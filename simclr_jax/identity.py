@@ -117,8 +117,8 @@ def _check_length(theirs: Mapping[str, Any], mine: Mapping[str, Any], *, finishe
     raise base.InputError(
         f"The run in {finished} was made for train.num_epochs {before:g}{_restarts(had)}; got {after:g}"
         f"{_restarts(asked)}. Use the same values to go on as it was. To change its length say how the learning rate "
-        f'goes on: --config.schedule.restart_epochs="{(*had, before)}" gives the epochs after {before:g} a warm-up and a cosine '
-        "of their own; --config.train.stretch_schedule=True follows the schedule of the new length from here on."
+        f'goes on: --config.schedule.restart_epochs="{(*had, before)}" gives the epochs after {before:g} a warm-up and '
+        "a cosine of their own; --config.train.stretch_schedule=True follows the schedule of that length from here on."
     )
 
 

@@ -6,7 +6,6 @@ program, where it is installed) and modelled (the formulas of docs/plan.md).
 
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax
 from simclr_jax import (
     aot,
     assemble,
+    atomic_files,
     base,
     data,
     estimate,
@@ -55,8 +55,8 @@ def main(
     """
     if compiler not in ("auto", "none"):
         raise base.InputError(f"--compiler must be auto or none; got {compiler[:40]!r}. Use auto.")
-    if output and not pathlib.Path(output).parent.is_dir():
-        raise base.InputError(f"--output must lie in an existing folder; got {output}. Create the folder first.")
+    if output is not None:
+        atomic_files.check_target(output)
     plan = make_plan(
         pretrained.inherit(config),
         kind=device_kind,
@@ -65,8 +65,8 @@ def main(
         compiler=compiler,
     )
     print(plan_text.as_text(plan))
-    if output:
-        pathlib.Path(output).write_text(json.dumps(plan, indent=1) + "\n")
+    if output is not None:
+        atomic_files.write_text(output, json.dumps(plan, indent=1) + "\n")
     return 0
 
 

@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 _muted = threading.Event()
 
@@ -116,7 +117,19 @@ def quiet_libraries() -> None:
     """Keeps the libraries' own remarks off the screen, those of their threads too.
 
     What goes wrong in them is raised where we wait for them, and is said there once. Left alone, one disk that is full
-    makes Orbax and asyncio print a thousand lines.
+    makes Orbax, asyncio and TensorStore print a thousand lines.
     """
     for name in ("absl", "orbax", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if sys.unraisablehook is not _quiet_unraisable:
+        _previous_hook[:] = [sys.unraisablehook]
+        sys.unraisablehook = _quiet_unraisable
+
+
+_previous_hook: list[Callable[[Any], Any]] = []
+
+
+def _quiet_unraisable(hidden: Any) -> None:
+    # TensorStore reports the other writes that were under way to a loop that the first failed one has closed.
+    if not (hidden.exc_type is RuntimeError and str(hidden.exc_value) == "Event loop is closed"):
+        _previous_hook[0](hidden)

@@ -1,24 +1,27 @@
 """What a run writes for people and tools beside its checkpoints, written and read here only.
 
 A workdir holds: config.json (the resolved config), metrics.jsonl (one JSON object a line), events.* (TensorBoard),
-results.json (probes and summary), lock (held while a process trains in it), checkpoints/ and report.html.
+results.json (probes and summary), lock (the process that trains in it; .lock is what it holds), checkpoints/ and
+report.html.
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from simclr_jax import base
+from simclr_jax import atomic_files, base
 
-_CONFIG, _METRICS, _RESULTS, _LOCK = "config.json", "metrics.jsonl", "results.json", "lock"
+_CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
+# What the system locks and what says who did: on Windows nobody else can read a locked file.
+_LOCK, _HOLDER = ".lock", "lock"
 _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -67,30 +70,33 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
         base.InputError: the folder cannot be written, or another process holds it.
     """
+    import filelock
+
+    held = filelock.FileLock(str(workdir / _LOCK))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / _LOCK, "a+")  # noqa: SIM115 (closed below)
+        atomic_files.check_target(workdir / _HOLDER, flag="workdir")
+        held.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise base.InputError(
+            f"One process at a time may train in a workdir; {workdir} is in use by process {lock_holder(workdir)}. "
+            "Wait for it, stop it, or use another --workdir."
+        ) from error
+    except NotImplementedError:
+        print(f"{workdir} is on a disk without locks: let no other process train in it.", file=sys.stderr)
     except OSError as error:
         raise base.InputError(f"workdir must be a folder that can be written; {workdir}: {error.strerror}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise base.InputError(
-                f"One process at a time may train in a workdir; {workdir} is in use by process {file.read().strip()}. "
-                "Wait for it, stop it, or use another --workdir."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+    try:
+        atomic_files.write_text(workdir / _HOLDER, f"{os.getpid()} on {platform.node()}")
         yield
+    finally:
+        held.release()
 
 
 def lock_holder(workdir: pathlib.Path) -> str:
     """What the process that holds the workdir has written into its lock; empty if there is none."""
-    path = workdir / _LOCK
-    return path.read_text().strip() if path.exists() else ""
+    path = workdir / _HOLDER
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
 
 
 @contextlib.contextmanager
@@ -104,7 +110,7 @@ def open_log(
 
     path = workdir / _METRICS
     kept = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
-    _write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+    atomic_files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     events = event_file_writer.EventsWriter(str(workdir / "events"))
     if resumed_step:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -189,8 +195,8 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes indented JSON through a temporary file, so that readers see the old or the new file, never half of one."""
-    _write_atomically(path, json.dumps(value, indent=2) + "\n")
+    """Writes indented JSON; readers see the old or the new file, never half of one."""
+    atomic_files.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def environment() -> dict[str, str]:
@@ -200,12 +206,6 @@ def environment() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", **versions}
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,6 +32,8 @@ from simclr_jax import (
     sharding,
     train,
     train_step,
+    training_loop,
+    tree_digests,
 )
 from simclr_jax.data import resident
 from simclr_jax.models import resnet
@@ -60,7 +62,7 @@ def settings(*overrides: str) -> dict[str, Any]:
 
 
 @functools.cache
-def built(how: str = "replicated") -> train.Run:
+def built(how: str = "replicated") -> training_loop.Run:
     """The run, built and compiled once for all tasks of this process."""
     return train.build(settings(f"--config.train.parameter_sharding={how}"))
 
@@ -69,7 +71,7 @@ def digest(array: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def whole(run: train.Run, tree: Any) -> Any:
+def whole(run: training_loop.Run, tree: Any) -> Any:
     """Global arrays as host arrays, collected from all processes."""
     return jax.tree.map(np.asarray, jax.jit(same, out_shardings=sharding.replicated(run.mesh))(tree))
 
@@ -79,7 +81,7 @@ def same(tree: Any) -> Any:
     return tree
 
 
-def views_of(run: train.Run, at: tuple[int, ...]) -> list[str]:
+def views_of(run: training_loop.Run, at: tuple[int, ...]) -> list[str]:
     """Digests of the views of the updates `at`, made as the training step makes them."""
     make_views = augment.make_simclr_views(**run.config["augment"])
     load = sharding.map_rows(
@@ -95,7 +97,9 @@ def views_of(run: train.Run, at: tuple[int, ...]) -> list[str]:
     return [digest(np.asarray(compiled(key, np.int32(step), run.feed.draw(step), positions))) for step in at]
 
 
-def steps(run: train.Run, state: base.TrainState, *, until: int, save_to: Any = None) -> tuple[Any, list[float]]:
+def steps(
+    run: training_loop.Run, state: base.TrainState, *, until: int, save_to: Any = None
+) -> tuple[Any, list[float]]:
     key, losses = sharding.make_key(run.mesh, run.config["seed"]), []
     for step in range(int(state.step), until):
         state, metrics = run.train_steps(state, key, *run.feed.draw(step), jnp.asarray(1, jnp.int32))
@@ -133,7 +137,7 @@ def task_resume(folder: pathlib.Path, peers: launch.Peers, *, how: str = "replic
         state = checkpoint.restore_latest(checkpoints, like, any_process=peers.any)
         assert state is not None
     first = int(state.step)
-    digests = checkpoint.leaf_digests(state._asdict())
+    digests = tree_digests.leaf_digests(state._asdict())
     state, losses = steps(run, state, until=NUM_STEPS)
     order = [digest(whole(run, run.feed.draw(step)[1])) for step in range(first, NUM_STEPS)]
     compiled = run.train_steps._cache_size()
@@ -156,7 +160,7 @@ def task_split(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
         checkpoint.save(checkpoints, state, step=1)
         checkpoints.wait_until_finished()
         back = checkpoint.restore(checkpoints, state, step=1)
-    same = checkpoint.leaf_digests(back) == checkpoint.leaf_digests(state)
+    same = tree_digests.leaf_digests(back) == tree_digests.leaf_digests(state)
     return {**found, "split": len(split), "same": same, "local_bytes": local_bytes(state)}
 
 
@@ -177,7 +181,7 @@ def task_tuned(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
     with checkpoint.open_checkpoints(saved / "checkpoints") as checkpoints:
         there = checkpoint.restore_any(checkpoints, step=SAVED_STEP)
     taken = [
-        checkpoint.leaf_digests(tree[0]["encoder"]) | checkpoint.leaf_digests(tree[1]["batch_stats"])
+        tree_digests.leaf_digests(tree[0]["encoder"]) | tree_digests.leaf_digests(tree[1]["batch_stats"])
         for tree in ((state.params, state.method_state), (there["params"], there["method_state"]))
     ]
     step, (_, losses) = int(state.step), steps(run, state, until=3)
@@ -247,7 +251,7 @@ def task_stopped(folder: pathlib.Path, peers: launch.Peers) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGTERM)
         return run.feed.draw(step)
 
-    def build_with_signal(values: Any) -> train.Run:
+    def build_with_signal(values: Any) -> training_loop.Run:
         assert values == run.config
         return run._replace(feed=run.feed._replace(draw=draw))
 

@@ -15,32 +15,38 @@ PACKAGE = ROOT / "simclr_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
+FILES_AND_PATHS = {"atomic_files", "paths"}
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
-    *("optim", "sharding", "launch", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
+    *("optim", "sharding", "launch", "tree_digests", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
 }  # fmt: skip
 ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),
     "base": set(),
-    **{room: {"base"} for room in GROUND},
-    "config": {"base"},
+    **{room: {"base"} for room in FILES_AND_PATHS},
+    **{room: {"base", *FILES_AND_PATHS} for room in GROUND},
+    "config": {"base", "paths"},
     "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
     "train_step": {"base", "optim"},
     "feed": {"base", "data", "sharding"},
-    "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
-    "pretrained": {"base", "features", "runlog"},
+    "features": {"base", "models", "data", "sharding", "checkpoint", "augment", "runlog"},
+    "checkpoint": {"base", "tree_digests"},
+    "training_loop": {"base", "assemble", "features", "feed", "methods", "pretrained", "readings", "train_step"}
+    | {*FILES_AND_PATHS, *GROUND},
+    "identity": {"base", "config", "checkpoint", "data", "methods", "runlog"},
+    "pretrained": {"base", "checkpoint", "features", "identity", "runlog"},
     "readings": {"base", "launch", "progress", "runlog"},
     "estimate": {"base", "hardware"},
     "assemble": {"base", "config", "methods", "train_step", "feed", "augment", "data", "models", "optim", "sharding"},
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
-        room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
-        | {"assemble", "compiled", "estimate", "aot"}
+        room: {"base", "config", "methods", "train_step", "feed", "features", "identity", "pretrained", *GROUND}
+        | {*FILES_AND_PATHS, "readings", "training_loop", "assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
-    "__main__": {"base", "config"},
+    "__main__": {"atomic_files", "base", "config"},
 }
 # Outside package -> the rooms that may import it.
 HOMES = {

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from simclr_jax import checkpoint, compiled
+from simclr_jax import checkpoint, compiled, tree_digests
 
 NAMES = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_enable_compilation_cache")
 
@@ -76,7 +76,7 @@ def test_a_second_start_compiles_nothing_and_ends_with_the_same_bits(tmp_path):
         with checkpoint.open_checkpoints(workdir / "checkpoints") as checkpoints:
             step = checkpoints.latest_step()
             assert step is not None
-            digests.append(checkpoint.leaf_digests(checkpoint.restore_any(checkpoints, step=step)))
+            digests.append(tree_digests.leaf_digests(checkpoint.restore_any(checkpoints, step=step)))
     assert any("train_steps" in name for name in entries[0])
     assert entries[0] == entries[1]
     assert digests[0] == digests[1]

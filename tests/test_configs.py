@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import augment, config, methods, models, optim, train, train_step
+from simclr_jax import augment, config, methods, models, optim, train_step, training_loop
 from simclr_jax.data import resident
 
 NAMES = list(config.shipped_configs())
@@ -60,7 +60,7 @@ def test_a_config_has_plain_values_of_the_default_type(name):
 def test_a_config_builds_a_training_step(name):
     """By shapes alone: nothing is computed and no data are read."""
     settings = load(name)
-    config.call(train.LoopSettings, settings, "train")
+    config.call(training_loop.LoopSettings, settings, "train")
     schedule = config.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
     tx = config.call(optim.make_optimizer, settings, "optimizer", schedule=schedule)
     encoder = config.call(models.make_encoder, settings, "encoder")

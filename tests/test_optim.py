@@ -376,3 +376,26 @@ def test_only_whole_names_count_as_batch_norm():
 def test_make_optimizer_refuses_an_unknown_name():
     with pytest.raises(base.InputError, match="lars, lars_popular, sgd, sgd_keras, adamw; got 'lamb'"):
         optim.make_optimizer("lamb", schedule=0.1, weight_decay=0.0)
+
+
+def test_restarts_leave_the_first_period_and_begin_warm_up_and_cosine_anew():
+    """Against NumPy in float64, period by period; the first is that of the run which ended there, bit for bit."""
+    how = {"base_learning_rate": 0.3, "batch_size": 10, "num_examples": 100, "warmup_epochs": 0.5}
+    schedule = optim.make_schedule(**how, num_epochs=6.0, restart_epochs=(2.0, 5.0))
+    rates = np.asarray([float(schedule(jnp.asarray(step))) for step in range(61)])
+    expected, peak, warmup = [], 0.3 * 10 / 256, 5
+    for length in (21, 30, 10):  # floor(100 * epochs / 10) + 1 updates lie before an epoch's end
+        for step in range(length):
+            cosine = 0.5 * (1 + np.cos(np.pi * (step - warmup) / (length - warmup)))
+            expected.append(peak * (step / warmup if step < warmup else cosine))
+    np.testing.assert_allclose(rates, expected, rtol=2e-6, atol=1e-9)
+    first = optim.make_schedule(**how, num_epochs=2.0)
+    assert all(float(first(jnp.asarray(step))) == rates[step] for step in range(21))
+
+
+@pytest.mark.parametrize("epochs", [(0.0,), (-1.0,), (6.0,), (7.0,), (3.0, 2.0), (2.0, 2.0), ("2",), (True,)])
+def test_restarts_that_do_not_rise_within_the_training_are_refused(epochs):
+    with pytest.raises(base.InputError, match=r"schedule\.restart_epochs must rise"):
+        optim.make_schedule(
+            base_learning_rate=0.3, batch_size=10, num_examples=100, num_epochs=6.0, restart_epochs=epochs
+        )

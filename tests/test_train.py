@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from simclr_jax import base, checkpoint, config, runlog, train
+from simclr_jax import base, checkpoint, config, runlog, train, training_loop, tree_digests
 
 # A step of this run takes milliseconds, so that a kill hits any phase of the program.
 OVERRIDES = [
@@ -53,7 +53,7 @@ def final_digests(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
     with checkpoint.open_checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.latest_step()
         assert step is not None
-        return step, checkpoint.leaf_digests(checkpoint.restore_any(checkpoints, step=step))
+        return step, tree_digests.leaf_digests(checkpoint.restore_any(checkpoints, step=step))
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch,
         raise base.InputError("no labels.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.probes, "knn_accuracy", refuse)
+        patched.setattr(training_loop.probes, "knn_accuracy", refuse)
         assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
     assert saved and saved[-1] and "the training goes on: no labels." in capsys.readouterr().err
     assert final_digests(tmp_path)[0] == 22 and not runlog.read_scores(tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.gpu_rows import figures, settings
 from benchmarks.gpu_rows.figures import Figure, Job
-from simclr_jax import assemble, augment, base, checkpoint, estimate, feed, sharding
+from simclr_jax import assemble, augment, base, estimate, feed, sharding, tree_digests
 from simclr_jax.data import imageset
 
 RESNET50_BATCH = 512
@@ -215,7 +215,7 @@ def _repeated(figure_name: str, prepared: Prepared, job: Job) -> Figure:
     """The figure of a step, and whether two runs of it end with the same bits."""
     per_dispatch = prepared.config["train"]["steps_per_dispatch"]
     dispatches = 1 if job.tiny else DETERMINISTIC_STEPS // per_dispatch
-    one, other = (checkpoint.leaf_digests(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2))
+    one, other = (tree_digests.leaf_digests(advance(prepared, prepared.init(), dispatches)[0]) for _ in range(2))
     same, steps = one == other, dispatches * per_dispatch
     note = f"two runs of {steps} steps end with {'the same bits' if same else 'DIFFERENT bits'}"
     return measure(figure_name, prepared, job, same_bits=same, note=note)

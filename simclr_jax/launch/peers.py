@@ -121,7 +121,7 @@ class Peers:
         try:
             self._store.wait_at_barrier(f"{key}/all", int(seconds * 1000))
         except jax.errors.JaxRuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = base.one_line(error, 200)
             raise base.InputError(f"All processes must meet within {seconds:.0f} s; {reason}") from error
         return bool(self._store.key_value_dir_get(key))
 
@@ -172,7 +172,7 @@ class Peers:
 
     def _leave(self, error: BaseException) -> None:
         """Says what has happened, tells the others and ends this process."""
-        short = " ".join(str(error).split())[:200]
+        short = base.one_line(error, 200)
         status, line = 2, f"simclr-jax train: {error}"
         if _is_loss(error):
             status, line = (

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax import atomic_files
 from simclr_jax.page import figures, pictures, words
 
 _MAX_VIEW_ROWS, _MAX_QUERIES = 12, 12
@@ -98,7 +99,7 @@ def write_report(contents: ReportContents, path: str | os.PathLike[str]) -> None
     """Writes the report as one HTML file; missing folders are made, an older file is replaced."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_report(contents), encoding="utf-8", errors="replace")
+    atomic_files.write_text(target, render_report(contents), errors="replace")
 
 
 def render_report(contents: ReportContents) -> str:

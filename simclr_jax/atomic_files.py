@@ -1,0 +1,156 @@
+"""Files that appear whole or not at all, and the questions asked before long work whether they can be written.
+
+A reader sees the old file or the new one, never half of one. Whatever the system says against writing is one line.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator
+
+from simclr_jax import base
+
+# What a disk says that is full, and one that may not be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+# A page of the file system: enough for a full disk to say so.
+_PROBE = bytes(4096)
+
+
+def check_target(path: str | os.PathLike[str], *, flag: str = "--output") -> None:
+    """Makes sure, before long work, that a file can be written at `path`; what is there already stays as it is.
+
+    Raises:
+        base.InputError: no such folder, a folder in the file's place, a file or folder that may not be written, or no
+            room. The message names `flag`.
+    """
+    text, target = os.fspath(path), pathlib.Path(path)
+    if text.endswith(("/", os.sep)) or target.is_dir():
+        raise base.InputError(f"{flag} must name a file; {text} is a folder. Add the name of a file to it.")
+    if not target.parent.is_dir():
+        raise base.InputError(f"{flag} must lie in an existing folder; got {text}. Create the folder first.")
+    if _is_special(target):
+        return
+    if target.exists() and not os.access(target, os.W_OK):
+        raise base.InputError(f"{flag} must be a file that can be written; {text} is read-only. Choose another name.")
+    with one_line(target, rule=f"{flag} must be a file that can be written"):
+        _try_to_write(target.parent)
+
+
+def check_folder(path: str | os.PathLike[str], *, flag: str) -> None:
+    """Makes sure, before long work, that a folder can be made (or replaced) at `path`; nothing is made.
+
+    Raises:
+        base.InputError: something in its way, a disk or folder that may not be written, or no room. The message names
+            `flag`.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    with one_line(path, rule=f"{flag} must be a folder that can be written"):
+        _try_to_write(next(folder for folder in (*target.parents, target) if folder.exists()))
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
+    """Writes a text file (UTF-8); see `write_bytes`.
+
+    Raises:
+        base.InputError: the file cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file through a temporary one beside it. A link stays a link; what is no file (a pipe) is written into.
+
+    Raises:
+        base.InputError: the file cannot be written; the old one is then still whole.
+    """
+    target = pathlib.Path(path)
+    with one_line(target):
+        if _is_special(target):
+            target.write_bytes(content)
+            return
+        target = pathlib.Path(os.path.realpath(target))
+        temporary = _beside(target)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
+    """A fresh folder beside `target` that takes its place when the block ends, and vanishes if the block fails.
+
+    Raises:
+        base.InputError: the system refuses to write; what was at `target` is then still there.
+    """
+    # "." and ".." have no name to call a neighbour after, and a link stays a link.
+    target = pathlib.Path(os.path.realpath(target))
+    fresh, old = _beside(target), _beside(target)
+    with one_line(target, rule=f"{flag} must be a folder that can be written"):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
+            yield fresh
+            if target.exists():
+                os.replace(target, old)
+            try:
+                os.replace(fresh, target)
+            except OSError:
+                if old.exists():
+                    os.replace(old, target)
+                raise
+        finally:
+            for folder in (fresh, old) if target.exists() else (fresh,):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_line(path: str | os.PathLike[str], *, rule: str = "A file must be writable") -> Iterator[None]:
+    """Turns what the system says against writing `path` inside the block into one line that names it.
+
+    Raises:
+        base.InputError: in place of every OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise base.InputError(refusal(error, path, rule=rule)) from error
+
+
+def refusal(error: OSError, path: str | os.PathLike[str], *, rule: str = "A file must be writable") -> str:
+    """One line for people: the rule, the file that cannot be written, why, and what to do."""
+    where, reason = os.fspath(path), error.strerror or type(error).__name__
+    remedy = "Choose another place."
+    if error.errno in NO_ROOM:
+        there = next(folder for folder in pathlib.Path(os.path.abspath(where)).parents if folder.is_dir())
+        with contextlib.suppress(OSError):
+            reason += f" ({shutil.disk_usage(there).free / 1e6:.1f} MB free in {there})"
+        remedy = "Make room or choose another place."
+    elif error.errno in NO_RIGHT:
+        remedy = "Change the permissions or choose another place."
+    return f"{rule}; {where}: {reason}. {remedy}"
+
+
+def _try_to_write(folder: pathlib.Path) -> None:
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        probe.write_bytes(_PROBE)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether something is there that is neither file nor folder: /dev/stdout, a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _beside(target: pathlib.Path) -> pathlib.Path:
+    """A free name in the same folder, however long the target's own name is."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")

@@ -1,0 +1,62 @@
+"""The one rule for files and folders that people type: `~` is expanded, and what is no path of this machine is refused.
+
+Typed text comes in, a path comes out; nothing is read or made.
+"""
+
+import os
+import re
+import unicodedata
+
+from simclr_jax import base
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: C:/ is a drive
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # NUL, newlines and other controls, bytes that are not UTF-8, line separators
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes, of Linux's file systems
+
+
+def typed(text: str, *, flag: str) -> str:
+    """The path that `text` names, with `~` and `~user` expanded; a relative one stays relative.
+
+    Raises:
+        base.InputError: `text` is empty, a URL, a name of no user, or holds what no path can. The message names
+            `flag`.
+    """
+    if not text.strip():
+        raise base.InputError(f"{flag} must be a path; got nothing. Give one, or leave the flag out.")
+    if any(unicodedata.category(letter) in _UNPRINTABLE for letter in text):
+        raise base.InputError(
+            f"{flag} must be a path without control characters, in UTF-8; got {_printable(text)}. Rename it."
+        )
+    if _URL.match(text):
+        raise base.InputError(
+            f"{flag} must be a path of this machine, not a URL; got {text[:80]}. Copy the files here, or mount the "
+            "store as a folder."
+        )
+    if len(os.fsencode(text)) > _LONGEST_PATH or any(
+        len(os.fsencode(name)) > _LONGEST_NAME for name in re.split(r"[/\\]", text)
+    ):
+        raise base.InputError(
+            f"{flag} must be a path whose names have at most {_LONGEST_NAME} bytes; got {text[:40]} ... of {len(text)} "
+            "letters. Shorten it."
+        )
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        user = re.split(r"[/\\]", text)[0]
+        raise base.InputError(
+            f"{flag} must be a path; {user} stands for a user who is not known here. For a folder of that name write "
+            f"./{text[:80]}."
+        )
+    return path
+
+
+def absolute(text: str, *, flag: str) -> str:
+    """`typed`, and independent of the current folder; links are kept.
+
+    Raises:
+        base.InputError: as for `typed`.
+    """
+    return os.path.abspath(typed(text, flag=flag))
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape", "backslashreplace").decode("ascii")[:80]
