@@ -142,9 +142,7 @@ def has_steps(folder: pathlib.Path) -> bool:
 
 
 def _steps_on_disk(folder: pathlib.Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
 def restore_latest(
