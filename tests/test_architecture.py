@@ -18,7 +18,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
     *("optim", "sharding", "launch", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
 }  # fmt: skip
-ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export", "cache"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),

@@ -10,7 +10,7 @@ import pathlib
 import re
 import shutil
 import time
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 try:
     import fcntl
@@ -22,8 +22,8 @@ KEPT_OF_A_TITLE = 3
 _STALE_SECONDS = 24 * 3600
 _FILES = frozenset({"images.npy", "sizes.npy", "labels.npy", "meta.json"})
 _NAME = re.compile(r".*-[0-9a-f]{32}(\.tmp-\w+)?")
-# Open until the process ends: their locks say that the entries are in use.
-_held: dict[str, BinaryIO] = {}
+# File descriptors, open until the process ends: their locks say that the entries are in use.
+_held: dict[str, int] = {}
 
 
 class Entry(NamedTuple):
@@ -44,12 +44,12 @@ def hold(entry: pathlib.Path) -> None:
     path = str(entry / "meta.json")
     try:
         os.utime(path)
-        stream = open(path, "rb")  # noqa: SIM115
+        descriptor = os.open(path, os.O_RDONLY)
         if fcntl:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if path in _held:
-            _held[path].close()
-        _held[path] = stream
+            os.close(_held[path])
+        _held[path] = descriptor
     except OSError:  # a cache that may only be read: nobody here can remove from it either
         return
 
