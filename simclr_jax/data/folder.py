@@ -74,12 +74,12 @@ def _tell(found: layout.Layout, listing: scan.Listing, class_names: tuple[str, .
     names = ", ".join(imageset.printable(name) for name in class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     unlabelled = sum(not file.class_name for file in found.files)
     parts = [
-        f"{len(by_split['train'])} training images{train_from}",
-        f"{len(by_split['test'])} test images from {found.test_from}" if by_split["test"] else "no test images",
-        f"{len(class_names)} classes ({names})" if class_names else "no classes",
+        imageset.counted(len(by_split["train"]), "training image") + train_from,
+        f"{imageset.counted(len(by_split['test']), 'test image')} from {found.test_from}",
+        f"{imageset.counted(len(class_names), 'class', 'classes')} ({names})" if class_names else "no classes",
     ]
     if class_names and unlabelled:
-        parts.append(f"{unlabelled} images without a label")
+        parts.append(imageset.counted(unlabelled, "image") + " without a label")
     if found.left_out:
         parts.append("left out: " + _counts(found.left_out))
     if listing.ignored:
@@ -91,8 +91,8 @@ def _tell(found: layout.Layout, listing: scan.Listing, class_names: tuple[str, .
 
 def _count(files: list[layout.ImageFile]) -> str:
     classes = {file.class_name for file in files} - {""}
-    of_classes = f" of {len(classes)} classes" if classes else ""
-    return f"{len(files)} images{of_classes}"
+    of_classes = f" of {imageset.counted(len(classes), 'class', 'classes')}" if classes else ""
+    return imageset.counted(len(files), "image") + of_classes
 
 
 def _counts(numbers: Counter[str] | dict[str, int]) -> str:
@@ -102,10 +102,10 @@ def _counts(numbers: Counter[str] | dict[str, int]) -> str:
 
 
 _SORTS = {
-    "unread picture": "pictures of a kind that is not read",
-    "archive": "archives",
-    "broken link": "links that lead nowhere",
-    "other": "files which are not images",
+    "unread picture": ("picture of a kind that is not read", "pictures of a kind that is not read"),
+    "archive": ("archive", "archives"),
+    "broken link": ("link that leads nowhere", "links that lead nowhere"),
+    "other": ("file which is not an image", "files which are not images"),
 }
 
 
@@ -115,7 +115,7 @@ def _count_ignored(ignored: Counter[tuple[str, str]]) -> str:
         endings = Counter({ending: count for (of_sort, ending), count in ignored.items() if of_sort == sort})
         kinds_ = ", ".join(f"{count} {ending or 'no ending'}" for ending, count in endings.most_common(3))
         if endings:
-            parts.append(f"{endings.total()} {words} ({kinds_})")
+            parts.append(f"{imageset.counted(endings.total(), *words)} ({kinds_})")
     return ", ".join(parts)
 
 

@@ -85,7 +85,7 @@ def understand(listing: scan.Listing, title: str) -> Layout:
         chosen = [(file, "train", ()) for file in listing.files if not file.is_linked]
     renamed, warnings = _same_classes(chosen)
     files = [_describe(file, split, depth=len(top), renamed=renamed) for file, split, top in chosen]
-    test_from = f"{'/'.join(splits['test'])}/" if "test" in splits else "a tenth of each class, held out by name"
+    test_from = f"{'/'.join(splits['test'])}/" if "test" in splits else "a tenth held out, class by class"
     if "test" not in splits:
         held_out = choose_held_out((file.name, file.class_name) for file in files)
         files = [file._replace(split="test" if file.name in held_out else "train") for file in files]
@@ -286,8 +286,8 @@ def check_test(files: list[ImageFile]) -> list[str]:
     tested = {file.class_name for file in tests}
     if len(classes) < 2 or (len(tests) >= SMALL_TEST and len(tested) > 1):
         return []
-    of_classes = f"{len(tested)} of {len(classes)} classes"
-    return [f"only {len(tests)} test images with a label, of {of_classes}: scores on them say little"]
+    images = imageset.counted(len(tests), "test image")
+    return [f"only {images} with a label, of {len(tested)} of {len(classes)} classes: scores on them say little"]
 
 
 def _names(names: Iterable[str]) -> str:

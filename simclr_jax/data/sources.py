@@ -168,7 +168,7 @@ def _say_what_is_odd(image_set: imageset.ImageSet, encoded: imageset.Encoded) ->
             f"{'; '.join(skipped[:5])}{dots}"
         )
     for warning in image_set.warnings:
-        _say(f"{encoded.title}: warning: {warning}.")
+        _say(f"{encoded.title}: warning: {warning}")
 
 
 # Published sizes of sets that few have prepared on the machine where they plan: images, classes, side (None: mixed).

@@ -132,14 +132,14 @@ def test_files_are_known_by_their_content_and_others_are_ignored(tmp_path, capsy
         (tmp_path / name).write_text("BM is not enough")
     assert _load(tmp_path, progress=True).ids == ("no_ending", "wrong_ending.jpg")
     said = capsys.readouterr().err
-    assert "ignored: 1 pictures of a kind that is not read (1 .ppm), 1 links that lead nowhere (1 .jpg), " in said
+    assert "ignored: 1 picture of a kind that is not read (1 .ppm), 1 link that leads nowhere (1 .jpg), " in said
     assert "3 files which are not images (2 .csv, 1 .txt); passed over: " in said
 
 
 def test_a_folder_of_other_files_says_what_it_found(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.zip").write_bytes(b"PK")
-    assert "got 1 archives (1 .zip), 1 files which are not images (1 .txt). Unpack" in _refusal(tmp_path)
+    assert "got 1 archive (1 .zip), 1 file which is not an image (1 .txt). Unpack" in _refusal(tmp_path)
 
 
 def test_a_folder_of_pictures_that_are_not_read_says_how_to_convert_them(tmp_path):
