@@ -44,7 +44,7 @@ class Picture(NamedTuple):
     has_more: bool
 
 
-def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules | None = None) -> Picture:
+def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules = imageset.DEFAULT_RULES) -> Picture:
     """The picture in `data`.
 
     Rotated as its EXIF orientation says (TensorFlow and TFDS ignore it); transparent pixels over white; the first
@@ -62,7 +62,6 @@ def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules | None = 
         DamagedImage: not an allowed format, damaged, truncated, or more pixels than `rules` allow.
     """
     ops = extras.require("PIL.ImageOps")
-    rules = rules or imageset.Rules()
     image = _open_checked(data, rules)
     is_large = image.width * image.height > _LARGE_PIXELS
     try:
@@ -76,9 +75,9 @@ def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules | None = 
         raise DamagedImage(f"damaged or truncated ({type(error).__name__})") from error
 
 
-def image_size(data: bytes, rules: imageset.Rules | None = None) -> tuple[int, int]:
+def image_size(data: bytes, rules: imageset.Rules = imageset.DEFAULT_RULES) -> tuple[int, int]:
     """(height, width) by the header alone, without EXIF rotation. Raises DamagedImage."""
-    image = _open_checked(data, rules or imageset.Rules())
+    image = _open_checked(data, rules)
     return image.height, image.width
 
 

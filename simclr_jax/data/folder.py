@@ -22,7 +22,7 @@ def open_folder(
     *,
     data_dir: str | os.PathLike[str] | None,
     canvas_size: int | None,
-    rules: imageset.Rules,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded:
     """The files of one split of `folder:PATH`, not yet decoded.
 
@@ -140,7 +140,7 @@ def _make_encoded(
     title: str,
     class_names: tuple[str, ...],
     canvas_size: int | None,
-    rules: imageset.Rules,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded:
     label_of = {name: label for label, name in enumerate(class_names)} | {"": -1}
     stamp = [

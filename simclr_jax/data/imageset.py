@@ -52,6 +52,9 @@ class Rules(NamedTuple):
     max_megapixels: float | None = None
 
 
+DEFAULT_RULES = Rules()
+
+
 class Encoded(NamedTuple):
     """A split before decoding: what it holds and how to get at the bytes. Made by the sources.
 
@@ -72,7 +75,7 @@ class Encoded(NamedTuple):
     ids: Sequence[str]
     canvas_size: Callable[[], int]
     read: Callable[[int], tuple[bytes, int]]
-    rules: Rules = Rules()
+    rules: Rules = DEFAULT_RULES
     understood: str = ""
     warnings: tuple[str, ...] = ()
 

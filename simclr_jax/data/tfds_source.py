@@ -22,7 +22,7 @@ def open_tfds(
     *,
     data_dir: str | os.PathLike[str] | None,
     canvas_size: int | None,
-    rules: imageset.Rules,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded:
     """One split of a prepared TFDS data set, not yet decoded.
 
