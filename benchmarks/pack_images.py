@@ -28,7 +28,7 @@ def files(name: str, split: str, *, data_dir: str | None) -> Iterator[tuple[str,
     source, _, rest = name.partition(":")
     opened = data.DATASETS[source].open
     assert opened is not None
-    encoded = opened(rest, split, data_dir=data_dir, canvas_size=None, progress=False)
+    encoded = opened(rest, split, data_dir=data_dir, canvas_size=None)
     for index in range(len(encoded.ids)):
         content, label = encoded.read(index)
         ending = next(ending for start, ending in _ENDINGS.items() if content.startswith(start))

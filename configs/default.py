@@ -20,6 +20,13 @@ def get_config() -> config_dict.ConfigDict:
     config.data.cache_dir = config_dict.placeholder(str)  # decoded images; None = the user's cache folder, "" = none
     config.data.canvas_size = config_dict.placeholder(int)  # longest side kept in memory, pixels; None = the source's
     config.data.max_skipped = 0.01  # share of damaged files that is left out (and named) before the run is refused
+    # Millions of pixels of the largest picture that is read; None = 64, for JPEG (decoded reduced) 256.
+    config.data.max_megapixels = config_dict.placeholder(float)
+    # Levels shown black and white in grey pictures of more than 8 bits, for 12 bits (0, 4095); () = (0, 65535),
+    # of floats (0, 1).
+    config.data.sixteen_bit_range = ()
+    # All decoded splits in cache_dir, GB; those used longest ago go first. None = half of what the disk has room for.
+    config.data.max_cache_gigabytes = config_dict.placeholder(float)
 
     # Which splits are pretrained on and tested on; probes train on the first and are scored on the second.
     config.split = config_dict.ConfigDict()

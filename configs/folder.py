@@ -1,4 +1,4 @@
-"""Your own folder of images: JPEG, PNG, WebP or BMP, any sizes, with class folders or without labels.
+"""Your own folder of images (docs/data.md says which), any sizes, with class folders or without labels.
 
 Reproduces no paper: a ResNet-18 at 64 pixels that learns in minutes on a GPU and in an hour or so on two CPU cores.
 Command: simclr-jax train --config=folder:PHOTOS --workdir=runs/photos

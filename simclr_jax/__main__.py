@@ -18,6 +18,7 @@ usage: simclr-jax VERB --flag=value ...      (simclr-jax VERB --help for its fla
   plan      memory, time, rate of a run   simclr-jax plan --config=imagenet_resnet50 --devices=8
   convert   published weights to a run    simclr-jax convert --input=FILE --workdir=runs/converted
   export    a run to torch and others     simclr-jax export --workdir=runs/demo --output=exported
+  cache     what is kept between runs     simclr-jax cache --empty=all
 """
 
 _CONFIG_HELP = """  --config=NAME_OR_PATH[:ARG]   {names}
@@ -142,6 +143,19 @@ The config says which data the weights are evaluated on; default imagenet_resnet
   --head=none                   none | projection | classifier | all: what goes with the encoder
 
   simclr-jax export --workdir=runs/demo --output=exported
+""",
+    ),
+    "cache": _Verb(
+        {"cache_dir": None, "empty": "none"},
+        (),
+        False,
+        """Lists what is kept between runs, with its size: decoded splits and compiled programs. Decoded
+splits stay within config.data.max_cache_gigabytes, compiled programs within 2 GB.
+
+  --cache_dir=FOLDER            of decoded splits; default: where config.data.cache_dir puts them
+  --empty=none                  none | decoded | compiled | all: what to remove; it is made again
+
+  simclr-jax cache --empty=decoded
 """,
     ),
 }

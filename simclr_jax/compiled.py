@@ -26,7 +26,7 @@ def keep() -> None:
     told, is_on = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     if told or not is_on:
         return
-    folder = cache.default_folder() / "compiled" / processor()
+    folder = root() / processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -34,6 +34,30 @@ def keep() -> None:
         return
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def root() -> pathlib.Path:
+    """The folder that holds a folder of programs for every kind of processor."""
+    return cache.default_folder() / "compiled"
+
+
+def num_bytes() -> int:
+    """What the programs of all processors take on disk, bytes."""
+    return sum(path.stat().st_size for path in _programs())
+
+
+def empty() -> int:
+    """Removes the programs of all processors; returns how many bytes they took."""
+    total = 0
+    for path in _programs():
+        total += path.stat().st_size
+        path.unlink(missing_ok=True)
+    return total
+
+
+def _programs() -> list[pathlib.Path]:
+    """JAX's own files: programs, and when each was used."""
+    return [path for ending in ("-cache", "-atime") for path in root().glob(f"*/*{ending}")]
 
 
 def processor() -> str:

@@ -19,7 +19,7 @@ FILES_AND_PATHS = {"atomic_files", "paths"}
 GROUND = {"augment", "losses", "probes", "data", "models", "page", "interop"} | {
     *("optim", "sharding", "launch", "tree_digests", "checkpoint", "runlog", "progress", "hardware", "hlo", "plan_text")
 }  # fmt: skip
-ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export"}
+ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "export", "cache"}
 # Room -> the rooms it may import beside itself.
 ALLOWED = {
     "__init__": set(),

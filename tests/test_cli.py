@@ -11,7 +11,7 @@ import pytest
 from simclr_jax import __main__ as cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-VERBS = ("train", "evaluate", "report", "preview", "plan", "convert", "export")
+VERBS = ("train", "evaluate", "report", "preview", "plan", "convert", "export", "cache")
 
 
 def program(*words):

@@ -1,7 +1,8 @@
 """Decoded splits on disk: written once, atomically, checked when opened, and then memory-mapped.
 
 An entry is a folder `<title>-<key>` with images.npy, sizes.npy, labels.npy and meta.json. It appears by one rename,
-so that a killed run leaves no half entry; an entry which fails its checks is removed and made again.
+so that a killed run leaves no half entry; an entry which fails its checks is removed and made again. `bound` keeps
+the sum of all entries within a limit.
 """
 
 import hashlib
@@ -11,18 +12,16 @@ import pathlib
 import re
 import shutil
 import tempfile
-import time
 from typing import BinaryIO
 
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import decode, imageset
+from simclr_jax.data import blocks, bound, imageset
 
-FORMAT = 1
+FORMAT = 2
 # Larger entries are checked by shape and length only: reading them whole would cost more than a minute.
 FULL_CHECK_BYTES = 2**30
-_STALE_SECONDS = 24 * 3600
 
 
 def default_folder() -> pathlib.Path:
@@ -32,30 +31,47 @@ def default_folder() -> pathlib.Path:
 
 
 def load_or_decode(
-    encoded: imageset.Encoded, *, cache_dir: str | os.PathLike[str] | None, max_skipped: float, progress: bool
+    encoded: imageset.Encoded,
+    *,
+    cache_dir: str | os.PathLike[str] | None,
+    max_skipped: float,
+    progress: bool,
+    max_gigabytes: float | None = None,
 ) -> imageset.ImageSet:
     """The decoded split: from the cache if it is there and sound, else decoded (and kept).
 
     Args:
         encoded: the split.
         cache_dir: None for `default_folder()`; "" for no cache: the images are then held in memory.
-        max_skipped: largest share of damaged files, see `decode.decode_split`.
+        max_skipped: largest share of damaged files, see `blocks.decode_split`.
         progress: whether decoding shows a progress bar on stderr.
+        max_gigabytes: what all entries together may take; before a new one is made, those used longest ago are
+            removed, never one in use. None for `bound.default_limit`.
 
     Raises:
         base.InputError: too many damaged files, or the folder cannot be written or has too little room.
     """
     if cache_dir == "":
         return _decode_in_memory(encoded, max_skipped=max_skipped, progress=progress)
-    folder = default_folder() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
+    folder = default_folder() if cache_dir is None else pathlib.Path(os.path.expanduser(cache_dir))
     title = re.sub(r"[^A-Za-z0-9.]+", "-", encoded.title).strip("-.")[-60:]
     entry = folder / f"{title}-{encoded.key[:32]}"
     image_set = _open_entry(entry, encoded.key)
     if image_set is None:
-        image_set = _build_entry(entry, encoded, max_skipped=max_skipped, progress=progress)
+        image_set = _build_entry(
+            entry, encoded, max_skipped=max_skipped, max_gigabytes=max_gigabytes, progress=progress
+        )
     num_files = len(encoded.ids)
-    decode.check_skipped(list(image_set.skipped), num_files=num_files, max_skipped=max_skipped, seen=num_files)
+    blocks.check_skipped(list(image_set.skipped), num_files=num_files, max_skipped=max_skipped, seen=num_files)
     return image_set
+
+
+def check_limit(max_gigabytes: float | None) -> None:
+    """Raises base.InputError unless the limit of the cache is None or a number from 0."""
+    if max_gigabytes is not None and not (isinstance(max_gigabytes, int | float) and 0 <= max_gigabytes < float("inf")):
+        raise base.InputError(
+            f"max_cache_gigabytes must be a number from 0; got {max_gigabytes!r}. Leave it out for half of the disk."
+        )
 
 
 def _decode_in_memory(encoded: imageset.Encoded, *, max_skipped: float, progress: bool) -> imageset.ImageSet:
@@ -75,23 +91,24 @@ def _decode_in_memory(encoded: imageset.Encoded, *, max_skipped: float, progress
         images[filled : filled + len(rows)] = rows
         filled += len(rows)
 
-    decoded = decode.decode_split(encoded, write, canvas_size=canvas_size, max_skipped=max_skipped, progress=progress)
+    decoded = blocks.decode_split(encoded, write, canvas_size=canvas_size, max_skipped=max_skipped, progress=progress)
     return decoded._replace(images=images[:filled])
 
 
 def _build_entry(
-    entry: pathlib.Path, encoded: imageset.Encoded, *, max_skipped: float, progress: bool
+    entry: pathlib.Path, encoded: imageset.Encoded, *, max_skipped: float, max_gigabytes: float | None, progress: bool
 ) -> imageset.ImageSet:
     canvas_size = encoded.canvas_size()
+    needed = len(encoded.ids) * canvas_size**2 * 3
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(entry)
-        _check_room(entry.parent, len(encoded.ids) * canvas_size**2 * 3)
+        bound.make_room(entry.parent, needed, title=encoded.title, max_gigabytes=max_gigabytes)
+        _check_room(entry.parent, needed)
         work = pathlib.Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
         try:
             with open(work / "images.npy", "wb") as stream:
                 _write_header(stream, (len(encoded.ids), canvas_size, canvas_size, 3))
-                decoded = decode.decode_split(
+                decoded = blocks.decode_split(
                     encoded,
                     lambda rows: _write_rows(stream, rows),
                     canvas_size=canvas_size,
@@ -101,7 +118,7 @@ def _build_entry(
                 # Damaged files leave the array shorter; NumPy pads its header so that the length can change in place.
                 stream.seek(0)
                 _write_header(stream, decoded.images.shape)
-            _write_rest(work, decoded, encoded.key)
+            _write_rest(work, decoded, encoded)
             _publish(work, entry)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -110,6 +127,7 @@ def _build_entry(
             f"the cache folder must be writable; got {error.strerror or error} for {entry.parent}. "
             'Choose another one with cache_dir, or cache_dir="" to keep the images in memory.'
         ) from error
+    bound.hold(entry)
     return decoded._replace(images=np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False))
 
 
@@ -121,16 +139,18 @@ def _write_rows(stream: BinaryIO, rows: np.ndarray) -> None:
     stream.write(rows.data)
 
 
-def _write_rest(work: pathlib.Path, decoded: imageset.ImageSet, key: str) -> None:
+def _write_rest(work: pathlib.Path, decoded: imageset.ImageSet, encoded: imageset.Encoded) -> None:
     np.save(work / "sizes.npy", decoded.sizes)
     np.save(work / "labels.npy", decoded.labels)
     meta = {
         "format": FORMAT,
-        "key": key,
+        "key": encoded.key,
+        "title": encoded.title,
         "fingerprint": decoded.fingerprint,
         "class_names": decoded.class_names,
         "ids": decoded.ids,
         "skipped": decoded.skipped,
+        "warnings": decoded.warnings,
     }
     (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -158,11 +178,13 @@ def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
             ids=tuple(meta["ids"]),
             fingerprint=meta["fingerprint"],
             skipped=tuple(meta["skipped"]),
+            warnings=tuple(meta["warnings"]),
         )
         sound = meta["format"] == FORMAT and meta["key"] == key and _is_sound(image_set)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         sound = False
     if sound:
+        bound.hold(entry)
         return image_set
     shutil.rmtree(entry, ignore_errors=True)
     return None
@@ -186,10 +208,3 @@ def _check_room(folder: pathlib.Path, needed: int) -> None:
             f"the cache folder needs room for the decoded images: {needed / 1e9:.1f} GB; {folder} has "
             f"{free / 1e9:.1f} GB free. Choose another one with cache_dir, or lower canvas_size."
         )
-
-
-def _remove_stale(entry: pathlib.Path) -> None:
-    """Removes what a killed run left behind for the same entry more than a day ago."""
-    for work in entry.parent.glob(f"{entry.name}.tmp-*"):
-        if time.time() - work.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(work, ignore_errors=True)

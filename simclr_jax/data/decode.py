@@ -1,230 +1,144 @@
-"""From file bytes to pixels: JPEG, PNG, WebP and BMP by their magic bytes, damaged and oversized files refused.
+"""From file bytes to pixels: the formats of `kinds.READ` by their magic bytes, damaged and oversized files refused.
 
-The user's folders are not trusted: only these four formats reach a decoder, the header is read before any pixel,
-and whatever a decoder raises becomes one line about one file.
+The user's folders are not trusted: only these formats reach a decoder, the header is read before any pixel, and
+whatever a decoder raises becomes one line about one file.
 """
 
-import collections
-import concurrent.futures
 import contextlib
-import hashlib
 import io
-import itertools
-import math
-import os
-import sys
-import warnings
-from collections.abc import Callable, Generator
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_jax import base
-from simclr_jax.data import extras, imageset
+from simclr_jax.data import extras, imageset, kinds
 
-DECODER_VERSION = 1  # part of every cache key: raise it when pixels change
-MAX_PIXELS = 64 * 2**20
-MAX_SIDE = 16 * 2**10
+DECODER_VERSION = 2  # part of every cache key: raise it when pixels change
+MAX_PIXELS = 64 * 10**6
+# A JPEG is decoded at an eighth of its size where the canvas allows it; telephones make 108 and 200 megapixels.
+MAX_JPEG_PIXELS = 256 * 10**6
 MAX_FILE_BYTES = 256 * 2**20
 DEFAULT_CANVAS_SIZE = 256
+_FULL_RANGES = {"F": (0.0, 1.0)}
+_SIXTEEN_BITS = (0.0, 65535.0)
+# Pictures from this size on are decoded one after the other, else sixteen threads would need sixteen times the memory.
+_LARGE_PIXELS = 32 * 10**6
+_one_at_a_time = threading.Lock()
 
 
 class DamagedImage(Exception):
     """This one image cannot be used; the message is a short reason. Never leaves the package."""
 
 
-def image_format(head: bytes) -> str | None:
-    """ "JPEG", "PNG", "WEBP" or "BMP" by the first 16 bytes of a file; None for everything else."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    # "BM" alone also begins ordinary text; the four reserved bytes are zero in every real bitmap.
-    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
-        return "BMP"
-    return None
+class Picture(NamedTuple):
+    """A decoded file.
+
+    pixels: uint8 [h, w, 3] RGB.
+    levels: of a picture of more than 8 bits: its lowest and highest level, and those shown as black and white; else
+        None.
+    has_more: whether the file holds further pages or frames.
+    """
+
+    pixels: np.ndarray
+    levels: tuple[float, float, float, float] | None
+    has_more: bool
 
 
-def decode_image(data: bytes, *, long_side: int) -> np.ndarray:
-    """The picture in `data`: uint8 [h, w, 3] RGB.
+def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules = imageset.DEFAULT_RULES) -> Picture:
+    """The picture in `data`.
 
     Rotated as its EXIF orientation says (TensorFlow and TFDS ignore it); transparent pixels over white; the first
-    frame of an animation; 16-bit grey by its high byte; CMYK, palette and grey as Pillow converts them.
+    page or frame; grey of more than 8 bits by `rules.sixteen_bit_range` (colours of 16 bits by their high byte, as
+    Pillow reads them); CMYK, palette and grey as Pillow converts them.
 
     Args:
         data: content of a file.
         long_side: the picture will be shrunk to this later: a JPEG at least four times larger may come back
-            reduced by 2, 4 or 8, which is much faster and still leaves twice the pixels needed.
+            reduced by 2, 4 or 8, which is much faster and still leaves twice the pixels needed (all that are
+            needed, where twice as many would be over `MAX_PIXELS`).
+        rules: see `imageset.Rules`.
 
     Raises:
-        DamagedImage: not an allowed format, damaged, truncated, more than 64 megapixels or 16,384 pixels a side.
+        DamagedImage: not an allowed format, damaged, truncated, or more pixels than `rules` allow.
     """
     ops = extras.require("PIL.ImageOps")
-    image = _open_checked(data)
+    image = _open_checked(data, rules)
+    is_large = image.width * image.height > _LARGE_PIXELS
     try:
-        height, width = imageset.fitted_size(image.height, image.width, long_side)
-        if image.format in ("JPEG", "MPO"):
-            image.draft(None, (2 * width, 2 * height))
-        return _to_rgb(ops.exif_transpose(image))
+        with _one_at_a_time if is_large else contextlib.nullcontext():
+            has_more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            if image.format in ("JPEG", "MPO"):
+                _reduce(image, long_side)
+            pixels, levels = _to_rgb(ops.exif_transpose(image), rules)
+            return Picture(pixels, levels, has_more)
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise DamagedImage(f"damaged or truncated ({type(error).__name__})") from error
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes, rules: imageset.Rules = imageset.DEFAULT_RULES) -> tuple[int, int]:
     """(height, width) by the header alone, without EXIF rotation. Raises DamagedImage."""
-    image = _open_checked(data)
+    image = _open_checked(data, rules)
     return image.height, image.width
 
 
-def _open_checked(data: bytes) -> Any:
+def max_file_bytes(rules: imageset.Rules) -> int:
+    """The largest file that is read: `MAX_FILE_BYTES`, or 8 bytes for each pixel that `rules` ask for."""
+    return max(MAX_FILE_BYTES, int(8e6 * (rules.max_megapixels or 0)))
+
+
+def _open_checked(data: bytes, rules: imageset.Rules) -> Any:
     pillow = extras.require("PIL.Image")
     if not data:
         raise DamagedImage("empty file")
-    kind = image_format(data[:16])
+    kind = kinds.image_format(data[: kinds.HEAD_BYTES])
     if kind is None:
-        raise DamagedImage("not a JPEG, PNG, WebP or BMP file")
+        raise DamagedImage(kinds.why_not_read(data[: kinds.HEAD_BYTES]))
+    pillow.init()
+    if kind not in pillow.OPEN:
+        raise DamagedImage(f"{kind}, which this version of Pillow does not read (pip install -U pillow)")
     try:
-        image = pillow.open(io.BytesIO(data), formats=(kind,))
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise DamagedImage(f"more than {MAX_PIXELS} pixels") from error
+        # Not `Image.open`: its own limit on pixels knows nothing of a JPEG's reduction; ours is below.
+        image = pillow.OPEN[kind][0](io.BytesIO(data), "")
     except Exception as error:
-        raise DamagedImage(f"damaged header ({type(error).__name__})") from error
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE or min(image.size) < 1:
-        raise DamagedImage(f"{image.width}x{image.height}: over {MAX_PIXELS} pixels or {MAX_SIDE} a side")
+        odd = ", or of an unusual kind: save it as 8-bit PNG" if kind == "TIFF" else ""
+        raise DamagedImage(f"damaged header ({type(error).__name__}){odd}") from error
+    _check_size(image, kind, rules.max_megapixels)
     return image
 
 
-def _to_rgb(image: Any) -> np.ndarray:
+def _check_size(image: Any, kind: str, max_megapixels: float | None) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DamagedImage(f"{width}x{height} pixels")
+    allowed = MAX_JPEG_PIXELS if kind == "JPEG" else MAX_PIXELS
+    if max_megapixels is not None:
+        allowed = int(1e6 * max_megapixels)
+    if width * height > allowed:
+        raise DamagedImage(
+            f"{width}x{height} are {width * height / 1e6:.0f} megapixels, above {allowed / 1e6:.0f} for {kind} "
+            "(shrink it, or raise max_megapixels)"
+        )
+
+
+def _reduce(image: Any, long_side: int) -> None:
+    """Lets libjpeg leave out detail that the canvas cannot hold."""
+    height, width = imageset.fitted_size(image.height, image.width, long_side)
+    # Reducing by s leaves less than twice what is asked for in each direction.
+    twice_is_small = 16 * height * width <= MAX_PIXELS or image.width * image.height <= MAX_PIXELS
+    image.draft(None, (2 * width, 2 * height) if twice_is_small else (width, height))
+
+
+def _to_rgb(image: Any, rules: imageset.Rules) -> tuple[np.ndarray, tuple[float, float, float, float] | None]:
     pillow = extras.require("PIL.Image")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit levels at 255 instead of scaling them.
-        grey = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode.startswith(("I", "F")):
+        # Pillow would clip levels at 255 instead of scaling them.
+        values = np.asarray(image).astype(np.float64)
+        largest = float(np.finfo(np.float32).max)
+        values = np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest)
+        low, high = rules.sixteen_bit_range or _FULL_RANGES.get(image.mode, _SIXTEEN_BITS)
+        grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1), (float(values.min()), float(values.max()), low, high)
     if image.has_transparency_data:
         white = pillow.new("RGBA", image.size, "white")
         image = pillow.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def printable(name: str) -> str:
-    """The name safe for one line of a message: control characters escaped, at most 80 characters."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-    return escaped if len(escaped) <= 80 else f"{escaped[:38]}...{escaped[-39:]}"
-
-
-class _Block(NamedTuple):
-    indices: list[int]
-    images: np.ndarray
-    sizes: list[tuple[int, int]]
-    labels: list[int]
-    skipped: list[str]
-    end: int
-
-
-def decode_split(
-    encoded: imageset.Encoded,
-    write: Callable[[np.ndarray], None],
-    *,
-    canvas_size: int,
-    max_skipped: float,
-    progress: bool,
-) -> imageset.ImageSet:
-    """Decodes every example, in order, and hands uint8 [n, canvas, canvas, 3] rows of the good ones to `write`.
-
-    Returns:
-        The `ImageSet` with its fingerprint, and with an empty `images` array of the right shape but no memory.
-
-    Raises:
-        base.InputError: more than ceil(max_skipped * number of files) are damaged, or none is good.
-    """
-    digest = hashlib.sha256()
-    sizes: list[tuple[int, int]] = []
-    labels: list[int] = []
-    ids: list[str] = []
-    skipped: list[str] = []
-    with contextlib.closing(_decoded_blocks(encoded, canvas_size=canvas_size, progress=progress)) as blocks:
-        for block in blocks:
-            digest.update(block.images.data)
-            write(block.images)
-            sizes += block.sizes
-            labels += block.labels
-            ids += [encoded.ids[i] for i in block.indices]
-            skipped += block.skipped
-            check_skipped(skipped, num_files=len(encoded.ids), max_skipped=max_skipped, seen=block.end)
-    if not ids:
-        raise base.InputError(
-            f"{encoded.title} must hold at least one readable image; got {len(skipped)} damaged ones: "
-            f"{'; '.join(skipped[:3])}. Repair or replace them."
-        )
-    shape = (len(ids), canvas_size, canvas_size, 3)
-    decoded = imageset.ImageSet(
-        images=np.broadcast_to(np.uint8(0), shape),
-        sizes=np.asarray(sizes, np.int32),
-        labels=np.asarray(labels, np.int32),
-        class_names=encoded.class_names,
-        ids=tuple(ids),
-        fingerprint="",
-        skipped=tuple(skipped),
-    )
-    return decoded._replace(fingerprint=imageset.finish_fingerprint(digest, image_set=decoded))
-
-
-def check_skipped(skipped: list[str], *, num_files: int, max_skipped: float, seen: int) -> None:
-    """Raises base.InputError if more than ceil(max_skipped * num_files) files are damaged."""
-    allowed = math.ceil(max_skipped * num_files)
-    if len(skipped) > allowed:
-        raise base.InputError(
-            f"at most {allowed} of {num_files} images may be damaged (max_skipped={max_skipped:g}); got {len(skipped)} "
-            f"among the first {seen}: {'; '.join(skipped[:3])}{'; ...' if len(skipped) > 3 else ''}. "
-            "Repair or remove them, or raise max_skipped."
-        )
-
-
-def _decoded_blocks(encoded: imageset.Encoded, *, canvas_size: int, progress: bool) -> Generator[_Block, None, None]:
-    """Decoded blocks in order; threads work a few blocks ahead, which bounds memory."""
-    count = len(encoded.ids)
-    length = max(1, min(256, 2**22 // (3 * canvas_size**2)))
-    starts = iter(range(0, count, length))
-    num_threads = min(16, os.cpu_count() or 1)
-    # A batch job's log gets a line per half minute, a terminal a moving bar.
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    bar = extras.require("tqdm").tqdm(
-        total=count, desc=encoded.title, unit=" images", disable=not progress, mininterval=interval, file=sys.stderr
-    )
-    pool = concurrent.futures.ThreadPoolExecutor(num_threads)
-    with bar, warnings.catch_warnings(), pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; refusals are exceptions
-        pending: collections.deque[concurrent.futures.Future[_Block]] = collections.deque()
-        try:
-            while True:
-                for start in itertools.islice(starts, 2 * num_threads - len(pending)):
-                    end = min(start + length, count)
-                    pending.append(pool.submit(_decode_block, encoded, start, end=end, canvas_size=canvas_size))
-                if not pending:
-                    return
-                block = pending.popleft().result()
-                bar.update(len(block.indices) + len(block.skipped))
-                yield block
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _decode_block(encoded: imageset.Encoded, start: int, *, end: int, canvas_size: int) -> _Block:
-    images = np.zeros((end - start, canvas_size, canvas_size, 3), np.uint8)
-    block = _Block([], images, [], [], [], end)
-    for index in range(start, end):
-        try:
-            data, label = encoded.read(index)
-            canvas, size = imageset.fit_to_canvas(decode_image(data, long_side=canvas_size), canvas_size)
-        except (DamagedImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            block.skipped.append(f"{printable(encoded.ids[index])}: {reason}")
-            continue
-        images[len(block.indices)] = canvas
-        block.indices.append(index)
-        block.sizes.append(size)
-        block.labels.append(label)
-    return block._replace(images=images[: len(block.indices)])
+    return np.asarray(image.convert("RGB")), None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ class ImageSet(NamedTuple):
     ids: name of every example: the file's path below the data folder, or its index.
     fingerprint: sha256 (hex) of all of the above: equal fingerprints mean equal data, wherever it lies.
     skipped: one line "name: reason" for every damaged file which was left out.
+    warnings: what is odd about the split, a sentence each: images without content, copies, a tiny test split ...
+        They are for people, and no part of the fingerprint.
     """
 
     images: np.ndarray
@@ -30,6 +33,26 @@ class ImageSet(NamedTuple):
     ids: tuple[str, ...]
     fingerprint: str
     skipped: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class EmptySplit(base.InputError):
+    """The data are there, but hold no example in this split."""
+
+
+class Rules(NamedTuple):
+    """How files become 8-bit pixels.
+
+    sixteen_bit_range: the levels (low, high) that become black and white in pictures of more than 8 bits a channel;
+        () = all that the type can hold: (0, 65535) for integers, (0, 1) for floats.
+    max_megapixels: larger pictures are refused; None = `decode.MAX_PIXELS`, and for JPEG `decode.MAX_JPEG_PIXELS`.
+    """
+
+    sixteen_bit_range: Sequence[float] = ()
+    max_megapixels: float | None = None
+
+
+DEFAULT_RULES = Rules()
 
 
 class Encoded(NamedTuple):
@@ -41,6 +64,9 @@ class Encoded(NamedTuple):
     ids: see `ImageSet`; one per example, damaged ones included.
     canvas_size: side of the square canvas, asked for only if something must be decoded.
     read: example index -> (file bytes, label); called from several threads.
+    rules: how its files are decoded.
+    understood: one line for people: what the source found and how the split came about.
+    warnings: see `ImageSet`; those which are known before decoding.
     """
 
     title: str
@@ -49,6 +75,9 @@ class Encoded(NamedTuple):
     ids: Sequence[str]
     canvas_size: Callable[[], int]
     read: Callable[[int], tuple[bytes, int]]
+    rules: Rules = DEFAULT_RULES
+    understood: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
@@ -106,6 +135,17 @@ def fitted_size(height: int, width: int, canvas_size: int) -> tuple[int, int]:
     return max(1, round(height * canvas_size / long_side)), max(1, round(width * canvas_size / long_side))
 
 
+def printable(name: str) -> str:
+    """The name safe for one line of a message: control characters escaped, at most 80 characters."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return escaped if len(escaped) <= 80 else f"{escaped[:38]}...{escaped[-39:]}"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """ "1 image", "3 images"; `plural` where an s is not enough."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def check_canvas_size(canvas_size: int | None) -> None:
     """Raises base.InputError unless `canvas_size` is None or a whole number from 8 to 4096 (pixels)."""
     if canvas_size is None:
@@ -115,6 +155,25 @@ def check_canvas_size(canvas_size: int | None) -> None:
             f"canvas_size must be a whole number of pixels from 8 to 4096; got {canvas_size!r}. "
             "Leave it out to let the data decide."
         )
+
+
+def check_rules(rules: Rules) -> Rules:
+    """The same with numbers as floats. Raises base.InputError for values that no decoding can follow."""
+    levels, megapixels = rules.sixteen_bit_range, rules.max_megapixels
+    is_pair = isinstance(levels, list | tuple) and len(levels) == 2 and _are_finite(*levels) and levels[0] < levels[1]
+    if not is_pair and levels not in ((), []):
+        raise base.InputError(
+            f"sixteen_bit_range must be two levels, the lower first, or (); got {levels!r}. For 12 bits use (0, 4095)."
+        )
+    if megapixels is not None and not (_are_finite(megapixels) and megapixels > 0):
+        raise base.InputError(
+            f"max_megapixels must be a number above 0; got {megapixels!r}. Leave it out for the default."
+        )
+    return Rules(tuple(map(float, levels)), None if megapixels is None else float(megapixels))
+
+
+def _are_finite(*values: object) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
 def take(image_set: ImageSet, rows: np.ndarray) -> ImageSet:

@@ -1,7 +1,8 @@
 """`load_split`: the one way to a decoded data set, by name."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from simclr_jax import base
@@ -14,7 +15,7 @@ class DataSet(NamedTuple):
     form: how the name is written, shown to users, for example "folder:PATH".
     splits: valid split names; empty if the source checks them itself.
     load: split -> ImageSet, for a built-in set.
-    open: (rest of the name, split, *, data_dir, canvas_size, progress) -> Encoded, for a set on disk.
+    open: (rest of the name, split, *, data_dir, canvas_size, rules) -> Encoded, for a set on disk.
     """
 
     form: str
@@ -39,6 +40,9 @@ def load_split(
     cache_dir: str | os.PathLike[str] | None = None,
     canvas_size: int | None = None,
     max_skipped: float = 0.01,
+    max_megapixels: float | None = None,
+    sixteen_bit_range: Sequence[float] = (),
+    max_cache_gigabytes: float | None = None,
     progress: bool = True,
 ) -> imageset.ImageSet:
     """One decoded split of a data set.
@@ -53,36 +57,118 @@ def load_split(
             image, at most 256.
         max_skipped: from 0 to 1; damaged files are left out and named as long as they are at most
             ceil(max_skipped * number of files): at least one is tolerated unless this is 0.
-        progress: whether decoding shows a progress bar on stderr.
+        max_megapixels, sixteen_bit_range: how files are decoded, see `imageset.Rules`.
+        max_cache_gigabytes: what may lie in the cache, see `cache.load_or_decode`.
+        progress: whether stderr gets a line of what was understood, a progress bar of the decoding, and a line for
+            damaged files and for each of `ImageSet.warnings`.
 
     Raises:
         base.InputError: an unknown name or split, missing or unreadable data, too many damaged files, a missing
             package, or a value out of range.
     """
-    imageset.check_canvas_size(canvas_size)
     if not 0 <= max_skipped <= 1:
         raise base.InputError(f"max_skipped must be a share from 0 to 1; got {max_skipped:g}. Use for example 0.01.")
-    source, colon, rest = name.partition(":")
-    row = DATASETS.get(source)
-    if row is None or bool(colon) != (":" in row.form):
-        forms = ", ".join(row.form for row in DATASETS.values())
-        raise base.InputError(f"the data set must be one of {forms}; got {decode.printable(name)!r}. Choose one.")
-    if row.splits and split not in row.splits:
-        raise base.InputError(
-            f"the split of {row.form} must be one of {', '.join(row.splits)}; got {decode.printable(split)!r}. "
-            "Choose one."
-        )
-    if row.open is not None:
-        encoded = row.open(rest, split, data_dir=data_dir, canvas_size=canvas_size, progress=progress)
-        return cache.load_or_decode(encoded, cache_dir=cache_dir, max_skipped=max_skipped, progress=progress)
-    assert row.load is not None
-    image_set = row.load(split)
+    cache.check_limit(max_cache_gigabytes)
+    rules = imageset.Rules(sixteen_bit_range, max_megapixels)
+    encoded = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    if encoded is None:
+        return _load_built_in(name, split, canvas_size)
+    if progress:
+        _say(encoded.understood)
+    image_set = cache.load_or_decode(
+        encoded, cache_dir=cache_dir, max_skipped=max_skipped, max_gigabytes=max_cache_gigabytes, progress=progress
+    )
+    image_set = image_set._replace(warnings=encoded.warnings + image_set.warnings)
+    if progress:
+        _say_what_is_odd(image_set, encoded)
+    return image_set
+
+
+def _load_built_in(name: str, split: str, canvas_size: int | None) -> imageset.ImageSet:
+    load = _row(name, split).load
+    assert load is not None
+    image_set = load(split)
     if canvas_size not in (None, image_set.images.shape[1]):
         raise base.InputError(
             f"canvas_size applies to tfds and folder sets; {name} has images of {image_set.images.shape[1]} pixels; "
             f"got {canvas_size}. Leave it out."
         )
     return image_set
+
+
+def has_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    canvas_size: int | None = None,
+    max_skipped: float = 0.01,
+    max_megapixels: float | None = None,
+    sixteen_bit_range: Sequence[float] = (),
+    max_cache_gigabytes: float | None = None,
+) -> bool:
+    """Whether the data set has examples in this split, for those who can do without; nothing is decoded.
+
+    Arguments as for `load_split`; the cache is not looked at.
+
+    Raises:
+        base.InputError: an unknown data set, or one that is missing or cannot be read.
+    """
+    del cache_dir, max_skipped, max_cache_gigabytes
+    rules = imageset.Rules(sixteen_bit_range, max_megapixels)
+    try:
+        _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    except imageset.EmptySplit:
+        return False
+    return True
+
+
+def _row(name: str, split: str) -> DataSet:
+    row = DATASETS.get(name.partition(":")[0])
+    if row is None or (":" in name) != (":" in row.form):
+        forms = ", ".join(row.form for row in DATASETS.values())
+        raise base.InputError(f"the data set must be one of {forms}; got {imageset.printable(name)!r}. Choose one.")
+    if row.splits and split not in row.splits:
+        raise base.InputError(
+            f"the split of {row.form} must be one of {', '.join(row.splits)}; got {imageset.printable(split)!r}. "
+            "Choose one."
+        )
+    return row
+
+
+def _open(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    canvas_size: int | None,
+    rules: imageset.Rules,
+) -> imageset.Encoded | None:
+    """The split before decoding; None for a built-in set."""
+    imageset.check_canvas_size(canvas_size)
+    rules = imageset.check_rules(rules)
+    row = _row(name, split)
+    if row.open is None:
+        return None
+    return row.open(name.partition(":")[2], split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say_what_is_odd(image_set: imageset.ImageSet, encoded: imageset.Encoded) -> None:
+    """Damaged files, and what else the user should know, also of a split that was decoded long ago."""
+    skipped = image_set.skipped
+    if skipped:
+        dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        _say(
+            f"{encoded.title}: {len(skipped)} of {len(encoded.ids)} images cannot be read and are left out: "
+            f"{'; '.join(skipped[:5])}{dots}"
+        )
+    for warning in image_set.warnings:
+        _say(f"{encoded.title}: warning: {warning}")
 
 
 # Published sizes of sets that few have prepared on the machine where they plan: images, classes, side (None: mixed).
@@ -102,25 +188,27 @@ def describe_split(
     cache_dir: str | os.PathLike[str] | None = None,
     canvas_size: int | None = None,
     max_skipped: float = 0.01,
+    max_megapixels: float | None = None,
+    sixteen_bit_range: Sequence[float] = (),
+    max_cache_gigabytes: float | None = None,
 ) -> tuple[int, int, int]:
-    """(images, classes, side of the canvas in pixels) of a split, without decoding it; arguments as for `load_split`.
+    """(images, classes, side of the canvas in pixels) of a split, without decoding it.
 
-    For well-known sets these are the published numbers, and nothing has to be on this machine.
+    Arguments as for `load_split`; the cache is not looked at. For well-known sets these are the published numbers, and
+    nothing has to be on this machine.
 
     Raises:
         base.InputError: an unknown name or split, or data that are neither known nor here.
     """
-    imageset.check_canvas_size(canvas_size)
+    del cache_dir, max_skipped, max_cache_gigabytes
     known = _PUBLISHED.get((name, split))
     if known:
+        imageset.check_canvas_size(canvas_size)
         num_examples, num_classes, side = known
         return num_examples, num_classes, canvas_size or side or decode.DEFAULT_CANVAS_SIZE
-    source, _, rest = name.partition(":")
-    row = DATASETS.get(source)
-    if row is not None and row.open is not None:
-        encoded = row.open(rest, split, data_dir=data_dir, canvas_size=canvas_size, progress=False)
+    rules = imageset.Rules(sixteen_bit_range, max_megapixels)
+    encoded = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    if encoded is not None:
         return len(encoded.ids), len(encoded.class_names), encoded.canvas_size()
-    image_set = load_split(
-        name, split, data_dir=data_dir, cache_dir=cache_dir, canvas_size=canvas_size, max_skipped=max_skipped
-    )
+    image_set = load_split(name, split, canvas_size=canvas_size)
     return len(image_set.images), len(image_set.class_names), image_set.images.shape[1]

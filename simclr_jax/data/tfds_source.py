@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import decode, extras, imageset
+from simclr_jax.data import decode, extras, imageset, layout
 
 
 def open_tfds(
@@ -22,7 +22,7 @@ def open_tfds(
     *,
     data_dir: str | os.PathLike[str] | None,
     canvas_size: int | None,
-    progress: bool,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded:
     """One split of a prepared TFDS data set, not yet decoded.
 
@@ -32,18 +32,17 @@ def open_tfds(
             "validation", "test" means the latter.
         data_dir: folder of prepared data sets; None for TFDS's own default.
         canvas_size: side of the canvas; None for the long side of the images, at most 256 (256 for mixed sizes).
-        progress: unused; opening is quick.
+        rules: how the images are decoded.
 
     Raises:
-        base.InputError: not found, not prepared as array_record, no such split, or no feature "image".
+        base.InputError: not found, not prepared as array_record, or no feature "image"; `EmptySplit`: no such split,
+            or nothing in it.
     """
-    del progress
     if not name:
         raise base.InputError("tfds:NAME needs the name of a data set; got none. Write for example tfds:cifar10.")
     builder = _find_builder(name, data_dir)
     features = _checked_features(builder, name)
-    if split == "test" and "test" not in builder.info.splits and "validation" in builder.info.splits:
-        split = "validation"
+    asked, split = split, _known_split(split, tuple(builder.info.splits))
     source, shards = _open_source(builder, name, split)
     class_names = _class_names(features)
     has_label = (
@@ -61,19 +60,41 @@ def open_tfds(
         decode.DECODER_VERSION,
         extras.require("PIL").__version__,
         canvas_size,
+        rules,
         builder.info.full_name,
         split,
         class_names,
         shards,
     ]
     return imageset.Encoded(
-        title=f"tfds:{decode.printable(name)}, split {decode.printable(split)!r}",
+        title=f"tfds:{imageset.printable(name)}, split {imageset.printable(split)!r}",
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
         class_names=class_names,
         ids=[str(index) for index in range(len(source))],
         canvas_size=lambda: canvas_size or _default_canvas(features["image"].shape),
         read=read,
+        rules=rules,
+        understood=f"tfds:{imageset.printable(builder.info.full_name)}: {len(source)} images of the split {split!r}"
+        + (f", used as {asked!r}" if asked != split else "")
+        + f"; {_tell_classes(class_names, has_label)}; splits: {_tell_splits(builder)}",
     )
+
+
+def _known_split(split: str, known: tuple[str, ...]) -> str:
+    """The split itself, or for "test", where there is none, the one that validates."""
+    valid = [name for name in known if layout.split_role(name) == "valid"]
+    return valid[0] if split == "test" and "test" not in known and valid else split
+
+
+def _tell_classes(class_names: tuple[str, ...], has_label: bool) -> str:
+    if not class_names:
+        return "labels without names" if has_label else "no labels"
+    names = ", ".join(imageset.printable(name) for name in class_names[:5])
+    return f"{len(class_names)} classes ({names}{', ...' if len(class_names) > 5 else ''})"
+
+
+def _tell_splits(builder: Any) -> str:
+    return ", ".join(f"{imageset.printable(name)} {part.num_examples}" for name, part in builder.info.splits.items())
 
 
 def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -103,12 +124,14 @@ def _open_source(builder: Any, name: str, split: str) -> tuple[Any, list[tuple[s
         parts = builder.info.splits[split].file_instructions
     except Exception as error:
         valid = ", ".join(builder.info.splits) or "none"
-        raise base.InputError(
+        raise imageset.EmptySplit(
             f"the split of tfds:{name} must be one of {valid}, or an expression such as 'train[:10%]'; "
-            f"got {decode.printable(split)!r}. Choose one of these."
+            f"got {imageset.printable(split)!r}. Choose one of these."
         ) from error
     if not sum(part.take for part in parts):
-        raise base.InputError(f"split {split!r} of tfds:{name} must not be empty; got 0 examples. Take a larger part.")
+        raise imageset.EmptySplit(
+            f"split {split!r} of tfds:{name} must not be empty; got 0 examples. Take a larger part."
+        )
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
         source = builder.as_data_source(split=split, decoders=decoders)
@@ -135,9 +158,9 @@ def _default_canvas(shape: tuple[int | None, ...]) -> int:
 
 
 def _not_found(name: str, looked: str, detail: str) -> base.InputError:
-    plain = decode.printable(name.partition(":")[0])
+    plain = imageset.printable(name.partition(":")[0])
     return base.InputError(
-        f"tfds:{decode.printable(name)} must be prepared on disk; not found at {looked} ({detail}). Set data_dir, or "
+        f"tfds:{imageset.printable(name)} must be prepared on disk; not found at {looked} ({detail}). Set data_dir, or "
         f"prepare it where tensorflow is installed: tfds.builder('{plain}', file_format='array_record')"
         ".download_and_prepare()"
     )
@@ -146,5 +169,5 @@ def _not_found(name: str, looked: str, detail: str) -> base.InputError:
 def _prepared(data_dir: str) -> str:
     """What lies ready in `data_dir`, for a message."""
     infos = [info for depth in ("*/*", "*/*/*") for info in pathlib.Path(data_dir).glob(f"{depth}/dataset_info.json")]
-    names = sorted(decode.printable(info.parent.relative_to(data_dir).as_posix()) for info in infos)
+    names = sorted(imageset.printable(info.parent.relative_to(data_dir).as_posix()) for info in infos)
     return f"prepared there: {', '.join(names[:4])}" if names else "nothing is prepared there"

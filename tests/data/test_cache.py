@@ -50,7 +50,7 @@ def test_second_load_reads_no_file_and_gives_the_same(tmp_path):
     assert isinstance(second.images, np.memmap)
     assert not second.images.flags.writeable
     assert first.images.shape == (3, 16, 16, 3)
-    assert first.skipped == ("bad: not a JPEG, PNG, WebP or BMP file",)
+    assert first.skipped == ("bad: not a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file",)
 
 
 def test_without_a_cache_the_result_is_the_same_and_nothing_is_written(tmp_path, monkeypatch):

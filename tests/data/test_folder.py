@@ -58,16 +58,15 @@ def test_a_picture_beside_class_folders_is_unlabelled(tmp_path):
 
 def test_one_picture_works_and_none_is_refused(tmp_path):
     message = _refusal(tmp_path)
-    assert "at least one JPEG, PNG, WebP or BMP image; got no files" in message
+    assert "at least one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF image; got no files" in message
     _save(tmp_path / "only.png")
     assert len(_load(tmp_path).ids) == 1
-    splits = {}
-    for split in ("train", "test"):
-        try:
-            splits[split] = len(_load(tmp_path, split).ids)
-        except base.InputError as error:
-            assert "got none of the 1 in the folder" in str(error)
-    assert sum(splits.values()) == 1
+    assert len(_load(tmp_path, "train").ids) == 1
+    assert "got none of the 1 in the folder" in _refusal(tmp_path, "test")
+    assert data.has_split(f"folder:{tmp_path}", "train")
+    assert not data.has_split(f"folder:{tmp_path}", "test")
+    with pytest.raises(base.InputError, match="existing folder"):
+        data.has_split(f"folder:{tmp_path}/missing", "test")
 
 
 @pytest.mark.parametrize("name", ["", "missing", "two\nlines"])
@@ -126,19 +125,136 @@ def test_files_are_known_by_their_content_and_others_are_ignored(tmp_path, capsy
     _save(tmp_path / ".hidden.png")
     _save(tmp_path / ".thumbnails" / "y.png")
     _save(tmp_path / "__MACOSX" / "z.png")
-    _save(tmp_path / "animation.gif")
+    _save(tmp_path / "drawing.ppm")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / ".git" / "annex")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
     for name in ("notes.txt", "labels.csv", "more.csv"):
         (tmp_path / name).write_text("BM is not enough")
     assert _load(tmp_path, progress=True).ids == ("no_ending", "wrong_ending.jpg")
-    assert "ignored 4 files which are not images (2 .csv" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "ignored: 1 picture of a kind that is not read (1 .ppm), 1 link that leads nowhere (1 .jpg), " in said
+    assert "3 files which are not images (2 .csv, 1 .txt); passed over: " in said
 
 
 def test_a_folder_of_other_files_says_what_it_found(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
-    _save(tmp_path / "b.gif")
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    assert "got 1 archive (1 .zip), 1 file which is not an image (1 .txt). Unpack" in _refusal(tmp_path)
+
+
+def test_a_folder_of_pictures_that_are_not_read_says_how_to_convert_them(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     message = _refusal(tmp_path)
-    assert "got 2 files which are not images (" in message
-    assert "1 .gif" in message
+    assert "got 3 pictures of a kind that is not read (3 .heic). Convert them" in message
+    assert "find FOLDER -iname '*.heic' -exec magick mogrify -format png {} +" in message
+
+
+def test_folders_of_systems_are_passed_over_even_unreadable(tmp_path, capsys):
+    for name in ("ant", "bee"):
+        for index in range(20):
+            _save(tmp_path / name / f"{index}.png")
+        _save(tmp_path / name / "@eaDir" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
+    for name in (
+        "@eaDir",
+        "lost+found",
+        "System Volume Information",
+        "$RECYCLE.BIN",
+        ".Trashes",
+        "#recycle",
+        "found.000",
+    ):
+        _save(tmp_path / name / "old.png")
+        (tmp_path / name).chmod(0)
+    try:
+        loaded = _load(tmp_path, progress=True)
+    finally:
+        for folder in tmp_path.iterdir():
+            folder.chmod(0o700)
+    assert loaded.class_names == ("ant", "bee")
+    assert len(loaded.ids) == 40
+    said = capsys.readouterr().err
+    assert "36 training images; 4 test" in said or "2 classes (ant, bee)" in said
+    assert "passed over: @eaDir (3)" in said
+
+
+def test_an_unreadable_folder_of_the_user_is_one_line(tmp_path, monkeypatch):
+    _save(tmp_path / "ant" / "1.png")
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything, so that permissions alone do not show it
+        if str(path).endswith("ant"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "got Permission denied for " in _refusal(tmp_path)
+
+
+def test_every_start_says_what_was_understood_and_what_is_damaged(tmp_path, capsys):
+    root, cache_dir = tmp_path / "data", tmp_path / "cache"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("valid", 3), ("test", 2)):
+        for name in ("ant", "bee"):
+            for index in range(count):
+                picture = rng.integers(0, 256, (9, 9, 3), np.uint8)
+                path = root / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    (root / "train" / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff junk")
+    (root / "train" / "ant" / "page.jpg").write_bytes(b"<!DOCTYPE html>")
+    for _ in range(2):  # decoded, then from the cache
+        _load(root, "train", progress=True, cache_dir=cache_dir, max_skipped=0.2)
+        first, *others = (line for line in capsys.readouterr().err.splitlines() if line and "images/s" not in line)
+        assert first == (
+            f"folder:{root}: 14 training images from train/; 4 test images from test/; 2 classes (ant, bee); "
+            "left out: valid/ (6)"
+        )
+        (damaged,) = others
+        assert "2 of 14 images cannot be read and are left out: train/ant/broken.jpg: damaged" in damaged
+        assert "train/ant/page.jpg: a web page (HTML) instead of a picture: a failed download" in damaged
+    _load(root, "test", progress=True, cache_dir=cache_dir)
+    said = capsys.readouterr().err
+    assert "split 'test': 4 images of 2 classes from test/" in said
+    assert "only 4 test images with a label" in said
+
+
+def test_links_to_pictures_inside_a_hidden_store_are_read(tmp_path):
+    _save(tmp_path / ".store" / "a" / "1.png")
+    (tmp_path / "ant").symlink_to(tmp_path / ".store" / "a")
+    _save(tmp_path / "bee" / "2.png")
+    assert _load(tmp_path).ids == ("ant/1.png", "bee/2.png")
+
+
+def test_splits_of_links_to_one_store_are_splits(tmp_path):
+    for name in ("ant", "bee"):
+        _save(tmp_path / "store" / name / "1.png")
+        for split in ("train", "test"):
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / name).symlink_to(tmp_path / "store" / name)
+    assert _load(tmp_path, "train").ids == ("train/ant/1.png", "train/bee/1.png")
+    assert _load(tmp_path, "test").class_names == ("ant", "bee")
+
+
+def test_paths_of_people_are_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _save(tmp_path / "a[1]*?" / "b" / "1.png")
+    loaded = _load("~/a[1]*?", cache_dir="~/c[2]")
+    assert loaded.class_names == ("b",)
+    assert (tmp_path / "c[2]").is_dir()
+    assert len(_load("a[1]*?", data_dir="~").ids) == len(_load("a[1]*?", data_dir=pathlib.Path("~")).ids) == 1
+    assert len(_load("a[1]*?", data_dir=tmp_path, cache_dir=pathlib.Path("~/d")).ids) == 1
+
+
+def test_sixteen_bit_pictures_of_12_bits_are_said_and_mended(tmp_path, capsys):
+    levels = np.random.default_rng(0).integers(0, 4096, (5, 12, 12)).astype(np.uint16)
+    for index in range(5):
+        Image.fromarray(levels[index]).save(tmp_path / f"{index}.png")
+    assert _load(tmp_path, progress=True).images.max() <= 16
+    assert "set sixteen_bit_range=(0,4095)" in capsys.readouterr().err
+    mended = _load(tmp_path, sixteen_bit_range=(0, 4095), progress=True)
+    assert "warning" not in capsys.readouterr().err
+    np.testing.assert_array_equal(mended.images[..., 0], np.rint(levels / 4095 * 255))
 
 
 def test_link_loops_end_and_links_into_the_data_count_nothing_twice(tmp_path):
@@ -179,7 +295,7 @@ def test_hostile_names_stay_on_one_line_and_valid_text(tmp_path):
     loaded = _load(tmp_path, max_skipped=0.5)
     assert set(loaded.ids) == {*names, "latin\\xe9.png"} - {"sp ace.png"}
     assert "".join(loaded.ids).encode("utf-8")
-    assert loaded.skipped == ("bad\\nfile.png: not a JPEG, PNG, WebP or BMP file",)
+    assert loaded.skipped == ("bad\\nfile.png: not a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file",)
     assert "bad\\nfile.png" in _refusal(tmp_path, max_skipped=0)
 
 
@@ -231,7 +347,7 @@ def test_a_huge_file_is_skipped_unread(tmp_path):
     with open(tmp_path / "huge.png", "wb") as stream:
         stream.truncate(2**40)
     loaded = _load(tmp_path, max_skipped=0.1)
-    assert loaded.skipped == ("huge.png: larger than 268435456 bytes",)
+    assert loaded.skipped == ("huge.png: larger than 268 MB (shrink it, or raise max_megapixels)",)
 
 
 def test_trashnet_has_its_published_counts():

@@ -85,3 +85,32 @@ def test_a_canvas_size_out_of_range_is_refused(value):
         imageset.check_canvas_size(value)
     imageset.check_canvas_size(8)
     imageset.check_canvas_size(None)
+
+
+def test_printable_names_stay_on_one_line():
+    assert imageset.printable("a\nb\r\t\x1b[31m.jpg") == "a\\nb\\r\\t\\x1b[31m.jpg"
+    assert imageset.printable("größe 猫.png") == "größe 猫.png"
+    assert len(imageset.printable("x" * 500)) == 80
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"sixteen_bit_range": (0,)},
+        {"sixteen_bit_range": (5, 5)},
+        {"sixteen_bit_range": (0, float("nan"))},
+        {"sixteen_bit_range": ("0", "9")},
+        {"sixteen_bit_range": 4095},
+        {"max_megapixels": 0},
+        {"max_megapixels": float("inf")},
+        {"max_megapixels": "many"},
+    ],
+)
+def test_rules_that_no_decoding_can_follow_are_refused(rules):
+    with pytest.raises(base.InputError, match="must be") as caught:
+        imageset.check_rules(imageset.Rules(**rules))
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_of_other_number_types_are_the_same_rules():
+    assert imageset.check_rules(imageset.Rules([0, 4095], 100)) == imageset.Rules((0.0, 4095.0), 100.0)

@@ -84,9 +84,27 @@ def test_every_record_is_read_once_and_the_damaged_one_is_named(tiny_dir):
 def test_split_expressions_and_the_missing_test_split(tiny_dir):
     assert len(_load("tiny_shapes", "train[:25%]", tiny_dir).ids) >= 9
     assert len(_load("tiny_shapes", "test", tiny_dir).ids) == 10
+    assert data.has_split("tfds:tiny_shapes", "test", data_dir=tiny_dir)
+    assert not data.has_split("tfds:tiny_shapes", "holdout", data_dir=tiny_dir)
     validation = _load("tiny_shapes", "validation", tiny_dir)
     assert validation.fingerprint == _load("tiny_shapes", "test", tiny_dir).fingerprint
     assert validation.images.shape == (10, 256, 256, 3)
+
+
+def test_every_start_says_which_split_it_is_and_what_is_damaged(tiny_dir, tmp_path, capsys):
+    for _ in range(2):  # decoded, then from the cache
+        _load("tiny_shapes", "train", tiny_dir, cache_dir=tmp_path, progress=True)
+        said = capsys.readouterr().err
+        assert "tfds:tiny_shapes/1.0.0: 40 images of the split 'train'; 2 classes (round, square)" in said
+        assert "1 of 40 images cannot be read and are left out" in said
+    _load("tiny_shapes", "test", tiny_dir, cache_dir="", progress=True)
+    assert "10 images of the split 'validation', used as 'test'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["a[1]", "b*", "c?{x}"])
+def test_a_folder_named_like_a_pattern_is_read(tiny_dir, tmp_path, folder):
+    (tmp_path / folder).symlink_to(tiny_dir)
+    assert len(_load("tiny_shapes", "test", tmp_path / folder).ids) == 10
 
 
 def test_the_cache_serves_the_second_load(tiny_dir, tmp_path):
