@@ -190,7 +190,7 @@ def _in_groups(x: Array, parts: int, bytes_of_image: int) -> Array:
     num = x.shape[0] // parts
     most = min(max(_CACHED_BYTES // bytes_of_image, 1), num)
     size = max(count for count in range(1, most + 1) if num % count == 0)
-    if 2 * size < most:
+    if 2 * size <= most < num:
         size = math.ceil(num / math.ceil(num / most))
     x = x.reshape(parts, num, *x.shape[1:])
     if num % size:
