@@ -2,6 +2,7 @@
 
     python benchmarks/bench_train_step.py [--rounds=5] [--peers_python=PATH] [--write]
 
+The cases are the networks of the shipped configs; `step_table.py` times others with the same workers.
 Where torch is installed in another interpreter than JAX, that one needs JAX too: the weights come from this program.
 """
 
@@ -16,6 +17,7 @@ if str(ROOT) not in sys.path:
 import numpy as np  # noqa: E402
 
 from benchmarks import contest  # noqa: E402
+from simclr_jax import config as config_lib  # noqa: E402
 
 RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
 HEAD_LAYERS, HEAD_DIM = 3, 128
@@ -33,13 +35,43 @@ class Case(NamedTuple):
     batch_size: int
 
 
-CASES = {
-    "ResNet-18 x0.25, 32 px, batch 256": Case("resnet18", 0.25, "cifar", 32, 256),
-    "ResNet-18, 32 px, batch 64": Case("resnet18", 1.0, "cifar", 32, 64),
-    "ResNet-50, 224 px, batch 4": Case("resnet50", 1.0, "imagenet", 224, 4),
-}
+# Elements of the first layer's output in a step at most, for a basic block; a bottleneck has a quarter of the images.
+FIRST_LAYER = 2**22
 SMALLEST = "ResNet-10 x0.125, 16 px, batch 8"
-ALL_CASES = {**CASES, SMALLEST: Case("resnet10", 0.125, "cifar", 16, 8)}
+STEMS, SIZES = ("cifar", "imagenet"), (32, 48, 64, 96, 128, 160, 192, 224)
+NETWORKS = ("resnet18", "resnet50")
+
+
+def batch_size_of(name: str, width: float, stem: str, size: int) -> int:
+    """Images of a step: a power of two, so that one takes a second or a few."""
+    pixels = size * size // (4 if stem == "imagenet" else 1)
+    most = FIRST_LAYER / (pixels * 64 * width) / (4 if name in ("resnet50", "resnet101", "resnet152") else 1)
+    return int(2 ** np.clip(np.floor(np.log2(most)), 2, 8))
+
+
+def shipped_cases() -> dict[str, Case]:
+    """The networks of all shipped configs, at their sizes, each once."""
+    found: dict[str, Case] = {}
+    for path in sorted((ROOT / "configs").glob("[!_]*.py")):
+        config = config_lib.load_file(path.stem)
+        encoder = config.encoder
+        network = encoder.name, encoder.width_multiplier, encoder.stem, config.augment.size
+        case = Case(*network, min(batch_size_of(*network), config.train.batch_size))
+        width = "" if case.width == 1 else f" x{case.width:g}"
+        stem = " (7x7 stem)" if case.stem == "imagenet" and case.size < 128 else ""
+        found[f"ResNet-{case.name[6:]}{width}{stem}, {case.size} px, batch {case.batch_size}"] = case
+    return found
+
+
+CASES = shipped_cases()
+# What `step_table` asks for.
+GRID = {
+    f"{name}, {stem} stem, {size} px": Case(name, 1.0, stem, size, min(batch_size_of(name, 1.0, stem, size), 32))
+    for name in NETWORKS
+    for stem in STEMS
+    for size in SIZES
+}
+ALL_CASES = {**CASES, **GRID, SMALLEST: Case("resnet10", 0.125, "cifar", 16, 8)}
 
 
 def views_of(case: Case) -> np.ndarray:
@@ -196,4 +228,5 @@ PROGRAM = contest.Program(
 
 
 if __name__ == "__main__":
-    sys.exit(contest.run(PROGRAM))
+    worker = any(word.startswith("--worker=") for word in sys.argv)
+    sys.exit(contest.run(PROGRAM._replace(cases=tuple(ALL_CASES)) if worker else PROGRAM))

@@ -15,8 +15,10 @@ from benchmarks import (
     bench_startup,
     bench_train_step,
     contest,
+    step_table,
     timing,
 )
+from simclr_jax import config as config_lib
 from tests import test_architecture as architecture
 
 PROGRAMS = {
@@ -157,6 +159,21 @@ def test_a_step_with_another_loss_is_refused():
     assert "first" in bench_train_step.compare([5.001, 4.0], [5.0, 4.0])
     assert "second" in bench_train_step.compare([5.0, 4.1], [5.0, 4.0])
     assert "first" in bench_train_step.compare([float("nan"), 4.0], [5.0, 4.0])
+
+
+def test_steps_are_timed_for_the_network_of_every_shipped_config():
+    timed = {case[:4] for case in bench_train_step.CASES.values()}
+    for path in (timing.ROOT / "configs").glob("[!_]*.py"):
+        config = config_lib.load_file(path.stem)
+        encoder = config.encoder
+        assert (encoder.name, encoder.width_multiplier, encoder.stem, config.augment.size) in timed, path.stem
+
+
+def test_the_table_of_steps_has_a_row_a_network_and_a_place_on_its_page():
+    cells = {"resnet18, cifar stem, 32 px": "1 / 2", "resnet50, imagenet stem, 64 px": "3 / 4"}
+    lines = step_table.table(cells, [32, 64]).splitlines()
+    assert lines[2:] == ["| resnet18, cifar stem | 1 / 2 | - |", "| resnet50, imagenet stem | - | 3 / 4 |"]
+    assert contest.replace_part(step_table.PAGE.read_text(), "step_table", "new", by=step_table.BY)
 
 
 def test_other_pictures_are_refused():

@@ -39,7 +39,7 @@ def test_map_rows_equals_the_plain_function_on_one_device():
 # gather every image on every device. The program is the one that `train` runs.
 _BUDGET = """
 def budget():
-    convolution._CACHED_BYTES = 1  # image after image, as with large batches
+    taps._CACHED_BYTES = 1  # image after image, as with large batches
     settings = config.load_file("demo").to_dict()
     settings["train"]["batch_size"] = 16
     settings["encoder"].update(name="resnet10", width_multiplier=0.0625)
@@ -111,7 +111,7 @@ import hashlib, json, re
 import jax, jax.numpy as jnp, numpy as np
 from simclr_jax import assemble, augment, config, data, feed, hlo, methods, optim, sharding, train_step
 from simclr_jax.data import resident
-from simclr_jax.models import convolution, resnet
+from simclr_jax.models import resnet, taps
 
 LEARNING_RATE, NUM_STEPS = 0.01, 4
 {_BUDGET}

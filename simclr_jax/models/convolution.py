@@ -1,16 +1,14 @@
 """The convolution of all layers, with its gradient in the form that is fast on the platform it runs on."""
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from simclr_jax.models import taps
 
-# Of the images whose share of a kernel's gradient is taken at once: what a core's own cache holds.
-_CACHED_BYTES = 2**20
+Array = jax.Array
 
 
 def _plain_convolution(x: Array, kernel: Array, strides: int) -> Array:
@@ -26,11 +24,12 @@ def _convolution(x: Array, kernel: Array, *, strides: int = 1, padding: Any, **d
 def convolve(x: Array, kernel: Array, strides: int, *, parts: int = 1) -> Array:
     """x [N, H, W, C] with a square kernel [k, k, C, F], padded as `Conv` says: [N, ceil(H/strides), ..., F].
 
-    The gradient is that of JAX. On a CPU that in x is written as a convolution with the axes in their usual order,
-    which gives the same bits: XLA's CPU backend brings other orders into its fast form only outside of loops, so that
-    JAX's own gradient takes some seventy times as long in a loop over chunks or updates. That in the kernel is a sum of
-    matrix products there, and a kernel of 1x1 one product altogether, the same up to the order of sums. `parts` is of
-    how many equal runs of rows, each on a device of its own, the batch consists; it changes the order of sums only.
+    On accelerators this and its gradient are XLA's. On a CPU the form is chosen by the shapes, the same up to the order
+    of sums: a kernel of 1x1 is one matrix product, a gradient in a kernel is a sum of them, and so are outputs of few
+    pixels and their gradients in x (`taps`). What remains are convolutions with the axes in their usual order, with
+    the bits of JAX: XLA's CPU backend brings other orders into its fast form only outside of loops, so that JAX's own
+    gradient takes some seventy times as long in a loop over chunks or updates. `parts` is of how many equal runs of
+    rows, each on a device of its own, the batch consists; it changes the order of sums only.
     """
     return _convolve(x, kernel, strides, parts)
 
@@ -41,12 +40,15 @@ def _convolve(x: Array, kernel: Array, strides: int, parts: int) -> Array:
 
 
 def _convolve_forward(x: Array, kernel: Array, strides: int, parts: int) -> tuple[Array, tuple[Array, Array]]:
-    del parts
     plain = functools.partial(_plain_convolution, strides=strides)
-    if kernel.shape[0] > 1:
+    out = [-(-length // strides) for length in x.shape[1:3]]
+    if kernel.shape[0] == 1:
+        by_hand = functools.partial(_product, strides=strides)
+    elif taps.pays(out, x.shape[-1]):
+        by_hand = functools.partial(taps.convolve, strides=strides, parts=parts)
+    else:
         return plain(x, kernel), (x, kernel)
-    as_product = functools.partial(_product, strides=strides)
-    y: Array = jax.lax.platform_dependent(x, kernel, cpu=as_product, default=plain)
+    y: Array = jax.lax.platform_dependent(x, kernel, cpu=by_hand, default=plain)
     return y, (x, kernel)
 
 
@@ -65,7 +67,7 @@ def _convolve_backward(
     if residuals[1].shape[0] == 1:
         by_hand = functools.partial(_gradients_of_product, strides=strides)
     else:
-        by_hand = functools.partial(_gradients_in_usual_order, strides=strides, parts=parts)
+        by_hand = functools.partial(_gradients_of_taps, strides=strides, parts=parts)
     result: tuple[Array, Array] = jax.lax.platform_dependent(*residuals, cotangent, cpu=by_hand, default=by_jax)
     return result
 
@@ -84,59 +86,26 @@ def _gradients_of_product(x: Array, kernel: Array, cotangent: Array, *, strides:
     return x_gradient, (products.T if swap else products)[None, None]
 
 
-def _gradients_in_usual_order(
-    x: Array, kernel: Array, cotangent: Array, *, strides: int, parts: int
-) -> tuple[Array, Array]:
+def _gradients_of_taps(x: Array, kernel: Array, cotangent: Array, *, strides: int, parts: int) -> tuple[Array, Array]:
+    size = kernel.shape[0]
+    if taps.pays(cotangent.shape[1:3], cotangent.shape[-1]):
+        x_gradient = taps.input_gradient(cotangent, kernel, strides=strides, parts=parts, lengths=x.shape[1:3])
+    else:
+        x_gradient = _input_gradient_in_usual_order(cotangent, kernel, strides=strides, lengths=x.shape[1:3])
+    return x_gradient, taps.kernel_gradient(x, cotangent, size=size, strides=strides, parts=parts)
+
+
+def _input_gradient_in_usual_order(cotangent: Array, kernel: Array, *, strides: int, lengths: tuple[int, ...]) -> Array:
     size = kernel.shape[0]
     start = size - 1 - (size - 1) // 2
     # With strides the cotangent's rows lie apart, with zeros between: so many rows they span.
     spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
-    x_gradient = _convolution(
+    return _convolution(
         cotangent,
         jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
-        padding=[(start, length + size - 1 - start - span) for span, length in zip(spans, x.shape[1:3], strict=True)],
+        padding=[(start, length + size - 1 - start - span) for span, length in zip(spans, lengths, strict=True)],
         lhs_dilation=(strides, strides),
     )
-    return x_gradient, _kernel_gradient(x, cotangent, size=size, strides=strides, parts=parts)
-
-
-def _kernel_gradient(x: Array, cotangent: Array, *, size: int, strides: int, parts: int) -> Array:
-    """[size, size, C, F]: for every tap the product of the pixels under it with the cotangent.
-
-    Image by image, or by so many images as stay in the cache: as one convolution both arrays would have to be turned,
-    which takes longer than the products. Every part has sums of its own, so that devices exchange nothing but those.
-    """
-    parts = parts if x.shape[0] % parts == 0 else 1
-    num, channels, features = x.shape[0] // parts, x.shape[-1], cotangent.shape[-1]
-    dtype = jnp.dtype(jnp.float32) if x.dtype.itemsize < 4 else x.dtype
-    most = max(_CACHED_BYTES // (math.prod(x.shape[1:]) * x.dtype.itemsize), 1)
-    group = max(count for count in range(1, min(most, num) + 1) if num % count == 0)
-    before = (size - 1) // 2
-    spans = [(length - 1) * strides + 1 for length in cotangent.shape[1:3]]
-    edges = [
-        (before, max(span + size - 1 - before - length, 0)) for span, length in zip(spans, x.shape[1:3], strict=True)
-    ]
-
-    def add_products(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
-        padded = jnp.pad(pair[0], ((0, 0), (0, 0), *edges, (0, 0)))
-        rows = pair[1].reshape(parts, -1, features)
-        products = [
-            jax.lax.dot_general(
-                padded[:, :, i : i + spans[0] : strides, j : j + spans[1] : strides].reshape(parts, -1, channels),
-                rows,
-                (((1,), (1,)), ((0,), (0,))),
-                preferred_element_type=dtype,
-            )
-            for i in range(size)
-            for j in range(size)
-        ]
-        return total + jnp.stack(products, axis=1), None
-
-    groups = [
-        jnp.swapaxes(array.reshape(parts, num // group, group, *array.shape[1:]), 0, 1) for array in (x, cotangent)
-    ]
-    total, _ = jax.lax.scan(add_products, jnp.zeros((parts, size * size, channels, features), dtype), tuple(groups))
-    return jnp.sum(total, axis=0).reshape(size, size, channels, features).astype(x.dtype)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from simclr_jax.models import convolution, layers
+from simclr_jax.models import convolution, layers, taps
 
 ALL_SIDES = ((1, 1), (1, 1))
 
@@ -98,7 +98,7 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
     [(3, 1, (6, 5)), (3, 2, (6, 7)), (7, 2, (8, 9)), (1, 2, (6, 5)), (1, 1, (4, 4)), (2, 2, (5, 4))],
 )
 def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size, cached_bytes, parts, monkeypatch):
-    monkeypatch.setattr(convolution, "_CACHED_BYTES", cached_bytes)
+    monkeypatch.setattr(taps, "_CACHED_BYTES", cached_bytes)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, *size, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 4, 5)), jnp.float32)
@@ -117,7 +117,7 @@ def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size
 
     ours = run(lambda x, kernel: convolution.convolve(x, kernel, strides, parts=parts), x, kernel)
     for number, (a, b) in enumerate(zip(ours, run(theirs, x, kernel), strict=True)):
-        if kernel.shape[0] > 1 and number < 2:
+        if kernel.shape[0] > 1 and number < 2 and not taps.pays(ours[0].shape[1:3], 4):
             np.testing.assert_array_equal(a, b)
         else:  # matrix products, which take their sums in another order
             np.testing.assert_allclose(a, b, rtol=0, atol=3e-7 * np.sqrt(x.size) * np.abs(b).max())
@@ -125,7 +125,7 @@ def test_the_gradient_of_a_convolution_is_that_of_jax(kernel_size, strides, size
 
 @pytest.mark.parametrize("strides", [1, 2])
 def test_the_gradient_in_a_kernel_of_bfloat16_is_rounded_once(strides, monkeypatch):
-    monkeypatch.setattr(convolution, "_CACHED_BYTES", 1)  # as many partial sums as there are images
+    monkeypatch.setattr(taps, "_CACHED_BYTES", 1)  # as many partial sums as there are images
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((64, 8, 8, 4), (3, 3, 4, 5)))
 
