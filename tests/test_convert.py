@@ -232,7 +232,7 @@ def test_the_classifier_of_simclr_converter_does_not_make_its_network_a_supervis
     arrays = {name: state[name] for name in order}
     opened = convert.foreign.files.Source("torch", tuple(order), arrays.__getitem__, (source,), {}, ())
     source.write_bytes(b"")
-    monkeypatch.setattr(convert.foreign.files, "open_safetensors", lambda path: opened)
+    monkeypatch.setattr(convert.foreign.opening, "open_weights", lambda path: opened)
     run_convert(tmp_path / "run", source)
     written = runlog.read_config(tmp_path / "run")
     assert written["method"]["name"] == "simclr" and written["encoder"]["padding"] == "reference"
