@@ -111,13 +111,14 @@ def _load(torch: Any, path: pathlib.Path) -> Any:
             if not refused:
                 raise files.unreadable(path, "a file of torch.save with tensors only", said) from error
             name = refused[1] or refused[2]
-            if refused[2] or _is_function(name) or name in stand_ins or len(stand_ins) == _MOST_CLASSES:
+            full = name if "." in name else f"builtins.{name}"
+            hopeless = full in stand_ins or len(stand_ins) == _MOST_CLASSES
+            if refused[2] or _is_function(name) or hopeless or not hasattr(torch.serialization, "safe_globals"):
                 raise base.InputError(
                     f"--input must be a file of torch.save with tensors only; {path} also holds "
                     f"{base.one_line(name, 100)}, which is not loaded, as that would run code of the file. "
                     f"{_two_lines(path, _USUAL_KEY)}"
                 ) from error
-            full = name if "." in name else f"builtins.{name}"
             stand_ins[full] = type(full, (_StandIn,), {})
 
 
