@@ -110,19 +110,28 @@ compiler answers where it is installed (extras aot-gpu, aot-tpu); the rest is co
 """,
     ),
     "convert": _Verb(
-        {"input": None, "workdir": None, "weights": "model", "selector": "auto", "padding": "auto", "ignore": ""},
+        {
+            "input": None,
+            "workdir": None,
+            "weights": "model",
+            "selector": "auto",
+            "padding": "auto",
+            "ignore": "",
+            "network": "",
+        },
         ("input", "workdir"),
         True,
         """Makes a run of published weights: to evaluate, fine-tune (train --config=finetune:RUN) and export.
 
   --input=FILE                  an official SimCLR checkpoint (TF1 or TF2; needs the extra convert);
-                                torchvision's, timm's or SimCLR weights of PyTorch, as .safetensors
-                                or .pth (needs torch); or what export wrote
+                                a ResNet of PyTorch under any names, as .safetensors or .pth
+                                (needs torch); or what export wrote
   --workdir=FOLDER              the run; must not exist or be empty
   --weights=model               model | ema (the moving averages in SimCLRv2 checkpoints)
   --selector=auto               layer of the head under the classifier: auto | 0 | 1 ...
   --padding=auto                what the weights were trained with: auto | reference | torchvision
   --ignore=NAMES                variables to leave out, shell patterns with commas between
+  --network=NAME                which of several networks in a PyTorch file, such as teacher
 {config}
 The config says which data the weights are evaluated on; default imagenet_resnet50.
 

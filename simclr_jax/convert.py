@@ -39,6 +39,7 @@ def main(
     selector: str = "auto",
     padding: str = "auto",
     ignore: str = "",
+    network: str = "",
 ) -> int:
     """Writes the weights in `input` as a run to the folder `workdir`; returns the exit status.
 
@@ -55,6 +56,7 @@ def main(
             the step number or the name of the folder.
         padding: "reference" or "torchvision", what the weights were trained with; "auto" goes by the layout.
         ignore: names of variables to leave out, as shell patterns with commas between.
+        network: which of several networks in a file of PyTorch, as `foreign.read` takes it.
 
     Raises:
         base.InputError: an unknown value, a file that cannot be read or is of another network, or a workdir in use.
@@ -67,22 +69,22 @@ def main(
     folder, source = pathlib.Path(workdir), pathlib.Path(input)
     _check_workdir(folder)
     atomic_files.check_folder(folder, flag="--workdir")
-    read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))))
-    network = detect.find_network(read.by_name, padding=read.padding if padding == "auto" else padding)
-    if padding not in ("auto", network.encoder["padding"]):
+    read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
+    found = detect.find_network(read.by_name, padding=read.padding if padding == "auto" else padding)
+    if padding not in ("auto", found.encoder["padding"]):
         raise base.InputError(
-            f"The shapes in {source} are those of a network with padding {network.encoder['padding']!r}; got --padding="
+            f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
             f"{padding}. Leave it out."
         )
-    role = _find_role(source, read, network, selector=selector)
-    resolved = _resolve_config(config, network, role)
+    role = _find_role(source, read, found, selector=selector)
+    resolved = _resolve_config(config, found, role)
     encoder = config_lib.call(models.make_encoder, resolved, "encoder")
-    _check_shapes(source, read.by_name, _expected_shapes(encoder, network, role))
-    difference = _compare(read, network)
-    record = _make_record(source, read, network, role)
+    _check_shapes(source, read.by_name, _expected_shapes(encoder, found, role))
+    difference = _compare(read, found)
+    record = _make_record(source, read, found, role)
     with atomic_files.replacing_folder(folder, flag="--workdir") as fresh:
         _write_run(fresh, resolved, read, record)
-    print(_summary(workdir, resolved, read, network, role))
+    print(_summary(workdir, resolved, read, found, role))
     print(difference)
     return 0
 

@@ -1,5 +1,6 @@
 """`simclr-jax convert`: its run computes what the official code computed, and wrong files are refused."""
 
+import argparse
 import json
 import pathlib
 import re
@@ -232,7 +233,7 @@ def test_the_classifier_of_simclr_converter_does_not_make_its_network_a_supervis
     arrays = {name: state[name] for name in order}
     opened = convert.foreign.files.Source("torch", tuple(order), arrays.__getitem__, (source,), {}, ())
     source.write_bytes(b"")
-    monkeypatch.setattr(convert.foreign.files, "open_safetensors", lambda path: opened)
+    monkeypatch.setattr(convert.foreign.opening, "open_weights", lambda path: opened)
     run_convert(tmp_path / "run", source)
     written = runlog.read_config(tmp_path / "run")
     assert written["method"]["name"] == "simclr" and written["encoder"]["padding"] == "reference"
@@ -336,3 +337,53 @@ def test_a_converted_run_can_be_exported_and_converted_again_without_a_changed_b
     assert variables.fingerprint(variables.flatten(params, state["batch_stats"])) == variables.fingerprint(by_name)
     first, second = (runlog.read_config(tmp_path / name) for name in ("run", "again"))
     assert first == second
+
+
+def foreign_layouts(model, torch) -> dict[str, dict]:
+    """Files in which programs keep a network, by name; beside it stands what they keep there."""
+    weights = {name: value for name, value in model.state_dict().items() if name[:2] != "fc"}
+
+    def behind(prefix, state):
+        return {prefix + name: value for name, value in state.items()}
+
+    other = {name: torch.zeros_like(value) for name, value in weights.items()}
+    sequential = torch.nn.Sequential(*list(model.children())[:-1]).state_dict()
+    head = {"projection_head.layers.0.weight": torch.ones(8, 512), "projection_head.layers.0.bias": torch.ones(8)}
+    return {
+        "sequential": behind("backbone.", sequential) | head,
+        "lightning": {"state_dict": behind("net.", weights), "hyper_parameters": argparse.Namespace(lr=0.1)},
+        "dino": {"student": behind("module.backbone.", other), "teacher": behind("backbone.", weights), "epoch": 1},
+        "byol": behind("target_network.encoder.", other) | behind("online_network.encoder.", weights),
+        "whole": model,
+    }
+
+
+@pytest.mark.parametrize("layout", ["sequential", "lightning", "dino", "byol", "whole"])
+def test_networks_of_other_programs_compute_here_what_they_compute_there(tmp_path, torchvision, layout):
+    torch = pytest.importorskip("torch")
+    model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as trained: nothing is 0 or 1
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    torch.save(foreign_layouts(model, torch)[layout], tmp_path / "w.pth")
+    run_convert(tmp_path / "run", tmp_path / "w.pth", network="teacher" if layout == "dino" else "")
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    model.fc = torch.nn.Identity()
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    found = outputs(tmp_path / "run", images)["features"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_network_of_lightly_computes_here_what_it_computes_there(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = pytest.importorskip("lightly.models").ResNetGenerator("resnet-9", width=0.125)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    run_convert(tmp_path / "run", tmp_path / "w.pth")
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    model.linear = torch.nn.Identity()
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    found = outputs(tmp_path / "run", images)["features"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

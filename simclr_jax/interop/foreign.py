@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.interop import files, pytorch_layouts, tensorflow_files, tensorflow_names
+from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
 
 WEIGHTS = ("model", "ema")
-_CARD = "card.json"
 _SHOWN = 6
 
 
@@ -43,24 +42,25 @@ class Foreign(NamedTuple):
     note: str
 
 
-def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = ()) -> Foreign:
+def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = (), network: str = "") -> Foreign:
     """The weights that `path` names.
 
     Args:
-        path: a .safetensors file, a file of torch.save, a TensorFlow checkpoint (prefix, one of its files, or a
-            folder), or the folder of an export.
+        path: a .safetensors file, a file of torch.save, a TensorFlow checkpoint (prefix or one of its files), or a
+            folder with one of these, such as an export.
         weights: "model", or "ema" for the moving averages that checkpoints of SimCLRv2 pretraining hold beside them.
         ignore: shell patterns of names, as the file has them, to leave out.
+        network: in a file of PyTorch with several networks, the name of the one to take; "" to go by convention.
 
     Raises:
         base.InputError: no such file, one that cannot be read, an unknown layout, or variables that mean nothing.
     """
     if weights not in WEIGHTS:
         raise base.InputError(f"--weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
-    source = _open(path)
+    source = opening.open_weights(path)
     dropped = [name for name in source.names if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)]
     source = source._replace(names=tuple(name for name in source.names if name not in set(dropped)))
-    state = _read(source, weights=weights)
+    state = _read(source, weights=weights, network=network)
     if state.unknown or state.missing:
         raise base.InputError(_unaccounted(path, state.unknown, state.missing))
     ignored = {kind: len(names) for kind, names in state.ignored.items()}
@@ -87,39 +87,14 @@ def shortened(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _open(path: pathlib.Path) -> files.Source:
-    """The reader for what `path` names."""
-    if path.is_dir() and (path / _CARD).is_file():
-        return _open_export(path)
-    if path.suffix == ".safetensors" or path.suffix in files.TORCH_SUFFIXES:
-        if not path.is_file() and tensorflow_files.find_prefix(path) is None:
-            raise base.InputError(f"--input must be a file or a checkpoint that exists; got {path}.")
-        if path.is_file():
-            return files.open_safetensors(path) if path.suffix == ".safetensors" else files.open_torch(path)
-    prefix = tensorflow_files.find_prefix(path)
-    if prefix is not None:
-        return tensorflow_files.open_tensorflow(prefix)
-    valid = f".safetensors, {', '.join(files.TORCH_SUFFIXES)}, or a TensorFlow checkpoint such as model.ckpt-250228"
-    state = "it has another ending and no .index file beside it" if path.exists() else "there is no such file"
-    raise base.InputError(f"--input must be {valid}; got {path}: {state}.")
-
-
-def _open_export(folder: pathlib.Path) -> files.Source:
-    """The weights in the folder of an export: the file with all variables by our names, or torchvision's files."""
-    whole = folder / "variables.safetensors"
-    paths = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise base.InputError(
-            f"The folder of an export must hold a .safetensors file; {folder} has none. Export again."
-        )
-    sources = [files.open_safetensors(path) for path in paths]
-    arrays = {name: source.read(name) for source in sources for name in source.names}
-    return sources[0]._replace(names=tuple(arrays), read=arrays.__getitem__, files=tuple(paths))
-
-
-def _read(source: files.Source, *, weights: str) -> pytorch_layouts.State:
+def _read(source: files.Source, *, weights: str, network: str) -> pytorch_layouts.State:
     """What the names of the source mean, by the first layout that knows them."""
     names, first = source.names, next(iter(source.files))
+    ours = any(name.startswith("encoder/") for name in names)
+    if network and (ours or tensorflow_names.is_tensorflow(names)):
+        raise base.InputError(
+            f"--network chooses between the networks in a file of PyTorch; {first} is none. Leave it out."
+        )
     if tensorflow_names.is_tensorflow(names):
         found = tensorflow_names.match_names(names, ema=weights == "ema")
         if weights == "model" or found.found:
@@ -129,21 +104,21 @@ def _read(source: files.Source, *, weights: str) -> pytorch_layouts.State:
             )
     if weights == "ema":
         raise base.InputError(
-            f"--weights=ema needs a TF1 checkpoint with variables ema_model/...; {first} has none. Use --weights=model."
+            f"--weights=ema needs a TF1 checkpoint with variables ema_model/...; {first} has none. "
+            "Use --weights=model, or --network=NAME for the averages in a file of PyTorch."
         )
-    if any(name.startswith("encoder/") for name in names):
+    if ours:
         arrays = {name: source.read(name) for name in names}
         return pytorch_layouts.State("variables of this project", "reference", arrays, {}, [], [], {})
-    for is_layout, read_layout in (
-        (pytorch_layouts.is_simclrv2, pytorch_layouts.read_simclrv2),
-        (pytorch_layouts.is_torchvision, pytorch_layouts.read_torchvision),
-    ):
-        if is_layout(names):
-            return read_layout({name: source.read(name) for name in names})
-    raise base.InputError(
-        "The names in a file must be those of an official SimCLR checkpoint, of torchvision's or timm's ResNet, of "
-        f"SimCLRv2-Pytorch, or ours; {first} has {shortened(list(names)) or 'none'}. Rename them to torchvision's."
-    )
+    arrays = {name: source.read(name) for name in names}
+    state = pytorch_layouts.read(arrays, network=network)
+    if state is None:
+        raise base.InputError(
+            "A file must hold an official SimCLR checkpoint, our own variables, or a complete ResNet of PyTorch (a "
+            "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics); "
+            f"{first} has {base.one_line(shortened(list(names)), 300) or 'nothing'}. Rename it to torchvision's names."
+        )
+    return state
 
 
 def _unaccounted(path: pathlib.Path, unknown: list[str], missing: list[str]) -> str:
@@ -183,7 +158,7 @@ def _read_card(path: pathlib.Path) -> tuple[str | None, int | None]:
     """(padding, selector of the classifier) by the card of an export of ours, if `path` belongs to one."""
     folder = path if path.is_dir() else path.parent
     try:
-        content: Mapping[str, Any] = json.loads((folder / _CARD).read_text())
+        content: Mapping[str, Any] = json.loads((folder / opening.CARD).read_text())
         if path.is_dir() or path.name in content["files"]:
             padding = str(content["encoder"]["arguments"]["padding"])
             return padding, int(content["training"]["config"]["method"].get("selector", 0))

@@ -1,7 +1,7 @@
 """State dicts of PyTorch programs as our variables by name: torchvision's and timm's ResNets, and SimCLR conversions.
 
-What belongs here: how the names of a state dict are found behind prefixes, and the layout of Separius/SimCLRv2-Pytorch.
-The names of torchvision's ResNet itself are in `torchvision`. Arrays are NumPy's; torch is not needed.
+What belongs here: what is taken and what is left out beside a ResNet that `resnets` finds, and the layout of
+Separius/SimCLRv2-Pytorch. torchvision's names are in `torchvision`. Arrays are NumPy's; torch is not needed.
 
 Reference, for their names only: tonylins/simclr-converter (SimCLR, torchvision's names) and
 Separius/SimCLRv2-Pytorch (SimCLRv2, names of its own). Both run the official weights with a max-pool padded on all
@@ -16,13 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.interop import torchvision
+from simclr_jax.interop import resnets, torchvision
 
-# Names that programs put before those of the network; a prefix is any row of them.
-_WRAPPER = re.compile(r"(?:(?:module|model|encoder|encoder_q|base_encoder|backbone|net|network|resnet)\.)*")
 _COUNTER = "num_batches_tracked"
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _LAYER = {"weight": "kernel", "bias": "bias"}
+_CLASSIFIERS = ("fc", "linear", "classifier")
 _STEM = r"(?:resnet\.)?net\.0"
 _BLOCK = r"(?:resnet\.)?net\.(\d)\.blocks\.(\d+)"
 _OURS = "encoder/block_group{}/block{}"
@@ -111,38 +110,125 @@ def _simclrv2_name(name: str) -> str | None:
     return None
 
 
-def is_torchvision(names: Iterable[str]) -> bool:
-    """Whether the names are those of torchvision's ResNet, behind any of the usual prefixes."""
-    return _prefix(list(names)) is not None
+def read(arrays: Mapping[str, np.ndarray], *, network: str = "") -> State | None:
+    """Our variables from a state dict of any layout that is known, None for another one.
+
+    Args:
+        arrays: the state dict.
+        network: which of several networks, as `resnets.choose` takes it.
+
+    Raises:
+        base.InputError: several networks and no choice between them, or no such network.
+    """
+    if is_simclrv2(arrays):
+        return read_simclrv2(arrays)
+    found = resnets.find(arrays)
+    if found:
+        net = resnets.choose(found, arrays, network)
+        return _read_resnet(arrays, net, [other for other in found if other is not net])
+    prefix = _prefix(list(arrays))
+    return None if prefix is None else _read_incomplete(arrays, prefix)
 
 
-def read_torchvision(arrays: Mapping[str, np.ndarray]) -> State:
-    """Our variables from a state dict with the names of torchvision's ResNet, prefixes taken off."""
-    prefix = _prefix(list(arrays)) or ""
+def _read_resnet(arrays: Mapping[str, np.ndarray], net: resnets.ResNet, others: list[resnets.ResNet]) -> State:
+    """The variables of one ResNet and of the heads that are known; the rest by what it belongs to."""
     ignored, rest = _without_counters(arrays)
-    by_name, bare, unknown = {}, {}, []
+    bare = {net.names[name]: value for name, value in rest.items() if name in net.names}
+    unknown: list[str] = []
     for name, value in rest.items():
-        short = name.removeprefix(prefix)
-        try:
-            # The head of our own exports has no prefix, whatever stands before the ResNet.
-            outside = not name.startswith((prefix, "projection_head."))
-            by_name.update(torchvision.from_torchvision({"" if outside else short: value}))
-        except base.InputError:
-            unknown.append(name)
+        other = next((other for other in others if _belongs(name, other, net)), None)
+        head = _head_name(name, net, arrays, is_alone=not others)
+        if name in net.names:
+            continue
+        if head:
+            bare[head] = value
+        elif other:
+            ignored.setdefault(f"of the network {other.title}", []).append(name)
+        elif not name.startswith(net.prefix) or _is_head(name, net.prefix, rest):
+            ignored.setdefault(f"of {_owner(name, net.prefix)}", []).append(name)
         else:
-            bare[short] = value
-    if _projection_first([name.removeprefix(prefix) for name in arrays]):
+            unknown.append(name)
+    by_name = torchvision.from_torchvision(bare)
+    if _projection_first([net.names[name] for name in arrays if name in net.names]):
         layout = "PyTorch conversion of SimCLR (simclr-converter)"
         note = "files of simclr-converter hold a random bias of the classifier: its logits are not the official ones"
         return State(layout, "reference", by_name, ignored, unknown, [], bare, True, note)
+    plain = all(net.prefix + theirs == name for name, theirs in net.names.items())
+    layout = "torchvision's ResNet" if plain else "a ResNet of PyTorch under other names than torchvision's"
+    layout += f", network {net.title}" if net.prefix and (others or not plain) else ""
+    note = _note(net, bare["conv1.weight"].shape[-1])
+    return State(layout, "torchvision", by_name, ignored, unknown, [], bare, bool(others), note)
+
+
+def _belongs(name: str, other: resnets.ResNet, net: resnets.ResNet) -> bool:
+    """Whether an entry is part of another network than the one that is taken, or of a head on it."""
+    return name in other.names or (name.startswith(other.prefix) and not net.prefix.startswith(other.prefix))
+
+
+def _read_incomplete(arrays: Mapping[str, np.ndarray], prefix: str) -> State:
+    """What there is of torchvision's names: what is missing or too many is found by the shapes of the network."""
+    ignored, rest = _without_counters(arrays)
+    bare, unknown = {}, []
+    for name, value in rest.items():
+        try:
+            torchvision.from_torchvision({name.removeprefix(prefix): value})
+        except base.InputError:
+            unknown.append(name)
+        else:
+            bare[name.removeprefix(prefix)] = value
+    by_name = torchvision.from_torchvision(bare)
     return State("torchvision's ResNet", "torchvision", by_name, ignored, unknown, [], bare)
+
+
+def _head_name(name: str, net: resnets.ResNet, arrays: Mapping[str, np.ndarray], *, is_alone: bool) -> str | None:
+    """torchvision's name of an entry of the classifier, or ours of our own head; None if it is neither."""
+    short = name.removeprefix(net.prefix)
+    if re.fullmatch(r"projection_head\.(dense|bn)\d+\.\w+", short):
+        return short
+    module, _, leaf = short.rpartition(".")
+    # Beside a second network the layer on top is a projection, as in MoCo, and no classifier.
+    if not (is_alone and name.startswith(net.prefix) and module in _CLASSIFIERS and leaf in _LAYER):
+        return None
+    weight = arrays.get(f"{net.prefix}{module}.weight")
+    return f"fc.{leaf}" if weight is not None and weight.ndim == 2 else None
+
+
+def _is_head(name: str, prefix: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether an entry belongs to dense layers on top of the network: a head, which nothing of the network needs."""
+    child = name.removeprefix(prefix).split(".")[0]
+    inside = {other: value for other, value in arrays.items() if other.startswith(f"{prefix}{child}.")}
+    leaves = {other.rpartition(".")[2] for other in inside}
+    return any(value.ndim == 2 for value in inside.values()) and (
+        leaves <= {*_NORM, "weight_g", "weight_v"} and all(value.ndim <= 2 for value in inside.values())
+    )
+
+
+def _owner(name: str, prefix: str) -> str:
+    """What an entry belongs to: its name up to where it leaves the way to the network."""
+    ours, theirs = prefix.split("."), name.split(".")
+    shared = next((at for at, part in enumerate(theirs) if at >= len(ours) or part != ours[at]), len(theirs) - 1)
+    return ".".join(theirs[: shared + 1])
+
+
+def _note(net: resnets.ResNet, kernel: int) -> str:
+    """What positions in a Sequential tell of ReLU and max-pool behind the first convolution, if it is unusual."""
+    if net.between == 0:
+        return (
+            "by its positions, no ReLU follows the first BatchNorm in this Sequential (lightly's ResNetGenerator taken "
+            "apart has none); here one does, so features differ until the run is fine-tuned"
+        )
+    if net.between == 1 and kernel > 3:
+        return (
+            "by its positions, this Sequential has no ReLU or no max-pool behind the first convolution; here are both"
+        )
+    return ""
 
 
 def _prefix(names: list[str]) -> str | None:
     """What stands before the names of torchvision's ResNet, None if they are not there."""
     for name in names:
         prefix = name.removesuffix("conv1.weight")
-        if prefix != name and _WRAPPER.fullmatch(prefix) and f"{prefix}layer1.0.conv1.weight" in names:
+        if (prefix == "" or prefix.endswith(".")) and prefix != name and f"{prefix}layer1.0.conv1.weight" in names:
             return prefix
     return None
 

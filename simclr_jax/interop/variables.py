@@ -116,8 +116,9 @@ def load(path: pathlib.Path) -> ByName:
     try:
         return dict(sorted(safetensors.numpy.load_file(path).items()))
     except (OSError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise base.InputError(f"Weights are read from a safetensors file; {path} cannot be: {reason}.") from error
+        raise base.InputError(
+            f"Weights are read from a safetensors file; {path} cannot be: {base.one_line(error)}."
+        ) from error
 
 
 def _is_statistic(name: str) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.interop import pytorch_layouts, torchvision
+from tests.interop import test_torchvision
 
 RNG = np.random.default_rng(0)
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -64,8 +65,8 @@ def test_every_entry_of_simclrv2_pytorch_is_its_variable(selective, prefix):
     state = {prefix + name.removeprefix("resnet."): v for name, v in state.items() if name[:4] != "head"} | {
         name: v for name, v in state.items() if name[:4] == "head"
     }
-    assert pytorch_layouts.is_simclrv2(state) and not pytorch_layouts.is_torchvision(state)
-    read = pytorch_layouts.read_simclrv2(state)
+    read = pytorch_layouts.read(state)
+    assert read.layout == "PyTorch conversion of SimCLRv2"
     assert_same(read.by_name, expected)
     assert read.unknown == [] and read.padding == "reference" and read.torchvision == {}
     assert read.ignored["the zero bias of the last BatchNorm"] == ["head.layers.7.bias"]
@@ -86,51 +87,58 @@ def test_what_simclrv2_pytorch_does_not_have_is_unknown():
 
 
 def torchvision_state(*, projection_first: bool = False) -> dict[str, np.ndarray]:
-    """The beginning of a bottleneck network, in the order in which torchvision or simclr-converter lists it."""
-    block = {f"layer1.0.conv{i}.weight": RNG.normal(size=(4, 3, 2, 1)) for i in (1, 2, 3)}
-    block |= {f"layer1.0.bn{i}.{leaf}": RNG.normal(size=3) for i in (1, 2, 3) for leaf in NORM}
-    projection = {"layer1.0.downsample.0.weight": RNG.normal(size=(4, 3, 1, 1))}
-    projection |= {f"layer1.0.downsample.1.{leaf}": RNG.normal(size=3) for leaf in NORM}
-    stem = {"conv1.weight": RNG.normal(size=(4, 3, 7, 7)), "bn1.num_batches_tracked": np.zeros((), np.int64)}
-    return stem | (projection | block if projection_first else block | projection) | {"fc.bias": RNG.normal(size=5)}
+    """A ResNet-50 of one number an entry, in the order in which torchvision or simclr-converter lists it."""
+    shapes = test_torchvision.state_shapes("resnet50")
+    order = sorted(shapes, key=lambda name: "downsample" not in name) if projection_first else list(shapes)
+    state = {name: np.broadcast_to(RNG.random(), shapes[name]) for name in order}
+    return state | {"bn1.num_batches_tracked": np.zeros((), np.int64)}
 
 
-PREFIXES = ["", "module.", "model.", "encoder.", "backbone.", "module.encoder_q.", "model.backbone.", "resnet."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_torchvisions_names_are_found_behind_the_usual_prefixes(prefix):
+@pytest.mark.parametrize("prefix", ["", "module.", "online_encoder.net."])
+def test_torchvisions_names_are_found_behind_any_prefix(prefix):
     state = torchvision_state()
     weights = {name: value for name, value in state.items() if "num_batches" not in name}
-    wrapped = {prefix + name: value for name, value in state.items()}
-    assert pytorch_layouts.is_torchvision(wrapped) and not pytorch_layouts.is_simclrv2(wrapped)
-    read = pytorch_layouts.read_torchvision(wrapped)
+    read = pytorch_layouts.read({prefix + name: value for name, value in state.items()})
     assert_same(read.by_name, torchvision.from_torchvision(weights))
     assert_same(read.torchvision, weights)
     assert read.unknown == [] and read.padding == "torchvision" and not read.note
     assert read.ignored == {"BatchNorm's counters": [prefix + "bn1.num_batches_tracked"]}
 
 
-def test_names_outside_the_prefix_and_other_stems_are_unknown():
-    state = {"module.encoder_q." + name: value for name, value in torchvision_state().items()}
-    names = ["module.queue", "module.encoder_q.fc.0.weight", "module.encoder_q.conv1.0.weight", "fc.weight"]
-    extra = dict.fromkeys(names, np.ones((3, 3)))
-    assert pytorch_layouts.read_torchvision(state | extra).unknown == list(extra)
+def test_what_is_inside_a_network_and_no_head_is_unknown():
+    state = {"module.encoder." + name: value for name, value in torchvision_state().items()}
+    names = ["module.encoder.conv2.weight", "module.encoder.mean", "module.encoder.pool.p"]
+    extra = dict(zip(names, [np.ones((3, 3, 3, 3)), np.ones((1, 3, 1, 1)), np.ones(1)], strict=True))
+    assert pytorch_layouts.read(state | extra).unknown == names
+
+
+@pytest.mark.parametrize("name", ["projector.0.weight", "fc.2.weight", "prototypes.weight"])
+def test_dense_layers_that_are_no_classifier_are_left_out(name):
+    state = {key: value for key, value in torchvision_state().items() if key[:2] != "fc"}
+    read = pytorch_layouts.read(state | {name: np.ones((2, 3))})
+    assert read.unknown == [] and read.ignored[f"of {name.split('.')[0]}"] == [name]
+    assert not any(ours.startswith("supervised_head") for ours in read.by_name)
+
+
+def test_an_incomplete_network_is_read_for_the_shapes_to_say_what_is_missing():
+    state = {"net." + name: value for name, value in torchvision_state().items() if name != "bn1.bias"}
+    read = pytorch_layouts.read(state | {"net.conv1.0.weight": np.ones(1)})
+    assert len(read.by_name) == len(state) - 1 and read.unknown == ["net.conv1.0.weight"]
 
 
 def test_our_own_projection_head_beside_a_prefix_is_kept():
     state = {"encoder." + name: value for name, value in torchvision_state().items()}
-    read = pytorch_layouts.read_torchvision(state | {"projection_head.dense1.weight": np.ones((2, 3))})
+    read = pytorch_layouts.read(state | {"projection_head.dense1.weight": np.ones((2, 3))})
     assert read.by_name["projection_head/dense1/kernel"].shape == (3, 2) and read.unknown == []
 
 
 def test_simclr_converter_shows_by_listing_the_projection_first():
-    read = pytorch_layouts.read_torchvision(torchvision_state(projection_first=True))
+    read = pytorch_layouts.read(torchvision_state(projection_first=True))
     assert "simclr-converter" in read.layout and read.padding == "reference" and "random bias" in read.note
 
 
 @pytest.mark.parametrize(
-    "names", [["conv1.weight"], ["layer1.0.conv1.weight"], ["my.conv1.weight", "my.layer1.0.conv1.weight"]]
+    "names", [["conv1.weight"], ["layer1.0.conv1.weight"], ["myconv1.weight", "mylayer1.0.conv1.weight"], []]
 )
-def test_other_names_are_not_torchvisions(names):
-    assert not pytorch_layouts.is_torchvision(names)
+def test_other_names_are_of_no_known_layout(names):
+    assert pytorch_layouts.read(dict.fromkeys(names, np.ones((1, 3, 1, 1)))) is None
