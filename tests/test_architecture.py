@@ -31,12 +31,24 @@ ALLOWED = {
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment"},
     "pretrained": {"base", "features", "runlog"},
+    "splits": {"config", "data", "probes"},
     "readings": {"base", "launch", "progress", "runlog"},
     "estimate": {"base", "hardware"},
     "assemble": {"base", "config", "methods", "train_step", "feed", "augment", "data", "models", "optim", "sharding"},
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
-        room: {"base", "config", "methods", "train_step", "feed", "features", "pretrained", "readings", *GROUND}
+        room: {
+            "base",
+            "config",
+            "methods",
+            "train_step",
+            "feed",
+            "features",
+            "pretrained",
+            "readings",
+            "splits",
+            *GROUND,
+        }
         | {"assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
