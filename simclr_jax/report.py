@@ -26,6 +26,7 @@ from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
 _NUM_QUERIES, _NUM_NEIGHBORS, _NUM_MATCHED = 10, 5, 1000
+_NUM_MAPPED = 50  # a map of fewer images shows nothing
 
 
 class _Seen(NamedTuple):
@@ -84,7 +85,6 @@ def _contents(
     return page.ReportContents(
         title=f"{config['method']['name']}, {config['encoder']['name']} on {config['data']['name']}",
         notes=notes,
-        shown="training" if seen.is_training else "test",
         config=config,
         environment=runlog.environment(),
         data=_data_summary(config, seen.both),
@@ -154,8 +154,9 @@ def _neighbors(seen: _Seen) -> page.Neighbors | None:
     spaces = {"learned": (seen.train_h, seen.shown_h), "pixels": both_pixels}
     queries = _evenly_spaced(np.arange(len(seen.shown_h)), _NUM_QUERIES)
     found = {name: _nearest(seen, space, queries, k=k) for name, space in spaces.items()}
-    images = [seen.train_images[found[name]] for name in ("learned", "pixels")]
-    shown = page.Neighbors(seen.shown_images[queries], *images)
+    learned, pixels = (seen.train_images[found[name]] for name in ("learned", "pixels"))
+    split = "training" if seen.is_training else "test"
+    shown = page.Neighbors(seen.shown_images[queries], learned, pixels, split=split)
     train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
     if len(np.unique(train_labels[probes.labelled_rows(train_labels)])) < 2:
         return shown  # with one class every neighbour would be of the right one
@@ -202,10 +203,15 @@ def _evenly_spaced(rows: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _map(seen: _Seen) -> page.Embedding:
-    positions, rows = page.map_2d(seen.shown_h)
-    labels = seen.shown_set.labels[rows]
-    has_labels = len(probes.labelled_rows(labels)) > 0
-    return page.Embedding(positions, labels=labels if has_labels else None, thumbnails=seen.shown_images[rows])
+    """The test images on a plane, or the training images where the test split is too small to show anything."""
+    shown = ("test", seen.shown_h, seen.shown_images, seen.shown_set.labels)
+    if seen.is_training or len(seen.shown_h) < min(_NUM_MAPPED, len(seen.train_h)):
+        shown = ("training", seen.train_h, seen.train_images, seen.both.train_set.labels)
+    split, h, images, labels = shown
+    positions, rows = page.map_2d(h)
+    has_labels = len(probes.labelled_rows(labels[rows])) > 0
+    known = labels[rows] if has_labels else None
+    return page.Embedding(positions, labels=known, thumbnails=images[rows], split=split)
 
 
 def _confusion(config: Mapping[str, Any], seen: _Seen) -> page.Confusion | None:

@@ -133,7 +133,8 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
         for label in named if len(named) <= 40 else []:
             x, y = _middle(positions[labels == label])
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": class_style(int(label))[0]}
-            axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
+            number = axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
+            number.set_in_layout(False)  # or the number of a lone point squeezes the map
         return _svg(figure, name)
 
 

@@ -25,6 +25,7 @@ class Neighbors:
     query_labels: int [Q]; learned_labels, pixel_labels: int [Q, K]; -1 = unlabelled; all None for unlabelled data.
     match_rates: over `num_matched` images, the share of K neighbours of the right class, in the representation and
         in pixels; None if unknown. The few queries shown are too small a sample to compare by.
+    split: of the queries, "test" or "training".
     """
 
     queries: np.ndarray
@@ -35,6 +36,7 @@ class Neighbors:
     pixel_labels: np.ndarray | None = None
     match_rates: tuple[float, float] | None = None
     num_matched: int = 0
+    split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +44,14 @@ class Embedding:
     """A split on a plane.
 
     positions: float [n, 2]; labels: int [n], -1 = unlabelled, or None; thumbnails: uint8 [n, h, w, 3] or None.
-    method: how it was made, for the caption.
+    method: how it was made, for the caption. split: "test" or "training".
     """
 
     positions: np.ndarray
     labels: np.ndarray | None = None
     thumbnails: np.ndarray | None = None
     method: str = "t-SNE of the directions of the representation"
+    split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,6 @@ class ReportContents:
     Attributes:
         title: heading of the page.
         notes: sentences below the heading: what is missing and why, and what the numbers do not tell.
-        shown: "test" or "training": of which images the neighbours' queries and the map are.
         config: the resolved config, nested.
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
@@ -83,7 +85,6 @@ class ReportContents:
 
     title: str
     notes: Sequence[str] = ()
-    shown: str = "test"
     config: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
@@ -117,7 +118,6 @@ def render_report(contents: ReportContents) -> str:
         title=contents.title,
         headline=words.headline(contents.probes, contents.chance),
         notes=contents.notes,
-        shown=contents.shown,
         tiles=_tiles(contents),
         probes=_probe_section(contents),
         curves=_curves(contents),
@@ -243,7 +243,8 @@ def _neighbors(neighbors: Neighbors | None, names: Sequence[str]) -> dict[str, A
             hits[key] = [hits[key][0] + sum(marks), hits[key][1] + len(marks)]
         rows.append(row)
     rates = [f"{100 * rate:.0f} %" for rate in neighbors.match_rates or ()]
-    return {"rows": rows, "hits": hits, "rates": rates, "num_matched": f"{neighbors.num_matched:,}"}
+    counts = {"hits": hits, "rates": rates, "num_matched": f"{neighbors.num_matched:,}"}
+    return {"rows": rows, **counts, "split": neighbors.split}
 
 
 def _embedding(embedding: Embedding | None, names: Sequence[str]) -> dict[str, Any] | None:
@@ -259,6 +260,7 @@ def _embedding(embedding: Embedding | None, names: Sequence[str]) -> dict[str, A
         "legend": [(figures.marker_svg(label), *_legend(label, names)) for label in present],
         "thumbnails": map_uri,
         "method": embedding.method,
+        "split": embedding.split,
         "count": len(embedding.positions),
     }
 
