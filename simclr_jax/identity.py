@@ -135,7 +135,7 @@ def _listed(keys: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 
 def describe(name: str, train_set: data.ImageSet) -> Data:
-    """What a run keeps about its training split."""
+    """What a run keeps about its training split, of which `split.label_fraction` may take a part."""
     return Data(name, train_set.fingerprint, len(train_set.images), tuple(train_set.class_names))
 
 

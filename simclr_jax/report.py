@@ -21,26 +21,32 @@ from simclr_jax import (
     progress,
     runlog,
     sharding,
+    splits,
 )
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
 _NUM_QUERIES, _NUM_NEIGHBORS, _NUM_MATCHED = 10, 5, 1000
+_NUM_MAPPED = 50  # a map of fewer images shows nothing
 
 
 class _Seen(NamedTuple):
-    """What the encoder makes of both splits, and the images it was shown."""
+    """What the encoder makes of the training images and of those that the page shows and asks about."""
 
-    train_set: data.ImageSet
-    test_set: data.ImageSet
+    both: splits.Splits
     train_h: np.ndarray
-    test_h: np.ndarray
     train_images: np.ndarray
-    test_images: np.ndarray
+    # The test split; without one the training images themselves, each compared with the others.
+    shown_set: data.ImageSet
+    shown_h: np.ndarray
+    shown_images: np.ndarray
+    is_training: bool
 
 
 def main(*, workdir: str, output: str | None) -> int:
     """Writes the page about the run in `workdir` to `output` (default: report.html in it); returns the exit status.
+
+    What the data have no labels or no test split for is left out, and a sentence on the page says so.
 
     Raises:
         base.InputError: no run, or it has no checkpoint yet.
@@ -51,37 +57,54 @@ def main(*, workdir: str, output: str | None) -> int:
     target = pathlib.Path(output) if output else folder / "report.html"
     config, results = identity.read_config(folder), runlog.read_results(folder)
     metrics = runlog.read_metrics(folder)
-    if not results.get("probes"):
+    both = splits.load(config)
+    reason = splits.why_no_probe(both)
+    if reason is not None:
+        # An older version may have scored what cannot fail.
+        results, metrics = {}, [{k: row[k] for k in row if k != "knn_accuracy"} for row in metrics]
+    elif not results.get("probes"):
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
-    step, seen = _look(config, folder)
-    contents = page.ReportContents(
+    step, seen = _look(config, folder, both)
+    notes = _notes(seen, reason, step=step, evaluated_step=results.get("evaluated_step"))
+    for sentence in notes:
+        progress.say(sentence)
+    page.write_report(_contents(config, seen, step=step, metrics=metrics, results=results, notes=notes), target)
+    progress.say(f"Report: {target.resolve()}")
+    return 0
+
+
+def _contents(
+    config: Mapping[str, Any],
+    seen: _Seen,
+    *,
+    step: int,
+    metrics: list[dict[str, float]],
+    results: Mapping[str, Any],
+    notes: list[str],
+) -> page.ReportContents:
+    class_names = seen.both.train_set.class_names
+    return page.ReportContents(
         title=f"{config['method']['name']}, {config['encoder']['name']} on {config['data']['name']}",
+        notes=notes,
         config=config,
         environment=runlog.environment(),
-        data=_data_summary(config, seen),
+        data=_data_summary(config, seen.both),
         metrics=metrics,
         probes=results.get("probes", []),
         collapse_value=methods.uninformed_loss(
-            config["method"],
-            batch_size=config["train"]["batch_size"],
-            num_classes=max(len(seen.train_set.class_names), 1),
+            config["method"], batch_size=config["train"]["batch_size"], num_classes=max(len(class_names), 1)
         ),
-        class_names=seen.train_set.class_names,
-        views=_views(config, seen.train_set),
+        class_names=class_names,
+        views=_views(config, seen.both.train_set),
         neighbors=_neighbors(seen),
         embedding=_map(seen),
         confusion=_confusion(config, seen),
         timing=_timing(metrics, step),
     )
-    page.write_report(contents, target)
-    progress.say(f"Report: {target.resolve()}")
-    return 0
 
 
-def _look(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[int, _Seen]:
+def _look(config: Mapping[str, Any], folder: pathlib.Path, both: splits.Splits) -> tuple[int, _Seen]:
     step, variables = features.load_encoder_variables(folder, which="latest")
-    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
-    test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
     views = {
         "size": config["augment"]["size"],
         "resize": config["augment"]["resize"],
@@ -89,8 +112,30 @@ def _look(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[int, _Seen]:
         "mesh": sharding.make_mesh(),
     }
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **views)
-    images = [features.evaluation_images(split, **views) for split in (train_set, test_set)]
-    return step, _Seen(train_set, test_set, encode(variables, train_set), encode(variables, test_set), *images)
+
+    def seen_of(image_set: data.ImageSet) -> tuple[np.ndarray, np.ndarray]:
+        return encode(variables, image_set), features.evaluation_images(image_set, **views)
+
+    train, is_training = seen_of(both.train_set), both.test_set is None or both.is_same
+    shown_set = both.train_set if both.test_set is None or is_training else both.test_set
+    return step, _Seen(both, *train, shown_set, *(train if is_training else seen_of(shown_set)), is_training)
+
+
+def _notes(seen: _Seen, reason: str | None, *, step: int, evaluated_step: int | None) -> list[str]:
+    """What the reader must know before the numbers: what is missing and why, and what they rest on."""
+    notes = []
+    if evaluated_step is not None and evaluated_step != step:
+        notes.append(
+            f"The pictures and the confusion matrix are of step {step}, the probes of step {evaluated_step}: run "
+            "simclr-jax evaluate again to have both of one step."
+        )
+    if seen.is_training:
+        why = "The test split is the training split" if seen.both.is_same else "The test split has no images"
+        notes.append(f"{why}: the neighbours and the map are of training images, each among the others.")
+    if reason is not None:
+        notes.append(f"No probes and no confusion matrix: {reason}{'' if reason.endswith('?') else '.'}")
+        return notes
+    return [*notes, *splits.cautions(seen.both)]
 
 
 def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
@@ -101,66 +146,103 @@ def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
     )
 
 
-def _neighbors(seen: _Seen) -> page.Neighbors:
-    """Evenly spaced test images, each with the training images that lie nearest to it."""
-    k = min(_NUM_NEIGHBORS, len(seen.train_h))
-    labelled = bool(seen.train_set.class_names)
-    train_pixels, test_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.test_images)
-
-    def nearest(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _, learned = probes.neighbors(seen.train_h, seen.test_h[queries], k=k)
-        _, pixels = probes.neighbors(train_pixels, test_pixels[queries], k=k)
-        return learned, pixels
-
-    queries = _evenly_spaced(len(seen.test_h), _NUM_QUERIES)
-    learned, pixels = nearest(queries)
-    shown = page.Neighbors(seen.test_images[queries], seen.train_images[learned], seen.train_images[pixels])
-    if not labelled:
-        return shown
-    train_labels, test_labels = seen.train_set.labels, seen.test_set.labels
-    many = _evenly_spaced(len(seen.test_h), _NUM_MATCHED)
-    rates = [float(np.mean(train_labels[found] == test_labels[many, None])) for found in nearest(many)]
-    return dataclasses.replace(
+def _neighbors(seen: _Seen) -> page.Neighbors | None:
+    """Evenly spaced images, each with the training images that lie nearest to it; None with a single image."""
+    k = min(_NUM_NEIGHBORS, len(seen.train_h) - seen.is_training)
+    if k < 1:
+        return None
+    both_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.shown_images)
+    spaces = {"learned": (seen.train_h, seen.shown_h), "pixels": both_pixels}
+    queries = _evenly_spaced(np.arange(len(seen.shown_h)), _NUM_QUERIES)
+    found = {name: _nearest(seen, space, queries, k=k) for name, space in spaces.items()}
+    learned, pixels = (seen.train_images[found[name]] for name in ("learned", "pixels"))
+    split = "training" if seen.is_training else "test"
+    shown = page.Neighbors(seen.shown_images[queries], learned, pixels, split=split)
+    train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
+    if len(np.unique(train_labels[probes.labelled_rows(train_labels)])) < 2:
+        return shown  # with one class every neighbour would be of the right one
+    shown = dataclasses.replace(
         shown,
-        query_labels=test_labels[queries],
-        learned_labels=train_labels[learned],
-        pixel_labels=train_labels[pixels],
-        match_rates=(rates[0], rates[1]),
-        num_matched=len(many),
+        query_labels=labels[queries],
+        learned_labels=train_labels[found["learned"]],
+        pixel_labels=train_labels[found["pixels"]],
     )
+    rates, num_matched = _match_rates(seen, spaces)
+    return dataclasses.replace(shown, match_rates=rates, num_matched=num_matched)
 
 
-def _evenly_spaced(count: int, wanted: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, wanted).astype(np.int64))
+def _nearest(seen: _Seen, space: tuple[np.ndarray, np.ndarray], queries: np.ndarray, *, k: int) -> np.ndarray:
+    """int [Q, k]: the training rows nearest to these rows of what is shown, an image itself left out."""
+    _, found = probes.neighbors(space[0], space[1][queries], k=k + seen.is_training)
+    if not seen.is_training:
+        return found
+    # Among equal images the row itself may lie beyond the k + 1 nearest: then the last is dropped in its place.
+    others = [row[row != query][:k] for row, query in zip(found, queries, strict=True)]
+    return np.stack(others)
+
+
+def _match_rates(
+    seen: _Seen, spaces: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> tuple[tuple[float, float] | None, int]:
+    """How often the nearest labelled training images are of the class of a labelled image: (rates, images asked)."""
+    train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
+    bank, asked = probes.labelled_rows(train_labels), _evenly_spaced(probes.labelled_rows(labels), _NUM_MATCHED)
+    k = min(_NUM_NEIGHBORS, len(bank) - seen.is_training)
+    if not len(asked) or k < 1 or not np.isin(labels[asked], train_labels[bank]).any():
+        return None, 0
+    rates = []
+    for train, shown in spaces.values():
+        # Places in the bank, so that an image is found, and left out, by its place there.
+        queries, rows = (np.searchsorted(bank, asked), shown[bank]) if seen.is_training else (asked, shown)
+        found = _nearest(seen, (train[bank], rows), queries, k=k)
+        rates.append(float(np.mean(train_labels[bank][found] == labels[asked, None])))
+    return (rates[0], rates[1]), len(asked)
+
+
+def _evenly_spaced(rows: np.ndarray, wanted: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(np.int64))]
 
 
 def _map(seen: _Seen) -> page.Embedding:
-    positions, rows = page.map_2d(seen.test_h)
-    labels = seen.test_set.labels[rows] if seen.test_set.class_names else None
-    return page.Embedding(positions, labels=labels, thumbnails=seen.test_images[rows])
+    """The test images on a plane, or the training images where the test split is too small to show anything."""
+    shown = ("test", seen.shown_h, seen.shown_images, seen.shown_set.labels)
+    if seen.is_training or len(seen.shown_h) < min(_NUM_MAPPED, len(seen.train_h)):
+        shown = ("training", seen.train_h, seen.train_images, seen.both.train_set.labels)
+    split, h, images, labels = shown
+    positions, rows = page.map_2d(h)
+    has_labels = len(probes.labelled_rows(labels[rows])) > 0
+    known = labels[rows] if has_labels else None
+    return page.Embedding(positions, labels=known, thumbnails=images[rows], split=split)
 
 
 def _confusion(config: Mapping[str, Any], seen: _Seen) -> page.Confusion | None:
-    num_classes = len(seen.train_set.class_names)
-    if not num_classes:
+    """kNN's mistakes among the labelled images; None where no probe could tell anything."""
+    if splits.why_no_probe(seen.both) is not None:
         return None
+    num_classes = len(seen.both.train_set.class_names)
     probe = config_lib.call(probes.make_settings, config, "probe")
     k, temperature, votes = probe.knn_k, probe.knn_temperature, probe.knn_votes
     how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "votes": votes}
-    predictions = probes.knn(seen.train_h, seen.train_set.labels, seen.test_h, **how)
-    counts = probes.confusion(predictions, seen.test_set.labels, num_classes=num_classes)
-    protocol = probes.knn_protocol(k, temperature, len(seen.train_h), votes=votes)
-    return page.Confusion(counts, probe=f"{protocol}, all labels")
+    train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
+    bank, asked = probes.labelled_rows(train_labels), probes.labelled_rows(labels)
+    predictions = probes.knn(seen.train_h[bank], train_labels[bank], seen.shown_h[asked], **how)
+    counts = probes.confusion(predictions, labels[asked], num_classes=num_classes)
+    protocol = probes.knn_protocol(k, temperature, len(bank), votes=votes)
+    return page.Confusion(counts, probe=f"{protocol}, all labels, {len(asked):,} test images")
 
 
-def _data_summary(config: Mapping[str, Any], seen: _Seen) -> dict[str, Any]:
-    skipped = [*seen.train_set.skipped, *seen.test_set.skipped]
+def _data_summary(config: Mapping[str, Any], both: splits.Splits) -> dict[str, Any]:
+    sets = {"train": both.train_set, "test": both.test_set}
+    present = {config["split"][which]: image_set for which, image_set in sets.items() if image_set is not None}
+    sizes = {split: len(image_set.images) for split, image_set in present.items()}
+    labelled = {split: len(probes.labelled_rows(image_set.labels)) for split, image_set in present.items()}
     return {
         "name": config["data"]["name"],
-        "sizes": {config["split"]["train"]: len(seen.train_h), config["split"]["test"]: len(seen.test_h)},
-        "classes": list(seen.train_set.class_names),
-        "fingerprint": seen.train_set.fingerprint,
-        "skipped": skipped,
+        "sizes": sizes,
+        "classes": list(both.train_set.class_names),
+        "with a label": labelled if both.train_set.class_names and labelled != sizes else None,
+        "fingerprint": both.train_set.fingerprint,
+        "skipped": [line for image_set in present.values() for line in image_set.skipped],
     }
 
 

@@ -71,10 +71,9 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers)
         # The lock's text tells a folder that all hosts share from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": runlog.lock_holder(folder)})
         if peers.is_main:
-            train_data = identity.describe(config["data"]["name"], run.train_set)
-            identity.check_data(folder, train_data)
+            identity.check_data(folder, run.source)
             runlog.write_config(folder, config)
-            identity.write_data(folder, train_data)
+            identity.write_data(folder, run.source)
         try:
             number = training_loop.train(run, folder, stop, peers=peers)
         except readings.Diverged as error:
@@ -102,7 +101,7 @@ def build(config: Mapping[str, Any]) -> training_loop.Run:
     mesh = sharding.make_mesh()
     seed = _checked_seed(config)
     assemble.check_sections(config, mesh)
-    train_set, test_set = _load_splits(config, settings)
+    source, train_set, test_set = _load_splits(config, settings)
     shape, budget = (settings.steps_per_dispatch, settings.batch_size), settings.max_resident_gigabytes
     rows = feed.make_feed(train_set, mesh, seed=seed, shape=shape, max_resident_gigabytes=budget)
     program = assemble.make_program(
@@ -116,6 +115,7 @@ def build(config: Mapping[str, Any]) -> training_loop.Run:
     return training_loop.Run(
         config=config,
         mesh=mesh,
+        source=source,
         train_set=train_set,
         test_set=test_set,
         feed=rows,
@@ -138,9 +138,10 @@ def _checked_seed(config: Mapping[str, Any]) -> int:
 
 def _load_splits(
     config: Mapping[str, Any], settings: training_loop.LoopSettings
-) -> tuple[data.ImageSet, data.ImageSet | None]:
-    """The training split, and the test split if kNN runs while training."""
+) -> tuple[identity.Data, data.ImageSet, data.ImageSet | None]:
+    """What the run keeps about its data, the images to train on, and the test split if kNN runs while training."""
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    source = identity.describe(config["data"]["name"], train_set)
     fraction = config["split"]["label_fraction"]
     if fraction is not None or config["method"]["name"] == "supervised":
         rows = probes.rows_to_train(train_set.labels, class_names=train_set.class_names, fraction=fraction)
@@ -150,15 +151,16 @@ def _load_splits(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
             f"{len(train_set.images)}. An image met twice in a batch would be its own negative."
         )
-    return train_set, _load_test_split(config, train_set) if settings.evaluate_every_epochs > 0 else None
+    return source, train_set, _load_test_split(config, train_set) if settings.evaluate_every_epochs > 0 else None
 
 
 def _load_test_split(config: Mapping[str, Any], train_set: data.ImageSet) -> data.ImageSet | None:
     """The test split, if kNN between the two can tell anything; data without labels need none."""
     labels, class_names = train_set.labels, train_set.class_names
     test_set = None
-    if (labels >= 0).any():
-        test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    split = config["split"]["test"]
+    if (labels >= 0).any() and config_lib.call(data.has_split, config, "data", split=split):
+        test_set = config_lib.call(data.load_split, config, "data", split=split)
     why = probes.why_no_probe(labels, None if test_set is None else test_set.labels, class_names=class_names)
     if why is not None or test_set is None:
         progress.say(f"No kNN while training: {why}.")

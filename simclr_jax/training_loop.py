@@ -21,6 +21,7 @@ from simclr_jax import (
     data,
     features,
     feed,
+    identity,
     launch,
     methods,
     pretrained,
@@ -84,6 +85,7 @@ class Run(NamedTuple):
     config: Mapping[str, Any]
     settings: LoopSettings
     mesh: Mesh
+    source: identity.Data
     train_set: data.ImageSet
     test_set: data.ImageSet | None
     feed: feed.Feed

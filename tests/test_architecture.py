@@ -34,16 +34,17 @@ ALLOWED = {
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment", "runlog"},
     "checkpoint": {"base", "tree_digests"},
     "training_loop": {"base", "assemble", "features", "feed", "methods", "pretrained", "readings", "train_step"}
-    | {*FILES_AND_PATHS, *GROUND},
+    | {"identity", *FILES_AND_PATHS, *GROUND},
     "identity": {"base", "config", "checkpoint", "data", "methods", "runlog"},
     "pretrained": {"base", "checkpoint", "features", "identity", "runlog"},
+    "splits": {"config", "data", "probes"},
     "readings": {"base", "launch", "progress", "runlog"},
     "estimate": {"base", "hardware"},
     "assemble": {"base", "config", "methods", "train_step", "feed", "augment", "data", "models", "optim", "sharding"},
     "aot": {"base", "assemble", "hardware", "hlo", "sharding"},
     **{
         room: {"base", "config", "methods", "train_step", "feed", "features", "identity", "pretrained", *GROUND}
-        | {*FILES_AND_PATHS, "readings", "training_loop", "assemble", "compiled", "estimate", "aot"}
+        | {*FILES_AND_PATHS, "readings", "training_loop", "splits", "assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
     "__main__": {"atomic_files", "base", "config"},

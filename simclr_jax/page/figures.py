@@ -133,7 +133,8 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
         for label in named if len(named) <= 40 else []:
             x, y = _middle(positions[labels == label])
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": class_style(int(label))[0]}
-            axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
+            number = axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
+            number.set_in_layout(False)  # or the number of a lone point squeezes the map
         return _svg(figure, name)
 
 
@@ -173,7 +174,9 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
     # From transparent to the accent colour: reads the same on a light and on a dark page.
     shade = colors.LinearSegmentedColormap.from_list("shade", [(*colors.to_rgb(ACCENT), alpha) for alpha in (0.1, 1.0)])
     with _svg_settings():
-        figure, axes = _figure(*((0.37 * size + 2.6, 0.32 * size + 1.9) if size <= 40 else (7.5, 7.0)))
+        figure, axes = _figure(
+            *((max(0.37 * size + 2.6, 4.2), max(0.32 * size + 1.9, 3.4)) if size <= 40 else (7.5, 7.0))
+        )
         axes.grid(visible=False)
         # Empty cells stay transparent: they take the colour of the page.
         cells = np.ma.masked_where(counts == 0, share)

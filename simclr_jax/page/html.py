@@ -23,9 +23,10 @@ class Neighbors:
     """Nearest neighbours of some queries, in the representation and in raw pixels, best first.
 
     queries: uint8 [Q, h, w, 3]; learned, pixels: uint8 [Q, K, h, w, 3].
-    query_labels: int [Q]; learned_labels, pixel_labels: int [Q, K]; all None for unlabelled data.
-    match_rates: over `num_matched` test images, the share of K neighbours of the right class, in the representation and
+    query_labels: int [Q]; learned_labels, pixel_labels: int [Q, K]; -1 = unlabelled; all None for unlabelled data.
+    match_rates: over `num_matched` images, the share of K neighbours of the right class, in the representation and
         in pixels; None if unknown. The few queries shown are too small a sample to compare by.
+    split: of the queries, "test" or "training".
     """
 
     queries: np.ndarray
@@ -36,19 +37,22 @@ class Neighbors:
     pixel_labels: np.ndarray | None = None
     match_rates: tuple[float, float] | None = None
     num_matched: int = 0
+    split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """The test set on a plane: positions float [n, 2], labels int [n] or None, thumbnails uint8 [n, h, w, 3] or None.
+    """A split on a plane.
 
-    method: how it was made, for the caption.
+    positions: float [n, 2]; labels: int [n], -1 = unlabelled, or None; thumbnails: uint8 [n, h, w, 3] or None.
+    method: how it was made, for the caption. split: "test" or "training".
     """
 
     positions: np.ndarray
     labels: np.ndarray | None = None
     thumbnails: np.ndarray | None = None
     method: str = "t-SNE of the directions of the representation"
+    split: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class ReportContents:
 
     Attributes:
         title: heading of the page.
+        notes: sentences below the heading: what is missing and why, and what the numbers do not tell.
         config: the resolved config, nested.
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
@@ -80,6 +85,7 @@ class ReportContents:
     """
 
     title: str
+    notes: Sequence[str] = ()
     config: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
@@ -112,6 +118,7 @@ def render_report(contents: ReportContents) -> str:
     return environment.get_template("page.html.j2").render(
         title=contents.title,
         headline=words.headline(contents.probes, contents.chance),
+        notes=contents.notes,
         tiles=_tiles(contents),
         probes=_probe_section(contents),
         curves=_curves(contents),
@@ -237,24 +244,31 @@ def _neighbors(neighbors: Neighbors | None, names: Sequence[str]) -> dict[str, A
             hits[key] = [hits[key][0] + sum(marks), hits[key][1] + len(marks)]
         rows.append(row)
     rates = [f"{100 * rate:.0f} %" for rate in neighbors.match_rates or ()]
-    return {"rows": rows, "hits": hits, "rates": rates, "num_matched": f"{neighbors.num_matched:,}"}
+    counts = {"hits": hits, "rates": rates, "num_matched": f"{neighbors.num_matched:,}"}
+    return {"rows": rows, **counts, "split": neighbors.split}
 
 
 def _embedding(embedding: Embedding | None, names: Sequence[str]) -> dict[str, Any] | None:
     if embedding is None or not len(embedding.positions):
         return None
     labels = embedding.labels
-    present = [] if labels is None else [int(label) for label in np.unique(labels) if label >= 0]
+    present = [] if labels is None else sorted(set(labels.tolist()), key=lambda label: (label < 0, label))
     map_uri = None
     if embedding.thumbnails is not None:
         map_uri = pictures.encoded(pictures.image_map(embedding.positions, embedding.thumbnails), "PNG")
     return {
         "svg": figures.scatter(embedding.positions, labels, name="map"),
-        "legend": [(figures.marker_svg(label), label, words.class_name(label, names)) for label in present],
+        "legend": [(figures.marker_svg(label), *_legend(label, names)) for label in present],
         "thumbnails": map_uri,
         "method": embedding.method,
+        "split": embedding.split,
         "count": len(embedding.positions),
     }
+
+
+def _legend(label: int, names: Sequence[str]) -> tuple[str, str]:
+    """The number on the map and the name of a class; unlabelled images have no number."""
+    return (str(label), words.class_name(label, names)) if label >= 0 else ("", "unlabelled")
 
 
 def _confusion(confusion: Confusion | None, names: Sequence[str]) -> dict[str, Any] | None:

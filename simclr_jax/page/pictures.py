@@ -89,7 +89,9 @@ def encoded(picture: "Image.Image", kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def image_map(positions: np.ndarray, images: np.ndarray, *, width: int = 1080, cell: int = 36) -> "Image.Image":
+def image_map(
+    positions: np.ndarray, images: np.ndarray, *, width: int = 1080, cell: int | None = None
+) -> "Image.Image":
     """Thumbnails laid out where their rows lie on a plane: an RGBA Pillow image, transparent where there is nothing.
 
     Every cell of a grid shows the image nearest to its centre, so that none covers another.
@@ -98,10 +100,11 @@ def image_map(positions: np.ndarray, images: np.ndarray, *, width: int = 1080, c
         positions: float [n, 2].
         images: uint8 [n, h, w, 3].
         width: of the picture in px.
-        cell: side of a thumbnail in px.
+        cell: side of a thumbnail in px; None for 36, and for twice that below 200 images.
     """
     from PIL import Image
 
+    cell = cell or (36 if len(images) >= 200 else 72)
     # A few stray points must not squeeze all others into a corner: they are moved to the edge.
     low, high = np.quantile(positions, [0.01, 0.99], axis=0)
     unit = np.clip((positions - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)

@@ -102,7 +102,8 @@ def headline(rows: Rows, chance: float | None) -> str | None:
     share = "all labels" if row["labels"] == "100%" else f"{spaced(row['labels'])} of the labels"
     probe = "a linear probe" if row["probe"] == "linear" else "a nearest-neighbour vote"
     text = f"With {share}{count}, {probe} on the {feature_title(name)} representation"
-    text += f" names the right class for {_percent(score)} of the test images"
+    tested = f"the {row['num_test']:,} test images" if row.get("num_test") else "the test images"
+    text += f" names the right class for {_percent(score)} of {tested}"
     others = {key: item for key, item in chosen.items() if key != name}
     phrases = {
         "untrained": "with the same network untrained",

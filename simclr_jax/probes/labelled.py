@@ -55,7 +55,7 @@ def cautions(train_labels: np.ndarray, test_labels: np.ndarray, *, class_names: 
     """Sentences to show beside scores on these labels; empty where nothing is unusual.
 
     They name what was left out as unlabelled, test images that no probe can get right, a test split of one class, and
-    one of fewer than FEW_TEST_IMAGES images with the largest standard error of a share of so many.
+    one of fewer than FEW_TEST_IMAGES images.
 
     Args:
         train_labels: int [N], -1 = unlabelled.
@@ -85,7 +85,7 @@ def cautions(train_labels: np.ndarray, test_labels: np.ndarray, *, class_names: 
         )
     if len(tested) < FEW_TEST_IMAGES:
         images = "1 labelled test image" if len(tested) == 1 else f"{len(tested)} labelled test images"
-        said.append(f"Only {images}: a score may be off by {largest_error(len(tested)):.0f} points (standard error).")
+        said.append(f"Only {images}: one more or less that is right moves a score by {100 / len(tested):.0f} points.")
     return said
 
 

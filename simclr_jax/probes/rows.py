@@ -27,9 +27,9 @@ def probe_rows(
     """kNN and linear probe of every kind of features at every share of the labels, as rows of results.json.
 
     A row holds features (its name), labels ("1%", "10%", "100%"), probe ("knn" or "linear"), accuracy in [0, 1],
-    standard_error of the accuracy over the test rows, protocol, num_labels, num_test, k (kNN only), regularization
-    (linear only) and chance (always naming the most frequent class of the test set). Rows with label -1 take no part;
-    without labelled rows in both splits the table is empty.
+    standard_error of the accuracy over the test rows (never 0, also at an accuracy of 0 or 1), protocol, num_labels,
+    num_test, k (kNN only), regularization (linear only) and chance (always naming the most frequent class of the test
+    set). Rows with label -1 take no part; without labelled rows in both splits the table is empty.
 
     Args:
         features: name -> (train [N, D], test [M, D]); the kinds may differ in D.
@@ -46,6 +46,8 @@ def probe_rows(
 
     Raises:
         InputError: if the features do not have one row per label.
+
+    Reference: for the standard error Agresti and Coull 1998, with one added success and failure in place of two.
     """
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     _check_rows(features, len(train_labels), len(test_labels))
@@ -85,8 +87,10 @@ def _reduced(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _scores(predictions: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    accuracy = nearest.accuracy(predictions, truth)
-    return {"accuracy": accuracy, "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(truth)))}
+    accuracy, count = nearest.accuracy(predictions, truth), len(truth)
+    # With one row more that is right and one that is wrong: three hits of three are no proof, their error is not 0.
+    share = (count * accuracy + 1) / (count + 2)
+    return {"accuracy": accuracy, "standard_error": float(np.sqrt(share * (1 - share) / (count + 2)))}
 
 
 def _check_rows(features: Mapping[str, tuple[np.ndarray, np.ndarray]], num_train: int, num_test: int) -> None:

@@ -340,6 +340,23 @@ def test_unlabelled_data_makes_a_page_without_marks():
     assert "class 0" not in parsed.text
 
 
+def test_partly_labelled_data_mark_what_is_known_and_name_the_rest():
+    report = brief(probes=(), notes=["No probes: no <test> image has a label."])
+    near = dataclasses.replace(
+        report.neighbors, query_labels=np.array([0, -1, -1, -1, 1]), learned_labels=np.array([[0, 1, -1]] * 5)
+    )
+    near = dataclasses.replace(near, pixel_labels=np.full((5, 3), -1), split="training")
+    place = dataclasses.replace(report.embedding, labels=np.arange(40) % 3 - 1, split="training")
+    text, parsed = render(dataclasses.replace(report, neighbors=near, embedding=place))
+    assert_sound(text, parsed)
+    # Two of the queries are labelled, each with two labelled neighbours of which one is of its class.
+    assert parsed.text.count("✓ cat") == 1 and parsed.text.count("✓ dog") == 1 and parsed.text.count("✗") == 2
+    assert "2 of 4 by the representation" in parsed.text and "unlabelled" in parsed.text
+    assert "No probes: no <test> image has a label." in parsed.text
+    assert "For some training images, the most similar others" in parsed.text
+    assert "Map of the training images" in parsed.text and "test images;" not in parsed.text
+
+
 def test_neighbours_are_also_judged_over_many_test_images():
     report = contents()
     near = dataclasses.replace(report.neighbors, match_rates=(0.431, 0.297), num_matched=1000)

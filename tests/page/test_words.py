@@ -29,6 +29,9 @@ def full_table():
     ]
 
 
+NEAR = {"simclr": 0.0, "untrained": 1 / 3}
+
+
 def test_headline_tells_the_linear_probe_at_ten_per_cent_against_every_baseline():
     text = words.headline(full_table(), 0.1)
     assert text == (
@@ -36,6 +39,12 @@ def test_headline_tells_the_linear_probe_at_ten_per_cent_against_every_baseline(
         "86.0 % of the test images; it is 56.0 % with the same network untrained, 36.0 % with a histogram, "
         "46.0 % with raw pixels and 10.0 % by guessing."
     )
+
+
+def test_headline_tells_how_many_test_images_it_rests_on_and_is_cautious_with_few():
+    rows = [row(name, "10%", "linear", 1 - error, num_test=3, standard_error=0.18) for name, error in NEAR.items()]
+    text = words.headline(rows, None)
+    assert "100.0 % of the 3 test images" in text and text.endswith("within the statistical error.")
 
 
 def test_headline_does_not_depend_on_the_order_of_the_rows():

@@ -37,9 +37,15 @@ def test_cautions_name_what_scores_do_not_tell():
     assert "unlabelled: 1 of 3 training images, 0 of 30 test images" in said([0, 1, -1], [0, 1] * 15)
     assert "10 of 40 test images count as wrong in any case" in said([0, 1], [0, 1, 0, 2] * 10)
     assert "all labelled test images are of one class, bee" in said([0, 1], [1] * 30).lower()
-    # The standard error of a coin thrown four times is a half of a half.
-    assert "Only 4 labelled test images: a score may be off by 25 points" in said([0, 1], [0, 1, 0, 1, -1])
+    assert "Only 4 labelled test images: one more or less that is right moves a score by 25 points" in said(
+        [0, 1], [0, 1, 0, 1, -1]
+    )
     assert "Only 1 labelled test image:" in said([0, 1], [1])
+
+
+def test_largest_error_is_that_of_a_coin_thrown_as_often():
+    tosses = np.random.default_rng(0).integers(0, 2, (20_000, 25))
+    assert probes.largest_error(25) == pytest.approx(100 * tosses.mean(axis=1).std(), rel=0.03)
 
 
 def test_knn_accuracy_is_that_of_the_labelled_rows_and_none_without_them():

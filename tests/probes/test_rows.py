@@ -39,6 +39,20 @@ def test_probe_rows_are_the_scores_of_the_probes():
     assert rows[1]["protocol"] == "linear.lbfgs.standardized.v1"
 
 
+def test_the_standard_error_is_never_zero_and_that_of_the_share_for_many_rows():
+    (train, test), train_labels, test_labels = _features(num_test=90)
+    far = {"h": (train + 100 * np.eye(6)[train_labels], test + 100 * np.eye(6)[test_labels])}
+    rows = probes.probe_rows(far, train_labels, test_labels[:90], num_classes=3, fractions=(1.0,))
+    assert rows[0]["accuracy"] == 1.0
+    # Every share equally likely before: what is known after 90 hits of 90 is a beta distribution.
+    after = np.random.default_rng(0).beta(1 + 90, 1 + 0, 200_000).std()
+    assert rows[0]["standard_error"] == pytest.approx(after, rel=0.02)
+    noise = {"h": (train[:, ::-1] * 0 + 1, test * 0 + 1)}
+    share = probes.probe_rows(noise, train_labels, test_labels, num_classes=3, fractions=(1.0,))[0]
+    expected = np.sqrt(share["accuracy"] * (1 - share["accuracy"]) / 90)
+    assert share["standard_error"] == pytest.approx(expected, rel=0.02)
+
+
 def test_probe_rows_leave_out_unlabelled_rows():
     (train, test), train_labels, test_labels = _features()
     hidden_train, hidden_test = train_labels.copy(), test_labels.copy()
