@@ -66,6 +66,8 @@ def main(*, workdir: str, output: str | None) -> int:
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
     step, seen = _look(config, folder, both)
     notes = _notes(seen, reason, step=step, evaluated_step=results.get("evaluated_step"))
+    other_data = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
+    notes = [other_data, *notes] if other_data else notes
     for sentence in notes:
         progress.say(sentence)
     page.write_report(_contents(config, seen, step=step, metrics=metrics, results=results, notes=notes), target)
