@@ -16,12 +16,15 @@ demo: $(VENV)/.demo
 	@echo "Open runs/demo/report.html in a browser."
 	@echo "Next, your own folder of images:  $(VENV)/bin/simclr-jax train --config=folder:PHOTOS --workdir=runs/photos"
 
-# The fast tests; `make test PYTHON=python3.12` for another Python.
+# The fast tests, a file of them to each core in turn; `make test PYTHON=python3.12` for another Python.
+PARALLEL = -n auto --dist loadfile
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PARALLEL)
 
+# Those of several processes keep the cores busy by themselves and wait for each other: they come last, alone.
 test-all: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "slow or not slow"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" --ignore=tests/test_processes.py
+	$(VENV)/bin/python -m pytest -m "slow or not slow" tests/test_processes.py
 
 # Several devices and two processes against one, and peers that are killed or stopped: about two minutes.
 test-processes: $(VENV)/.test
