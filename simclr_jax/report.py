@@ -64,7 +64,8 @@ def main(*, workdir: str, output: str | None) -> int:
     elif not results.get("probes"):
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
     step, seen = _look(config, folder, both)
-    notes = _notes(seen, reason, step=step, evaluated_step=results.get("evaluated_step"))
+    evaluated_step = results.get("evaluated_step") if results.get("probes") else None
+    notes = _notes(seen, reason, step=step, evaluated_step=evaluated_step)
     for sentence in notes:
         progress.say(sentence)
     page.write_report(_contents(config, seen, step=step, metrics=metrics, results=results, notes=notes), target)
