@@ -59,9 +59,9 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     sharding.check_parameter_sharding(train["parameter_sharding"])
     train_step.check_chunks(train["batch_size"], train_step.Chunks(train["num_chunks"], mesh.size))
     make_method(make_encoder(config, mesh), config, mesh, num_classes=2)
+    config_lib.call(augment.make_simclr_views, config, "augment")
     views = config["augment"]["num_views"]
     methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views)
-    config_lib.call(augment.make_simclr_views, config, "augment")
 
 
 def make_program(

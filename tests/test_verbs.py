@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax import base, config, data, evaluate, features, models, preview, report, sharding, train
+from simclr_jax import base, config, data, evaluate, features, models, preview, report, runlog, sharding, splits, train
 
 OVERRIDES = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
 
@@ -43,11 +43,127 @@ def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(workdi
     assert "untrained" in table and "chance" in table and pixels["protocol"] in table
 
 
-def test_the_report_is_one_page_about_the_run(workdir):
+def test_the_report_is_one_page_about_the_run_and_names_both_steps_if_the_probes_are_of_another(workdir, capsys):
     target = workdir / "page.html"
+    rows = [{"features": "simclr", "labels": "1%", "probe": "knn", "accuracy": 0.5, "num_labels": 10}]
+    runlog.update_results(workdir, probes=rows, evaluated_step=3)
     assert report.main(workdir=str(workdir), output=str(target)) == 0
     page = target.read_text()
     assert "simclr, resnet10 on digits" in page and "<script" not in page and "Nearest neighbours" in page
+    sentence = "The pictures and the confusion matrix are of step 7, the probes of step 3"
+    assert sentence in page and sentence in capsys.readouterr().err
+
+
+def partly(image_set, *, labels=None, rows=60, **changes):
+    """The first images of a split with other labels or names."""
+    small = data.take(image_set, np.arange(rows))
+    return small._replace(labels=small.labels if labels is None else np.resize(labels, rows), **changes)
+
+
+@pytest.fixture
+def give(monkeypatch):
+    """Puts other splits in the place of those of the run."""
+
+    def give(train, test):
+        digits = splits.load(settings())
+        train_set = partly(digits.train_set, **train)
+        test_set = None if test is None else partly(digits.test_set, **test)
+        monkeypatch.setattr(splits, "load", lambda config: splits.Splits(train_set, test_set, False, 0))
+
+    return give
+
+
+UNLABELLED = {"labels": [-1], "class_names": ()}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (UNLABELLED, UNLABELLED, "the images have no labels"),
+        (UNLABELLED, None, "the images have no labels"),
+        ({"labels": [0], "class_names": ("PetImages",)}, {"labels": [0]}, r"one class, PetImages: is the folder .*\?"),
+        ({"labels": [-1]}, {}, "no training image has a label"),
+        ({}, {"labels": [-1]}, "no test image has a label"),
+        ({}, None, "the test split has no images"),
+        ({"labels": [0, 1]}, {"labels": [2]}, ".*no class in common"),
+    ],
+)
+def test_evaluate_of_data_on_which_nothing_can_be_measured_is_one_line_and_writes_nothing(
+    workdir, give, train, test, said
+):
+    give(train, test)
+    before = (workdir / "results.json").read_bytes() if (workdir / "results.json").exists() else b""
+    with pytest.raises(base.InputError, match=f"here {said}.* simclr-jax report --workdir="):
+        evaluate.main(workdir=str(workdir), checkpoint="latest")
+    assert (workdir / "results.json").exists() == bool(before)
+    assert not before or (workdir / "results.json").read_bytes() == before
+
+
+def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stored(workdir, give, monkeypatch, capsys):
+    def full(folder, **entries):
+        raise base.InputError("disk full")
+
+    h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    give({"labels": [0, 1, -1]}, {"labels": [0, 1, 1, -1, -1]})
+    monkeypatch.setattr(evaluate, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(runlog, "update_results", full)
+    with pytest.raises(base.InputError, match="disk full"):
+        evaluate.main(workdir=str(workdir), checkpoint="latest")
+    table = capsys.readouterr().out
+    # 40 of 60 and 36 of 60; guessing the commoner class is right in 24 of 36.
+    assert "on 36 labelled test images: a standard error of at most 8.3 points" in table
+    assert table.count("66.7") >= 6 and "labels                  2            2            4 " in table
+    assert "Left out as unlabelled: 20 of 60 training images, 24 of 60 test images." in table
+
+
+@pytest.mark.parametrize(("num_classes", "names"), [(2, ["top_1"]), (5, ["top_1"]), (6, ["top_1", "top_5"])])
+def test_a_classifier_is_scored_on_labelled_images_by_what_can_fail(monkeypatch, num_classes, names):
+    logits = np.random.default_rng(0).normal(size=(60, num_classes))
+    monkeypatch.setattr(features, "make_predict", lambda *_, **how: lambda variables, image_set: logits)
+    labels = np.arange(60) % num_classes - np.where(np.arange(60) < 30, num_classes, 0)
+    digits = splits.load(settings()).test_set
+    test_set = partly(digits, labels=np.maximum(labels, -1), class_names=tuple("abcdef"[:num_classes]))
+    scores = evaluate.score_classifier(settings(), {}, {"batch_stats": {}}, test_set=test_set)
+    assert [name for name in scores if name.startswith("top")] == names and scores["num_images"] == 30
+    assert scores["top_1"] == pytest.approx((logits.argmax(axis=1) == labels)[30:].mean())
+    params = {"supervised_head": {"dense": {"bias": np.zeros(num_classes)}}}
+    assert evaluate.has_classifier(params, test_set)
+    assert not evaluate.has_classifier(params, None) and not evaluate.has_classifier({}, test_set)
+    assert not evaluate.has_classifier(params, test_set._replace(labels=np.full(60, -1)))
+    assert not evaluate.has_classifier(params, test_set._replace(class_names=("a", "b", "c")))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1], None])
+def test_the_report_of_a_run_without_a_test_split_is_of_its_training_images(workdir, give, labels, tmp_path, capsys):
+    """Labelled in part, or not at all; the class of an image is not told by the image itself."""
+    give(UNLABELLED if labels is None else {"labels": labels}, None)
+    target = tmp_path / "page.html"
+    assert report.main(workdir=str(workdir), output=str(target)) == 0
+    text, said = target.read_text(), capsys.readouterr().err
+    for sentence in (
+        "The test split has no images: the neighbours and the map are of training images",
+        "No probes and",
+    ):
+        assert sentence in text and sentence in said
+    assert "Map of the training images" in text and "Nearest neighbours" in text
+    for trace in ("over 40 training images", "</span>unlabelled</li>"):
+        assert (trace in text) == (labels is not None)
+    assert 'id="confusion"' not in text and 'id="probes"' not in text
+
+
+def test_neighbours_among_the_training_images_are_never_the_image_itself():
+    images = np.repeat(np.arange(12, dtype=np.uint8)[:, None, None, None], 3, axis=3) + np.zeros(
+        (12, 8, 8, 3), np.uint8
+    )
+    h = np.repeat(np.eye(4, 3), 3, axis=0)  # three equal rows of each kind, and three of zeros
+    image_set = partly(splits.load(settings()).train_set, rows=12)._replace(images=images)
+    both = splits.Splits(image_set, None, False, 0)
+    seen = report._Seen(both, h, images, image_set, h, images, True)
+    found = report._nearest(seen, (h, h), np.arange(12), k=2)
+    assert found.shape == (12, 2)
+    for row in range(9):
+        assert sorted(found[row]) == [other for other in range(3 * (row // 3), 3 * (row // 3) + 3) if other != row]
+    assert not (found == np.arange(12)[:, None]).any()
 
 
 def test_a_missing_checkpoint_or_run_is_one_line(workdir, tmp_path):
