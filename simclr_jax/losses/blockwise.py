@@ -51,7 +51,7 @@ def nt_xent_blockwise(
 
 
 def prepare(z: Array, *, temperature: float | Array, block_size: int, normalize: bool) -> tuple[Array, Array, bool]:
-    """(projections in at least float32, 1 / temperature as a scalar of their type, whether logits are bounded by it).
+    """(projections in at least float32, 1 / temperature as a scalar of their type, whether a shift by it serves all).
 
     Raises:
         InputError: an argument is not as `nt_xent_blockwise` says.

@@ -44,6 +44,15 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     return jnp.where(labels >= 0, losses, 0)
 
 
+def below_top(scores: Array, temperature: float | Array) -> Array:
+    """(scores - their maximum) / temperature along the last axis: of the same softmax as scores / temperature.
+
+    Scores that are divided first are rounded at the size of the largest logit, and a compiler may round the maximum
+    and then not the entry it came from; the difference of two scores is rounded at its own size.
+    """
+    return (scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))) / temperature
+
+
 def weighted_mean(values: Array, weights: Array) -> Array:
     """sum(values * weights) / (number of values whose weight is not 0): a scalar; 0 if all weights are 0.
 

@@ -24,32 +24,33 @@ def l2_normalize(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
-def _similarities(a: Array, b: Array, temperature: float | Array) -> Array:
+def _similarities(a: Array, b: Array) -> Array:
     # Full precision: one bfloat16 or TF32 pass would put an error of about 1e-3 / temperature on every logit.
-    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _cross_entropies(cross: Array, within: Array) -> Array:
+def _cross_entropies(cross: Array, within: Array, temperature: float | Array) -> Array:
     """Per row of the first view, -log p(positive) among its 2B-1 candidates.
 
     Args:
-        cross: [B, B] logits against the other view; the diagonal holds the positives.
-        within: [B, B] logits against the same view; the diagonal is the row itself and is left out.
+        cross: [B, B] similarities to the other view; the diagonal holds the positives.
+        within: [B, B] similarities to the same view; the diagonal is the row itself and is left out.
+        temperature: as in `nt_xent`.
     """
     own = jnp.eye(cross.shape[0], dtype=bool)
-    within = jnp.where(own, -jnp.inf, within)
-    positive = jnp.sum(jnp.where(own, cross, 0.0), axis=1)
-    # With the row's maximum taken off first, no temperature overflows and a small loss keeps its digits.
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(cross, axis=1), jnp.max(within, axis=1)))
-    candidates = jnp.exp(cross - top[:, None]).sum(axis=1) + jnp.exp(within - top[:, None]).sum(axis=1)
-    return jnp.log(candidates) - (positive - top)
+    top = jnp.maximum(jnp.max(cross, axis=1), jnp.max(jnp.where(own, -jnp.inf, within), axis=1))
+    # As in `classification.below_top`, with one maximum for both matrices.
+    cross, within = ((s - jax.lax.stop_gradient(top)[:, None]) / temperature for s in (cross, within))
+    candidates = jnp.exp(cross).sum(axis=1) + jnp.exp(jnp.where(own, -jnp.inf, within)).sum(axis=1)
+    return jnp.log(candidates) - jnp.sum(jnp.where(own, cross, 0.0), axis=1)
 
 
-def _contrastive_metrics(cross: Array) -> dict[str, Array]:
+def _contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, Array]:
     """Accuracy and entropy of choosing a row's positive among the B rows of the other view."""
-    cross = jax.lax.stop_gradient(cross)
+    cross, temperature = jax.lax.stop_gradient((cross, temperature))
     correct = jnp.argmax(cross, axis=1) == jnp.arange(cross.shape[0])
-    probabilities = jax.nn.softmax(cross, axis=1)
+    shares = jnp.exp(classification.below_top(cross, temperature))
+    probabilities = shares / jnp.sum(shares, axis=1, keepdims=True)
     entropies = -jnp.sum(probabilities * jnp.log(probabilities + 1e-8), axis=1)
     return {
         "contrastive_accuracy": jnp.mean(correct.astype(cross.dtype)),
@@ -104,17 +105,17 @@ def nt_xent(
     z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
     z = l2_normalize(z) if normalize else z
     first, second = z[:, 0], z[:, 1]
-    cross = _similarities(first, second, temperature)
-    anchors_first = _cross_entropies(cross, _similarities(first, first, temperature))
+    cross = _similarities(first, second)
+    anchors_first = _cross_entropies(cross, _similarities(first, first), temperature)
     # Not cross.T: with rows spread over devices, turning the matrix round is an all-to-all of all its values on TPUs.
-    across = _similarities(second, first, temperature)
-    anchors_second = _cross_entropies(across, _similarities(second, second, temperature))
+    across = _similarities(second, first)
+    anchors_second = _cross_entropies(across, _similarities(second, second), temperature)
     if weights is None:
         loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
     else:
         # Both views of an image have its weight, so the mean of their losses has it too.
         loss = classification.weighted_mean((anchors_first + anchors_second) / 2, weights)
-    return loss, _contrastive_metrics(cross)
+    return loss, _contrastive_metrics(cross, temperature)
 
 
 def collapse_value(batch_size: int) -> float:

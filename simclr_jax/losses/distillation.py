@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
+from simclr_jax.losses import classification
 
 Array = jax.Array
 
@@ -41,6 +42,7 @@ def distillation(student_logits: Array, teacher_logits: Array, *, temperature: f
         if not 0 < value < math.inf:
             raise base.InputError(f"{name} of distillation must be above 0 and finite; got {value}. Use 1.0.")
     wide = jnp.float64 if student_logits.dtype == jnp.float64 else jnp.float32
-    student = jax.nn.log_softmax(student_logits.astype(wide) / temperature)
-    teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(wide) / temperature)
+    student = jax.nn.log_softmax(classification.below_top(student_logits.astype(wide), temperature))
+    teacher_logits = jax.lax.stop_gradient(teacher_logits).astype(wide)
+    teacher = jax.nn.softmax(classification.below_top(teacher_logits, temperature))
     return -loss_scale * jnp.sum(teacher * student, axis=-1)

@@ -2,11 +2,13 @@
 
 A chunk is the rows of some images, both views: all of them on one device, a device's share on several. `cut` orders it
 view by view and cuts it into 2n blocks of t rows, block i of view 1 facing block n + i of view 2. No function here
-makes anything larger than a tile of logits [t, t] beside arrays of the chunk's own size.
+makes anything larger than a tile of similarities [t, t] beside arrays of the chunk's own size.
 
-Sums of exponentials leave the positive out, and the row itself: with the sum over the negatives alone a small loss and
-its gradient keep their digits. They are kept as stacks of rows: (sum) where logits are bounded, and (top, sum), the sum
-being that of exp(s - top), where they are not; the entropy needs one of (s - top) exp(s - top) as well.
+Tiles hold similarities s; `scale`, 1 / temperature, multiplies differences of them only, x = scale (s - top), and so
+keeps more digits than differences of logits. Sums of exponentials leave the positive out, and the row itself: with the
+sum over the negatives alone a small loss and its gradient keep their digits. They are kept as stacks of rows: (sum)
+where similarities are bounded by a top of 1, and (top, sum), the sum being that of exp(x), where they are not; the
+entropy needs one of x exp(x) as well.
 """
 
 import functools
@@ -19,16 +21,17 @@ from jax import lax
 
 Array = jax.Array
 
-# The logit of an entry that does not count: finite, so that 0 * _NEVER is 0 and _NEVER - _NEVER is not NaN.
+# The similarity of an entry that does not count: finite, so that 0 * _NEVER is 0 and _NEVER - _NEVER is not NaN.
+# Where scale takes it to -inf and that meets a 0, it is the lowest exponent as well.
 _NEVER = -1e30
 
 
 class Plan(NamedTuple):
     """How a chunk is cut, known when compiling.
 
-    num_images: of the chunk, b. size: rows of a block, t. area: entries of a tile at most. bounded: whether no logit
-    exceeds `scale` and exp(-2 scale) does not underflow; one exponential, exp(s - scale), then serves both rows of an
-    entry.
+    num_images: of the chunk, b. size: rows of a block, t. area: entries of a tile at most. bounded: whether no
+    similarity exceeds 1 and exp(-2 scale) does not underflow; one exponential, exp(scale (s - 1)), then serves both
+    rows of an entry.
     """
 
     num_images: int
@@ -47,7 +50,7 @@ class Sums(NamedTuple):
 
     rows: [2n, K, t], over the negatives of the same view and, for rows of view 2, over those of the other. cross:
     [n, K + 1, t], rows of view 1 over negatives of view 2, weighted sum last. best: [n, 2, t], the largest of the
-    latter among the images before and after the row's own. positive: [n, t], the logit of an image's two views.
+    latter among the images before and after the row's own. positive: [n, t], the similarity of an image's two views.
     """
 
     rows: Array
@@ -65,9 +68,9 @@ class _Total(NamedTuple):
 class RowValues(NamedTuple):
     """What the forward pass says of every row; padding rows hold finite numbers.
 
-    losses: [2n, t]. normalizers: [2n, K, t], stacks over all candidates with the sum inverted, so that exp(s - top)
-    times it is a probability; a log-sum-exp would round to one part in 1e7 of itself. correct (0 or 1) and entropies:
-    [n, t], of view 1.
+    losses: [2n, t]. normalizers: [2n, K, t], stacks over all candidates with the sum inverted, so that exp(x) times it
+    is a probability; a log-sum-exp would round to one part in 1e7 of itself. correct (0 or 1) and entropies: [n, t], of
+    view 1.
     """
 
     losses: Array
@@ -114,8 +117,12 @@ def join(blocks: Array, plan: Plan) -> Array:
 
 
 def sum_images(values: Array, plan: Plan) -> Array:
-    """The sum of values [n, t] or [2n, t] without padding rows."""
-    return jnp.sum(values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.num_images])
+    """The sum of values [n, t] or [2n, t] without padding rows, by halves: one after the other, errors add up too."""
+    values = values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.num_images].ravel()
+    while values.size > 1:
+        half = values.size // 2
+        values = jnp.concatenate([values[:half] + values[half : 2 * half], values[2 * half :]])
+    return values[0]
 
 
 def no_sums(plan: Plan, dtype: Any) -> Sums:
@@ -131,32 +138,33 @@ def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
     n, t = plan.num_blocks, plan.size
     eye, column, row = jnp.eye(t, dtype=bool), jnp.arange(t)[None], jnp.arange(t)[:, None]
     stats = functools.partial(_stats, scale=scale, plan=plan)
+    merge = functools.partial(_merge, scale=scale, plan=plan)
 
-    def logits(i: Array, j: Array, *, diagonal: bool) -> tuple[Array, Array]:
-        s = _logits(_at(blocks, i), _at(blocks, j), scale)
+    def similarities(i: Array, j: Array, *, diagonal: bool) -> tuple[Array, Array]:
+        s = _similarities(_at(blocks, i), _at(blocks, j))
         return s, _hide_padding(jnp.where(eye, _NEVER, s) if diagonal else s, (i, j), plan)
 
     def own(i: Array, sums: Sums) -> Sums:
-        s = logits(i, i, diagonal=True)[1]
-        return sums._replace(rows=_merge_at(sums.rows, i, stats(s, axis=1), plan))
+        s = similarities(i, i, diagonal=True)[1]
+        return sums._replace(rows=_merge_at(sums.rows, i, stats(s, axis=1), merge))
 
     def positive(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
-        raw, s = logits(i, j, diagonal=True)
+        raw, s = similarities(i, j, diagonal=True)
         sides = [jnp.max(jnp.where(side, s, _NEVER), axis=1) for side in (column < row, column > row)]
         best, values = jnp.stack(sides), jnp.sum(jnp.where(eye, raw, 0.0), axis=1)
-        mine = (*_add_cross(mine[:2], s, best, stats=stats, plan=plan), values)
-        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
+        mine = (*_add_cross(mine[:2], s, best, stats=stats, merge=merge), values)
+        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), merge))
 
     def within(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
-        s = logits(i, j, diagonal=False)[1]
-        rows = _merge_at(sums.rows, j, stats(s, axis=0), plan)
-        return (_merge(mine[0], stats(s, axis=1), plan),), sums._replace(rows=rows)
+        s = similarities(i, j, diagonal=False)[1]
+        rows = _merge_at(sums.rows, j, stats(s, axis=0), merge)
+        return (merge(mine[0], stats(s, axis=1)),), sums._replace(rows=rows)
 
     def cross(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
         j = jnp.where(j < n + i, j, j + 1)
-        s = logits(i, j, diagonal=False)[1]
-        mine = _add_cross(mine, s, _on_side(jnp.max(s, axis=1), j > n + i), stats=stats, plan=plan)
-        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), plan))
+        s = similarities(i, j, diagonal=False)[1]
+        mine = _add_cross(mine, s, _on_side(jnp.max(s, axis=1), j > n + i), stats=stats, merge=merge)
+        return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), merge))
 
     sums = lax.fori_loop(0, 2 * n, own, no_sums(plan, blocks.dtype))
     sums = _each(positive, sums, ((0, n), lambda i: (n + i, n + i + 1)), mine=("cross", "best", "positive"))
@@ -170,20 +178,21 @@ def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
     """The sums of `rows` with the images of `columns` as further candidates; the same images may be among both."""
     n, m = rows.plan.num_blocks, columns.plan.num_blocks
     stats = functools.partial(_stats, scale=scale, plan=rows.plan)
+    merge = functools.partial(_merge, scale=scale, plan=rows.plan)
 
-    def logits(i: Array, j: Array) -> tuple[Array, Array, Array]:
+    def similarities(i: Array, j: Array) -> tuple[Array, Array, Array]:
         row, column = rows.images(i)[:, None], columns.images(j)[None]
-        s = _logits(_at(rows.blocks, i), _at(columns.blocks, j), scale)
+        s = _similarities(_at(rows.blocks, i), _at(columns.blocks, j))
         return jnp.where((row == column) | (column < 0), _NEVER, s), s, column - row
 
     def plain(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
-        return (_merge(mine[0], stats(logits(i, j)[0], axis=1), rows.plan),), sums
+        return (merge(mine[0], stats(similarities(i, j)[0], axis=1)),), sums
 
     def cross(i: Array, j: Array, mine: tuple[Array, ...], sums: Sums) -> tuple[Any, Sums]:
-        s, raw, ahead = logits(i, j)
+        s, raw, ahead = similarities(i, j)
         sides = [jnp.max(jnp.where(side, s, _NEVER), axis=1) for side in (ahead < 0, ahead > 0)]
         positive = mine[2] + jnp.sum(jnp.where(ahead == 0, raw, 0.0), axis=1)
-        return (*_add_cross(mine[:2], s, jnp.stack(sides), stats=stats, plan=rows.plan), positive), sums
+        return (*_add_cross(mine[:2], s, jnp.stack(sides), stats=stats, merge=merge), positive), sums
 
     sums = _each(plain, sums, ((0, 2 * n), lambda i: (0, jnp.where(i < n, m, 2 * m))), mine=("rows",))
     return _each(cross, sums, ((0, n), lambda i: (m, 2 * m)), mine=("cross", "best", "positive"))
@@ -191,15 +200,15 @@ def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
 
 def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
     """Losses, normalizers and what the metrics are made of, row by row."""
-    n = plan.num_blocks
-    rows = jnp.concatenate([_merge(sums.rows[:n], sums.cross[:, :-1], plan), sums.rows[n:]])
+    n, merge = plan.num_blocks, functools.partial(_merge, scale=scale, plan=plan)
+    rows = jnp.concatenate([merge(sums.rows[:n], sums.cross[:, :-1]), sums.rows[n:]])
     positive = jnp.concatenate([sums.positive, sums.positive])
     candidate = _stats(positive[:, None], axis=1, scale=scale, plan=plan, weigh=True).swapaxes(0, 1)
     # -log(p / (p + negatives)) = log(1 + negatives / p); no negatives at all give -inf and a loss of exactly 0.
-    losses = jax.nn.softplus(jnp.log(rows[:, -1]) + (_top(rows, scale, plan) - positive))
-    everything = _merge(rows, candidate[:, :-1], plan)
+    losses = jax.nn.softplus(jnp.log(rows[:, -1]) + (_top(rows, plan) - positive) * scale)
+    everything = merge(rows, candidate[:, :-1])
     normalizers = everything.at[:, -1].set(1 / everything[:, -1])
-    cross = _merge(sums.cross, candidate[:n], plan)
+    cross = merge(sums.cross, candidate[:n])
     entropies = jnp.log(cross[:, -2]) - cross[:, -1] / cross[:, -2]
     # As argmax does it: of equal candidates the first is chosen.
     correct = (sums.best[:, 0] < sums.positive) & (sums.best[:, 1] <= sums.positive)
@@ -215,7 +224,7 @@ def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: Plan) -> A
 
     def weights(i: Array, j: Array, *, diagonal: bool) -> Array:
         pair = (_at(normalizers, i), _at(normalizers, j))
-        w = _weights(_logits(_at(blocks, i), _at(blocks, j), scale), pair, scale, plan)
+        w = _weights(_similarities(_at(blocks, i), _at(blocks, j)), pair, scale, plan)
         return jnp.where(eye, 0.0, w) if diagonal else w
 
     def both(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total, *, diagonal: bool) -> tuple[Any, _Total]:
@@ -250,7 +259,7 @@ def pull_columns(total: Array, rows: Rows, columns: Rows, *, scale: Array) -> Ar
 
     def visit(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total) -> tuple[Any, _Total]:
         pair = (_at(own, i), _at(other, j))
-        w = _weights(_logits(_at(rows.blocks, i), _at(columns.blocks, j), scale), pair, scale, rows.plan)
+        w = _weights(_similarities(_at(rows.blocks, i), _at(columns.blocks, j)), pair, scale, rows.plan)
         w = jnp.where(rows.images(i)[:, None] == columns.images(j)[None], 0.0, w)
         return (mine[0] + _dot(w, _at(columns.blocks, j), (1, 0)),), sums
 
@@ -272,12 +281,12 @@ def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST)
 
 
-def _logits(a: Array, b: Array, scale: Array) -> Array:
-    return _dot(a, b, (1, 1)) * scale
+def _similarities(a: Array, b: Array) -> Array:
+    return _dot(a, b, (1, 1))
 
 
 def _hide_padding(s: Array, at: tuple[Array, Array], plan: Plan) -> Array:
-    """Logits of the tile (i, j) with those of padding rows and columns taken out."""
+    """Similarities of the tile (i, j) with those of padding rows and columns taken out."""
     n, t = plan.num_blocks, plan.size
     if n * t == plan.num_images:
         return s
@@ -286,46 +295,48 @@ def _hide_padding(s: Array, at: tuple[Array, Array], plan: Plan) -> Array:
 
 
 def _stats(s: Array, *, axis: int, scale: Array, plan: Plan, weigh: bool = False) -> Array:
-    """The stack of sums along `axis` of logits s, on a new first axis."""
-    top = scale if plan.bounded else jnp.max(s, axis=axis, keepdims=True)
-    e = jnp.exp(s - top)
-    stack = [jnp.sum(e, axis=axis)] + [jnp.sum(e * (s - top), axis=axis)] * weigh
+    """The stack of sums along `axis` of similarities s, on a new first axis."""
+    top = 1.0 if plan.bounded else jnp.max(s, axis=axis, keepdims=True)
+    x = (s - top) * scale
+    e = jnp.exp(x)
+    stack = [jnp.sum(e, axis=axis)] + [jnp.sum(e * jnp.maximum(x, _NEVER), axis=axis)] * weigh
     return jnp.stack(stack if plan.bounded else [jnp.squeeze(top, axis), *stack])
 
 
-def _merge(a: Array, b: Array, plan: Plan) -> Array:
+def _merge(a: Array, b: Array, *, scale: Array, plan: Plan) -> Array:
     """The stacks [..., K, t] of two sets of columns as the stack of their union."""
     if plan.bounded:
         return a + b
     top = jnp.maximum(a[..., :1, :], b[..., :1, :])
 
     def lowered(x: Array) -> Array:
-        by, total, weighted = x[..., :1, :] - top, x[..., 1:2, :], x[..., 2:, :]
+        by = jnp.maximum((x[..., :1, :] - top) * scale, _NEVER)
+        total, weighted = x[..., 1:2, :], x[..., 2:, :]
         return jnp.exp(by) * jnp.concatenate([total, weighted + by * total], axis=-2)
 
     return jnp.concatenate([top, lowered(a) + lowered(b)], axis=-2)
 
 
-def _merge_at(stacks: Array, i: Array, more: Array, plan: Plan) -> Array:
-    return _put(stacks, i, _merge(_at(stacks, i), more, plan))
+def _merge_at(stacks: Array, i: Array, more: Array, merge: Callable[..., Array]) -> Array:
+    return _put(stacks, i, merge(_at(stacks, i), more))
 
 
-def _top(stacks: Array, scale: Array, plan: Plan) -> Array:
-    """What was taken off the logits whose exponentials the stacks [..., K, t] add up."""
-    return scale if plan.bounded else stacks[..., 0, :]
+def _top(stacks: Array, plan: Plan) -> Array | float:
+    """What was taken off the similarities whose exponentials the stacks [..., K, t] add up."""
+    return 1.0 if plan.bounded else stacks[..., 0, :]
 
 
 def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: Plan) -> Array:
-    """p_ij + p_ji of a tile of logits between rows and columns of these normalizers [K, t]."""
+    """p_ij + p_ji of a tile of similarities between rows and columns of these normalizers [K, t]."""
     row, column = normalizers[0][..., None], normalizers[1][:, None]
     if plan.bounded:
-        return jnp.exp(s - scale) * (row[0] + column[0])
-    return jnp.exp(s - row[0]) * row[1] + jnp.exp(s - column[0]) * column[1]
+        return jnp.exp((s - 1.0) * scale) * (row[0] + column[0])
+    return jnp.exp((s - row[0]) * scale) * row[1] + jnp.exp((s - column[0]) * scale) * column[1]
 
 
-def _add_cross(mine: tuple[Array, ...], s: Array, best: Array, *, stats: Any, plan: Plan) -> tuple[Array, Array]:
-    """(cross, best) of a block of view 1 after logits s of view 2, whose maxima on either side are `best` [2, t]."""
-    return _merge(mine[0], stats(s, axis=1, weigh=True), plan), jnp.maximum(mine[1], best)
+def _add_cross(mine: tuple[Array, ...], s: Array, best: Array, *, stats: Any, merge: Any) -> tuple[Array, Array]:
+    """(cross, best) of a block of view 1 after similarities s of view 2, of maxima `best` [2, t]."""
+    return merge(mine[0], stats(s, axis=1, weigh=True)), jnp.maximum(mine[1], best)
 
 
 def _on_side(best: Array, later: Array) -> Array:
