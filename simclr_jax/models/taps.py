@@ -178,6 +178,8 @@ def _bytes_of_image(x: Array, other: Sequence[int]) -> int:
 
 def _over_groups(fn: Callable[[Array], Array], x: Array, parts: int, *, bytes_of_image: int) -> Array:
     """fn, which works image by image on [parts, n, ...], over all of x [N, ...]."""
+    if not isinstance(x.shape[0], int):  # an exported program for any number of images
+        return fn(x[None])[0]
     groups = _in_groups(x, parts, bytes_of_image)
     _, y = jax.lax.scan(lambda carry, group: (carry, fn(group)), None, groups)
     y = jnp.swapaxes(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])
