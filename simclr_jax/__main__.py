@@ -86,7 +86,7 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
         True,
         """Draws the augmented views that a config would train on, before anything is trained.
 
-  --output=FILE                 the picture, PNG; default views.png
+  --output=FILE                 the picture: .png, .jpg or .webp; default views.png
   --num_images=8                rows of the picture
 {config}
   simclr-jax preview --config=demo --config.augment.strength=1.0 --output=views.png
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_verb_help(verb), end="")
         return 0
 
-    from simclr_jax import base, config
+    from simclr_jax import atomic_files, base, config, paths
 
     try:
         if verb not in _VERBS:
@@ -193,12 +193,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in spec.required:
             if not values[name]:
                 raise base.InputError(f"--{name} is required. See: simclr-jax {verb} --help")
+        values = paths.typed_flags(values)
         module = importlib.import_module(f"simclr_jax.{verb}")
         arguments = {**values, **({"config": settings.to_dict()} if settings is not None else {})}
-        return module.main(**arguments)
+        status = module.main(**arguments)
+        sys.stdout.flush()
+        return status
     except base.InputError as error:
         print(f"simclr-jax {verb}: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        if error.errno not in (*atomic_files.NO_ROOM, *atomic_files.NO_RIGHT):
+            raise  # a fault of the program, to be seen whole
+        reason = atomic_files.refusal(error, error.filename or "the output", rule="The system must let files be used")
+        print(f"simclr-jax {verb}: {reason}", file=sys.stderr)
+    return 2
 
 
 def _verb_help(verb: str) -> str:

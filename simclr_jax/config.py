@@ -4,7 +4,8 @@
 a program assembled from recorded settings runs where neither is installed.
 
 A config is a Python file with `get_config()`. It is named by path or, for those that ship with the package, by its bare
-name; `:ARG` behind it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value.
+name; `:ARG` behind it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value, or opens it: None.
+Paths are absolute from here on (`paths` has the rule), so that a run can be looked at from any folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import inspect
+import itertools
 import os
 import pathlib
 import re
@@ -20,10 +22,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from simclr_jax import base
+from simclr_jax import base, paths
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
+
+_PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir")
+# What a key takes, for the message that it does not take None.
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 
 
 def parse_flags(
@@ -52,6 +58,7 @@ def parse_flags(
         config = _get_config(spec)
         _check_complete(config, spec)
         _check_overrides(words, config)
+        words, nones = _take_nones(words, config)
     for word in words:  # absl looks for a similar name by a recursion as deep as the word is long
         if word.startswith("-") and len(word.partition("=")[0]) > 200:
             raise base.InputError(f"Unknown flag {_one_line(word)}; valid flags: {valid}.")
@@ -68,7 +75,47 @@ def parse_flags(
         raise base.InputError(f"All arguments are flags (--name=value); got '{_one_line(rest[0])}'. Valid: {valid}.")
     if config is not None:
         _check_tuples(config, tuples)
+        for key in nones:
+            _set(config, key, None)
+        _make_paths_absolute(config)
     return config, {name: values[name].value for name in names}
+
+
+def with_data(
+    config: Mapping[str, Any], *, data: str | None = None, data_dir: str | None = None, cache_dir: str | None = None
+) -> dict[str, Any]:
+    """The config of a run with its data where they are now: what evaluate and report take with flags of these names.
+
+    Args:
+        config: of a run, as it was kept.
+        data: in place of data.name, for example "folder:NEW"; None for the same.
+        data_dir: in place of data.data_dir; None for the same.
+        cache_dir: in place of data.cache_dir; None for the same, "" for no cache.
+
+    Raises:
+        base.InputError: a path that cannot be one, a folder of images that is not there, or a `data_dir` that this
+            run's data do not depend on.
+    """
+    section = dict(config["data"])
+    if data_dir is not None:
+        section["data_dir"] = paths.absolute(data_dir, flag="--data_dir")
+    if cache_dir is not None:
+        section["cache_dir"] = cache_dir and paths.absolute(cache_dir, flag="--cache_dir")
+    if data is not None:
+        section["name"] = paths.data_name(data, data_dir, flag="--data")
+    kind, _, path = str(section["name"]).partition(":")
+    if data_dir is not None and (kind not in ("tfds", "folder") or os.path.isabs(path)):
+        raise base.InputError(
+            f"--data_dir is where tfds sets and folders with a relative name lie; the images are {section['name']}. "
+            "Use --data=folder:PATH."
+        )
+    folder = os.path.join(section["data_dir"] or "", os.path.expanduser(path))
+    if kind == "folder" and not os.path.isdir(folder):
+        raise base.InputError(
+            f"The images of a run must be in an existing folder; got {_one_line(folder, 150)}. Say where they are now: "
+            "--data=folder:PATH."
+        )
+    return {**config, "data": section}
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
@@ -87,7 +134,8 @@ def call(function: Callable[..., Any], config: Mapping[str, Any], section: str, 
     """`function(**config[section], **rest)`: a section is the keyword arguments of one function.
 
     Raises:
-        base.InputError: the section is missing or its keys are not the function's, with the keys it takes.
+        base.InputError: the section is missing or its keys are not the function's, with the keys it takes; or what the
+            function itself says, its arguments named as the keys that people set: schedule.warmup_epochs.
     """
     parameters = inspect.signature(function).parameters
     valid = [name for name, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY and name not in rest]
@@ -99,7 +147,10 @@ def call(function: Callable[..., Any], config: Mapping[str, Any], section: str, 
     if unknown or missing:
         got = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
         raise base.InputError(f"The config's section {section} takes {', '.join(valid)}; got {got}.")
-    return function(**config[section], **rest)
+    try:
+        return function(**config[section], **rest)
+    except base.InputError as error:
+        raise base.InputError(_with_sections(str(error), config, section)) from error
 
 
 def _configs_root() -> pathlib.Path:
@@ -126,13 +177,7 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
     """The locked config that NAME_OR_PATH[:ARG] names."""
     from ml_collections import config_dict
 
-    name, colon, arg = spec.partition(":")
-    path = str(shipped_configs().get(name, name))
-    if not os.path.isfile(path):
-        raise base.InputError(
-            f"--config must be a file or one of {', '.join(shipped_configs())}; "
-            f"got '{_one_line(name)}'.{_closest(name)}"
-        )
+    path, arg = _find_file(spec)
     root = str(_configs_root())
     if root not in sys.path:
         sys.path.insert(0, root)  # configs import `configs.default`
@@ -140,11 +185,26 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
         loader = importlib.machinery.SourceFileLoader("config_file", path)
         module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("config_file", loader, origin=path))
         loader.exec_module(module)
-        config = module.get_config(arg) if colon else module.get_config()
+        config = module.get_config() if arg is None else module.get_config(arg)
         return config_dict.ConfigDict(config).lock()
     except (Exception, SystemExit) as error:  # a config is the user's own Python: anything may come out of it
         reason = _one_line(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error), 200)
         raise base.InputError(f"--config={_one_line(spec, 150)} cannot be read: {reason}") from error
+
+
+def _find_file(spec: str) -> tuple[str, str | None]:
+    """(file, ARG or None) of NAME_OR_PATH[:ARG]: a path may have colons of its own, so the longest file wins."""
+    shipped = shipped_configs()
+    for end in (len(spec), *reversed([match.start() for match in re.finditer(":", spec)])):
+        path = str(shipped.get(spec[:end], os.path.expanduser(spec[:end])))
+        if os.path.isfile(path):
+            return path, spec[end + 1 :] if end < len(spec) else None
+    if "://" in spec:
+        paths.typed(spec, flag="--config")
+    name = spec.partition(":")[0]
+    raise base.InputError(
+        f"--config must be a file or one of {', '.join(shipped)}; got '{_one_line(spec)}'.{_closest(name)}"
+    )
 
 
 def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
@@ -178,6 +238,66 @@ def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> No
             raise base.InputError(
                 f"--config.{override} is a section, not a value; set one of its keys: {', '.join(section)}."
             )
+
+
+def _take_nones(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[list[str], set[str]]:
+    """(the other words, the keys whose last value on this command line is None).
+
+    Raises:
+        base.InputError: None for a key that needs a value.
+    """
+    now, rest, nones = _flat(config), list[str](), set[str]()
+    optional = {key for keys in (now, _flat(_get_config("default"))) for key, value in keys.items() if value is None}
+    remaining = iter(words)
+    for word in remaining:
+        key, equals, value = re.sub(r"^--?config\.", "", word).partition("=")
+        if not _is_override(word) or key not in now:
+            rest.append(word)
+            continue
+        used = [word]
+        if not equals and not isinstance(now[key], bool):  # --config.key value, in two words
+            used.extend(itertools.islice(remaining, 1))
+            value = used[-1]
+        nones.discard(key)
+        if value in ("None", "none") and key in optional:
+            nones.add(key)
+            continue
+        if value in ("None", "none") and type(now[key]) in _KINDS:
+            raise base.InputError(
+                f"--config.{key} must be {_KINDS[type(now[key])]} such as {now[key]}; got {value}. "
+                f"None is for {', '.join(sorted(optional))}."
+            )
+        rest.extend(used)
+    return rest, nones
+
+
+def _make_paths_absolute(config: config_dict.ConfigDict) -> None:
+    """Keeps where things are, not how that was typed in today's current folder."""
+    flat = _flat(config)
+    for key in _PATH_KEYS:
+        if isinstance(flat[key], str) and (flat[key] or key == "init.workdir"):
+            _set(config, key, paths.absolute(flat[key], flag=f"--config.{key}"))
+    config.data.name = paths.data_name(flat["data.name"], flat["data.data_dir"], flag="--config.data.name")
+
+
+def _set(config: config_dict.ConfigDict, key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    (config[section] if section else config)[name] = value
+
+
+def _with_sections(message: str, config: Mapping[str, Any], section: str) -> str:
+    """The message of a library function with its arguments named as people set them: section.key."""
+    homes: dict[str, str] = {}
+    for part in (section, "train", *config):
+        keys = config[part] if isinstance(config.get(part), Mapping) else ()
+        homes.update({key: f"{part}.{key}" for key in keys if key not in homes})
+
+    def say(match: re.Match[str]) -> str:
+        return homes.get(match[0], match[0])
+
+    # A plain word such as size or name is a key only where the message begins with it.
+    message = re.sub(r"^[a-z]+(?= must )", say, message)
+    return re.sub(r"(?<![\w.\-/'\"])[a-z]+(_[a-z]+)+(?![\w/-]|\.\w)", say, message)
 
 
 def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any, ...]]) -> None:

@@ -57,7 +57,7 @@ def peak_learning_rate(*, base_learning_rate: float, batch_size: int, scaling: s
     """
     factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
     if scaling not in factors:
-        raise base.InputError(f"learning rate scaling must be one of {', '.join(factors)}; got {scaling!r}.")
+        raise base.InputError(f"scaling must be one of {', '.join(factors)}; got {scaling!r}.")
     return base_learning_rate * factors[scaling]
 
 
@@ -106,7 +106,7 @@ def make_schedule(
     if warmup_steps >= shortest:
         raise base.InputError(
             f"warm-up must end before the training; got {warmup_steps} warm-up steps and {shortest} steps. "
-            "Use fewer warmup_epochs or more epochs."
+            f"Use for example warmup_epochs={num_epochs / 10:g} with num_epochs={num_epochs:g}, or more epochs."
         )
 
     def period(progress: jax.Array, length: int) -> jax.Array:
@@ -324,7 +324,7 @@ def make_optimizer(
         InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
     """
     if name not in OPTIMIZERS:
-        raise base.InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
+        raise base.InputError(f"name must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
     _check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
     _check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
     return OPTIMIZERS[name](schedule=schedule, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

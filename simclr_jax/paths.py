@@ -6,9 +6,11 @@ Typed text comes in, a path comes out; nothing is read or made.
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from simclr_jax import base
 
+_FLAGS = ("workdir", "output", "input")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: C:/ is a drive
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # NUL, newlines and other controls, bytes that are not UTF-8, line separators
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes, of Linux's file systems
@@ -56,6 +58,31 @@ def absolute(text: str, *, flag: str) -> str:
         base.InputError: as for `typed`.
     """
     return os.path.abspath(typed(text, flag=flag))
+
+
+def typed_flags(values: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The values of a verb's flags, `typed` where they are paths.
+
+    Raises:
+        base.InputError: as for `typed`.
+    """
+    return {
+        name: typed(value, flag=f"--{name}") if name in _FLAGS and value is not None else value
+        for name, value in values.items()
+    }
+
+
+def data_name(name: str | None, data_dir: str | None, *, flag: str) -> str | None:
+    """The name of a data set; that of folder:PATH with `absolute` path, unless it begins in `data_dir`.
+
+    Raises:
+        base.InputError: as for `typed`.
+    """
+    kind, _, path = (name or "").partition(":")
+    if kind != "folder" or not path:
+        return name
+    read = typed if data_dir else absolute
+    return f"folder:{read(path, flag=f'{flag}=folder:PATH')}"
 
 
 def _printable(text: str) -> str:

@@ -107,7 +107,7 @@ def make_encoder(
             "Use 1.0."
         )
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise base.InputError("dtype float64 needs jax_enable_x64, which is off. Use float32 or bfloat16.")
+        raise base.InputError("dtype must not be float64 while jax_enable_x64 is off. Use float32 or bfloat16.")
     return ENCODERS[name](
         width_multiplier=width_multiplier,
         stem=stem,

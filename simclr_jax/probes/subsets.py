@@ -32,9 +32,7 @@ def label_subset(labels: np.ndarray, fraction: float, *, seed: int = 0) -> np.nd
     subsets of any two fractions nested.
     """
     if not 0.0 < fraction <= 1.0:
-        raise base.InputError(
-            f"fraction of labels must lie in (0, 1]; got {fraction}. Use for example 0.01, 0.1 or 1.0."
-        )
+        raise base.InputError(f"label_fraction must lie in (0, 1]; got {fraction}. Use for example 0.01, 0.1 or 1.0.")
     labels = np.asarray(labels)
     order = _random_order(len(labels), seed=seed, stream=_SUBSET_STREAM)
     taken = [rows[: max(1, _rounded(fraction, len(rows)))] for rows in _rows_by_class(labels, order)]
