@@ -16,13 +16,12 @@ import importlib.util
 import inspect
 import itertools
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from simclr_jax import base, paths
+from simclr_jax import base, paths, shipped
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -118,11 +117,6 @@ def with_data(
     return {**config, "data": section}
 
 
-def shipped_configs() -> dict[str, pathlib.Path]:
-    """Bare name -> file of every config that travels with the package."""
-    return {path.stem: path for path in sorted((_configs_root() / "configs").glob("*.py")) if path.stem != "__init__"}
-
-
 def load_file(spec: str) -> config_dict.ConfigDict:
     """The config named by `NAME_OR_PATH[:ARG]`, without overrides."""
     config, _ = parse_flags([f"--config={spec}"], names={}, with_config=True)
@@ -153,18 +147,11 @@ def call(function: Callable[..., Any], config: Mapping[str, Any], section: str, 
         raise base.InputError(_with_sections(str(error), config, section)) from error
 
 
-def _configs_root() -> pathlib.Path:
-    """The folder that holds `configs/`: inside the installed package, or the checkout the package runs from."""
-    package = pathlib.Path(__file__).parent
-    shipped = package / "_shipped"
-    return shipped if shipped.is_dir() else package.parent
-
-
 def _take_config_flag(words: Sequence[str]) -> tuple[str, list[str]]:
     """(value of --config, the other words)."""
     at = [i for i, word in enumerate(words) if re.match(r"^--?config(=|$)", word)]
     if not at or (words[at[0]].endswith("config") and at[0] + 1 == len(words)):
-        raise base.InputError(f"--config is required: a path or one of {', '.join(shipped_configs())}.")
+        raise base.InputError(f"--config is required: a path or one of {', '.join(shipped.configs())}.")
     if len(at) > 1:
         raise base.InputError(f"--config may be given once; got it {len(at)} times. Leave one.")
     _, equals, value = words[at[0]].partition("=")
@@ -178,7 +165,7 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
     from ml_collections import config_dict
 
     path, arg = _find_file(spec)
-    root = str(_configs_root())
+    root = str(shipped.root())
     if root not in sys.path:
         sys.path.insert(0, root)  # configs import `configs.default`
     try:
@@ -194,16 +181,16 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
 
 def _find_file(spec: str) -> tuple[str, str | None]:
     """(file, ARG or None) of NAME_OR_PATH[:ARG]: a path may have colons of its own, so the longest file wins."""
-    shipped = shipped_configs()
+    known = shipped.configs()
     for end in (len(spec), *reversed([match.start() for match in re.finditer(":", spec)])):
-        path = str(shipped.get(spec[:end], os.path.expanduser(spec[:end])))
+        path = str(known.get(spec[:end], os.path.expanduser(spec[:end])))
         if os.path.isfile(path):
             return path, spec[end + 1 :] if end < len(spec) else None
     if "://" in spec:
         paths.typed(spec, flag="--config")
     name = spec.partition(":")[0]
     raise base.InputError(
-        f"--config must be a file or one of {', '.join(shipped)}; got '{_one_line(spec)}'.{_closest(name)}"
+        f"--config must be a file or one of {', '.join(known)}; got '{_one_line(spec)}'.{_closest(name)}"
     )
 
 
@@ -327,7 +314,7 @@ def _is_override(word: str) -> bool:
 
 
 def _closest(name: str) -> str:
-    near = difflib.get_close_matches(name, shipped_configs(), n=1)
+    near = difflib.get_close_matches(name, shipped.configs(), n=1)
     return f" Did you mean {near[0]}?" if near else ""
 
 

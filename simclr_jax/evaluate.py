@@ -25,12 +25,21 @@ from simclr_jax import (
 from simclr_jax import config as config_lib
 
 
-def main(*, workdir: str, checkpoint: str) -> int:
+def main(
+    *,
+    workdir: str,
+    checkpoint: str,
+    data: str | None = None,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
     Prints a table of `probes` (see `probes.probe_rows`) and, for a run with a classifier of the same classes, its
     scores; then writes `probes`, `evaluated_step` and `classifier` (see `score_classifier`) to results.json. Images
     without a label take no part.
+
+    `data`, `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
 
     Raises:
         base.InputError: no run or no such checkpoint, or nothing can be measured on its data.
@@ -39,6 +48,7 @@ def main(*, workdir: str, checkpoint: str) -> int:
     compiled.keep()
     folder = runlog.require_run(workdir)
     config = identity.read_config(folder)
+    config = config_lib.with_data(config, data=data, data_dir=data_dir, cache_dir=cache_dir)
     probe = config_lib.call(probes.make_settings, config, "probe")
     step, params, method_state = features.load_variables(folder, which=checkpoint)
     both = splits.load(config)

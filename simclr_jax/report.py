@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from simclr_jax import (
+    atomic_files,
     augment,
     compiled,
     data,
@@ -43,10 +44,18 @@ class _Seen(NamedTuple):
     is_training: bool
 
 
-def main(*, workdir: str, output: str | None) -> int:
+def main(
+    *,
+    workdir: str,
+    output: str | None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> int:
     """Writes the page about the run in `workdir` to `output` (default: report.html in it); returns the exit status.
 
-    What the data have no labels or no test split for is left out, and a sentence on the page says so.
+    What the data have no labels or no test split for is left out, and a sentence on the page says so. `data`,
+    `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
 
     Raises:
         base.InputError: no run, or it has no checkpoint yet.
@@ -55,7 +64,10 @@ def main(*, workdir: str, output: str | None) -> int:
     compiled.keep()
     folder = runlog.require_run(workdir)
     target = pathlib.Path(output) if output else folder / "report.html"
-    config, results = identity.read_config(folder), runlog.read_results(folder)
+    atomic_files.check_target(target)
+    config = identity.read_config(folder)
+    config = config_lib.with_data(config, data=data, data_dir=data_dir, cache_dir=cache_dir)
+    results = runlog.read_results(folder)
     metrics = runlog.read_metrics(folder)
     both = splits.load(config)
     reason = splits.why_no_probe(both)

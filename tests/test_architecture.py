@@ -24,9 +24,10 @@ ENTRY_POINTS = {"train", "evaluate", "report", "preview", "plan", "convert", "ex
 ALLOWED = {
     "__init__": set(),
     "base": set(),
+    "shipped": set(),
     **{room: {"base"} for room in FILES_AND_PATHS},
     **{room: {"base", *FILES_AND_PATHS} for room in GROUND},
-    "config": {"base", "paths"},
+    "config": {"base", "paths", "shipped"},
     "compiled": {"data"},
     "methods": {"base", "losses", "models.heads"},
     "train_step": {"base", "optim"},
@@ -47,7 +48,7 @@ ALLOWED = {
         | {*FILES_AND_PATHS, "readings", "training_loop", "splits", "assemble", "compiled", "estimate", "aot"}
         for room in ENTRY_POINTS
     },
-    "__main__": {*FILES_AND_PATHS, "base", "config"},
+    "__main__": {*FILES_AND_PATHS, "base", "shipped", "config"},
 }
 # Outside package -> the rooms that may import it.
 HOMES = {

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import augment, config, methods, models, optim, train_step, training_loop
+from simclr_jax import augment, config, methods, models, optim, shipped, train_step, training_loop
 from simclr_jax.data import resident
 
-NAMES = list(config.shipped_configs())
+NAMES = list(shipped.configs())
 # Images in the training split, by data set; the others stand for any small set.
 NUM_EXAMPLES = {"tfds:cifar10": 50_000, "tfds:imagenet2012": 1_281_167}
 

@@ -28,6 +28,7 @@ def load(monkeypatch):
     def load(train_set, test_set, *, name="digits"):
         sets = {"train": train_set, "test": test_set}
         monkeypatch.setattr(data, "load_split", lambda name, split: sets[split])
+        monkeypatch.setattr(data, "has_split", lambda name, split: len(sets[split].images) > 0)
         return splits.load({**CONFIG, "data": {"name": name}})
 
     return load
