@@ -26,6 +26,13 @@ _CONFIG_HELP = """  --config=NAME_OR_PATH[:ARG]   {names}
 """
 
 
+_DATA_HELP = """  --data=NAME                   where the images are now, if they have moved: folder:PATH
+  --data_dir=FOLDER             where tfds sets or folders of a relative name are now
+  --cache_dir=FOLDER            for decoded images; empty for none
+"""
+_DATA_FLAGS: dict[str, str | None] = {"data": None, "data_dir": None, "cache_dir": None}
+
+
 class _Verb(NamedTuple):
     flags: dict[str, str | None]
     required: tuple[str, ...]
@@ -54,7 +61,7 @@ Ctrl-C or SIGTERM saves and stops; the same command goes on.
 """,
     ),
     "evaluate": _Verb(
-        {"workdir": None, "checkpoint": "latest"},
+        {"workdir": None, "checkpoint": "latest", **_DATA_FLAGS},
         ("workdir",),
         False,
         """Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and 100 % of the
@@ -62,12 +69,12 @@ labels, beside an untrained network and raw pixels. Prints a table and writes re
 
   --workdir=FOLDER              of a run made by train
   --checkpoint=latest           latest | best (by kNN while training) | a step number
-
+{data}
   simclr-jax evaluate --workdir=runs/demo
 """,
     ),
     "report": _Verb(
-        {"workdir": None, "output": None},
+        {"workdir": None, "output": None, **_DATA_FLAGS},
         ("workdir",),
         False,
         """Writes one self-contained HTML page about a run: curves, probes beside their baselines,
@@ -75,7 +82,7 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
 
   --workdir=FOLDER              of a run made by train; evaluate it first for the probe table
   --output=FILE                 default: report.html in the workdir
-
+{data}
   simclr-jax report --workdir=runs/demo
 """,
     ),
@@ -193,7 +200,7 @@ def _verb_help(verb: str) -> str:
     indent = " " * 32  # where the flags' explanations start; a terminal of 100 columns holds it all
     listed = textwrap.fill(names, 98, initial_indent=indent, subsequent_indent=indent).lstrip()
     return f"usage: simclr-jax {verb} --flag=value ...\n\n" + _VERBS[verb].help.format(
-        config=_CONFIG_HELP.format(names=listed)
+        config=_CONFIG_HELP.format(names=listed), data=_DATA_HELP
     )
 
 

@@ -11,19 +11,21 @@ from simclr_jax import base, compiled, data, features, methods, models, probes, 
 from simclr_jax import config as config_lib
 
 
-def main(*, workdir: str, checkpoint: str) -> int:
+def main(*, workdir: str, checkpoint: str, **moved: str | None) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
     Writes `probes` (see `probes.probe_rows`), `evaluated_step` and, for a run with a classifier of the same classes,
     `classifier` (see `score_classifier`) to results.json and prints them as a table.
 
+    `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
+
     Raises:
-        base.InputError: no run or no such checkpoint, or the data has no labels.
+        base.InputError: no run or no such checkpoint, or the data are not there or have no labels.
     """
     progress.quiet_libraries()
     compiled.keep()
     folder = runlog.require_run(workdir)
-    config = runlog.read_config(folder)
+    config = config_lib.with_data(runlog.read_config(folder), **moved)
     probe = config_lib.call(probes.make_settings, config, "probe")
     step, params, method_state = features.load_variables(folder / "checkpoints", which=checkpoint)
     train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
@@ -47,10 +49,11 @@ def main(*, workdir: str, checkpoint: str) -> int:
         votes=probe.knn_votes,
     )
     scores = score_classifier(config, params, method_state, test_set=test_set)
-    runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
     print(table(rows))
     if scores is not None:
         print("its classifier  " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5")))
+    # Shown first: what took minutes is not lost to a full disk.
+    runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
     return 0
 
 

@@ -8,7 +8,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import augment, compiled, data, features, methods, models, page, probes, progress, runlog, sharding
+from simclr_jax import (
+    atomic_files,
+    augment,
+    compiled,
+    data,
+    features,
+    methods,
+    models,
+    page,
+    probes,
+    progress,
+    runlog,
+    sharding,
+)
 from simclr_jax import config as config_lib
 
 _NUM_VIEW_ROWS, _NUM_VIEWS = 10, 6
@@ -26,17 +39,24 @@ class _Seen(NamedTuple):
     test_images: np.ndarray
 
 
-def main(*, workdir: str, output: str | None) -> int:
+def main(*, workdir: str, output: str | None, **moved: str | None) -> int:
     """Writes the page about the run in `workdir` to `output` (default: report.html in it); returns the exit status.
 
+    `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
+
     Raises:
-        base.InputError: no run, or it has no checkpoint yet.
+        base.InputError: no run, it has no checkpoint yet, its data are not there, or the page cannot be written.
     """
     progress.quiet_libraries()
     compiled.keep()
     folder = runlog.require_run(workdir)
-    target = pathlib.Path(output) if output else folder / "report.html"
-    config, results = runlog.read_config(folder), runlog.read_results(folder)
+    target = pathlib.Path(output) if output is not None else folder / "report.html"
+    if target.parent.is_dir():
+        atomic_files.check_target(target)
+    else:
+        atomic_files.check_folder(target.parent, flag="--output")
+    config = config_lib.with_data(runlog.read_config(folder), **moved)
+    results = runlog.read_results(folder)
     metrics = runlog.read_metrics(folder)
     if not results.get("probes"):
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
