@@ -41,6 +41,8 @@ def main(
 
     `data`, `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
 
+    `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
+
     Raises:
         base.InputError: no run or no such checkpoint, or nothing can be measured on its data.
     """

@@ -58,7 +58,7 @@ def main(
     `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
 
     Raises:
-        base.InputError: no run, or it has no checkpoint yet.
+        base.InputError: no run, it has no checkpoint yet, its data are not there, or the page cannot be written.
     """
     progress.quiet_libraries()
     compiled.keep()

@@ -219,3 +219,108 @@ def test_a_config_that_lacks_keys_is_refused_with_their_names(tmp_path):
     )
     with pytest.raises(base.InputError, match=r"own.py lacks augment.resize. Start from default.get_config"):
         config.load_file(str(own))
+
+
+@pytest.mark.parametrize("none", ["None", "none"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("folder", "data.canvas_size"),
+        ("folder", "data.cache_dir"),
+        ("smoke", "data.data_dir"),
+        ("smoke", "init.workdir"),
+        ("smoke", "split.label_fraction"),
+        ("smoke", "method.head_width"),
+        ("smoke", "train.max_resident_gigabytes"),
+        ("finetune:/run", "augment.size"),
+    ],
+)
+def test_none_opens_a_key_that_may_be_open_and_the_last_word_counts(name, key, none):
+    section, _, leaf = key.partition(".")
+    value = "8" if leaf in ("canvas_size", "label_fraction", "head_width", "max_resident_gigabytes", "size") else "/x"
+    for words in ([f"--config.{key}={none}"], [f"--config.{key}", none], [f"--config.{key}={value}"] * 2):
+        words = [f"--config={name}", f"--config.{key}={value}", *words]
+        got = parse(*words)[0][section][leaf]
+        assert got is None if none in words[-1] else str(got).removesuffix(".0") == value
+    assert parse(f"--config={name}", f"--config.{key}=None", f"--config.{key}={value}")[0][section][leaf] is not None
+
+
+@pytest.mark.parametrize(
+    "key", ["train.batch_size", "augment.strength", "train.folded_bn", "probe.label_fractions", "seed"]
+)
+def test_none_for_a_key_that_needs_a_value_lists_the_keys_that_do_not(key):
+    message = message_of("--config=smoke", f"--config.{key}=None")
+    assert f"--config.{key} must be" in message and "data.canvas_size" in message and "method.head_width" in message
+
+
+def test_a_word_that_is_none_stays_a_word_where_it_is_a_choice():
+    assert parse("--config=smoke", "--config.schedule.scaling=none")[0].schedule.scaling == "none"
+
+
+def test_paths_are_absolute_whatever_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["--config.data.cache_dir=~/c", "--config.init.workdir=runs/../a/", "--config.data.data_dir=d/"]
+    settings = parse("--config=folder:photos/x y", *words[:2])[0]
+    assert settings.data.name == f"folder:{tmp_path}/photos/x y"
+    assert (settings.data.cache_dir, settings.init.workdir) == ("/home/me/c", f"{tmp_path}/a")
+    assert parse("--config=folder:~/photos")[0].data.name == "folder:/home/me/photos"
+    assert parse("--config=finetune:~/run")[0].init.workdir == "/home/me/run"
+    below = parse("--config=folder:photos", words[2])[0].data
+    assert (below.name, below.data_dir) == ("folder:photos", f"{tmp_path}/d")  # a relative name begins in data_dir
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--config=folder:gs://b/x",
+        "--config=finetune:s3://b/x",
+        "--config.data.data_dir=gs:/b",
+        "--config.data.name=folder:a\0b",
+        "--config.data.cache_dir=hdfs://h/x",
+        "--config.init.workdir=http://h/x",
+        "--config.init.workdir=",
+        "--config=gs://b/c.py",
+    ],
+)
+def test_a_url_or_what_is_no_path_is_refused_for_every_key(word):
+    message = message_of(*([word] if word.startswith("--config=") else ["--config=smoke", word]))
+    assert "must be a path" in message
+
+
+def test_a_config_file_may_have_colons_in_its_path(tmp_path, monkeypatch):
+    own = tmp_path / "c:d" / "tiny.py"
+    own.parent.mkdir()
+    own.write_text("from configs import folder\ndef get_config(arg='p'):\n    return folder.get_config(arg)\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spec in (f"{own}:/a:b", "~/c:d/tiny.py:/a:b"):
+        assert config.load_file(spec).data.name == "folder:/a:b"
+    assert config.load_file(str(own)).data.name.endswith("/p")
+    assert "c:d/none.py" in message_of(f"--config={tmp_path}/c:d/none.py:x")
+
+
+def test_a_message_names_the_section_of_what_it_asks_for():
+    settings = parse("--config=smoke", "--config.schedule.warmup_epochs=2", "--config.train.num_epochs=1")[0].to_dict()
+    with pytest.raises(base.InputError) as caught:
+        train.build(settings)
+    assert "schedule.warmup_epochs=0.1 with train.num_epochs=1" in str(caught.value)
+
+
+def test_the_data_of_a_run_are_found_where_they_are_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new" / "photos").mkdir(parents=True)
+    run = {"data": {"name": "folder:/gone/photos", "data_dir": None, "cache_dir": None}, "seed": 1}
+    moved = config.with_data(run, data="folder:new/photos", cache_dir="")
+    assert moved == {"data": {"name": f"folder:{tmp_path}/new/photos", "data_dir": None, "cache_dir": ""}, "seed": 1}
+    relative = {"data": {**run["data"], "name": "folder:photos", "data_dir": "/gone"}}
+    assert config.with_data(relative, data_dir="new")["data"]["data_dir"] == f"{tmp_path}/new"
+    digits = {"data": {**run["data"], "name": "digits"}}
+    assert config.with_data(digits) == digits
+    for told, arguments in {
+        "got /gone/photos. Say where they are now: --data=folder:PATH": {},
+        f"got {tmp_path}/no": {"data": "folder:no"},
+        "--data_dir is where": {"data_dir": "new"},
+        "not a URL": {"data": "folder:gs://b/x"},
+    }.items():
+        with pytest.raises(base.InputError, match=re.escape(told)):
+            config.with_data(run, **arguments)
