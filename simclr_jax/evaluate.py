@@ -25,21 +25,12 @@ from simclr_jax import (
 from simclr_jax import config as config_lib
 
 
-def main(
-    *,
-    workdir: str,
-    checkpoint: str,
-    data: str | None = None,
-    data_dir: str | None = None,
-    cache_dir: str | None = None,
-) -> int:
+def main(*, workdir: str, checkpoint: str, **moved: str | None) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
     Prints a table of `probes` (see `probes.probe_rows`) and, for a run with a classifier of the same classes, its
     scores; then writes `probes`, `evaluated_step` and `classifier` (see `score_classifier`) to results.json. Images
     without a label take no part.
-
-    `data`, `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
 
     `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
 
@@ -49,8 +40,7 @@ def main(
     progress.quiet_libraries()
     compiled.keep()
     folder = runlog.require_run(workdir)
-    config = identity.read_config(folder)
-    config = config_lib.with_data(config, data=data, data_dir=data_dir, cache_dir=cache_dir)
+    config = config_lib.with_data(identity.read_config(folder), **moved)
     probe = config_lib.call(probes.make_settings, config, "probe")
     step, params, method_state = features.load_variables(folder, which=checkpoint)
     both = splits.load(config)
@@ -70,17 +60,21 @@ def main(
     rows: list[dict[str, Any]] = []
     if reason is None:
         rows = probe_rows(config, probe, features.encoder_variables(params, method_state), both=both)
-    print(table(rows) if rows else f"No probes: {reason}")
     scores = score_classifier(config, params, method_state, test_set=both.test_set) if scores_classifier else None
+    # Shown before anything is stored: a full disk loses nothing.
+    _show(table(rows) if rows else f"No probes: {reason}", scores, splits.cautions(both) if rows else [])
+    runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
+    return 0
+
+
+def _show(text: str, scores: Mapping[str, Any] | None, sentences: Sequence[str]) -> None:
+    print(text)
     if scores is not None:
         shown = [f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5") if name in scores]
         print(f"its classifier  {'  '.join(shown)}  on {scores['num_images']} test images")
-    for sentence in splits.cautions(both) if rows else ():
+    for sentence in sentences:
         print(sentence)
-    # Shown before anything is stored: a full disk loses nothing.
     sys.stdout.flush()
-    runlog.update_results(folder, probes=rows, classifier=scores, evaluated_step=step, environment=runlog.environment())
-    return 0
 
 
 def probe_rows(

@@ -44,18 +44,11 @@ class _Seen(NamedTuple):
     is_training: bool
 
 
-def main(
-    *,
-    workdir: str,
-    output: str | None,
-    data: str | None = None,
-    data_dir: str | None = None,
-    cache_dir: str | None = None,
-) -> int:
+def main(*, workdir: str, output: str | None, **moved: str | None) -> int:
     """Writes the page about the run in `workdir` to `output` (default: report.html in it); returns the exit status.
 
-    What the data have no labels or no test split for is left out, and a sentence on the page says so. `data`,
-    `data_dir` and `cache_dir` say where the data are now; see `config.with_data`.
+    What the data have no labels or no test split for is left out, and a sentence on the page says so.
+    `moved` (data, data_dir, cache_dir) says where the data are now; see `config.with_data`.
 
     Raises:
         base.InputError: no run, it has no checkpoint yet, its data are not there, or the page cannot be written.
@@ -65,8 +58,7 @@ def main(
     folder = runlog.require_run(workdir)
     target = pathlib.Path(output) if output else folder / "report.html"
     atomic_files.check_target(target)
-    config = identity.read_config(folder)
-    config = config_lib.with_data(config, data=data, data_dir=data_dir, cache_dir=cache_dir)
+    config = config_lib.with_data(identity.read_config(folder), **moved)
     results = runlog.read_results(folder)
     metrics = runlog.read_metrics(folder)
     both = splits.load(config)
