@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from simclr_jax import base
-from simclr_jax.losses import blockwise, tiles
+from simclr_jax.losses import blockwise, cuts, tiles
 
 Array = jax.Array
 
@@ -75,22 +75,22 @@ def _spread(z: Array, link: _Link, *, block_size: int, **options: Any) -> tuple[
             f"The batch must divide evenly over the devices; got {z.shape[0]} images and {link.mesh.size} devices. "
             f"Use {max(share, 1) * link.mesh.size}."
         )
-    plan = tiles.make_plan(share, block_size=block_size, bounded=bounded)
+    plan = cuts.make_plan(share, block_size=block_size, bounded=bounded)
     if link.mesh.size == 1:
         return blockwise.nt_xent_in_tiles(u, scale, plan)
     return _nt_xent(u, scale, plan, link)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _nt_xent(u: Array, scale: Array, plan: tiles.Plan, link: _Link) -> tuple[Array, dict[str, Array]]:
+def _nt_xent(u: Array, scale: Array, plan: cuts.Plan, link: _Link) -> tuple[Array, dict[str, Array]]:
     return _forward(u, scale, plan, link)[0]
 
 
-def _forward(u: Array, scale: Array, plan: tiles.Plan, link: _Link) -> tuple[Any, Any]:
+def _forward(u: Array, scale: Array, plan: cuts.Plan, link: _Link) -> tuple[Any, Any]:
     whole, split = PartitionSpec(), PartitionSpec(link.axes)
 
     def local(u: Array, scale: Array) -> tuple[Array, tiles.RowValues, Array | None]:
-        rows = tiles.Rows(tiles.cut(u, plan), _first(plan, link), plan)
+        rows = tiles.Rows(cuts.cut(u, plan), _first(plan, link), plan)
         sums = tiles.no_sums(plan, u.dtype)
         if link.ring:
             held = None
@@ -107,22 +107,22 @@ def _forward(u: Array, scale: Array, plan: tiles.Plan, link: _Link) -> tuple[Any
     return blockwise.summarize(sums, u.shape[0]), (u, scale, values, held)
 
 
-def _backward(plan: tiles.Plan, link: _Link, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
+def _backward(plan: cuts.Plan, link: _Link, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
     u, scale, values, held = residuals
     whole, split = PartitionSpec(), PartitionSpec(link.axes)
 
     def local(u: Array, scale: Array, values: tiles.RowValues, held: Array | None) -> Array:
-        rows = tiles.Rows(tiles.cut(u, plan), _first(plan, link), plan, values.normalizers)
+        rows = tiles.Rows(cuts.cut(u, plan), _first(plan, link), plan, values.normalizers)
         total = jnp.zeros_like(rows.blocks)
         if held is None:
             total = _go_round(
                 lambda total, columns: tiles.pull_columns(total, rows, columns, scale=scale), total, rows, link
             )
         else:
-            own = tiles.join(values.normalizers.swapaxes(1, 2), plan)
+            own = cuts.join(values.normalizers.swapaxes(1, 2), plan)
             columns = _all_columns(held, plan, lax.all_gather(own, link.axes, tiled=True))
             total = tiles.pull_columns(total, rows, columns, scale=scale)
-        return tiles.join(tiles.pull_positives(total, rows.blocks, values.losses), plan)
+        return cuts.join(tiles.pull_positives(total, rows.blocks, values.losses), plan)
 
     total = link.map(local, (split, whole, split, whole), split)(u, scale, values, held)
     return blockwise.scale_gradient(total, u, scale, cotangent=cotangents[0] / (2 * u.shape[0]))
@@ -131,17 +131,17 @@ def _backward(plan: tiles.Plan, link: _Link, residuals: Any, cotangents: Any) ->
 _nt_xent.defvjp(_forward, _backward)
 
 
-def _first(plan: tiles.Plan, link: _Link) -> Array:
+def _first(plan: cuts.Plan, link: _Link) -> Array:
     """The first image of this device."""
     return lax.axis_index(link.axes) * plan.num_images
 
 
-def _all_columns(u: Array, plan: tiles.Plan, normalizers: Array | None = None) -> tiles.Rows:
+def _all_columns(u: Array, plan: cuts.Plan, normalizers: Array | None = None) -> tiles.Rows:
     """All rows [B, 2, d] and normalizers [B, 2, K] of the batch as columns for rows that are cut by `plan`."""
     # Short blocks of rows meet long blocks of columns: a tile keeps its area, and there are fewer.
-    columns = tiles.make_plan(u.shape[0], block_size=max(plan.area // plan.size, 1), bounded=plan.bounded)
-    cut = None if normalizers is None else tiles.cut(normalizers, columns).swapaxes(1, 2)
-    return tiles.Rows(tiles.cut(u, columns), jnp.zeros((), jnp.int32), columns, cut)
+    columns = cuts.make_plan(u.shape[0], block_size=max(plan.area // plan.size, 1), bounded=plan.bounded)
+    cut = None if normalizers is None else cuts.cut(normalizers, columns).swapaxes(1, 2)
+    return tiles.Rows(cuts.cut(u, columns), jnp.zeros((), jnp.int32), columns, cut)
 
 
 def _go_round(visit: Callable[..., Any], carry: Any, rows: tiles.Rows, link: _Link) -> Any:

@@ -1,8 +1,7 @@
 """NT-Xent in tiles: the parts that the blockwise and the sharded loss are built from.
 
-A chunk is the rows of some images, both views: all of them on one device, a device's share on several. `cut` orders it
-view by view and cuts it into 2n blocks of t rows, block i of view 1 facing block n + i of view 2. No function here
-makes anything larger than a tile of similarities [t, t] beside arrays of the chunk's own size.
+A chunk of rows comes as 2n blocks (`cuts`). No function here makes anything larger than a tile of similarities [t, t]
+beside arrays of the chunk's own size.
 
 Tiles hold similarities s; `scale`, 1 / temperature, multiplies differences of them only, x = scale (s - top), and so
 keeps more digits than differences of logits. Sums of exponentials leave the positive out, and the row itself: with the
@@ -19,30 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from simclr_jax.losses import cuts
+
 Array = jax.Array
 
 # The similarity of an entry that does not count: finite, so that 0 * _NEVER is 0 and _NEVER - _NEVER is not NaN.
 # Where scale takes it to -inf and that meets a 0, it is the lowest exponent as well.
 _NEVER = -1e30
-
-
-class Plan(NamedTuple):
-    """How a chunk is cut, known when compiling.
-
-    num_images: of the chunk, b. size: rows of a block, t. area: entries of a tile at most. bounded: whether no
-    similarity exceeds 1 and exp(-2 scale) does not underflow; one exponential, exp(scale (s - 1)), then serves both
-    rows of an entry.
-    """
-
-    num_images: int
-    size: int
-    area: int
-    bounded: bool
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of one view, n; the last may end in rows that are padding."""
-        return -(-self.num_images // self.size)
 
 
 class Sums(NamedTuple):
@@ -88,7 +70,7 @@ class Rows(NamedTuple):
 
     blocks: Array
     first: Array
-    plan: Plan
+    plan: cuts.Plan
     normalizers: Array | None = None
 
     def images(self, i: Array) -> Array:
@@ -97,35 +79,7 @@ class Rows(NamedTuple):
         return jnp.where(places < self.plan.num_images, self.first + places, -1)
 
 
-def make_plan(count: int, *, block_size: int, bounded: bool) -> Plan:
-    """The plan of `count` images in the fewest blocks of at most `block_size` rows, which come out equally large."""
-    num_blocks = -(-count // block_size)
-    return Plan(count, -(-count // num_blocks), block_size**2, bounded)
-
-
-def cut(u: Array, plan: Plan) -> Array:
-    """Rows [b, 2, d] as blocks [2n, t, d]; padding rows are zero."""
-    padding = plan.num_blocks * plan.size - plan.num_images
-    u = jnp.pad(u.swapaxes(0, 1), ((0, 0), (0, padding), (0, 0)))
-    return u.reshape(2 * plan.num_blocks, plan.size, u.shape[-1])
-
-
-def join(blocks: Array, plan: Plan) -> Array:
-    """The inverse of `cut`: [2n, t, d] -> [b, 2, d]."""
-    rows = blocks.reshape(2, -1, blocks.shape[-1])
-    return rows[:, : plan.num_images].swapaxes(0, 1)
-
-
-def sum_images(values: Array, plan: Plan) -> Array:
-    """The sum of values [n, t] or [2n, t] without padding rows, by halves: one after the other, errors add up too."""
-    values = values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.num_images].ravel()
-    while values.size > 1:
-        half = values.size // 2
-        values = jnp.concatenate([values[:half] + values[half : 2 * half], values[2 * half :]])
-    return values[0]
-
-
-def no_sums(plan: Plan, dtype: Any) -> Sums:
+def no_sums(plan: cuts.Plan, dtype: Any) -> Sums:
     """The sums of a chunk that has seen nothing yet."""
     n, t = plan.num_blocks, plan.size
     empty = jnp.zeros((n, 2, t), dtype) if plan.bounded else jnp.zeros((n, 3, t), dtype).at[:, 0].set(_NEVER)
@@ -133,7 +87,7 @@ def no_sums(plan: Plan, dtype: Any) -> Sums:
     return Sums(rows, empty, jnp.full((n, 2, t), _NEVER, dtype), jnp.zeros((n, t), dtype))
 
 
-def sum_own(blocks: Array, scale: Array, plan: Plan) -> Sums:
+def sum_own(blocks: Array, scale: Array, plan: cuts.Plan) -> Sums:
     """The sums of blocks [2n, t, d] against themselves, each unordered pair once; `scale` is 1 / temperature."""
     n, t = plan.num_blocks, plan.size
     eye, column, row = jnp.eye(t, dtype=bool), jnp.arange(t)[None], jnp.arange(t)[:, None]
@@ -198,7 +152,7 @@ def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
     return _each(cross, sums, ((0, n), lambda i: (m, 2 * m)), mine=("cross", "best", "positive"))
 
 
-def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
+def finish(sums: Sums, scale: Array, plan: cuts.Plan) -> RowValues:
     """Losses, normalizers and what the metrics are made of, row by row."""
     n, merge = plan.num_blocks, functools.partial(_merge, scale=scale, plan=plan)
     rows = jnp.concatenate([merge(sums.rows[:n], sums.cross[:, :-1]), sums.rows[n:]])
@@ -215,7 +169,7 @@ def finish(sums: Sums, scale: Array, plan: Plan) -> RowValues:
     return RowValues(losses, normalizers, correct.astype(losses.dtype), entropies)
 
 
-def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: Plan) -> Array:
+def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: cuts.Plan) -> Array:
     """[2n, t, d]: the gradient of the sum of losses in `blocks`, over `scale`, by pairs of rows inside the chunk."""
     n, normalizers = plan.num_blocks, values.normalizers
     eye = jnp.eye(plan.size, dtype=bool)
@@ -285,7 +239,7 @@ def _similarities(a: Array, b: Array) -> Array:
     return _dot(a, b, (1, 1))
 
 
-def _hide_padding(s: Array, at: tuple[Array, Array], plan: Plan) -> Array:
+def _hide_padding(s: Array, at: tuple[Array, Array], plan: cuts.Plan) -> Array:
     """Similarities of the tile (i, j) with those of padding rows and columns taken out."""
     n, t = plan.num_blocks, plan.size
     if n * t == plan.num_images:
@@ -294,7 +248,7 @@ def _hide_padding(s: Array, at: tuple[Array, Array], plan: Plan) -> Array:
     return jnp.where(row[:, None] & column[None], s, _NEVER)
 
 
-def _stats(s: Array, *, axis: int, scale: Array, plan: Plan, weigh: bool = False) -> Array:
+def _stats(s: Array, *, axis: int, scale: Array, plan: cuts.Plan, weigh: bool = False) -> Array:
     """The stack of sums along `axis` of similarities s, on a new first axis."""
     top = 1.0 if plan.bounded else jnp.max(s, axis=axis, keepdims=True)
     x = (s - top) * scale
@@ -303,7 +257,7 @@ def _stats(s: Array, *, axis: int, scale: Array, plan: Plan, weigh: bool = False
     return jnp.stack(stack if plan.bounded else [jnp.squeeze(top, axis), *stack])
 
 
-def _merge(a: Array, b: Array, *, scale: Array, plan: Plan) -> Array:
+def _merge(a: Array, b: Array, *, scale: Array, plan: cuts.Plan) -> Array:
     """The stacks [..., K, t] of two sets of columns as the stack of their union."""
     if plan.bounded:
         return a + b
@@ -321,12 +275,12 @@ def _merge_at(stacks: Array, i: Array, more: Array, merge: Callable[..., Array])
     return _put(stacks, i, merge(_at(stacks, i), more))
 
 
-def _top(stacks: Array, plan: Plan) -> Array | float:
+def _top(stacks: Array, plan: cuts.Plan) -> Array | float:
     """What was taken off the similarities whose exponentials the stacks [..., K, t] add up."""
     return 1.0 if plan.bounded else stacks[..., 0, :]
 
 
-def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: Plan) -> Array:
+def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: cuts.Plan) -> Array:
     """p_ij + p_ji of a tile of similarities between rows and columns of these normalizers [K, t]."""
     row, column = normalizers[0][..., None], normalizers[1][:, None]
     if plan.bounded:

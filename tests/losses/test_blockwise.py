@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, losses, sharding
-from simclr_jax.losses import blockwise, contrastive, tiles
+from simclr_jax.losses import blockwise, contrastive, cuts
 from tests import oracles
 from tests.devices import run_on_devices
 from tests.losses import test_contrastive as dense
@@ -41,7 +41,7 @@ def evaluate(z, *, temperature: float, normalize: bool = True, block_size: int =
     """(loss, metrics, gradient) as of `nt_xent_blockwise`, with 1 / temperature as data: few compilations serve all."""
     z = jnp.asarray(z)
     _, scale, bounded = blockwise.prepare(z, temperature=temperature, block_size=block_size, normalize=normalize)
-    plan = tiles.make_plan(z.shape[0], block_size=block_size, bounded=bounded)
+    plan = cuts.make_plan(z.shape[0], block_size=block_size, bounded=bounded)
     (loss, metrics), gradient = jax.device_get(_value_and_gradient(z, scale, plan, normalize))
     return loss, metrics, gradient
 
