@@ -16,15 +16,19 @@ demo: $(VENV)/.demo
 	@echo "Open runs/demo/report.html in a browser."
 	@echo "Next, your own folder of images:  $(VENV)/bin/simclr-jax train --config=folder:PHOTOS --workdir=runs/photos"
 
-# The fast tests, a file of them to each core in turn; `make test PYTHON=python3.12` for another Python.
-PARALLEL = -n auto --dist loadfile
+# The tests on all cores, each worker a run of neighbouring tests, which share compiled programs, until it helps another.
+# A worker takes up to 3 GB, hence the limit; WORKERS=0 runs them in one process.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --maxprocesses=8 --dist=worksteal
+
+# The fast tests; `make test PYTHON=python3.12` for another Python.
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL)
 
-# Those of several processes keep the cores busy by themselves and wait for each other: they come last, alone.
+# Tests that start several processes, some of which wait for each other, have the cores for themselves.
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" --ignore=tests/test_processes.py
-	$(VENV)/bin/python -m pytest -m "slow or not slow" tests/test_processes.py
+	$(MAKE) test-processes
 
 # Several devices and two processes against one, and peers that are killed or stopped: about two minutes.
 test-processes: $(VENV)/.test
