@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from simclr_jax import atomic_files, base
+from simclr_jax import atomic_files, base, paths
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
 # What the system locks and what says who did: on Windows nobody else can read a locked file.
@@ -81,8 +81,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the workdir for this process; the system frees it however the process ends.
 
     Raises:
-        base.InputError: the folder cannot be written, or another process holds it.
+        base.InputError: the folder cannot be written or hold checkpoints, or another process holds it.
     """
+    paths.check_plain(workdir, flag="workdir")
     import filelock
 
     held = filelock.FileLock(str(workdir / _LOCK))

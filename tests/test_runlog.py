@@ -170,3 +170,10 @@ def test_the_lock_tells_who_holds_the_folder(tmp_path):
     assert runlog.lock_holder(tmp_path) == ""
     with runlog.lock(tmp_path):
         assert runlog.lock_holder(tmp_path).startswith(f"{os.getpid()} on ")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "what?"])
+def test_a_workdir_that_would_lose_its_checkpoints_is_refused_before_it_is_made(tmp_path, name):
+    with pytest.raises(base.InputError, match="workdir must lie in folders without"), runlog.lock(tmp_path / name):
+        pass
+    assert not list(tmp_path.iterdir())
