@@ -86,10 +86,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     paths.check_plain(workdir, flag="workdir")
     import filelock
 
+    atomic_files.make_folder(workdir, flag="workdir")
     held = filelock.FileLock(str(workdir / _LOCK))
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic_files.check_target(workdir / _HOLDER, flag="workdir")
         held.acquire(timeout=0)
     except filelock.Timeout as error:
         raise base.InputError(
