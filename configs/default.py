@@ -1,5 +1,7 @@
 """Every key of a run, once, with its unit. Other configs start from this one and change values.
 
+A key marked "None =" (a placeholder) is left open by None, on the command line too: --config.data.canvas_size=None.
+
 Reproduces nothing by itself: a ResNet-18 with the reference's defaults on the embedded photo patches.
 Command: simclr-jax train --config=default --workdir=runs/default
 Expected: the demo's result with a net sixteen times its size: hours on two CPU cores, minutes on a GPU.

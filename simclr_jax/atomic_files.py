@@ -52,6 +52,19 @@ def check_folder(path: str | os.PathLike[str], *, flag: str) -> None:
         _try_to_write(next(folder for folder in (*target.parents, target) if folder.exists()))
 
 
+def make_folder(path: str | os.PathLike[str], *, flag: str) -> None:
+    """Makes a folder to write files into, if need be; where none can be written, nothing is made.
+
+    Raises:
+        base.InputError: something in its way, a disk or folder that may not be written, or no room. The message names
+            `flag`.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    with one_line(path, rule=f"{flag} must be a folder that can be written"):
+        _try_to_write(next(folder for folder in (target, *target.parents) if folder.exists()))
+        target.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
     """Writes a text file (UTF-8); see `write_bytes`.
 

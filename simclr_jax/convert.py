@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import atomic_files, base, checkpoint, models, progress, runlog
+from simclr_jax import atomic_files, base, checkpoint, models, paths, progress, runlog
 from simclr_jax import config as config_lib
 from simclr_jax.interop import detect, foreign, torch_side, variables
 from simclr_jax.models import heads
@@ -90,6 +90,7 @@ def main(
 
 
 def _check_workdir(folder: pathlib.Path) -> None:
+    paths.check_plain(folder, flag="--workdir")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise base.InputError(
             f"--workdir must be a new folder or an empty one; {folder} holds something else. Choose another folder."

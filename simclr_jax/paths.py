@@ -60,6 +60,22 @@ def absolute(text: str, *, flag: str) -> str:
     return os.path.abspath(typed(text, flag=flag))
 
 
+def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
+    """Makes sure that checkpoints can be kept below a folder: Orbax takes its name for a pattern and loses their parts.
+
+    Raises:
+        base.InputError: the absolute path holds a letter that stands for others in patterns, or a backslash that is
+            not this system's separator.
+    """
+    whole = os.path.abspath(path)
+    found = [letter for letter in ("*", "?", "[", "\\") if letter in whole and letter != os.sep]
+    if found:
+        raise base.InputError(
+            f"{flag} must lie in folders without {' '.join(found)} in their names, which checkpoints do not bear; got "
+            f"{whole}. Choose another name."
+        )
+
+
 def typed_flags(values: Mapping[str, str | None]) -> dict[str, str | None]:
     """The values of a verb's flags, `typed` where they are paths.
 

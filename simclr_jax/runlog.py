@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from simclr_jax import atomic_files, base
+from simclr_jax import atomic_files, base, paths
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
 # What the system locks and what says who did: on Windows nobody else can read a locked file.
@@ -68,14 +68,14 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the workdir for this process; the system frees it however the process ends.
 
     Raises:
-        base.InputError: the folder cannot be written, or another process holds it.
+        base.InputError: the folder cannot be written or hold checkpoints, or another process holds it.
     """
+    paths.check_plain(workdir, flag="workdir")
     import filelock
 
+    atomic_files.make_folder(workdir, flag="workdir")
     held = filelock.FileLock(str(workdir / _LOCK))
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic_files.check_target(workdir / _HOLDER, flag="workdir")
         held.acquire(timeout=0)
     except filelock.Timeout as error:
         raise base.InputError(

@@ -79,6 +79,15 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert (target / "file").read_text() == "2" and os.listdir(tmp_path / "a") == ["run"]
 
 
+def test_a_folder_is_made_only_where_files_can_be_written(tmp_path, monkeypatch):
+    for _ in range(2):
+        atomic_files.make_folder(tmp_path / "a" / "b", flag="workdir")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    fail_with(errno.ENOSPC, monkeypatch)
+    assert "No space" in refused(atomic_files.make_folder, tmp_path / "a" / "c", flag="workdir")
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
 def test_a_folder_is_checked_without_making_it(tmp_path, monkeypatch):
     atomic_files.check_folder(tmp_path / "a" / "b", flag="--output")
     (tmp_path / "file").write_text("")

@@ -1,5 +1,6 @@
 """The program as a person meets it: its help, its exit status, and one line for a mistake."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -105,6 +106,56 @@ def test_a_mistake_in_a_process_of_its_own_shows_no_traceback(tmp_path):
         assert not done.stdout
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
     assert time.perf_counter() - start < 60
+
+
+def test_a_path_is_refused_before_anything_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needed = {"convert": ["--input=x.safetensors"], "export": ["--output=out"]}
+    for verb, spec in cli._VERBS.items():
+        for flag in {"workdir", "output", "input"} & spec.flags.keys():
+            words = ["--config=smoke"] * spec.with_config + ["--workdir=run"] * ("workdir" in spec.required)
+            for text in ("gs://b/a", "s3:/b", "a\nb", "~no.body/x"):
+                assert cli.main([verb, *words, *needed.get(verb, []), f"--{flag}={text}"]) == 2
+                out = capsys.readouterr().err
+                assert f"--{flag} must be a path" in out and out.count("\n") == 1, out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "shown"), [(errno.ENOSPC, "Make room"), (errno.EACCES, "Change the permissions")])
+def test_what_the_system_refuses_anywhere_is_one_line(capsys, monkeypatch, number, shown):
+    def fail(**arguments):
+        raise OSError(number, os.strerror(number), "/data/x.png")
+
+    monkeypatch.setattr("simclr_jax.preview.main", fail)
+    assert cli.main(["preview", "--config=smoke"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "/data/x.png" in said and shown in said
+    number = errno.EBADF  # a fault of the program stays visible
+    with pytest.raises(OSError):
+        cli.main(["preview", "--config=smoke"])
+
+
+def test_the_program_runs_without_what_only_posix_has(tmp_path):
+    """Every verb's module and a lock, with the modules hidden that Windows has not."""
+    code = """
+import signal, sys, os, pathlib, warnings
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"):
+    sys.modules[name] = None
+for owner, names in ((signal, ("SIGHUP", "SIGKILL", "SIGUSR1")), (os, ("sysconf", "fork", "getuid", "getpgid"))):
+    for name in names:
+        delattr(owner, name)
+import importlib
+from simclr_jax import __main__ as cli, runlog
+for verb in cli._VERBS:
+    importlib.import_module("simclr_jax." + verb)
+    assert cli.main([verb, "--help"]) == 0
+with runlog.lock(pathlib.Path(sys.argv[1])):
+    assert runlog.lock_holder(pathlib.Path(sys.argv[1])).startswith(str(os.getpid()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, capsys):

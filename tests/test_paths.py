@@ -41,3 +41,10 @@ def test_what_is_no_path_of_this_machine_is_refused_in_one_line(text):
         paths.typed(text, flag="--workdir")
     message = str(caught.value)
     assert message.startswith("--workdir must be a path") and message.isprintable() and len(message) < 300
+
+
+def test_a_folder_whose_name_would_lose_checkpoints_is_refused(tmp_path):
+    paths.check_plain(tmp_path / "a{b} %s é:#'&;$~ -x!(1)@^=+,", flag="workdir")
+    for name in ("a[1]", "a*", "a?/b", "a\\b"):
+        with pytest.raises(base.InputError, match="workdir must lie in folders without"):
+            paths.check_plain(tmp_path / name / "run", flag="workdir")

@@ -173,3 +173,10 @@ def test_scores_are_the_accuracies_of_the_log(tmp_path):
         for row in ({"step": 1, "loss": 1.0}, {"step": 2, "knn_accuracy": 0.25}, {"step": 4, "knn_accuracy": 0.5}):
             runlog.write_metrics(log, row)
     assert runlog.read_scores(tmp_path) == {2: 0.25, 4: 0.5}
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "what?"])
+def test_a_workdir_that_would_lose_its_checkpoints_is_refused_before_it_is_made(tmp_path, name):
+    with pytest.raises(base.InputError, match="workdir must lie in folders without"), runlog.lock(tmp_path / name):
+        pass
+    assert not list(tmp_path.iterdir())

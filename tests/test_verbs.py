@@ -1,6 +1,9 @@
 """Evaluate, report and preview on one small run, and features underneath them."""
 
+import errno
 import json
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +176,18 @@ def test_a_missing_checkpoint_or_run_is_one_line(workdir, tmp_path):
         evaluate.main(workdir=str(tmp_path), checkpoint="latest")
 
 
+def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(base.InputError, match=r"results\.json: No space left"):
+        evaluate.main(workdir=str(workdir), checkpoint="latest")
+    assert "pixels" in capsys.readouterr().out
+    with pytest.raises(base.InputError, match="--output must be a file that can be written"):
+        report.main(workdir=str(workdir), output=str(workdir / "full.html"))
+
+
 def test_preview_draws_the_asked_number_of_images(tmp_path):
     from PIL import Image
 
@@ -184,6 +199,22 @@ def test_preview_draws_the_asked_number_of_images(tmp_path):
         preview.main(config=settings(), output=str(target), num_images="many")
     with pytest.raises(base.InputError, match="existing folder"):
         preview.main(config=settings(), output=str(tmp_path / "no" / "views.png"), num_images="3")
+
+
+@pytest.mark.parametrize(("ending", "format"), [(".JPG", "JPEG"), (".webp", "WEBP")])
+def test_preview_writes_the_format_that_the_name_says(tmp_path, ending, format):
+    from PIL import Image
+
+    target = tmp_path / f"views{ending}"
+    assert preview.main(config=settings(), output=str(target), num_images="1") == 0
+    with Image.open(target) as picture:
+        assert picture.format == format
+
+
+@pytest.mark.parametrize("name", ["views", "views.gif", "views.png.", ".png/"])
+def test_preview_refuses_a_format_that_it_does_not_write(tmp_path, name):
+    with pytest.raises(base.InputError, match=r"--output must (end in one of .png, .jpg, .jpeg, .webp|name a file)"):
+        preview.main(config=settings(), output=f"{tmp_path}/{name}", num_images="1")
 
 
 def test_features_do_not_depend_on_the_batch_size_nor_on_the_padded_tail():
