@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/simclr-jax
+# Bytecode is kept: every process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-processes test-convert parity bench gpu-suite race recorded-runs gpu-memory aot aot-small lint clean
 
@@ -27,12 +29,13 @@ test: $(VENV)/.test
 
 # Tests that start several processes, some of which wait for each other, have the cores for themselves.
 test-all: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" --ignore=tests/test_processes.py
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" $(addprefix --ignore=,$(PROCESSES))
 	$(MAKE) test-processes
 
-# Several devices and two processes against one, and peers that are killed or stopped: about two minutes.
+# Several devices and two processes against one, and peers that are killed or stopped: about three minutes.
+PROCESSES = tests/test_sharding.py tests/test_processes.py
 test-processes: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "slow or not slow" tests/test_processes.py
+	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
 
 # Reads real TensorFlow checkpoints, where the full golden files are at hand; TensorFlow is large, so give it a VENV.
 test-convert: $(VENV)/.convert

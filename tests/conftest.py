@@ -4,12 +4,19 @@ import gc
 import importlib
 import os
 import sys
+import tempfile
 
 import pytest
 
+from tests.devices import QUICK_COMPILING
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests leave the user's cache of compiled programs alone; those of it name a folder of their own.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")
+# Tests leave the user's cache of compiled programs alone: all workers, and the processes that tests start, share one
+# that ends with the session, since the same programs come up in many tests.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _PROGRAMS = tempfile.TemporaryDirectory(prefix="simclr_jax_programs_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 
@@ -21,10 +28,44 @@ _STUBS = []
 def pytest_configure(config):
     """The fast tests compile with little effort, which is most of their time; with the slow ones, all do as users do.
 
-    What is computed is the same but for rounding. `XLA_FLAGS= make test` compiles as users do, too.
+    `XLA_FLAGS= make test` compiles as users do, too.
     """
     if config.option.markexpr == "not slow":
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        os.environ.setdefault("XLA_FLAGS", QUICK_COMPILING)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `few(n)`, n rows that lie evenly among all are fast and the others slow."""
+    rows = {}
+    for item in items:
+        if item.get_closest_marker("few"):
+            rows.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of_test in rows.values():
+        (num_fast,) = of_test[0].get_closest_marker("few").args
+        fast = {len(of_test) * number // num_fast for number in range(num_fast)}
+        for number, item in enumerate(of_test):
+            if number not in fast:
+                item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Python looks for garbage less often, and not among what was imported: a tenth of the time of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """The folder of a run of some steps on digits; what a test writes there, another one may find."""
+    from simclr_jax import config, train
+
+    short = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
+    settings, _ = config.parse_flags(["--config=smoke", *short], names={}, with_config=True)
+    folder = tmp_path_factory.mktemp("small_run")
+    assert train.main(config=settings.to_dict(), workdir=str(folder)) == 0
+    return folder
 
 
 _MOST_BYTES = 2.5e9  # the lower, the more is compiled again

@@ -70,6 +70,7 @@ def lowered(recipe, monkeypatch, encoder):
     return program.train_steps.lower(*arguments).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "encoder"),
     [("imagenet_resnet50", {"name": "resnet10"}), ("cifar10", {"name": "resnet10", "dtype": "float32"})],

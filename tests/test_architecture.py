@@ -1,6 +1,7 @@
 """The floors of the package, what may import what, and the size of files and functions."""
 
 import ast
+import functools
 import io
 import pathlib
 import subprocess
@@ -71,6 +72,12 @@ LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "te
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 
 
+@functools.cache
+def parse(path: pathlib.Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
 def room_of(path: pathlib.Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -90,7 +97,7 @@ def imports_of(path: pathlib.Path, *, at_import: bool = False) -> set[str]:
             for child in ast.iter_child_nodes(node):
                 yield from visit(child)
 
-    return set(visit(ast.parse(path.read_text())))
+    return set(visit(parse(path)))
 
 
 def ours(path: pathlib.Path) -> set[str]:
@@ -130,7 +137,7 @@ def test_configs_are_values_only(path):
 
 def test_every_module_and_test_has_a_docstring_and_there_are_no_utils():
     for path in [*FILES, *CONFIGS, *ROOT.glob("tests/**/test_*.py")]:
-        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what belongs in it"
+        assert ast.get_docstring(parse(path)), f"{path} does not say what belongs in it"
         assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.parts}
 
 
@@ -143,7 +150,7 @@ def what_is_too_long(path: pathlib.Path) -> list[str]:
     """The file, if it has more than 350 lines, and its functions of more than 40 lines of code."""
     source = path.read_text()
     found, code = ["the file"] * (source.count("\n") > 350), code_lines(source)
-    for function in functions(ast.parse(source)):
+    for function in functions(parse(path)):
         inner = [set(range(f.lineno, f.end_lineno + 1)) for f in functions(function) if f is not function]
         own = code & set(range(function.lineno, function.end_lineno + 1)) - set().union(*inner)
         if len(own) > 40:
@@ -190,7 +197,7 @@ def test_no_array_is_made_at_import(path):
             yield from calls(part)
 
     makers = ("jnp.", "jax.numpy.", "jax.random.")
-    assert not [name for name in calls(ast.parse(path.read_text())) if name.startswith(makers)]
+    assert not [name for name in calls(parse(path)) if name.startswith(makers)]
 
 
 def test_the_program_starts_without_tensorflow_torch_and_plotting():

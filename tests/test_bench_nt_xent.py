@@ -11,6 +11,7 @@ from benchmarks import bench_nt_xent, timing
 from tests import oracles
 
 
+@pytest.mark.slow
 def test_the_quick_run_prints_one_line_of_json_a_process_and_a_table():
     command = [sys.executable, "benchmarks/bench_nt_xent.py", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=timing.ROOT, timeout=200)

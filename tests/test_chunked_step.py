@@ -96,6 +96,7 @@ def _with_last(initial, chunks):
     return initial[0], {"last": jnp.zeros((B // chunks.num_chunks,), jnp.int32)}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("num_devices", "last"), [(1, [4, 5, 6, 7]), (2, [2, 3, 6, 7]), (4, [1, 3, 5, 7])])
 def test_every_device_keeps_its_rows_and_works_on_every_chunk(num_devices, last):
     method = make_toy_method(lambda z, batch, key: z)
@@ -103,6 +104,7 @@ def test_every_device_keeps_its_rows_and_works_on_every_chunk(num_devices, last)
     assert state["last"].tolist() == last
 
 
+@pytest.mark.slow  # compiled as users do: the quick compiler rounds the two programs differently
 def test_views_of_chunks_are_bit_for_bit_those_of_the_whole_batch():
     def embed(params, method_state, views, batch, key):
         return views * params["one"], method_state

@@ -18,6 +18,7 @@ def enabled(tmp_path, monkeypatch):
     """JAX as it is outside of the tests, and an empty home for caches."""
     before = {name: getattr(jax.config, name) for name in NAMES}
     jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     yield tmp_path
     for name, value in before.items():

@@ -150,6 +150,7 @@ def malformed_words(seed: int) -> list[str]:
     return words
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("start", range(0, 200, 50))
 def test_no_malformed_command_line_gets_past_the_parser_or_crashes_it(start):
     for seed in range(start, start + 50):
@@ -179,6 +180,7 @@ probe.label_fractions=(2.0,) probe.knn_votes=foo method.head_width=0 probe.label
 """.split()  # noqa: SIM905
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize("override", REFUSED)
 def test_a_value_that_no_run_can_have_is_refused_before_training(override):
     settings, _ = parse("--config=smoke", f"--config.{override}")

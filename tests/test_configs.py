@@ -56,7 +56,13 @@ def test_a_config_has_plain_values_of_the_default_type(name):
         assert reference is None or type(value) is type(reference), f"{section}.{key}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The network with the most kinds of layers.
+FAST = ("imagenet_v2",)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_config_builds_a_training_step(name):
     """By shapes alone: nothing is computed and no data are read."""
     settings = load(name)

@@ -68,6 +68,7 @@ def assert_as_recorded(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> 
         np.testing.assert_allclose(value, arrays[name], rtol=0, atol=TOLERANCE * np.abs(arrays[name]).max())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -256,6 +257,7 @@ def refusal(workdir: pathlib.Path, source: pathlib.Path, **flags) -> str:
     return str(error.value)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -149,6 +149,7 @@ def test_stablehlo_of_a_fresh_call_gives_our_features_at_any_batch_size(exported
 
 
 # ResNet-10 has the deep stem and the averaging shortcuts, only bottlenecks have the selective kernels as well.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_selective_kernels_have_stablehlo_and_flax_and_no_torch(tmp_path, capsys, name):
     trees = make_run(tmp_path / "run", name=name, width_multiplier=0.03125, sk_ratio=0.0625, stem="imagenet")
@@ -234,6 +235,7 @@ def test_an_earlier_export_is_replaced_whole(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other", "files": {}}', '{"files": 3}'])
 def test_a_folder_with_another_programs_card_is_not_replaced(tmp_path, content):
     make_run(tmp_path / "run", **THIN)
@@ -280,6 +282,7 @@ def test_what_is_printed_names_files_sizes_fingerprint_and_what_comes_next(expor
     assert f"simclr-jax evaluate --workdir={arguments['workdir']}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_documented_flax_and_stablehlo_lines_give_our_features(exported, monkeypatch):
     run, trees, target, _ = exported
     monkeypatch.chdir(target.parents[1])
@@ -291,6 +294,7 @@ def test_the_documented_flax_and_stablehlo_lines_give_our_features(exported, mon
         np.testing.assert_allclose(scope["h"], expected, rtol=0, atol=ROUNDING * np.abs(expected).max(), err_msg=text)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size", [16, 40])
 def test_the_documented_preprocessing_is_that_of_evaluation(tmp_path, monkeypatch, size):
     make_run(tmp_path / "run", size=size, **THIN)

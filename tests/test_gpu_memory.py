@@ -33,6 +33,7 @@ def test_the_search_stops_at_the_cap_and_where_nothing_fits():
     assert gpu_memory.search(lambda batch: False, start=30_000, unit=64) == (0, 64)
 
 
+@pytest.mark.slow
 def test_predictions_of_the_model_are_its_own_largest_batch():
     """The peak of the predicted batch is within the memory, that of the next is not; a resident split counts once."""
     case, memory = gpu_memory.CASES["CIFAR ResNet-18"], 20_000_000_000

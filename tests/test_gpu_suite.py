@@ -60,6 +60,7 @@ def test_the_settings_are_those_of_the_shipped_configs():
     assert settings.FILE.read_text() == settings.from_configs(), "run python benchmarks/gpu_suite.py --settings"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "expected"), [(settings.RESNET50, 11200.0), (settings.CIFAR, 143000.0)])
 def test_the_ceilings_on_an_h200_are_those_derived_by_hand(name, expected):
     # By hand the head and the last block's addition were left out or rounded: 2 % of ResNet-50's, less of ResNet-18's.

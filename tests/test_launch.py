@@ -293,7 +293,7 @@ class Store:
 
 
 @pytest.fixture
-def pair(monkeypatch):
+def pair(monkeypatch, capfd):
     """Two processes that share a store; the statuses with which they ended come into the list."""
     store, ended = Store(2), list[int]()
     monkeypatch.setattr(peers_lib, "_store", lambda: store)
@@ -304,6 +304,9 @@ def pair(monkeypatch):
     yield peers, ended
     for peer in peers:
         peer._left.set()
+    for thread in threading.enumerate():
+        if thread.name in ("peers", "watchdog"):
+            thread.join(20)  # they print, which must be while stderr is the test's
 
 
 def both(peers, act):
@@ -403,6 +406,7 @@ def test_a_store_that_does_not_answer_keeps_nobody_from_ending(pair, capfd, monk
 GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc] Read error: Connection reset by peer"
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [

@@ -152,6 +152,7 @@ def lars_run(variant: str, dtype: str):
     return history
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 @pytest.mark.parametrize("variant", LARS_VARIANTS)
 def test_lars_equals_the_reference(variant, dtype, tolerance):

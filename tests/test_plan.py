@@ -58,6 +58,7 @@ def test_flops_are_those_that_torchvision_publishes(imagenet):
     assert imagenet["counted"]["flops_per_example"] == pytest.approx(2 * 2 * (3 * macs - spared), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_steps_and_rates_are_those_of_the_papers(imagenet):
     assert imagenet["counted"]["num_steps"] == 1281167 * 100 // 4096 + 1
     rates = {rate["scaling"]: rate for rate in imagenet["counted"]["learning_rates"]}
@@ -68,6 +69,7 @@ def test_steps_and_rates_are_those_of_the_papers(imagenet):
 
 
 # Statistics of groups cannot be folded.
+@pytest.mark.few(1)
 @pytest.mark.parametrize("plain", [{"bn_group": "device"}, {"folded_bn": False}], ids=str)
 def test_the_roofline_is_the_one_derived_by_hand(imagenet, plain):
     """11.2 thousand views a second for a plain ResNet-50 on an H200, by a per-layer table that counts edges otherwise.
@@ -93,6 +95,7 @@ def network():
     return plan.measure(config, plan.data_shape(config, hardware.find("h200")), kind="h200")[0]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("kind", "images", "expected"),
     [

@@ -8,8 +8,6 @@ import pytest
 
 from simclr_jax import base, config, data, evaluate, features, pretrained, preview, probes, sharding, train
 
-SMALL = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
-
 
 def settings(*words: str) -> dict:
     parsed, _ = config.parse_flags(list(words), names={}, with_config=True)
@@ -17,11 +15,9 @@ def settings(*words: str) -> dict:
     return parsed.to_dict()
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrained")
-    assert train.main(config=settings("--config=smoke", *SMALL), workdir=str(folder)) == 0
-    return folder
+@pytest.fixture
+def workdir(small_run):
+    return small_run
 
 
 def finetune(workdir, *words: str) -> dict:
@@ -63,9 +59,8 @@ def test_a_run_that_is_none_is_refused_in_one_line(tmp_path):
         pretrained.inherit(finetune(tmp_path))
 
 
-def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp_path):
-    folder = tmp_path / "tuned"
-    asked = finetune(
+def of_half_the_labels(workdir) -> dict:
+    return finetune(
         workdir,
         "--config.split.label_fraction=0.5",
         "--config.train.num_epochs=12",
@@ -76,6 +71,10 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
         "--config.augment.min_area=0.5",
         "--config.train.evaluate_every_epochs=0.0",
     )
+
+
+def test_fine_tuning_starts_from_the_weights_and_half_the_labels(workdir):
+    asked = of_half_the_labels(workdir)
     run = train.build(pretrained.inherit(asked))
     whole = config.call(data.load_split, pretrained.inherit(asked), "data", split="train")
     rows = probes.label_subset(whole.labels, 0.5)
@@ -90,6 +89,10 @@ def test_fine_tuning_starts_from_the_weights_and_learns_the_classes(workdir, tmp
     expected_statistics = leaves(method_state["batch_stats"]["encoder"])
     assert all((value == expected_statistics[name]).all() for name, value in statistics.items())
 
+
+@pytest.mark.slow
+def test_fine_tuning_learns_the_classes(workdir, tmp_path):
+    asked, folder = of_half_the_labels(workdir), tmp_path / "tuned"
     assert train.main(config=asked, workdir=str(folder)) == 0
     _, params, method_state = features.load_variables(folder, which="latest")
     test_set = config.call(data.load_split, pretrained.inherit(asked), "data", split="test")

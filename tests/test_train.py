@@ -134,6 +134,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whol
     assert len(other) == len(dict(other)) and set(other) == {(step, loss) for step, loss in one if step != 11}
 
 
+@pytest.mark.slow
 def test_chunks_group_norm_and_streaming_train_together(tmp_path):
     overrides = ["--config.train.num_chunks=4", "--config.encoder.norm=group", "--config.encoder.remat=blocks"]
     streamed = ["--config.train.max_resident_gigabytes=1e-6", "--config.train.num_epochs=0.3"]
@@ -167,6 +168,7 @@ def test_an_unlabelled_folder_trains_without_probes(tmp_path):
     assert not any("knn_accuracy" in row for row in runlog.read_metrics(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_a_schedule_of_its_own(whole, tmp_path):
     longer = shutil.copytree(whole, tmp_path / "run")
     more = ["--config.train.num_epochs=1.4", "--config.schedule.restart_epochs=(1.0,)"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax import base, config, data, evaluate, features, models, preview, report, runlog, sharding, splits, train
+from simclr_jax import base, config, data, evaluate, features, models, preview, report, runlog, sharding, splits
 
 OVERRIDES = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
 
@@ -21,11 +21,9 @@ def settings(*overrides: str) -> dict:
     return parsed.to_dict()
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    assert train.main(config=settings(), workdir=str(folder)) == 0
-    return folder
+@pytest.fixture
+def workdir(small_run):
+    return small_run
 
 
 def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(workdir, capsys):
@@ -79,6 +77,7 @@ def give(monkeypatch):
 UNLABELLED = {"labels": [-1], "class_names": ()}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("train", "test", "said"),
     [
@@ -136,6 +135,7 @@ def test_a_classifier_is_scored_on_labelled_images_by_what_can_fail(monkeypatch,
     assert not evaluate.has_classifier(params, test_set._replace(class_names=("a", "b", "c")))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("labels", [[0, 1, -1], None])
 def test_the_report_of_a_run_without_a_test_split_is_of_its_training_images(workdir, give, labels, tmp_path, capsys):
     """Labelled in part, or not at all; the class of an image is not told by the image itself."""
@@ -176,11 +176,14 @@ def test_a_missing_checkpoint_or_run_is_one_line(workdir, tmp_path):
         evaluate.main(workdir=str(tmp_path), checkpoint="latest")
 
 
-def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, capsys, monkeypatch):
+def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, give, capsys, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    monkeypatch.setattr(evaluate, "collect_features", lambda *_, **sets: {"pixels": (h, h)})
+    give({"labels": [0, 1]}, {"labels": [0, 1]})
     with pytest.raises(base.InputError, match=r"results\.json: No space left"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
     assert "pixels" in capsys.readouterr().out

@@ -161,6 +161,7 @@ def test_hue_and_saturation_equal_colorsys_inside_the_unit_cube():
         np.testing.assert_allclose(color.adjust_saturation(jnp.asarray(pixels), value)[:, 0], expected, atol=2e-6)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation_keeps_shape_and_dtype_and_vectorises(operation):
     adjust = OPERATIONS[operation][0]
@@ -173,6 +174,7 @@ def test_operation_keeps_shape_and_dtype_and_vectorises(operation):
     assert adjust(images[0].astype(jnp.bfloat16), 0.3).dtype == jnp.bfloat16
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("operation", WITH_CHANNEL_AXIS)
 @pytest.mark.parametrize("axis", [0, 1, -2])
 def test_operation_takes_channels_on_any_axis(operation, axis):

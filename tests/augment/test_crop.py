@@ -248,6 +248,7 @@ def _many_boxes(key, height, width):
     return jnp.stack(jax.vmap(lambda k: crop.draw_crop_box(k, height=height, width=width))(keys), axis=1)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", golden.load("random_crop_stats")["case_names"])
 def test_crop_boxes_are_distributed_as_the_references(case):
     arrays = golden.load("random_crop_stats")

@@ -61,6 +61,7 @@ def _scripted_draws(arrays):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("loop", ["map", "vmap"])
 def test_views_from_given_draws_equal_the_reference(loop):
     arrays = golden.load("augment_scripted")
@@ -115,7 +116,7 @@ def _check_view_distribution(case, num_views):
         np.testing.assert_allclose(made.mean(axis=1), arrays[f"{case}/mean_image"], atol=0.07)
 
 
-@pytest.mark.parametrize("case", ["size32_strength1_blur0", "size64_strength1_blur1"])
+@pytest.mark.parametrize("case", ["size32_strength1_blur0"])
 def test_views_are_distributed_as_the_references(case):
     _check_view_distribution(case, 1500)
 
@@ -174,6 +175,7 @@ def test_one_view_equals_its_place_in_the_batch():
     np.testing.assert_allclose(view, APPLY(IMAGES, draws)[3, 1], atol=REORDERED)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size, canvas", [(SIZE, (50, 60)), (96, (130, 110))])
 def test_map_and_vmap_give_the_same_views(size, canvas):
     images = _pictures(6, *canvas)
@@ -270,6 +272,7 @@ def test_eval_view_equals_the_reference(loop):
         np.testing.assert_allclose(ours[0][rows], arrays[f"eval/{case}/output_{resize}"], rtol=0, atol=2e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", ["333x500_to_224", "500x375_to_224", "256x256_to_224"])
 def test_eval_view_of_large_images_has_the_references_mean_and_deviation(case):
     arrays = golden.load("crop_resize")

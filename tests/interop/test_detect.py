@@ -11,16 +11,21 @@ from simclr_jax.models import resnet
 
 CASES = [
     {"name": "resnet10", "width_multiplier": 0.0625, "stem": "cifar"},
-    {"name": "resnet18", "width_multiplier": 2.0},
     {"name": "resnet18", "padding": "torchvision"},
-    {"name": "resnet34", "width_multiplier": 0.25, "sk_ratio": 0.0625},
-    {"name": "resnet34", "width_multiplier": 0.5, "se_ratio": 0.25},
-    {"name": "resnet50", "width_multiplier": 4.0, "padding": "torchvision"},
     {"name": "resnet50", "width_multiplier": 0.03125, "sk_ratio": 0.0625},
-    {"name": "resnet50", "sk_ratio": 0.25},
-    pytest.param({"name": "resnet50", "stem": "cifar", "sk_ratio": 0.0625}, marks=pytest.mark.slow),
-    pytest.param({"name": "resnet50", "width_multiplier": 0.1, "se_ratio": 0.0625}, marks=pytest.mark.slow),
-    pytest.param({"name": "resnet101", "width_multiplier": 3.0, "sk_ratio": 0.0625}, marks=pytest.mark.slow),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in [
+            {"name": "resnet18", "width_multiplier": 2.0},
+            {"name": "resnet34", "width_multiplier": 0.25, "sk_ratio": 0.0625},
+            {"name": "resnet34", "width_multiplier": 0.5, "se_ratio": 0.25},
+            {"name": "resnet50", "width_multiplier": 4.0, "padding": "torchvision"},
+            {"name": "resnet50", "sk_ratio": 0.25},
+            {"name": "resnet50", "stem": "cifar", "sk_ratio": 0.0625},
+            {"name": "resnet50", "width_multiplier": 0.1, "se_ratio": 0.0625},
+            {"name": "resnet101", "width_multiplier": 3.0, "sk_ratio": 0.0625},
+        ]
+    ),
 ]
 DEFAULTS = {"width_multiplier": 1.0, "stem": "imagenet", "sk_ratio": 0.0, "se_ratio": 0.0, "padding": "reference"}
 

@@ -94,6 +94,7 @@ def torchvision_state(*, projection_first: bool = False) -> dict[str, np.ndarray
     return state | {"bn1.num_batches_tracked": np.zeros((), np.int64)}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("prefix", ["", "module.", "online_encoder.net."])
 def test_torchvisions_names_are_found_behind_any_prefix(prefix):
     state = torchvision_state()

@@ -50,7 +50,13 @@ def shapes_of(arrays) -> Shapes:
     return {name: value.shape for name, value in arrays.items()}
 
 
-@pytest.mark.parametrize("name", models.ENCODERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("resnet18", "resnet50") else pytest.param(name, marks=pytest.mark.slow)
+        for name in models.ENCODERS
+    ],
+)
 def test_names_are_bijective_for_every_encoder(name):
     # Thin: the layouts are turned for real, and ResNet-200 is large.
     ours = stand_ins(name, width_multiplier=0.0625)

@@ -42,7 +42,14 @@ def test_unflatten_is_the_inverse_of_flatten(to):
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(back))
 
 
-@pytest.mark.parametrize(("name", "ratio"), [*((name, 0.0) for name in models.ENCODERS), ("resnet50", 0.0625)])
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [
+        ("resnet18", 0.0),
+        ("resnet50", 0.0625),
+        *(pytest.param(name, 0.0, marks=pytest.mark.slow) for name in models.ENCODERS if name != "resnet18"),
+    ],
+)
 def test_every_encoder_has_one_name_per_variable(name, ratio):
     encoder = models.make_encoder(name, sk_ratio=ratio, se_ratio=ratio)
     images = jnp.zeros((2, 32, 32, 3), jnp.float32)

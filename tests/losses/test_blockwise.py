@@ -81,6 +81,7 @@ def check_golden(case: str, *, dtype: str, tolerance: dict[str, float]) -> None:
     dense.check_gradient(case, 2 * gradient.swapaxes(0, 1).reshape(-1, z.shape[-1]), tolerance["gradient"])
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", dense.CASES_FLOAT32)
 def test_blockwise_equals_the_reference_in_float32(case):
     gradient = 1e-5 if "identical" in case else 2e-5
@@ -101,6 +102,7 @@ def test_blockwise_equals_the_reference_in_float64(case):
         check_golden(case, dtype="float64", tolerance={"loss": 1e-10, "entropy": 1e-10, "gradient": 1e-10})
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("temperature", [0.005, 0.03, 0.1, 100.0])
 def test_blockwise_equals_the_dense_form_in_float64(temperature):
     z = draw(0, SHAPE, alike=0.3)
@@ -115,6 +117,7 @@ def test_blockwise_equals_the_dense_form_in_float64(temperature):
     assert -1e-12 <= metrics["contrastive_entropy"] - expected_metrics["contrastive_entropy"] <= 1.1e-7
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("alike", [0.0, 0.6])
 def test_float32_is_within_the_stated_error_of_float64(alike):
     """At T >= 0.1 and up to 1024 images: loss 2e-7 relative, gradient 2e-6 of its largest entry."""
@@ -126,6 +129,7 @@ def test_float32_is_within_the_stated_error_of_float64(alike):
     assert metrics["contrastive_accuracy"] == pytest.approx(expected_metrics["contrastive_accuracy"], abs=1e-6)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("temperature", [0.005, 0.01, 0.02, 0.03, 0.05, 1.0, 100.0])
 @pytest.mark.parametrize("alike", [0.0, 0.9])
 def test_any_temperature_keeps_the_digits_that_float32_logits_have(temperature, alike):
@@ -183,6 +187,7 @@ def test_zero_rows_stay_zero_and_keep_the_loss_right(temperature):
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("batch_size", "block_size"), [(2, 1), (5, 7), (8, 4), (11, 3)])
 @pytest.mark.parametrize("normalize", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_blockwise_equals_the_loop_over_anchors_for_any_tile(batch_size, block_size, normalize):

@@ -78,6 +78,7 @@ def test_nt_xent_equals_the_reference_in_float32(case):
     check_gradient(case, gradient, 2e-5 if "identical" not in case else 1e-5)
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("case", CASES)
 def test_nt_xent_equals_the_reference_in_float64(case):
     temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
@@ -253,6 +254,7 @@ def weighted_value_and_gradient(z, temperature, weights):
     return jax.value_and_grad(total)(z)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("case", WEIGHTED)
 def test_weighted_nt_xent_equals_the_first_reference_code(case, dtype, tolerance):
@@ -267,6 +269,7 @@ def test_weighted_nt_xent_equals_the_first_reference_code(case, dtype, tolerance
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("case", [c for c in CASES if f"nt_xent_tf1_loss/{c}" in TF1])
 def test_nt_xent_equals_the_first_reference_code(case):
     loss, _, _ = evaluate(

@@ -32,6 +32,7 @@ def test_shapes_of_the_activations_are_known_before_anything_runs():
         assert [leaf.shape for leaf in activations] == [(2, width) for width in widths]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("train", [False, True])
 def test_layers_that_are_not_used_change_nothing(train):
     images = jnp.asarray(VIEWS[:, 0])

@@ -191,6 +191,7 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
         np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-5 * largest)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("norm", ["group", "frozen"])
 def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
     method = make_method(name, norm)

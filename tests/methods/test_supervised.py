@@ -42,6 +42,7 @@ def avals(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("selector", "layers", "width"), [(0, 0, 16), (1, 1, 16), (2, 2, 16), (3, 3, 5), (-1, 3, 5)])
 def test_the_layers_in_front_of_the_classifier_exist_as_in_a_pretrained_run_and_no_others(selector, layers, width):
     params, state = shapes(supervised.make_supervised(ENCODER, num_classes=7, selector=selector, **HEAD))
@@ -87,6 +88,7 @@ def gradient_of(selector: int):
     return params, state, *jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("selector", [0, 1, -1])
 def test_everything_that_exists_is_trained(selector):
     _, state, (_, (_, new_state)), gradient = gradient_of(selector)
@@ -97,6 +99,7 @@ def test_everything_that_exists_is_trained(selector):
     assert all(moved)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("selector", [0, 1, -1])
 def test_logits_are_a_linear_map_of_the_selected_activation_of_the_whole_head(selector):
     params, state, (loss, (outputs, _)), _ = gradient_of(selector)

@@ -34,8 +34,15 @@ def near(ours, expected, tolerance):
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-6)])
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "parts"),
+    [
+        ("float64", 1e-12, 1),
+        ("float32", 3e-6, 4),
+        pytest.param("float64", 1e-12, 4, marks=pytest.mark.slow),
+        pytest.param("float32", 3e-6, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_folded_convolution_equals_the_two_operations_and_their_gradients(dtype, tolerance, parts):
     with jax.enable_x64(True):
         wide = inputs("float64")
@@ -58,6 +65,7 @@ def test_a_folded_convolution_equals_the_two_operations_and_their_gradients(dtyp
             near(found, value, tolerance)
 
 
+@pytest.mark.slow
 def test_a_folded_convolution_of_bfloat16_is_as_near_as_the_two_operations_are():
     a, kernel, scale, bias, cotangent = inputs("float32", shape=(16, 7, 7), narrow=64, wide=256)
     a = jnp.asarray(a, jnp.bfloat16)
@@ -72,6 +80,7 @@ def test_a_folded_convolution_of_bfloat16_is_as_near_as_the_two_operations_are()
     assert gradient.dtype == jnp.bfloat16 and np.all(np.isfinite(np.asarray(gradient, np.float32)))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-6)])
 @pytest.mark.parametrize("parts", [1, 4])
 def test_normalize_relu_equals_its_definition_and_gradient(dtype, tolerance, parts):
@@ -103,6 +112,7 @@ def test_relu_has_the_values_and_the_gradient_of_jax():
     np.testing.assert_array_equal(pull_back(x + 1)[0], jax_back(x + 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [1, 2])
 def test_a_block_in_bfloat16_is_as_near_to_float32_folded_as_it_is_plain(strides):
     """Values, statistics and all gradients. In two groups of the same rows a BatchNorm cannot be folded."""

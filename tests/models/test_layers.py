@@ -23,6 +23,7 @@ def window_reduction(x, padding):
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *padding, (0, 0)))
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("values", ["distinct", "with ties"])
 @pytest.mark.parametrize("padding", ["same", "all sides"])
@@ -92,6 +93,7 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
 
 
 # All images at once, one after the other, and one after the other in three parts.
+@pytest.mark.few(9)
 @pytest.mark.parametrize(("cached_bytes", "parts"), [(2**20, 1), (1, 1), (1, 3)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "size"),

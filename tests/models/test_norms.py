@@ -30,6 +30,7 @@ def test_groups_divide_the_channels(num_channels):
     assert num_channels % groups == 0 and (groups == 1 or num_channels // groups >= 16)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("shape", [(3, 4, 5, 32), (3, 64), (2, 1, 1, 20)])
 def test_group_norm_equals_loops_in_float64_and_flax(shape):
     x = normal(shape)
@@ -78,8 +79,15 @@ def test_frozen_batch_norm_normalises_by_its_averages_keeps_them_and_trains_scal
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(6, 3, 2, 4), (6, 4)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((6, 3, 2, 4), "float32"),
+        ((6, 4), "bfloat16"),
+        pytest.param((6, 3, 2, 4), "bfloat16", marks=pytest.mark.slow),
+        pytest.param((6, 4), "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_batch_norm_in_groups_equals_each_group_by_itself(shape, dtype):
     x = normal(shape).astype(dtype)
     one, three = (norms.make_norm(dtype, True, norms.Norm("batch", groups))() for groups in (1, 3))
@@ -141,6 +149,7 @@ _GROUPS = """
 """
 
 
+@pytest.mark.slow
 def test_batch_norm_per_device_needs_no_communication():
     over_all, per_device = map(int, run_on_devices(2, _GROUPS).split())
     assert over_all > 0 and per_device == 0
@@ -150,6 +159,7 @@ def tiny(**fields):
     return resnet.ResNet(resnet.BasicBlock, (2,), width_multiplier=1 / 8, stem="cifar", **fields)
 
 
+@pytest.mark.slow
 def test_blocks_run_again_give_the_same_gradient_and_keep_less():
     images = normal((4, 16, 16, 3))
     plain, again = tiny(), tiny(remat="blocks")
@@ -176,6 +186,7 @@ def test_blocks_run_again_give_the_same_gradient_and_keep_less():
     assert 2.5 * kept(again) < kept(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lars", "sgd"])
 def test_group_norm_is_excluded_from_decay_as_batch_norm_is(name):
     """Its scales and biases have the same paths: an update with a gradient of zero leaves them where they are."""

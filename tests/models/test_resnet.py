@@ -101,13 +101,13 @@ def slow_but(table: dict, *fast: str) -> list:
     return [pytest.param(file, marks=[] if file in fast else [pytest.mark.slow]) for file in table]
 
 
-@pytest.mark.parametrize("file", slow_but(SMALL, "resnet_r18_cifar_32", "resnet_r50_imagenet_64"))
+@pytest.mark.parametrize("file", slow_but(SMALL, "resnet_r18_cifar_32"))
 def test_encoder_equals_the_reference_in_float64(file):
     name, arguments, _ = SMALL[file]
     check_float64(golden.load(file), name, arguments)
 
 
-@pytest.mark.parametrize("file", slow_but(SMALL, "resnet_r18_imagenet_64"))
+@pytest.mark.parametrize("file", slow_but(SMALL))
 def test_encoder_equals_the_reference_in_float32(file):
     check_float32(golden.load(file), *SMALL[file])
 
@@ -202,10 +202,8 @@ HASHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("arguments", "size", "batch", "groups", "moments", "first"),
-    [HASHED[1], *(pytest.param(*row, marks=pytest.mark.slow) for row in [HASHED[0], *HASHED[2:]])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "size", "batch", "groups", "moments", "first"), HASHED)
 def test_encoder_equals_recorded_values_with_hashed_weights(arguments, size, batch, groups, moments, first):
     np.testing.assert_allclose(hash_fill((4,), 9999), [0.41637058, -0.19893406, 0.15578286, -0.38988148], atol=1e-8)
     encoder = models.make_encoder("resnet50", **arguments)
@@ -266,7 +264,10 @@ COUNTS = [
 
 COUNTS = [(*row, 0.0)[:7] for row in COUNTS]
 COUNT_CASES = [
-    row if row[1] == 1 and row[2] == "imagenet" else pytest.param(*row, marks=pytest.mark.slow) for row in COUNTS
+    row
+    if row[0] in ("resnet18", "resnet50") and row[1:3] == (1, "imagenet")
+    else pytest.param(*row, marks=pytest.mark.slow)
+    for row in COUNTS
 ]
 
 
@@ -305,6 +306,7 @@ def test_eval_mode_treats_rows_independently_and_leaves_the_statistics_alone():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     images = jnp.asarray(np.random.default_rng(0).random((4, 16, 16, 3), np.float32))
     results = {}

@@ -28,6 +28,12 @@ SHAPES = [
 ]
 # (images that fit into the cache, parts): at once, one by one, and in groups of two that do not divide a part of three.
 GROUPINGS = {"at once": (N, 1), "one by one": (1, 1), "parts": (N, 2), "parts filled up": (2, 2)}
+# Every shape in one grouping at least, every grouping with some shapes.
+CASES = [
+    pytest.param(*shape, name, marks=[] if row % len(GROUPINGS) == column else [pytest.mark.slow])
+    for row, shape in enumerate(SHAPES)
+    for column, name in enumerate(GROUPINGS)
+]
 
 
 def by_loops(x, kernel, cotangent, strides):
@@ -56,8 +62,7 @@ def check(ours, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(np.abs(b).max(), 1))
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize(("kernel_size", "strides", "lengths"), SHAPES)
+@pytest.mark.parametrize(("kernel_size", "strides", "lengths", "grouping"), CASES)
 def test_products_over_taps_equal_float64_loops(kernel_size, strides, lengths, grouping, monkeypatch):
     arrays = draw(kernel_size, strides, lengths)
     images, parts = GROUPINGS[grouping]

@@ -262,6 +262,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("field", SECTIONS)
 def test_what_is_absent_is_left_out_and_the_rest_stays(field, short):
     section, nothing = SECTIONS[field]
@@ -272,19 +273,25 @@ def test_what_is_absent_is_left_out_and_the_rest_stays(field, short):
     assert {"href": f"#{section}"} not in parsed.all("a")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("field", "nothing"),
     [
-        ("config", None),
         ("config", {}),
         ("environment", None),
-        ("environment", {}),
-        ("data", None),
-        ("data", {}),
-        ("timing", None),
-        ("timing", {}),
+        *(
+            pytest.param(field, nothing, marks=pytest.mark.slow)
+            for field, nothing in [
+                ("config", None),
+                ("environment", {}),
+                ("data", None),
+                ("data", {}),
+                ("timing", None),
+                ("timing", {}),
+                ("chance", None),
+            ]
+        ),
         ("collapse_value", None),
-        ("chance", None),
         ("views", np.zeros((0, 3, 8, 8, 3), np.uint8)),
         ("embedding", page.Embedding(np.zeros((0, 2)))),
         ("confusion", page.Confusion(np.zeros((3, 3), int))),
@@ -357,6 +364,7 @@ def test_partly_labelled_data_mark_what_is_known_and_name_the_rest():
     assert "Map of the training images" in parsed.text and "test images;" not in parsed.text
 
 
+@pytest.mark.slow
 def test_neighbours_are_also_judged_over_many_test_images():
     report = contents()
     near = dataclasses.replace(report.neighbors, match_rates=(0.431, 0.297), num_matched=1000)
@@ -378,6 +386,7 @@ def test_every_view_is_shown_once(views):
     assert len(render(report)[1].all("img")) == 3 * views
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_shown_and_never_obeyed(text, short):
     rows = [{**row, "protocol": text} for row in probe_rows()[3:4]]
@@ -408,6 +417,7 @@ def test_an_address_in_the_config_is_only_text():
     assert "https://example.org/a.zip" in parsed.text
 
 
+@pytest.mark.slow
 def test_page_of_a_realistic_run_is_below_five_megabytes():
     names = [f"class number {index}" for index in range(100)]
     report = contents(classes=names, points=3000, side=64, found=8, shown=12, steps=5000)

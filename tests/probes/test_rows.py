@@ -17,6 +17,7 @@ def _features(num_train=240, num_test=90, width=6, num_classes=3):
     return (features[:num_train], features[num_train:]), labels[:num_train], labels[num_train:]
 
 
+@pytest.mark.slow
 def test_probe_rows_has_one_row_per_features_share_and_probe():
     features, train_labels, test_labels = _features()
     rows = probes.probe_rows({"simclr": features, "noise": features}, train_labels, test_labels, num_classes=3)

@@ -154,6 +154,7 @@ def recorder(salt: int) -> tuple[dict, oracle.Weight]:
 HEADS = [(1, 5, 3, 2), (2, 12, 7, 4), (3, 6, 33, 5), (4, 9, 1, 3)]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("num_layers", "dim", "out_dim", "rows"), HEADS)
 def test_projection_heads_of_other_widths_equal_float64(num_layers, dim, out_dim, rows):
     salt = 100 + num_layers
