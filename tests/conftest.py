@@ -58,13 +58,22 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """The folder of a run of some steps on digits; what a test writes there, another one may find."""
+    """The folder of a run of some steps on digits; what a test writes there, another one may find.
+
+    One for all workers: the first one trains, and the others wait for it.
+    """
+    import filelock
+
     from simclr_jax import config, train
 
     short = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
     settings, _ = config.parse_flags(["--config=smoke", *short], names={}, with_config=True)
-    folder = tmp_path_factory.mktemp("small_run")
-    assert train.main(config=settings.to_dict(), workdir=str(folder)) == 0
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small_run"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "trained").exists():
+            assert train.main(config=settings.to_dict(), workdir=str(folder)) == 0
+            (folder / "trained").touch()
     return folder
 
 

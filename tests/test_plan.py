@@ -171,6 +171,7 @@ def test_small_sets_lie_on_the_device_and_imagenet_is_streamed(imagenet):
     assert data.describe_split("digits", "train") == (len(built_in.images), 10, built_in.images.shape[1])
 
 
+@pytest.mark.slow
 def test_the_page_is_readable_and_keeps_the_kinds_of_numbers_apart(imagenet, tmp_path, capsys):
     start = time.perf_counter()
     words = ["plan", "--config=imagenet_resnet50", "--devices=64", "--compiler=none", f"--output={tmp_path}/plan.json"]

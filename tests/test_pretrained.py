@@ -101,6 +101,7 @@ def test_fine_tuning_learns_the_classes(workdir, tmp_path):
     assert scores["top_5"] > scores["top_1"] > 0.8
 
 
+@pytest.mark.slow
 def test_weights_of_another_shape_are_named_in_one_line(workdir):
     run = train.build(pretrained.inherit(finetune(workdir)))
     state = sharding.jit_once(run.init, run.mesh)()

@@ -143,6 +143,7 @@ def test_chunks_group_norm_and_streaming_train_together(tmp_path):
     assert len(rows) > 5 and np.isfinite(rows).all()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tmp_path, capsys):
     overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
     assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train.EXIT_DIVERGED

@@ -77,7 +77,7 @@ def give(monkeypatch):
 UNLABELLED = {"labels": [-1], "class_names": ()}
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("train", "test", "said"),
     [
@@ -204,6 +204,7 @@ def test_preview_draws_the_asked_number_of_images(tmp_path):
         preview.main(config=settings(), output=str(tmp_path / "no" / "views.png"), num_images="3")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("ending", "format"), [(".JPG", "JPEG"), (".webp", "WEBP")])
 def test_preview_writes_the_format_that_the_name_says(tmp_path, ending, format):
     from PIL import Image
@@ -220,6 +221,7 @@ def test_preview_refuses_a_format_that_it_does_not_write(tmp_path, name):
         preview.main(config=settings(), output=f"{tmp_path}/{name}", num_images="1")
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch_size_nor_on_the_padded_tail():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (13, 8, 8, 3), np.uint8)

@@ -197,6 +197,7 @@ def _attempt_oracle(aspect, u, height, width):
     return (h, w) if inside and h * w >= 0.1 * area else None
 
 
+@pytest.mark.slow
 def test_crop_attempts_equal_float64_loops():
     rng = np.random.default_rng(0)
     shapes = [(32, 32), (375, 500), (500, 375), (33, 7), (1, 1), (2, 3), (224, 1000), (96, 95)]

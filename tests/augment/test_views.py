@@ -116,6 +116,7 @@ def _check_view_distribution(case, num_views):
         np.testing.assert_allclose(made.mean(axis=1), arrays[f"{case}/mean_image"], atol=0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["size32_strength1_blur0"])
 def test_views_are_distributed_as_the_references(case):
     _check_view_distribution(case, 1500)

@@ -46,6 +46,7 @@ def test_linear_predicts_as_scikit_learn_at_the_chosen_strength():
     assert probe.predictions.dtype == np.int32
 
 
+@pytest.mark.slow
 def test_linear_chooses_the_strength_that_is_best_on_held_out_training_rows():
     train, labels, test, _ = _data(num_train=120, width=60, spread=3.0)
     probe = probes.linear(train, labels, test, num_classes=4)
