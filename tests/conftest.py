@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _PROGRAMS = tempfile.TemporaryDirectory(prefix="simclr_jax_programs_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)  # with a bound, entries are read and written under a lock
 
 import jax
 
