@@ -42,11 +42,11 @@ STEMS, SIZES = ("cifar", "imagenet"), (32, 48, 64, 96, 128, 160, 192, 224)
 NETWORKS = ("resnet18", "resnet50")
 
 
-def batch_size_of(name: str, width: float, stem: str, size: int) -> int:
+def batch_size_of(name: str, width: float, stem: str, size: int, *, least: int = 4) -> int:
     """Images of a step: a power of two, so that one takes a second or a few."""
     pixels = size * size // (4 if stem == "imagenet" else 1)
     most = FIRST_LAYER / (pixels * 64 * width) / (4 if name in ("resnet50", "resnet101", "resnet152") else 1)
-    return int(2 ** np.clip(np.floor(np.log2(most)), 2, 8))
+    return int(2 ** np.clip(np.floor(np.log2(most)), np.log2(least), 8))
 
 
 def shipped_cases() -> dict[str, Case]:
@@ -66,7 +66,9 @@ def shipped_cases() -> dict[str, Case]:
 CASES = shipped_cases()
 # What `step_table` asks for.
 GRID = {
-    f"{name}, {stem} stem, {size} px": Case(name, 1.0, stem, size, min(batch_size_of(name, 1.0, stem, size), 32))
+    f"{name}, {stem} stem, {size} px": Case(
+        name, 1.0, stem, size, min(batch_size_of(name, 1.0, stem, size, least=2), 32)
+    )
     for name in NETWORKS
     for stem in STEMS
     for size in SIZES

@@ -27,7 +27,7 @@ OURS, THEIRS = bench_train_step.PROGRAM.implementations
 def measure(case: str, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """The results of both implementations, or of ours alone."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"--case={case}", f"--facts={folder}/facts", "--repeats=2"]
+        words = [f"--case={case}", f"--facts={folder}/facts", "--repeats=1"]
         jobs = [
             timing.Job(name, [timing.python_or_this(python), bench_train_step.__file__, f"--worker={name}", *words])
             for name, python in ((OURS, None), (THEIRS, options.peers_python))

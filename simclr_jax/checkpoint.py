@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from simclr_jax import base, tree_digests
+from simclr_jax import base, paths, tree_digests
 
 Checkpoints: TypeAlias = ocp.CheckpointManager
 
@@ -57,8 +57,10 @@ def open_checkpoints(
         read_only: nothing below the folder is touched, not even what another process has half written.
 
     Raises:
-        base.InputError: `keep` is below 1, or what was saved last could not be written.
+        base.InputError: `keep` is below 1, Orbax would take the folder's name for a pattern, or what was saved last
+            could not be written.
     """
+    paths.check_plain(folder, flag="workdir")
     if keep < 1:
         raise base.InputError(f"train.keep_checkpoints must be at least 1; got {keep}. Use 1 or more.")
     policy = checkpoint_managers.AnyPreservationPolicy(

@@ -253,7 +253,7 @@ def _summary(
         f"data {config['data']['name']}",
     ]
     lines += [f"note             {read.note}"] if read.note else []
-    return "\n".join([*lines, f"Next: simclr-jax evaluate --workdir={workdir}"])
+    return "\n".join([*lines, f"Next: simclr-jax evaluate {paths.as_flag('workdir', workdir)}"])
 
 
 def _activation(selector: int) -> str:

@@ -16,6 +16,7 @@ from simclr_jax import (
     identity,
     methods,
     models,
+    paths,
     probes,
     progress,
     runlog,
@@ -53,7 +54,7 @@ def main(*, workdir: str, checkpoint: str, **moved: str | None) -> int:
         raise base.InputError(
             "Probes need labelled images of several classes in the training and the test split; here "
             f"{reason}{'' if reason.endswith('?') else '.'} What the encoder finds alike needs no labels: "
-            f"simclr-jax report --workdir={workdir}"
+            f"simclr-jax report {paths.as_flag('workdir', workdir)}"
         )
     assert both.test_set is not None
     progress.say(f"Evaluating step {step} on {len(probes.labelled_rows(both.test_set.labels))} test images ...")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from simclr_jax import atomic_files, base, features, identity, models, progress, runlog
+from simclr_jax import atomic_files, base, features, identity, models, paths, progress, runlog
 from simclr_jax import config as config_lib
 from simclr_jax.augment import views
 from simclr_jax.interop import card, torchvision, variables
@@ -265,7 +265,7 @@ def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
     else:
         step = content["training"]["step"]
         lines.append(f"The card has no accuracy. {content['accuracy']['note']} To measure it, then export again:")
-        lines.append(f"simclr-jax evaluate --workdir={workdir} --checkpoint={step}")
+        lines.append(f"simclr-jax evaluate {paths.as_flag('workdir', workdir)} --checkpoint={step}")
     return "\n".join(lines)
 
 

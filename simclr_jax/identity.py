@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from simclr_jax import base, checkpoint, data, methods, runlog
+from simclr_jax import base, checkpoint, data, methods, paths, runlog
 from simclr_jax import config as config_lib
 
 _DATA = "data.json"
@@ -148,8 +148,8 @@ def check_data(workdir: pathlib.Path, now: Data) -> None:
     if problem:
         raise base.InputError(
             f"A run goes on with the data it was started with; {problem}. Put the data back, or start another "
-            f"--workdir from its weights: --config.init.workdir={workdir}. To go on with the data as they are now, "
-            f"remove {workdir / _DATA}."
+            f"--workdir from its weights: {paths.as_flag('config.init.workdir', workdir)}. To go on with the data as "
+            f"they are now, remove {workdir / _DATA}."
         )
 
 

@@ -5,6 +5,7 @@ Typed text comes in, a path comes out; nothing is read or made.
 
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping
 
@@ -74,6 +75,11 @@ def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
             f"{flag} must lie in folders without {' '.join(found)} in their names, which checkpoints do not bear; got "
             f"{whole}. Choose another name."
         )
+
+
+def as_flag(name: str, path: str | os.PathLike[str]) -> str:
+    """`--name=path` as a shell takes it, for commands that messages suggest."""
+    return shlex.quote(f"--{name}={os.fspath(path)}")
 
 
 def typed_flags(values: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from simclr_jax import (
     feed,
     identity,
     launch,
+    paths,
     pretrained,
     probes,
     progress,
@@ -84,8 +85,9 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: launch.Peers)
             f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
         )
         return 128 + number
-    evaluation = f"simclr-jax evaluate --workdir={folder} && " if run.train_set.class_names else ""
-    progress.say(f"Done. Next: {evaluation}simclr-jax report --workdir={folder}")
+    flag = paths.as_flag("workdir", folder)
+    evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
+    progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
     return 0
 
 

@@ -34,10 +34,10 @@ ALLOWED = {
     "train_step": {"base", "optim"},
     "feed": {"base", "data", "sharding"},
     "features": {"base", "models", "data", "sharding", "checkpoint", "augment", "runlog"},
-    "checkpoint": {"base", "tree_digests"},
+    "checkpoint": {"base", "paths", "tree_digests"},
     "training_loop": {"base", "assemble", "features", "feed", "methods", "pretrained", "readings", "train_step"}
     | {"identity", *FILES_AND_PATHS, *GROUND},
-    "identity": {"base", "config", "checkpoint", "data", "methods", "runlog"},
+    "identity": {"base", "config", "checkpoint", "data", "methods", "paths", "runlog"},
     "pretrained": {"base", "checkpoint", "features", "identity", "runlog"},
     "splits": {"config", "data", "probes"},
     "readings": {"base", "launch", "progress", "runlog"},

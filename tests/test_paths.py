@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import subprocess
 
 import pytest
 
@@ -48,3 +49,13 @@ def test_a_folder_whose_name_would_lose_checkpoints_is_refused(tmp_path):
     for name in ("a[1]", "a*", "a?/b", "a\\b"):
         with pytest.raises(base.InputError, match="workdir must lie in folders without"):
             paths.check_plain(tmp_path / name / "run", flag="workdir")
+
+
+def test_a_suggested_command_can_be_pasted_into_a_shell():
+    assert paths.as_flag("workdir", "runs/a-1_é") == "'--workdir=runs/a-1_é'"
+    assert paths.as_flag("workdir", "runs/a.1") == "--workdir=runs/a.1"
+    for name in ("my runs/it's", "$HOME;ls", "a\\b"):
+        printed = subprocess.run(
+            ["sh", "-c", f"printf %s {paths.as_flag('workdir', name)}"], capture_output=True, check=True
+        )
+        assert printed.stdout.decode() == f"--workdir={name}"
