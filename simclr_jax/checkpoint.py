@@ -57,8 +57,7 @@ def open_checkpoints(
         read_only: nothing below the folder is touched, not even what another process has half written.
 
     Raises:
-        base.InputError: `keep` is below 1, Orbax would take the folder's name for a pattern, or what was saved last
-            could not be written.
+        base.InputError: `keep` is below 1, Orbax takes the folder for a pattern, or what was saved last is not written.
     """
     paths.check_plain(folder, flag="workdir")
     if keep < 1:
