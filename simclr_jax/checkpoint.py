@@ -62,12 +62,10 @@ def open_checkpoints(
     paths.check_plain(folder, flag="workdir")
     if keep < 1:
         raise base.InputError(f"train.keep_checkpoints must be at least 1; got {keep}. Use 1 or more.")
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [checkpoint_managers.LatestN(keep), _Best({} if scores is None else scores)]
-    )
+    kept = [checkpoint_managers.LatestN(keep), _Best({} if scores is None else scores)]
     path = pathlib.Path(folder).absolute()
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=None if read_only else policy,
+        preservation_policy=None if read_only else checkpoint_managers.AnyPreservationPolicy(kept),
         read_only=read_only,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
