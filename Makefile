@@ -33,13 +33,13 @@ test-all: $(VENV)/.test
 	$(MAKE) test-processes
 
 # Several devices and two processes against one, and peers that are killed or stopped: about three minutes.
-PROCESSES = tests/test_sharding.py tests/test_processes.py
+PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
 
 # Reads real TensorFlow checkpoints, where the full golden files are at hand; TensorFlow is large, so give it a VENV.
 test-convert: $(VENV)/.convert
-	$(VENV)/bin/python -m pytest tests/test_convert_tensorflow.py
+	$(VENV)/bin/python -m pytest tests/cli/test_convert_tensorflow.py
 
 # Compares every component with the reference and with the peers that are installed, and writes docs/parity.md.
 parity: $(VENV)/.bench

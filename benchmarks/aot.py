@@ -23,9 +23,11 @@ if str(ROOT) not in sys.path:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks import timing  # noqa: E402
-from simclr_jax import aot, estimate, hardware, plan, plan_text  # noqa: E402
-from simclr_jax import config as config_lib  # noqa: E402
+from benchmarks import timing
+from simclr_jax.cli import plan
+from simclr_jax.planning import aot, estimate, hardware
+from simclr_jax.planning import text as plan_text
+from simclr_jax.run import config as config_lib
 
 RESULTS = ROOT / "benchmarks" / "aot.json"
 PAGE = ROOT / "docs" / "aot.md"

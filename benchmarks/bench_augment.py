@@ -16,9 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks import contest  # noqa: E402
+from benchmarks import contest
 
 # How far the facts of a peer may be from ours; see `compare`.
 BRIGHTNESS_BAND, GRADIENT_BAND = (0.85, 1.15), (0.6, 1.6)

@@ -17,9 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks import contest  # noqa: E402
+from benchmarks import contest
 
 CANVAS, BATCH = 256, 32
 FOLDER, TFDS_FOLDER = "SIMCLR_BENCH_IMAGES", "SIMCLR_BENCH_TFDS"
@@ -130,11 +130,12 @@ def _folder(case: str, quick: bool) -> contest.Work:
         return _set_work(lambda: _load(f"folder:{os.environ[FOLDER]}", "all"))
     import jax
 
-    from simclr_jax import feed, sharding
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import input_pipeline
 
     image_set, mesh, epoch = _load(f"folder:{os.environ[FOLDER]}", "all"), sharding.make_mesh(), iter(range(10**9))
     steps = max(len(image_set.images) // BATCH, 1)
-    stream = feed.make_streamed_feed(image_set, mesh, seed=0, batch_size=min(BATCH, len(image_set.images)))
+    stream = input_pipeline.make_streamed_feed(image_set, mesh, seed=0, batch_size=min(BATCH, len(image_set.images)))
 
     def call() -> Any:
         first = next(epoch) * steps

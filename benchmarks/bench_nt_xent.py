@@ -22,9 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks import contest, timing  # noqa: E402
+from benchmarks import contest, timing
 
 TEMPERATURE, DIM = 0.1, 128
 # Implementation -> the largest batch it is asked for: the two last hold [2B, 2B, ...] arrays of tens of gigabytes.

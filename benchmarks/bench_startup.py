@@ -19,12 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, timing  # noqa: E402
+from benchmarks import contest, timing
 
 IMPORT, TRAINER, HELP, VERB_HELP, STEP = "import", "import of the trainer", "--help", "train --help", "first step"
 COMMANDS = {
     IMPORT: ["-c", "import simclr_jax; print(simclr_jax.__version__)"],
-    TRAINER: ["-c", "import simclr_jax.train"],
+    TRAINER: ["-c", "import simclr_jax.cli.train"],
     HELP: ["-m", "simclr_jax", "--help"],
     VERB_HELP: ["-m", "simclr_jax", "train", "--help"],
     STEP: ["-c", "from benchmarks import bench_startup; bench_startup.first_step('{config}')"],
@@ -40,7 +40,9 @@ def first_step(name: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from simclr_jax import config, sharding, train
+    from simclr_jax.cli import train
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import config as config_lib
 
     seconds: dict[str, float] = {}
 
@@ -48,7 +50,7 @@ def first_step(name: str) -> None:
         seconds[event] = seconds.get(event, 0.0) + duration
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    run = train.build(config.load_file(name).to_dict())
+    run = train.build(config_lib.load_file(name).to_dict())
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     source, indices = run.feed.draw(0)
     key = sharding.make_key(run.mesh, run.config["seed"])
@@ -149,7 +151,7 @@ PROGRAM = contest.Program(
     number=lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
     unit="CPU seconds of a whole process",
     words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
-    import of what others need; {TRAINER} is import simclr_jax.train with JAX, Flax, Optax and Orbax. "First step":
+    import of what others need; {TRAINER} is import simclr_jax.cli.train with JAX, Flax, Optax and Orbax. "First step":
     the config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of
     compiled programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same.
     Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache

@@ -14,10 +14,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks import contest  # noqa: E402
-from simclr_jax import config as config_lib  # noqa: E402
+from benchmarks import contest
+from simclr_jax.run import config as config_lib
 
 RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
 HEAD_LAYERS, HEAD_DIM = 3, 128

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import timing  # noqa: E402
+from benchmarks import timing
 
 RUNS = 9
 
@@ -55,7 +55,8 @@ def traffic_per_view(settings: dict[str, Any], *, canvas: int, images: int) -> s
     import numpy as np
     from jax.experimental import topologies
 
-    from simclr_jax import augment, hardware, hlo
+    from simclr_jax import augment
+    from simclr_jax.planning import hardware, hlo
 
     description = hardware.description("h200")
     slices = hardware.topology("h200", 1)

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import pieces, timing  # noqa: E402
+from benchmarks import pieces, timing
 
 # The share of a GPU that `plan` counts on; JAX's own default is 0.75.
 MEMORY_FRACTION = 0.92
@@ -78,7 +78,7 @@ TINY = {"whole": _SMALL, "2 chunks, streamed": _chunked(_SMALL, 2)._replace(cap=
 def settings(case: Case, batch_size: int) -> dict[str, Any]:
     """The config of a try as plain values: the shipped one, or where ml_collections is missing the recorded one."""
     try:
-        from simclr_jax import config as config_lib
+        from simclr_jax.run import config as config_lib
 
         config = config_lib.load_file(case.config).to_dict()
     except ImportError:
@@ -121,15 +121,16 @@ def search(
 
 def data_shape(case: Case, config: Mapping[str, Any]) -> Any:
     """The training split's shape; a capped case has it on the device."""
-    from simclr_jax import assemble
+    from simclr_jax.run import program as program_lib
 
     side = config["data"]["canvas_size"] or 32
-    return assemble.DataShape(case.num_examples, case.num_classes, (side, side), not case.cap)
+    return program_lib.DataShape(case.num_examples, case.num_classes, (side, side), not case.cap)
 
 
 def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int], int]]:
     """(the largest batch by the model of `plan`, the modelled peak in bytes of a batch)."""
-    from simclr_jax import estimate, plan
+    from simclr_jax.cli import plan
+    from simclr_jax.planning import estimate
 
     config = settings(case, case.unit)
     shape = data_shape(case, config)
@@ -155,17 +156,18 @@ def attempt(case: Case, batch_size: int) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from simclr_jax import assemble, sharding
     from simclr_jax.data import resident
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import program as program_lib
 
     config, mesh = settings(case, batch_size), sharding.make_mesh(1)
     shape = data_shape(case, config)
     count = 2 if case.cap else 1  # in one dispatch, as with resident data; a streamed one holds a single update
-    program = assemble.make_program(config, mesh, shape=shape, steps_per_dispatch=count, seed=0)
+    program = program_lib.make_program(config, mesh, shape=shape, steps_per_dispatch=count, seed=0)
     steps, planned = program.train_steps, None
     if case.budget is not None:
         sizes = {"shape": shape, "batch_size": batch_size, "steps_per_dispatch": count}
-        steps = steps.lower(*assemble.abstract_arguments(program, mesh, **sizes)).compile()
+        steps = steps.lower(*program_lib.abstract_arguments(program, mesh, **sizes)).compile()
         found = steps.memory_analysis()
         planned = found.argument_size_in_bytes + found.temp_size_in_bytes
         if planned > case.budget:
@@ -304,7 +306,7 @@ def probe() -> dict[str, Any]:
     """{"name", "kind" (a key of hardware.DEVICES), "limit_bytes"} of this machine's first device."""
     import jax
 
-    from simclr_jax import hardware
+    from simclr_jax.planning import hardware
 
     device = jax.local_devices()[0]
     name, stats = getattr(device, "device_kind", device.platform), device.memory_stats() or {}

@@ -27,9 +27,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, timing  # noqa: E402
-from benchmarks.gpu_rows import rows, settings, table  # noqa: E402
-from benchmarks.gpu_rows.figures import Job  # noqa: E402
+from benchmarks import contest, timing
+from benchmarks.gpu_rows import rows, settings, table
+from benchmarks.gpu_rows.figures import Job
 
 ROUNDS = ROOT / "benchmarks" / "gpu"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "lightly", "kornia")
@@ -96,7 +96,7 @@ def _refuse(message: str) -> int:
 def predict() -> int:
     """Prints what the compiler for the H200 says of the rows' programs, where it is installed."""
     os.environ.update({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"})  # before JAX is imported
-    from simclr_jax import aot
+    from simclr_jax.planning import aot
 
     if not aot.is_installed("h200"):
         return _refuse(
@@ -233,7 +233,7 @@ def _reached(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _with_peak(device: Mapping[str, Any]) -> dict[str, Any]:
     """The device's description and, of a kind that is known, the maker's dense bfloat16 FLOP/s, for MFU."""
-    from simclr_jax import hardware
+    from simclr_jax.planning import hardware
 
     known = {kind.name: kind.flops for kind in hardware.DEVICES.values()}
     return {**device, "peak_flops": known.get(device["kind"])}

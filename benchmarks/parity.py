@@ -16,10 +16,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
+import jax
 
-from benchmarks import parity_rows  # noqa: E402
-from benchmarks.parity_rows import page, table  # noqa: E402
+from benchmarks import parity_rows
+from benchmarks.parity_rows import page, table
 
 
 def selected(lines: dict[str, list], word: str) -> dict[str, list]:

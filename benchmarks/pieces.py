@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import timing
-from simclr_jax import runlog
+from simclr_jax.run import workdir as workdir_lib
 
 # A stopped run finishes its dispatch, may be evaluating, and saves; whoever does not within this is ended.
 PATIENCE_SECONDS = 45.0
@@ -147,7 +147,7 @@ def go_on(
         environment: added to this process's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    calls, before = _read_calls(folder), runlog.read_metrics(folder / "run")
+    calls, before = _read_calls(folder), workdir_lib.read_metrics(folder / "run")
     begin = time.monotonic()
     call: dict[str, Any] = {"began": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": 0.0, "scores": [], "ended": ""}
     more = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **(environment or {})}
@@ -177,7 +177,7 @@ def go_on(
 
 def read(folder: pathlib.Path) -> Summary:
     """All pieces of the run in `folder` together; of one that was never started, zeros."""
-    calls, rows = _read_calls(folder), runlog.read_metrics(folder / "run")
+    calls, rows = _read_calls(folder), workdir_lib.read_metrics(folder / "run")
     scores: dict[int, tuple[float, int, float]] = {}
     before = 0.0
     for call in calls:
@@ -204,7 +204,11 @@ def reaching(folder: pathlib.Path, target: float) -> Verdict:
 
     def verdict(line: str) -> str:
         # The line is rounded, the log is not; it is written first.
-        rows = [row for row in runlog.read_metrics(folder / "run") if "knn_accuracy" in row] if _SCORED in line else []
+        rows = (
+            [row for row in workdir_lib.read_metrics(folder / "run") if "knn_accuracy" in row]
+            if _SCORED in line
+            else []
+        )
         return "reached" if rows and rows[-1]["knn_accuracy"] >= target else ""
 
     return verdict
@@ -232,7 +236,7 @@ def data_title(name: str) -> str:
 
 def _note(folder: pathlib.Path, calls: list[dict], call: dict[str, Any], before: list[dict]) -> None:
     """Writes the log with this call as far as it has come: should this process be killed, its time is not lost."""
-    rows = runlog.read_metrics(folder / "run")
+    rows = workdir_lib.read_metrics(folder / "run")
     same = sum(1 for _ in _common(before, rows))
     new = rows[same:]
     accuracies = {int(row["step"]): row["knn_accuracy"] for row in new if "knn_accuracy" in row}
@@ -240,7 +244,7 @@ def _note(folder: pathlib.Path, calls: list[dict], call: dict[str, Any], before:
     compiling = sum(row.get("first_dispatch_seconds", 0.0) for row in new)
     evaluating = sum(row.get("evaluation_seconds", 0.0) for row in new)
     noted = {**call, "scores": scores, "compiling": compiling, "evaluating": evaluating}
-    runlog.write_json(folder / "calls.json", [*calls, noted])
+    workdir_lib.write_json(folder / "calls.json", [*calls, noted])
 
 
 def _common(one: list[dict], other: list[dict]) -> Iterator[dict]:

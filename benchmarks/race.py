@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import pieces, timing  # noqa: E402
+from benchmarks import pieces, timing
 
 RECIPES = {"ours": "cifar10_race", "peer": "cifar10_race_peer"}
 # No run begins with less than this left: it would hardly have compiled.

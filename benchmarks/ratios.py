@@ -1,4 +1,4 @@
-"""Our speed in units of a small kernel timed beside it, to notice a slowdown on any machine: `tests/test_ratios.py`.
+"""Our speed in units of a small kernel timed beside it, to notice a slowdown on any machine: `test_ratios.py`.
 
     python benchmarks/ratios.py [--record]
 
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench_augment, bench_nt_xent, timing  # noqa: E402
+from benchmarks import bench_augment, bench_nt_xent, timing
 
 RECORD = ROOT / "benchmarks" / "ratios.json"
 # Of the recorded ratio at least this much must be left.

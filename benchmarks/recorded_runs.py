@@ -21,8 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, pieces, timing  # noqa: E402
-from simclr_jax import runlog  # noqa: E402
+from benchmarks import contest, pieces, timing
+from simclr_jax.run import workdir as workdir_lib
 
 LEAST_SECONDS = 60.0
 # The last epochs' features: name -> (k, votes) of kNN; the third score is the linear probe.
@@ -62,7 +62,7 @@ def go_on(plan: Plan, clock: pieces.Clock) -> bool:
         RuntimeError: a run or its scoring failed.
     """
     for epochs, seed, folder in plan.runs():
-        if "scores" in runlog.read_results(folder):
+        if "scores" in workdir_lib.read_results(folder):
             continue
         if clock.left < LEAST_SECONDS:
             return False
@@ -76,7 +76,7 @@ def go_on(plan: Plan, clock: pieces.Clock) -> bool:
         scores = in_own_process(folder / "run", plan.environment, timeout=max(clock.left, LEAST_SECONDS))
         if scores is None:
             return False
-        runlog.update_results(folder, scores=scores)
+        workdir_lib.update_results(folder, scores=scores)
     return True
 
 
@@ -101,10 +101,12 @@ def in_own_process(
 
 def score(folder: pathlib.Path) -> dict[str, float | int]:
     """SCORES of the run's last checkpoint in [0, 1], all labels, and "num_train", "num_test"."""
-    from simclr_jax import config as config_lib
-    from simclr_jax import data, features, models, probes, sharding
+    from simclr_jax import data, models, probes
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import config as config_lib
+    from simclr_jax.run import features
 
-    config = runlog.read_config(folder)
+    config = workdir_lib.read_config(folder)
     splits = [
         config_lib.call(data.load_split, config, "data", split=config["split"][name]) for name in ("train", "test")
     ]
@@ -135,10 +137,12 @@ def table(plan: Plan) -> str:
     ]
     title = pieces.data_title(str(plan.overrides.get("data.name", "tfds:cifar10")))
     for epochs in plan.epochs:
-        folders = [folder for n, _, folder in plan.runs() if n == epochs and "scores" in runlog.read_results(folder)]
+        folders = [
+            folder for n, _, folder in plan.runs() if n == epochs and "scores" in workdir_lib.read_results(folder)
+        ]
         if not folders:
             continue
-        scores, runs = [runlog.read_results(f)["scores"] for f in folders], [pieces.read(f) for f in folders]
+        scores, runs = [workdir_lib.read_results(f)["scores"] for f in folders], [pieces.read(f) for f in folders]
         cells = [pieces.mean_and_spread([100 * s[name] for s in scores], ".1f") for name in SCORES]
         cells.append(pieces.mean_and_spread([run.minutes for run in runs], ".1f"))
         rates = [2 * run.images_per_second for run in runs if run.images_per_second]
@@ -170,7 +174,7 @@ def part(plan: Plan) -> str:
 def write(plan: Plan) -> str:
     """Puts `part` into benchmarks/README.md; returns what was wrong, "" if nothing."""
     runs = [pieces.read(folder) for _, _, folder in plan.runs()]
-    if not any("scores" in runlog.read_results(folder) for _, _, folder in plan.runs()):
+    if not any("scores" in workdir_lib.read_results(folder) for _, _, folder in plan.runs()):
         return "--write needs a run that is scored; there is none in the workdir yet."
     if any("(cpu)" in run.devices for run in runs):
         return "--write is for runs on an accelerator; these were made on a CPU."

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench_train_step, contest, timing  # noqa: E402
+from benchmarks import bench_train_step, contest, timing
 
 PAGE = ROOT / "docs" / "performance.md"
 BY = "python benchmarks/step_table.py --write"

@@ -188,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_verb_help(verb), end="")
         return 0
 
-    from simclr_jax import atomic_files, base, config, paths
+    from simclr_jax import atomic_files, base
+    from simclr_jax.run import config as config_lib
+    from simclr_jax.run import paths
 
     try:
         if verb not in _VERBS:
@@ -196,12 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec = _VERBS[verb]
         if spec.default_config and not any(re.match(r"--?config(=|$)", word) for word in rest):
             rest = [f"--config={spec.default_config}", *rest]
-        settings, values = config.parse_flags(rest, names=spec.flags, with_config=spec.with_config)
+        settings, values = config_lib.parse_flags(rest, names=spec.flags, with_config=spec.with_config)
         for name in spec.required:
             if not values[name]:
                 raise base.InputError(f"--{name} is required. See: simclr-jax {verb} --help")
         values = paths.typed_flags(values)
-        module = importlib.import_module(f"simclr_jax.{verb}")
+        module = importlib.import_module(f"simclr_jax.cli.{verb}")
         arguments = {**values, **({"config": settings.to_dict()} if settings is not None else {})}
         status = module.main(**arguments)
         sys.stdout.flush()
@@ -217,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verb_help(verb: str) -> str:
-    from simclr_jax import shipped
+    from simclr_jax.run import shipped_configs
 
-    names = ", ".join(shipped.configs()) + ","
+    names = ", ".join(shipped_configs.configs()) + ","
     indent = " " * 32  # where the flags' explanations start; a terminal of 100 columns holds it all
     listed = textwrap.fill(names, 98, initial_indent=indent, subsequent_indent=indent).lstrip()
     return f"usage: simclr-jax {verb} --flag=value ...\n\n" + _VERBS[verb].help.format(

@@ -26,12 +26,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _STUBS = []
 
 
-def pytest_configure(config):
+def pytest_configure(config_lib):
     """The fast tests compile with little effort, which is most of their time; with the slow ones, all do as users do.
 
     `XLA_FLAGS= make test` compiles as users do, too.
     """
-    if config.option.markexpr == "not slow":
+    if config_lib.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_COMPILING)
 
 
@@ -65,10 +65,11 @@ def small_run(tmp_path_factory):
     """
     import filelock
 
-    from simclr_jax import config, train
+    from simclr_jax.cli import train
+    from simclr_jax.run import config as config_lib
 
     short = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
-    settings, _ = config.parse_flags(["--config=smoke", *short], names={}, with_config=True)
+    settings, _ = config_lib.parse_flags(["--config=smoke", *short], names={}, with_config=True)
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small_run"
     with filelock.FileLock(f"{folder}.lock"):

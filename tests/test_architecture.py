@@ -205,8 +205,9 @@ def test_the_program_starts_without_tensorflow_torch_and_plotting():
 import sys
 import simclr_jax
 assert not any(name.startswith(("jax", "numpy", "simclr_jax.")) and name != "simclr_jax" for name in sys.modules)
-from simclr_jax import config, train
-run = train.build(config.load_file("smoke").to_dict())
+from simclr_jax.run import config as config_lib
+from simclr_jax.cli import train
+run = train.build(config_lib.load_file("smoke").to_dict())
 assert run.num_steps > 1
 print(*{name.split(".")[0] for name in sys.modules})
 """

@@ -243,7 +243,8 @@ def test_three_steps_in_chunks_end_in_the_state_of_three_whole_steps():
 _BUDGET = """
     import re
     import jax, jax.numpy as jnp
-    from simclr_jax import augment, base, methods, models, optim, sharding, train_step
+    from simclr_jax import augment, base, methods, models, optim, train_step
+    from simclr_jax.distributed import sharding
     from simclr_jax.data import resident
 
     mesh = sharding.make_mesh()

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import augment, config, methods, models, optim, shipped, train_step, training_loop
+from simclr_jax import augment, methods, models, optim, train_step
 from simclr_jax.data import resident
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import shipped_configs, training_loop
 
-NAMES = list(shipped.configs())
+NAMES = list(shipped_configs.configs())
 # Images in the training split, by data set; the others stand for any small set.
 NUM_EXAMPLES = {"tfds:cifar10": 50_000, "tfds:imagenet2012": 1_281_167}
 
 
 def load(spec):
-    return config.load_file(spec).to_dict()
+    return config_lib.load_file(spec).to_dict()
 
 
 def keys_of(settings):
@@ -66,14 +68,14 @@ FAST = ("imagenet_v2",)
 def test_a_config_builds_a_training_step(name):
     """By shapes alone: nothing is computed and no data are read."""
     settings = load(name)
-    config.call(training_loop.LoopSettings, settings, "train")
-    schedule = config.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
-    tx = config.call(optim.make_optimizer, settings, "optimizer", schedule=schedule)
-    encoder = config.call(models.make_encoder, settings, "encoder")
+    config_lib.call(training_loop.LoopSettings, settings, "train")
+    schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
+    tx = config_lib.call(optim.make_optimizer, settings, "optimizer", schedule=schedule)
+    encoder = config_lib.call(models.make_encoder, settings, "encoder")
     section = {key: value for key, value in settings["method"].items() if key != "name"}
     make_method = methods.METHODS[settings["method"]["name"]]
-    method = config.call(make_method, {"method": section}, "method", encoder=encoder, num_classes=10)
-    make_views = config.call(augment.make_simclr_views, settings, "augment")
+    method = config_lib.call(make_method, {"method": section}, "method", encoder=encoder, num_classes=10)
+    make_views = config_lib.call(augment.make_simclr_views, settings, "augment")
     step = train_step.make_train_step(
         method, tx, train_step.make_load_views(resident.gather_batch, make_views), schedule=schedule
     )
@@ -108,7 +110,7 @@ def test_published_recipes_have_the_published_steps_and_rates(spec, warmup_steps
     """The numbers are those of the reference's own arithmetic; 250,228 is in the name of a released checkpoint."""
     settings = load(spec)
     sizes = sizes_of(settings)
-    schedule = config.call(optim.make_schedule, settings, "schedule", **sizes)
+    schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes)
     assert optim.num_train_steps(**sizes) == num_steps
     # float32 keeps seven digits of the rate and of the step number.
     assert float(schedule(jnp.asarray(0))) == 0.0

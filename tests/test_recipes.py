@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from simclr_jax import assemble
-from tests.test_processes import CAP_SECONDS, free_port
+from simclr_jax.run import program as program_lib
+from tests.distributed.test_processes import CAP_SECONDS, free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "scaling.md").read_text()
@@ -126,7 +126,7 @@ def test_the_kubernetes_recipe_is_consistent():
 
 @pytest.mark.slow
 def test_xla_knows_every_flag_that_is_recommended():
-    options = assemble.compiler_options({"train": {"deterministic": True}}, on_gpu=True)
+    options = program_lib.compiler_options({"train": {"deterministic": True}}, on_gpu=True)
     flags = sorted({*re.findall(r"--xla_\w+=\w+", TEXT), *(f"--{name}=true" for name in options or {})})
     assert len(flags) >= 3
     for given, good in ((flags, True), (["--xla_gpu_no_such_flag=true"], False)):

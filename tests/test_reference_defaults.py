@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from simclr_jax import config
+from simclr_jax.run import config as config_lib
 from tests import golden
 
 
@@ -166,7 +166,7 @@ def ours_at(place: str) -> Any:
     """The value at `CONFIG:section.key` or the default at `module.function(argument)`."""
     if ":" in place:
         name, _, path = place.partition(":")
-        value: Any = config.load_file(name).to_dict()
+        value: Any = config_lib.load_file(name).to_dict()
         for part in path.split("."):
             value = value[part]
         return value

@@ -16,7 +16,8 @@ import pytest
 
 from simclr_jax import base, methods, models, optim, train_step
 from simclr_jax.models import layers
-from tests import golden, oracles, test_sharding
+from tests import golden, oracles
+from tests.distributed import test_sharding
 
 # Compiling a step of 18 layers takes several seconds, also of a thin one: one case stays in the fast suite.
 slow = pytest.mark.slow
@@ -328,7 +329,8 @@ def test_batch_norm_of_the_global_batch_equals_the_replicas_of_the_reference(num
 _ON_DEVICES = """
     import jax
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    from simclr_jax import losses, sharding
+    from simclr_jax import losses
+    from simclr_jax.distributed import sharding
     from tests import golden, test_training_goldens as goldens
     import jax.numpy as jnp, numpy as np
 

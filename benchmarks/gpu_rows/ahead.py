@@ -10,7 +10,9 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.gpu_rows import figures, settings, steps
-from simclr_jax import augment, hardware, hlo, sharding
+from simclr_jax import augment
+from simclr_jax.distributed import sharding
+from simclr_jax.planning import hardware, hlo
 
 _JOB = figures.Job(tiny=False)
 

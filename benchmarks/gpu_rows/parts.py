@@ -177,10 +177,11 @@ def lars(job: Job) -> Iterator[Figure]:
 
 def _parameters(config: settings.Config) -> Any:
     """Random numbers in the shape of the network's parameters."""
-    from simclr_jax import assemble, sharding
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import program as program_lib
 
     mesh = sharding.make_mesh(1)
-    method = assemble.make_method(assemble.make_encoder(config, mesh), config, mesh, num_classes=0)
+    method = program_lib.make_method(program_lib.make_encoder(config, mesh), config, mesh, num_classes=0)
     size = config["augment"]["size"]
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), jnp.zeros((2, 2, size, size, 3), jnp.float32))[0])
     draw = np.random.default_rng(0)

@@ -20,7 +20,7 @@ Config = dict[str, Any]
 
 def from_configs() -> str:
     """The text of gpu_settings.json, from the configs themselves; needs ml_collections."""
-    from simclr_jax import config as config_lib
+    from simclr_jax.run import config as config_lib
 
     return json.dumps({name: config_lib.load_file(name).to_dict() for name in (RESNET50, CIFAR)}, indent=1) + "\n"
 
@@ -59,7 +59,7 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
     overlaps. Shortcuts are torchvision's, so that ours and torch's have one ceiling: our ResNet-18 has a projection
     more, which the ceiling leaves out. Without rates there are FLOPs only.
     """
-    from simclr_jax import estimate, hardware
+    from simclr_jax.planning import estimate, hardware
 
     plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
     network = _network(json.dumps([plain, config["method"], config["augment"]["size"]]))
@@ -77,11 +77,14 @@ def _network(text: str) -> Any:
     import jax
     import optax
 
-    from simclr_jax import assemble, estimate, models, sharding, train_step
+    from simclr_jax import models, train_step
+    from simclr_jax.distributed import sharding
+    from simclr_jax.planning import estimate
+    from simclr_jax.run import program as program_lib
 
     section, method_section, size = json.loads(text)
     encoder = models.make_encoder(**section)
-    method = assemble.make_method(encoder, {"method": method_section}, sharding.make_mesh(1), num_classes=0)
+    method = program_lib.make_method(encoder, {"method": method_section}, sharding.make_mesh(1), num_classes=0)
     state = jax.eval_shape(
         lambda: train_step.init_state(method, optax.sgd(0.1), jax.random.key(0), views_shape=(2, 2, size, size, 3))
     )

@@ -15,8 +15,12 @@ import numpy as np
 
 from benchmarks.gpu_rows import figures, settings
 from benchmarks.gpu_rows.figures import Figure, Job
-from simclr_jax import assemble, augment, base, estimate, feed, sharding, tree_digests
+from simclr_jax import augment, base
 from simclr_jax.data import imageset
+from simclr_jax.distributed import sharding
+from simclr_jax.planning import estimate
+from simclr_jax.run import input_pipeline, tree_digests
+from simclr_jax.run import program as program_lib
 
 RESNET50_BATCH = 512
 CIFAR_BATCHES = (512, 1024, 4096)
@@ -25,13 +29,13 @@ DETERMINISTIC_STEPS = 20
 
 
 class Prepared(NamedTuple):
-    """A program that is ready to run: what `assemble` made, compiled, with its data on the device."""
+    """A program that is ready to run: what `program` made, compiled, with its data on the device."""
 
     name: str
     config: settings.Config
-    program: assemble.Program
+    program: program_lib.Program
     compiled: Any
-    feed: feed.Feed
+    feed: input_pipeline.Feed
     key: jax.Array
     compile_seconds: float
 
@@ -57,13 +61,15 @@ def noise(count: int, side: int) -> imageset.ImageSet:
     return imageset.ImageSet(images, sizes, labels, ("noise",), (), "noise", ())
 
 
-def lower(name: str, config: settings.Config, job: Job, *, mesh: Any) -> tuple[assemble.Program, Any]:
+def lower(name: str, config: settings.Config, job: Job, *, mesh: Any) -> tuple[program_lib.Program, Any]:
     """(the program, lowered for the devices of `mesh`), which need not be here."""
     train, side = config["train"], settings.canvas(name, job)
     steps, batch_size = train["steps_per_dispatch"], train["batch_size"]
-    shape = assemble.DataShape(settings.num_images(name, batch_size, job), 1, (side, side), is_streamed=False)
-    program = assemble.make_program(config, mesh, shape=shape, steps_per_dispatch=steps, seed=0)
-    arguments = assemble.abstract_arguments(program, mesh, shape=shape, batch_size=batch_size, steps_per_dispatch=steps)
+    shape = program_lib.DataShape(settings.num_images(name, batch_size, job), 1, (side, side), is_streamed=False)
+    program = program_lib.make_program(config, mesh, shape=shape, steps_per_dispatch=steps, seed=0)
+    arguments = program_lib.abstract_arguments(
+        program, mesh, shape=shape, batch_size=batch_size, steps_per_dispatch=steps
+    )
     return program, program.train_steps.lower(*arguments)  # type: ignore[attr-defined]
 
 
@@ -76,7 +82,7 @@ def prepare(name: str, config: settings.Config, job: Job) -> Prepared:
     seconds = time.perf_counter() - start
     count, side = settings.num_images(name, train["batch_size"], job), settings.canvas(name, job)
     shape = (train["steps_per_dispatch"], train["batch_size"])
-    rows = feed.make_resident_feed(noise(count, side), mesh, seed=0, shape=shape)
+    rows = input_pipeline.make_resident_feed(noise(count, side), mesh, seed=0, shape=shape)
     return Prepared(name, config, program, compiled, rows, sharding.make_key(mesh, 0), seconds)
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax import base, losses, sharding
+from simclr_jax import base, losses
+from simclr_jax.distributed import sharding
 from simclr_jax.losses import blockwise, contrastive, cuts
 from tests import oracles
 from tests.devices import run_on_devices
@@ -274,7 +275,8 @@ def test_the_fixed_shift_does_not_underflow_where_it_is_taken():
 _SHARDED = """
     import json, re
     import jax, jax.numpy as jnp, numpy as np
-    from simclr_jax import base, losses, sharding
+    from simclr_jax import base, losses
+    from simclr_jax.distributed import sharding
 
     mesh, out = sharding.make_mesh(), {}
     for name in ("nt_xent_gathered", "nt_xent_ring"):

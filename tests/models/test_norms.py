@@ -128,7 +128,8 @@ def test_one_group_is_the_layer_without_groups_bit_for_bit():
 _GROUPS = """
     import re, sys
     import jax, jax.numpy as jnp
-    from simclr_jax import models, sharding
+    from simclr_jax import models
+    from simclr_jax.distributed import sharding
 
     mesh = sharding.make_mesh()
     images = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32, sharding=sharding.rows(mesh))

@@ -154,7 +154,7 @@ def test_other_platforms_get_the_convolutions_of_jax():
 _MOVED = """
 import re
 import jax, jax.numpy as jnp
-from simclr_jax import sharding
+from simclr_jax.distributed import sharding
 from simclr_jax.models import convolution, taps
 
 taps._CACHED_BYTES = 2**10

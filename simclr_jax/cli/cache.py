@@ -1,0 +1,45 @@
+"""`simclr-jax cache`: what the program keeps in the user's cache folder, and emptying it."""
+
+import pathlib
+
+from simclr_jax import base
+from simclr_jax.data import bound
+from simclr_jax.data import cache as decoded_cache
+from simclr_jax.run import compilation_cache, progress
+
+_EMPTY = ("none", "decoded", "compiled", "all")
+
+
+def main(cache_dir: str | None, empty: str) -> int:
+    """Lists decoded splits and compiled programs with their sizes, or removes them; returns the exit status.
+
+    Only what this program made is listed and removed; splits that a running process uses stay.
+
+    Args:
+        cache_dir: the folder that `data.cache_dir` names; None for the user's cache folder.
+        empty: "none" to list, "decoded", "compiled" or "all" to remove.
+
+    Raises:
+        base.InputError: another word for `empty`, or `cache_dir` is no folder.
+    """
+    if empty not in _EMPTY:
+        raise base.InputError(f"--empty must be one of {', '.join(_EMPTY)}; got {empty!r}.")
+    folder = decoded_cache.default_folder() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
+    if cache_dir is not None and not folder.is_dir():
+        raise base.InputError(f"--cache_dir must be an existing folder; got {cache_dir!r}.")
+    if empty in ("decoded", "all"):
+        num_entries, num_bytes = bound.empty(folder)
+        progress.say(f"Removed {num_entries} decoded splits, {num_bytes / 1e9:.2f} GB.")
+    if empty in ("compiled", "all"):
+        progress.say(f"Removed compiled programs, {compilation_cache.empty() / 1e9:.2f} GB.")
+    _list(folder)
+    return 0
+
+
+def _list(folder: pathlib.Path) -> None:
+    entries = bound.list_entries(folder)
+    total = sum(entry.num_bytes for entry in entries)
+    print(f"{total / 1e9:8.2f} GB  {len(entries)} decoded splits in {folder}")
+    for entry in entries:
+        print(f"{entry.num_bytes / 1e9:8.2f} GB    {entry.title or 'unfinished'} ({entry.path.name[-32:][:8]})")
+    print(f"{compilation_cache.num_bytes() / 1e9:8.2f} GB  compiled programs in {compilation_cache.root()}")

@@ -1,0 +1,1 @@
+"""What needs a working directory or a mesh: from a config to a trained, evaluated run."""

@@ -1,0 +1,195 @@
+"""What makes a run what it is: which settings and data it must keep from start to start, and which it need not.
+
+A run is its network, method, views, schedule, seed and training data. Where decoded images are kept, how often is
+logged, saved and evaluated, and what saves memory changes no result (beyond the order of sums): a run may go on with
+other values. Before its first checkpoint everything may change.
+"""
+
+import inspect
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from simclr_jax import base, data, methods
+from simclr_jax.run import checkpoint, paths
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import workdir as workdir_lib
+
+_DATA = "data.json"
+# The fingerprint stands for the data's section. "probe." and "data." are whole sections.
+_FREE = (
+    "data.",
+    "probe.",
+    "split.test",
+    "encoder.remat",
+    "method.loss_form",
+    "train.steps_per_dispatch",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.evaluate_every_epochs",
+    "train.max_resident_gigabytes",
+    "train.parameter_sharding",
+    "train.folded_bn",
+    "train.deterministic",
+    "train.stretch_schedule",
+)
+_LENGTH = ("train.num_epochs", "schedule.restart_epochs")
+_ABSENT = "absent"
+
+
+class Data(NamedTuple):
+    """The training split that a run was started with, as data.json in its workdir keeps it."""
+
+    name: str
+    fingerprint: str
+    num_images: int
+    class_names: tuple[str, ...]
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The config of a run, completed: a key that did not exist when it was made has the value that means "as before".
+
+    Raises:
+        base.InputError: config.json cannot be read.
+    """
+    return _completed(workdir_lib.read_config(workdir))
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    complete = json.loads(json.dumps(config_lib.load_file("default").to_dict()))
+    complete["method"] = _method_defaults(config.get("method", {}).get("name"))
+    for section, values in config.items():
+        complete[section] = {**complete.get(section, {}), **values} if isinstance(values, Mapping) else values
+    return complete
+
+
+def _method_defaults(name: Any) -> dict[str, Any]:
+    parameters = inspect.signature(methods.METHODS[name]).parameters if name in methods.METHODS else {}
+    given = ("num_classes", "mesh", "dtype")  # by the program
+    return {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if key not in given and parameter.default is not inspect.Parameter.empty
+    }
+
+
+def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+    """Whether the run in `workdir` may go on with this config; returns a line about what differs, "" if nothing does.
+
+    Raises:
+        base.InputError: a setting differs that makes the run another one; all such settings are named.
+    """
+    if not workdir_lib.has_config(workdir):
+        return ""
+    mine = _completed(json.loads(json.dumps(config)))
+    theirs = read_config(workdir)
+    old, new = workdir_lib.flat(theirs), workdir_lib.flat(mine)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    if not changed:
+        return ""
+    if not checkpoint.has_steps(workdir / "checkpoints"):
+        return f"The run in {workdir} had saved nothing yet; it starts with {_listed(changed, old, new)}."
+    length = [key for key in changed if key in _LENGTH]
+    if length:
+        _check_length(theirs, mine, finished=f"{workdir}")
+    kept = [key for key in changed if key not in length and not _is_free(key, mine)]
+    if kept:
+        raise base.InputError(
+            f"A workdir belongs to one run; that in {workdir} was made with other settings: "
+            f"{'; '.join(f'{key}: {_shown(old, key)} there, {_shown(new, key)} asked' for key in kept)}. "
+            "Use the same values to go on with that run, or another --workdir."
+        )
+    return f"Going on with settings that differ from those before: {_listed(changed, old, new)}."
+
+
+def _is_free(key: str, config: Mapping[str, Any]) -> bool:
+    if key == "train.num_chunks":  # BatchNorm sees a chunk; without it chunks are exact
+        return config["encoder"]["norm"] in ("group", "frozen")
+    return key.startswith(_FREE)
+
+
+def _check_length(theirs: Mapping[str, Any], mine: Mapping[str, Any], *, finished: str) -> None:
+    """Raises InputError unless the learning rates of the updates made so far stay, or the user asked to change them."""
+    before, after = theirs["train"]["num_epochs"], mine["train"]["num_epochs"]
+    had, asked = (list(config["schedule"]["restart_epochs"]) for config in (theirs, mine))
+    if mine["train"]["stretch_schedule"] or (after >= before and asked == [*had, before]):
+        return
+    raise base.InputError(
+        f"The run in {finished} was made for train.num_epochs {before:g}{_restarts(had)}; got {after:g}"
+        f"{_restarts(asked)}. Use the same values to go on as it was. To change its length say how the learning rate "
+        f'goes on: --config.schedule.restart_epochs="{(*had, before)}" gives the epochs after {before:g} a warm-up and '
+        "a cosine of their own; --config.train.stretch_schedule=True follows the schedule of that length from here on."
+    )
+
+
+def _restarts(epochs: list[float]) -> str:
+    return f" with restarts at {', '.join(f'{epoch:g}' for epoch in epochs)}" if epochs else ""
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else _ABSENT
+
+
+def _listed(keys: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_shown(new, key)} (was {_shown(old, key)})" for key in keys)
+
+
+def describe(name: str, train_set: data.ImageSet) -> Data:
+    """What a run keeps about its training split, of which `split.label_fraction` may take a part."""
+    return Data(name, train_set.fingerprint, len(train_set.images), tuple(train_set.class_names))
+
+
+def check_data(workdir: pathlib.Path, now: Data) -> None:
+    """Raises base.InputError if a run that has saved a state was started with other training data."""
+    if not checkpoint.has_steps(workdir / "checkpoints"):
+        return
+    before = read_data(workdir)
+    problem = "" if before is None else _difference(before, now)
+    if problem:
+        raise base.InputError(
+            f"A run goes on with the data it was started with; {problem}. Put the data back, or start another "
+            f"--workdir from its weights: {paths.as_flag('config.init.workdir', workdir)}. To go on with the data as "
+            f"they are now, remove {workdir / _DATA}."
+        )
+
+
+def _difference(before: Data, now: Data) -> str:
+    """How the data differ, "" if they do not."""
+    if before.fingerprint == now.fingerprint:
+        return ""
+    if before.class_names != now.class_names:
+        news = [f"new: {name}" for name in now.class_names if name not in before.class_names]
+        news += [f"gone: {name}" for name in before.class_names if name not in now.class_names]
+        return (
+            f"the run was started with {len(before.class_names)} classes, {now.name} has {len(now.class_names)} "
+            f"({', '.join(news[:6]) or 'in another order'})"
+        )
+    if before.num_images != now.num_images:
+        return f"the run was started with {before.num_images} images, {now.name} has {now.num_images}"
+    return (
+        f"{now.name} has as many images as before, but other pixels: changed files, another canvas_size, or another "
+        "version of Pillow"
+    )
+
+
+def note_data(workdir: pathlib.Path, now: Data) -> str:
+    """A line for those who only read a run, where the data are not those that it was trained on; "" if they are."""
+    before = read_data(workdir)
+    problem = "" if before is None else _difference(before, now)
+    return f"These are not the data of the training: {problem}." if problem else ""
+
+
+def write_data(workdir: pathlib.Path, now: Data) -> None:
+    """Keeps what `check_data` compares with."""
+    workdir_lib.write_json(workdir / _DATA, now._asdict())
+
+
+def read_data(workdir: pathlib.Path) -> Data | None:
+    """What `write_data` kept; None for a run of before, or where the file is not readable."""
+    try:
+        content = json.loads((workdir / _DATA).read_text())
+        return Data(**{**{name: content[name] for name in Data._fields}, "class_names": tuple(content["class_names"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

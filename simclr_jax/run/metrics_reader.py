@@ -1,0 +1,112 @@
+"""Reading the metrics of a training run off the device: one dispatch late, checked, logged and printed."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from simclr_jax import base, distributed
+from simclr_jax.run import progress
+from simclr_jax.run import workdir as workdir_lib
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient became non-finite; the message is one line for the user."""
+
+
+class Sizes(NamedTuple):
+    """Of a run: updates in all, images per update, images per epoch."""
+
+    num_steps: int
+    batch_size: int
+    num_images: int
+
+
+class Reader:
+    """Reads metrics one dispatch late, so that the device never waits for the host; checks, logs and prints them."""
+
+    def __init__(self, log: workdir_lib.RunLog, peers: distributed.Peers, sizes: Sizes, *, step: int, log_every: int):
+        self._log, self._peers, self._sizes, self._log_every = log, peers, sizes, log_every
+        self._pending: tuple[int, int, base.Metrics] | None = None
+        self._meter = progress.Meter(done=step, total=sizes.num_steps)
+        self._compiled = False
+        self._paused_seconds = 0.0
+        self._begun = time.perf_counter()
+        self._start = self._begun - log.seconds_before
+
+    def put(self, step: int, count: int, metrics: base.Metrics) -> None:
+        """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
+        self.flush()
+        self._pending = (step, count, metrics)
+        if jax.default_backend() == "cpu":
+            self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
+
+    def flush(self) -> None:
+        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
+        if self._pending is None:
+            return
+        step, count, metrics = self._pending
+        self._pending = None
+        with self._peers.waiting(step + count):
+            rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
+        _check_finite(step, rows)
+        done = step + count
+        first, self._compiled = not self._compiled, True
+        if first:
+            workdir_lib.write_metrics(
+                self._log, {"step": done, "first_dispatch_seconds": time.perf_counter() - self._begun}
+            )
+        if done == self._sizes.num_steps or (not first and crosses(step, done, self._log_every)):
+            self._write(done, {name: float(values[-1]) for name, values in rows.items()})
+        elif first:
+            self._meter.read(done)  # the first dispatch compiles: its time is kept out of the next rate
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        rate, seconds_left = self._meter.read(step)
+        row = {
+            "step": step,
+            "epoch": step * self._sizes.batch_size / self._sizes.num_images,
+            **values,
+            "images_per_second": rate * self._sizes.batch_size,
+            "seconds": time.perf_counter() - self._start,
+        }
+        workdir_lib.write_metrics(self._log, row)
+        progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
+
+    def waiting(self, step: int, *, times: float = 1.0) -> contextlib.AbstractContextManager[None]:
+        """Around any other wait for all processes at update `step`; see `distributed.Peers.waiting`."""
+        return self._peers.waiting(step, times=times)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent inside out of the rate; it is logged with the next accuracy."""
+        begin = time.perf_counter()
+        with self._meter.paused():
+            yield
+        self._paused_seconds = time.perf_counter() - begin
+
+    def write_accuracy(self, step: int, accuracy: float, *, peak_bytes: int | None) -> None:
+        """Logs and prints the kNN accuracy after update `step`, with its seconds and the device's peak of memory."""
+        row = {"step": step, "knn_accuracy": accuracy, "evaluation_seconds": self._paused_seconds}
+        workdir_lib.write_metrics(self._log, row if peak_bytes is None else {**row, "peak_bytes": peak_bytes})
+        say = f"step {step}/{self._sizes.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %"
+        progress.say(say)
+
+
+def crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every
+
+
+def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
+    """Raises Diverged naming the first update whose loss or gradient is not finite."""
+    bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
+    if bad.any():
+        at = step + int(np.argmax(bad))
+        raise Diverged(
+            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
+            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+        )

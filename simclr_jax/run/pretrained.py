@@ -1,0 +1,95 @@
+"""Starting a run from the weights of another one: what it takes over from that run's config and checkpoint."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from simclr_jax import base
+from simclr_jax.run import checkpoint, features, identity
+from simclr_jax.run import workdir as workdir_lib
+
+_HEAD_KEYS = ("head_layers", "head_dim", "head_width")
+_OWN_KEYS = ("dtype", "norm", "remat")
+_VIEW_KEYS = ("size", "resize")
+
+
+def inherit(config: Mapping[str, Any], *, resumed: pathlib.Path | None = None) -> dict[str, Any]:
+    """The config completed by the run that its section `init` names; unchanged if it names none.
+
+    From that run come the encoder (but for its dtype and remat, which are about speed and memory, and for norm where
+    both have BatchNorm, so that it may be frozen), the projection head's shape, and wherever this config leaves them
+    open (None): the data set, its splits, and the size and resizing of images.
+
+    Args:
+        config: with a section `init`.
+        resumed: a workdir that may hold a run of this config. Once it has saved a state it needs the run that it
+            started from no more: if that is gone, what was taken over is read from the workdir's own config.
+
+    Raises:
+        base.InputError: `init.workdir` is not the folder of a run.
+    """
+    completed = {section: dict(value) if isinstance(value, Mapping) else value for section, value in config.items()}
+    workdir = config["init"]["workdir"]
+    if workdir is None:
+        return completed
+    theirs = identity.read_config(_source(workdir, resumed))
+    own = {key: value for key, value in config["encoder"].items() if key in _OWN_KEYS}
+    if "group" in (own.get("norm", "batch"), theirs["encoder"].get("norm", "batch")):
+        own["norm"] = theirs["encoder"].get("norm", "batch")
+    completed["encoder"] = {**theirs["encoder"], **own}
+    completed["method"] |= {key: theirs["method"][key] for key in _HEAD_KEYS if key in theirs["method"]}
+    if config["data"]["name"] is None:
+        completed["data"] = theirs["data"]
+    for section, keys in {"split": ("train", "test"), "augment": _VIEW_KEYS}.items():
+        completed[section] |= {key: theirs[section][key] for key in keys if config[section][key] is None}
+    return completed
+
+
+def _source(workdir: str, resumed: pathlib.Path | None) -> pathlib.Path:
+    """The run to inherit from: that in `workdir`, or one that has already inherited from it."""
+    if resumed is not None and not workdir_lib.has_config(pathlib.Path(workdir)) and workdir_lib.has_config(resumed):
+        has_state = checkpoint.has_steps(resumed / "checkpoints")
+        if has_state and workdir_lib.read_config(resumed)["init"]["workdir"] == workdir:
+            return resumed
+    return workdir_lib.require_run(workdir)
+
+
+def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainState:
+    """`state` with the encoder and the projection head of the run in `workdir`, as NumPy arrays.
+
+    A classifier is not taken over: it belongs to the classes of its data. Layers of that run's head which this state
+    lacks are left behind.
+
+    Args:
+        state: freshly initialised.
+        workdir: of a run made by train or convert.
+        which: "latest", "best" or a step; see `features.load_variables`.
+
+    Raises:
+        base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
+    """
+    _, params, method_state = features.load_variables(workdir, which=which)
+    sources = {"params": params, "batch_stats": method_state["batch_stats"]}
+
+    def take(path: tuple[Any, ...], leaf: base.Array) -> np.ndarray:
+        names = [entry.key for entry in path]
+        found: Any = sources
+        for name in names if names[1] != "supervised_head" else ():
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if names[1] == "supervised_head":
+            return np.asarray(leaf)
+        if found is None or np.shape(found) != leaf.shape:
+            got = "nothing" if found is None else f"shape {list(np.shape(found))}"
+            raise base.InputError(
+                f"The run in {workdir} must have the weight {'/'.join(names[1:])} of shape {list(leaf.shape)}; it has "
+                f"{got}. Lower method.selector to the layers that its head has, or start from another run."
+            )
+        return np.asarray(found, leaf.dtype)
+
+    trees = {"params": state.params, "batch_stats": state.method_state["batch_stats"]}
+    adopted = jax.tree.map_with_path(take, jax.device_get(trees))
+    method_state = {**jax.device_get(state.method_state), "batch_stats": adopted["batch_stats"]}
+    return state._replace(params=adopted["params"], method_state=method_state)

@@ -1,0 +1,208 @@
+"""From a config, a mesh and the shape of the data to the compiled training program.
+
+What belongs here: everything of a training step that can be made without reading data and without running anything, so
+that `train` runs, and `aot` compiles for machines that are not here, the same program.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from simclr_jax import augment, base, data, methods, models, optim, train_step
+from simclr_jax.data import resident
+from simclr_jax.distributed import sharding
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import input_pipeline
+
+
+class Program(NamedTuple):
+    """The functions of a run.
+
+    encoder: the backbone. method: the training method.
+    init: () -> the state before the first update; pure. placement: where every array of it lives.
+    train_steps: the jitted dispatch of `train_step.Dispatch`; its state is donated.
+    num_steps: updates of the whole run.
+    """
+
+    encoder: nn.Module
+    method: base.Method
+    init: Callable[[], base.TrainState]
+    placement: base.PyTree
+    train_steps: train_step.Dispatch
+    num_steps: int
+
+
+class DataShape(NamedTuple):
+    """What a program must know of the training split.
+
+    num_examples: images. num_classes: 0 if they have no classes. canvas: (height, width) of every image, pixels.
+    is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
+    """
+
+    num_examples: int
+    num_classes: int
+    canvas: tuple[int, int]
+    is_streamed: bool
+
+
+def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
+    """Builds all that can be wrong in the config before data, which may take minutes, are read.
+
+    Raises:
+        base.InputError: a value of the sections train, encoder, method or augment is not valid.
+    """
+    train = config["train"]
+    sharding.check_batch_size(train["batch_size"], mesh)
+    sharding.check_parameter_sharding(train["parameter_sharding"])
+    train_step.check_chunks(train["batch_size"], train_step.Chunks(train["num_chunks"], mesh.size))
+    make_method(make_encoder(config, mesh), config, mesh, num_classes=2)
+    config_lib.call(augment.make_simclr_views, config, "augment")
+    views = config["augment"]["num_views"]
+    methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views)
+
+
+def make_program(
+    config: Mapping[str, Any], mesh: Mesh, *, shape: DataShape, steps_per_dispatch: int, seed: int
+) -> Program:
+    """The program of the run that `config` describes on `mesh`; nothing is computed and no device is touched.
+
+    Raises:
+        base.InputError: a value of the config is not valid.
+    """
+    check_sections(config, mesh)
+    train, size = config["train"], config["augment"]["size"]
+    encoder = make_encoder(config, mesh)
+    method = make_method(encoder, config, mesh, num_classes=shape.num_classes)
+    sizes = run_length(config, num_examples=shape.num_examples)
+    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
+    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    make_views = config_lib.call(augment.make_simclr_views, config, "augment")
+    load_batch = input_pipeline.take_rows if shape.is_streamed else resident.gather_batch
+    load_views = sharding.map_rows(
+        train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
+    )
+    chunks = train_step.Chunks(train["num_chunks"], mesh.size, shape.is_streamed)
+    collected = sharding.collected(method, mesh)
+    step = train_step.make_train_step(collected, tx, load_views, schedule=schedule, chunks=chunks)
+    dispatch = train_step.repeat_steps if steps_per_dispatch > 1 else train_step.single_step
+
+    def init() -> base.TrainState:
+        return train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3))
+
+    placement = sharding.state_placement(mesh, jax.eval_shape(init), how=train["parameter_sharding"])
+    return Program(
+        encoder=encoder,
+        method=method,
+        init=init,
+        placement=placement,
+        train_steps=jax.jit(
+            dispatch(step),
+            donate_argnums=0,
+            out_shardings=(placement, sharding.replicated(mesh)),
+            compiler_options=compiler_options(config, on_gpu=sharding.is_gpu(mesh)),
+        ),
+        num_steps=optim.num_train_steps(**sizes),
+    )
+
+
+def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
+    """The backbone that the config's section `encoder` describes, its BatchNorm grouped as `train.bn_group` says.
+
+    Raises:
+        base.InputError: a value of the section is not valid.
+    """
+    groups = sharding.num_groups(mesh, config["train"]["bn_group"])
+    return config_lib.call(
+        models.make_encoder,
+        config,
+        "encoder",
+        bn_groups=groups,
+        bn_parts=mesh.size,
+        bn_folded=folds_batch_norm(config, on_gpu=sharding.is_gpu(mesh)),
+    )
+
+
+def folds_batch_norm(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
+    """Whether bfloat16 BatchNorm takes the forms of `models.folded`, which pay on GPUs alone; `train.folded_bn`."""
+    return on_gpu and bool(config["train"]["folded_bn"])
+
+
+def compiler_options(config: Mapping[str, Any], *, on_gpu: bool) -> dict[str, bool] | None:
+    """What XLA is asked beside the program: with `train.deterministic`, to keep to what gives the same bits every time.
+
+    On a GPU XLA otherwise times several algorithms for a product or convolution and may choose another one in the next
+    run. CPUs and TPUs need no asking. The program itself holds nothing whose order of sums is left open.
+    """
+    return {"xla_gpu_deterministic_ops": True} if on_gpu and config["train"]["deterministic"] else None
+
+
+def abstract_arguments(
+    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int
+) -> tuple[Any, ...]:
+    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays."""
+    whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
+    count, placed = (batch_size, rows) if shape.is_streamed else (shape.num_examples, whole)
+    struct: Any = jax.ShapeDtypeStruct
+    source = resident.ResidentSplit(
+        images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
+        sizes=struct((count, 2), jnp.int32, sharding=placed),
+        labels=struct((count,), jnp.int32, sharding=placed),
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return (
+        jax.tree.map(
+            lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+            jax.eval_shape(program.init),
+            program.placement,
+        ),
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole),
+        source,
+        jax.ShapeDtypeStruct((steps_per_dispatch, batch_size), jnp.int32, sharding=sharding.rows(mesh, axis=1)),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+    )
+
+
+def run_length(config: Mapping[str, Any], *, num_examples: int) -> dict[str, Any]:
+    """What the number of steps and the schedule are computed from."""
+    train = config["train"]
+    return {"num_examples": num_examples, "batch_size": train["batch_size"], "num_epochs": train["num_epochs"]}
+
+
+def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int) -> base.Method:
+    """The method that `config["method"]["name"]` names; the other keys of the section are its own.
+
+    Raises:
+        base.InputError: an unknown name, or a value of the section is not valid.
+    """
+    section = dict(config.get("method", {}))
+    name = section.pop("name", None)
+    if name not in methods.METHODS:
+        raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
+    make = methods.METHODS[name]
+    rest: dict[str, Any] = {"encoder": encoder, "num_classes": num_classes}
+    if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are
+        rest["mesh"] = mesh
+    return config_lib.call(make, {"method": section}, "method", **rest)
+
+
+def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
+    """A line for people where views are larger than the images kept for them, "" where they are not."""
+    size = config["augment"]["size"]
+    if size <= max(canvas):
+        return ""
+    more = "" if config["data"]["canvas_size"] is None else f" Raise data.canvas_size from {max(canvas)} to keep more."
+    return (
+        f"Views of augment.size {size} pixels are cut from images of at most {max(canvas)} and enlarged: they show no "
+        f"more than smaller views would.{more}"
+    )
+
+
+def data_shape(image_set: data.ImageSet, *, is_streamed: bool) -> DataShape:
+    """The shape of a split that has been read."""
+    height, width = image_set.images.shape[1:3]
+    return DataShape(len(image_set.images), len(image_set.class_names), (height, width), is_streamed)

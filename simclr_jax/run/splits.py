@@ -1,0 +1,56 @@
+"""Both splits of a run's data as evaluate and report meet them: either may be unlabelled, the test split absent."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from simclr_jax import data, probes
+from simclr_jax.run import config as config_lib
+
+
+class Splits(NamedTuple):
+    """train_set: at least one image. test_set: None if the data hold no image in that split.
+
+    is_same: the test split is the training split, so that every test image would find itself.
+    num_shared: test images that are training images too.
+    """
+
+    train_set: data.ImageSet
+    test_set: data.ImageSet | None
+    is_same: bool
+    num_shared: int
+
+
+def load(config: Mapping[str, Any]) -> Splits:
+    """Both splits that the config's sections `data` and `split` name.
+
+    Raises:
+        base.InputError: data that are missing or cannot be read; see `data.load_split`.
+    """
+    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    if not config_lib.call(data.has_split, config, "data", split=config["split"]["test"]):
+        return Splits(train_set, None, is_same=False, num_shared=0)
+    test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    is_same = test_set.fingerprint == train_set.fingerprint
+    # TFDS numbers each split from 0; the other sources give an image the same id in every split.
+    names_tell = not config["data"]["name"].startswith("tfds:")
+    num_shared = len(set(train_set.ids) & set(test_set.ids)) if names_tell else 0
+    return Splits(train_set, test_set, is_same, num_shared)
+
+
+def why_no_probe(splits: Splits) -> str | None:
+    """Why no probe could tell anything on these splits, as a clause; None where one can. See `probes.why_no_probe`."""
+    train_set, test_set = splits.train_set, splits.test_set
+    test_labels = None if test_set is None else test_set.labels
+    reason = probes.why_no_probe(train_set.labels, test_labels, class_names=train_set.class_names)
+    return "the test split holds the training images themselves" if splits.is_same and reason is None else reason
+
+
+def cautions(splits: Splits) -> list[str]:
+    """Sentences to show beside scores on these splits; see `probes.cautions`. A test split is there and labelled."""
+    train_set, test_set = splits.train_set, splits.test_set
+    assert test_set is not None
+    said = probes.cautions(train_set.labels, test_set.labels, class_names=train_set.class_names)
+    if splits.num_shared:
+        total = len(test_set.ids)
+        said.append(f"{splits.num_shared} of {total} test images are training images too and find themselves.")
+    return said

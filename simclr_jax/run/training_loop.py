@@ -1,0 +1,228 @@
+"""The loop of a training run, from its newest checkpoint to its end or a stop signal.
+
+Order: host draws indices -> one dispatch of K updates -> the metrics of the dispatch before are read, checked and
+logged -> at boundaries a checkpoint, then kNN. Everything random is a function of (seed, step, position), so a run that
+was stopped at any moment and started again ends with the same bits as one that was not.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from simclr_jax import base, data, distributed, methods, probes, train_step
+from simclr_jax.distributed import sharding
+from simclr_jax.run import checkpoint, features, identity, input_pipeline, metrics_reader, pretrained, progress
+from simclr_jax.run import program as program_lib
+from simclr_jax.run import workdir as workdir_lib
+
+# How much longer than for an update the processes wait for each other to save.
+_PATIENCE_WITH_DISKS = 4.0
+
+
+class LoopSettings(NamedTuple):
+    """The config's section `train`.
+
+    batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
+    steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
+    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
+    max_resident_gigabytes: see `input_pipeline.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`.
+    bn_group: over which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
+    `sharding.state_placement`. folded_bn: see `program.folds_batch_norm`.
+    deterministic: see `program.compiler_options`. stretch_schedule: see `identity.check_config`.
+    """
+
+    batch_size: int
+    num_epochs: float
+    steps_per_dispatch: int
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    evaluate_every_epochs: float
+    max_resident_gigabytes: float | None
+    num_chunks: int = 1
+    bn_group: str = "global"
+    parameter_sharding: str = "replicated"
+    folded_bn: bool = True
+    deterministic: bool = False
+    stretch_schedule: bool = False
+
+
+def check_settings(settings: LoopSettings) -> LoopSettings:
+    """The settings; InputError for values that no run can have."""
+    sharding.check_parameter_sharding(settings.parameter_sharding)
+    numbers = [name for name, kind in LoopSettings.__annotations__.items() if kind in (int, float)]
+    for name, value in ((name, getattr(settings, name)) for name in numbers):
+        smallest = 0.0 if name == "evaluate_every_epochs" else 1
+        if name == "num_epochs" and not value > 0:
+            raise base.InputError(f"train.num_epochs must be above 0; got {value}. A fraction is allowed.")
+        if name != "num_epochs" and not value >= smallest:
+            raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
+    # A loop of updates only pays where dispatching costs.
+    return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
+
+
+class Run(NamedTuple):
+    """What one training run is made of, once its config has been read."""
+
+    config: Mapping[str, Any]
+    settings: LoopSettings
+    mesh: Mesh
+    source: identity.Data
+    train_set: data.ImageSet
+    test_set: data.ImageSet | None
+    feed: input_pipeline.Feed
+    probe: probes.ProbeSettings
+    init: Callable[[], base.TrainState]
+    placement: base.PyTree
+    train_steps: train_step.Dispatch
+    encode: features.EncodeFn
+    num_steps: int
+
+
+def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distributed.Peers) -> int:
+    """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
+
+    Returns:
+        The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
+    """
+    settings, folder = run.settings, workdir / "checkpoints"
+    scores = workdir_lib.read_scores(workdir)
+    with checkpoint.open_checkpoints(folder, keep=settings.keep_checkpoints, scores=scores) as checkpoints:
+        like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
+        restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say, any_process=peers.any)
+        state = _initial_state(run) if restored is None else restored
+        step = int(state.step)
+        for later in [known for known in scores if known > step]:
+            del scores[later]  # their log is dropped, too, and they will be measured again
+        _announce(run, step)
+        with contextlib.ExitStack() as stack:
+            opened = workdir_lib.open_log(workdir, resumed_step=step, warn=progress.say)
+            log = stack.enter_context(opened if peers.is_main else workdir_lib.silent_log())
+            sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
+            reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
+            with peers.noticing_loss():
+                return _loop(
+                    run, _Saver(checkpoints, like, scores, is_proven=restored is not None), state, reader, stop
+                )
+
+
+def _initial_state(run: Run) -> base.TrainState:
+    state, start = sharding.jit_once(run.init, run.mesh, placement=run.placement)(), run.config["init"]
+    if start["workdir"] is None:
+        return state
+    progress.say(f"Starting from the weights of {start['workdir']}.")
+    # Adopting happens on the host, from a whole copy.
+    whole = sharding.jit_once(run.init, run.mesh)()
+    return sharding.put_placed(
+        pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"]), run.placement
+    )
+
+
+class _Saver:
+    """Where the loop leaves its states: the first one of a run is read back, and each one once evaluated is scored.
+
+    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept.
+    """
+
+    def __init__(
+        self, checkpoints: checkpoint.Checkpoints, like: base.TrainState, scores: dict[int, float], *, is_proven: bool
+    ):
+        self._checkpoints, self._like, self.scores = checkpoints, like, scores
+        self._is_proven = is_proven
+
+    def save(self, state: base.TrainState, step: int) -> None:
+        checkpoint.save(self._checkpoints, state, step=step)
+        if not self._is_proven:
+            checkpoint.read_back(self._checkpoints, self._like, step=step)
+            self._is_proven = True
+
+
+def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: progress.Stop) -> int:
+    settings = run.settings
+    key = sharding.make_key(run.mesh, run.config["seed"])
+    vote = sharding.make_vote(run.mesh)
+    step = int(state.step)
+    stopped = 0
+    if _is_evaluated(run, step - settings.steps_per_dispatch, step) and step not in saver.scores:
+        _evaluate(run, reader, state, saver.scores)  # a run that was stopped between saving and evaluating
+    while step < run.num_steps:
+        with reader.waiting(step + 1):
+            stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
+        if stopped:
+            break
+        count = min(settings.steps_per_dispatch, run.num_steps - step)
+        source, indices = run.feed.draw(step)
+        state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        before, step = step, step + count
+        reader.put(before, count, metrics)
+        evaluates = _is_evaluated(run, before, step)
+        if evaluates or metrics_reader.crosses(before, step, settings.checkpoint_every_steps):
+            reader.flush()  # never save a state whose metrics have not been seen to be finite
+            with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
+                saver.save(state, step)
+            with reader.waiting(step):
+                stopped = vote(stop.number)
+            if evaluates and not stopped:
+                _evaluate(run, reader, state, saver.scores)
+    reader.flush()
+    with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
+        saver.save(state, step)  # where the loop ended, unless that was just saved
+    return stopped
+
+
+def _is_evaluated(run: Run, before: int, step: int) -> bool:
+    """Whether kNN is due after the updates before + 1 ... step."""
+    if run.test_set is None or step <= 0:
+        return False
+    batches = len(run.train_set.images) / run.settings.batch_size
+    every = max(round(run.settings.evaluate_every_epochs * batches), 1)
+    # Not shortly before the last step, which is evaluated in any case.
+    return step >= run.num_steps or (metrics_reader.crosses(before, step, every) and run.num_steps - step > every // 2)
+
+
+def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, scores: dict[int, float]) -> None:
+    """kNN of the test split against the training split, over the labelled rows of both; logged, and kept as a score.
+
+    It is there to be looked at: what keeps it from being measured is said, and the training goes on.
+    """
+    train_set, test_set = run.train_set, run.test_set
+    assert test_set is not None
+    variables = features.encoder_variables(state.params, state.method_state)
+    step = int(state.step)
+    try:
+        with reader.paused():
+            accuracy = probes.knn_accuracy(
+                run.encode(variables, train_set),
+                train_set.labels,
+                run.encode(variables, test_set),
+                test_labels=test_set.labels,
+                num_classes=len(train_set.class_names),
+                k=run.probe.knn_k,
+                temperature=run.probe.knn_temperature,
+                votes=run.probe.knn_votes,
+            )
+    except base.InputError as error:
+        progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
+        return
+    assert accuracy is not None  # only splits with labels come here
+    scores[step] = accuracy
+    reader.write_accuracy(step, accuracy, peak_bytes=sharding.device_peak_bytes())
+
+
+def _announce(run: Run, step: int) -> None:
+    batch_size, num_classes = run.settings.batch_size, len(run.train_set.class_names)
+    loss = methods.uninformed_loss(run.config["method"], batch_size=batch_size, num_classes=num_classes)
+    progress.say(
+        f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, batch {batch_size}, "
+        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of {loss:.3f} means "
+        "that all embeddings are the same."
+    )
+    remark = program_lib.remark_on_size(run.config, run.train_set.images.shape[1:3])
+    if remark:
+        progress.say(remark)
+    progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")

@@ -1,0 +1,217 @@
+"""What a run writes for people and tools beside its checkpoints, written and read here only.
+
+A workdir holds: config.json (the resolved config), metrics.jsonl (one JSON object a line), events.* (TensorBoard),
+results.json (probes and summary), lock (the process that trains in it; .lock is what it holds), checkpoints/ and
+report.html.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from simclr_jax import atomic_files, base
+from simclr_jax.run import paths
+
+_CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
+# What the system locks and what says who did: on Windows nobody else can read a locked file.
+_LOCK, _HOLDER = ".lock", "lock"
+_PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunLog(NamedTuple):
+    """Open files of a run: the metrics file, the TensorBoard events, and the seconds trained before this process.
+
+    warn: told, once, when a row could not be written; a log does not decide over the training.
+    """
+
+    metrics: Any
+    events: Any
+    seconds_before: float
+    warn: Callable[[str], None]
+
+
+def require_run(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The workdir as a path; InputError unless a run was started in it."""
+    path = pathlib.Path(workdir)
+    if not has_config(path):
+        raise base.InputError(
+            f"workdir must be the folder of a run (it holds {_CONFIG}); got {path}. "
+            "Start one: simclr-jax train --config=demo --workdir=" + str(path)
+        )
+    return path
+
+
+def has_config(workdir: pathlib.Path) -> bool:
+    """Whether a run was started in the workdir."""
+    return (workdir / _CONFIG).is_file()
+
+
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Keeps the resolved config with the run."""
+    write_json(workdir / _CONFIG, config)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The resolved config that the run was started with."""
+    return json.loads((workdir / _CONFIG).read_text())
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the workdir for this process; the system frees it however the process ends.
+
+    Raises:
+        base.InputError: the folder cannot be written or hold checkpoints, or another process holds it.
+    """
+    paths.check_plain(workdir, flag="workdir")
+    import filelock
+
+    atomic_files.make_folder(workdir, flag="workdir")
+    held = filelock.FileLock(str(workdir / _LOCK))
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise base.InputError(
+            f"One process at a time may train in a workdir; {workdir} is in use by process {lock_holder(workdir)}. "
+            "Wait for it, stop it, or use another --workdir."
+        ) from error
+    except NotImplementedError:
+        print(f"{workdir} is on a disk without locks: let no other process train in it.", file=sys.stderr)
+    except OSError as error:
+        raise base.InputError(f"workdir must be a folder that can be written; {workdir}: {error.strerror}.") from error
+    try:
+        atomic_files.write_text(workdir / _HOLDER, f"{os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        held.release()
+
+
+def lock_holder(workdir: pathlib.Path) -> str:
+    """What the process that holds the workdir has written into its lock; empty if there is none."""
+    path = workdir / _HOLDER
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+
+
+@contextlib.contextmanager
+def open_log(
+    workdir: pathlib.Path, *, resumed_step: int, warn: Callable[[str], None] = warnings.warn
+) -> Iterator[RunLog]:
+    """Opens the metrics for appending, dropping rows after `resumed_step`: they will be computed again."""
+    # The synchronous half of tensorboardX: its thread dies of a full disk, and whoever waits for it waits for ever.
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2
+
+    path = workdir / _METRICS
+    kept = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
+    atomic_files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    events = event_file_writer.EventsWriter(str(workdir / "events"))
+    if resumed_step:
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        events.write_event(event_pb2.Event(wall_time=time.time(), step=resumed_step + 1, session_log=start))
+    with open(path, "a", buffering=1) as metrics:
+        log = RunLog(metrics, events, max((row.get("seconds", 0.0) for row in kept), default=0.0), _once(warn))
+        try:
+            yield log
+        finally:
+            with _not_deciding(log):
+                events.close()
+
+
+@contextlib.contextmanager
+def silent_log() -> Iterator[RunLog]:
+    """A log that writes nothing, for the processes of a run which do not write."""
+    yield RunLog(None, None, 0.0, warnings.warn)
+
+
+def write_metrics(log: RunLog, row: Mapping[str, float]) -> None:
+    """Appends one row (it has a "step") to metrics.jsonl and to the TensorBoard events."""
+    if log.metrics is None:
+        return
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+
+    with _not_deciding(log):
+        log.metrics.write(json.dumps(row) + "\n")
+        now, step = time.time(), int(row["step"])
+        for name, value in row.items():
+            if name != "step":
+                event = event_pb2.Event(wall_time=now, step=step, summary=summary.scalar(name, value))
+                log.events.write_event(event)
+        log.events.flush()
+
+
+@contextlib.contextmanager
+def _not_deciding(log: RunLog) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warn(f"Metrics cannot be written, the training goes on without: {error.strerror or error}.")
+
+
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    said: list[str] = []
+
+    def warn_once(line: str) -> None:
+        if line not in said:
+            said.append(line)
+            warn(line)
+
+    return warn_once
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """All rows of metrics.jsonl; a last line torn by a kill is left out."""
+    path = workdir / _METRICS
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def read_scores(workdir: pathlib.Path) -> dict[int, float]:
+    """Step -> kNN accuracy while training, of all steps that were evaluated."""
+    return {int(row["step"]): row["knn_accuracy"] for row in read_metrics(workdir) if "knn_accuracy" in row}
+
+
+def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:
+    """Merges entries into results.json and returns the whole."""
+    results = {**read_results(workdir), **entries}
+    write_json(workdir / _RESULTS, results)
+    return results
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """The content of results.json, empty if there is none."""
+    path = workdir / _RESULTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON; readers see the old or the new file, never half of one."""
+    atomic_files.write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computes the numbers, for the record of a run."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", **versions}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """section.key -> value of a config."""
+    entries: dict[str, Any] = {}
+    for key, value in tree.items():
+        entries.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return entries

@@ -1,0 +1,240 @@
+"""The whole training program on a run of seconds: resuming, stopping, diverging, refusing."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from simclr_jax import base
+from simclr_jax.cli import train
+from simclr_jax.run import checkpoint, training_loop, tree_digests
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import workdir as workdir_lib
+
+# A step of this run takes milliseconds, so that a kill hits any phase of the program.
+OVERRIDES = [
+    "--config.augment.size=8",
+    "--config.train.batch_size=32",
+    "--config.train.log_every_steps=1",
+    "--config.train.checkpoint_every_steps=5",
+    "--config.train.evaluate_every_epochs=0.4",
+]
+
+
+def settings(*overrides: str) -> dict:
+    parsed, _ = config_lib.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
+    assert parsed is not None
+    return parsed.to_dict()
+
+
+def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "simclr_jax", "train", "--config=smoke", f"--workdir={workdir}"]
+    cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [*command, *OVERRIDES, *overrides], env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(workdir: pathlib.Path, step: int) -> None:
+    for _ in range(1200):
+        if any(row["step"] >= step for row in workdir_lib.read_metrics(workdir)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was not reached in two minutes")
+
+
+def final_digests(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
+    with checkpoint.open_checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.latest_step()
+        assert step is not None
+        return step, tree_digests.leaf_digests(checkpoint.restore_any(checkpoints, step=step))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits_as_one_that_was_not(tmp_path):
+    whole = start(tmp_path / "whole")
+    said = whole.communicate(timeout=250)[1]
+    assert whole.returncode == 0, said
+
+    broken = tmp_path / "broken"
+    moment = np.random.default_rng(time.time_ns()).uniform(0, 0.5)
+    killed = start(broken)
+    wait_for_step(broken, 6)
+    time.sleep(moment)
+    killed.kill()
+    killed.communicate(timeout=60)
+
+    stopped = start(broken)
+    wait_for_step(broken, 20)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 128 + signal.SIGTERM
+    assert "The same command goes on from here" in stopped.communicate()[1]
+
+    ended = start(broken)
+    said = ended.communicate(timeout=250)[1]
+    assert ended.returncode == 0 and "Going on from step" in said, said
+    assert final_digests(broken) == final_digests(tmp_path / "whole"), f"killed {moment:.3f} s after step 6"
+    # A step that starts a process is left out of the log, as its rate would include compiling; the others agree.
+    one, other = (
+        [(row["step"], row["loss"]) for row in workdir_lib.read_metrics(folder) if "loss" in row]
+        for folder in (tmp_path / "whole", broken)
+    )
+    assert len(other) == len(dict(other)) > 30 and set(other) <= set(one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("train") / "whole"
+    assert train.main(config=settings(), workdir=str(folder)) == 0
+    return folder
+
+
+def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
+    rows = workdir_lib.read_metrics(whole)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert any("knn_accuracy" in row for row in rows)
+    assert workdir_lib.read_config(whole)["seed"] == 0
+    assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
+    for index, row in enumerate(rows):  # an accuracy is that of a state which is saved already
+        if "knn_accuracy" in row:
+            assert all(later["step"] >= row["step"] for later in rows[index:])
+    with pytest.raises(base.InputError, match=r"seed: 0 there, 1 asked"):
+        train.main(config=settings("--config.seed=1"), workdir=str(whole))
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whole, tmp_path, monkeypatch):
+    """Stopped by a signal between two checkpoints, and what is left then copied as a kill would leave it."""
+    built = train.build(settings())  # so that both halves share what is compiled
+    signals = {12: signal.SIGTERM}
+
+    def draw(step):
+        if step in signals:
+            os.kill(os.getpid(), signals.pop(step))
+        return built.feed.draw(step)
+
+    monkeypatch.setattr(train, "build", lambda values: built._replace(feed=built.feed._replace(draw=draw)))
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 128 + signal.SIGTERM
+    assert final_digests(tmp_path)[0] == 13
+    shutil.rmtree(tmp_path / "checkpoints" / "13")  # killed: the newest checkpoint is older than the log
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 0
+    assert final_digests(tmp_path) == final_digests(whole)
+    one, other = (
+        [(row["step"], row["loss"]) for row in workdir_lib.read_metrics(folder) if "loss" in row]
+        for folder in (whole, tmp_path)
+    )
+    # The step that starts a process is left out of the log.
+    assert len(other) == len(dict(other)) and set(other) == {(step, loss) for step, loss in one if step != 11}
+
+
+@pytest.mark.slow
+def test_chunks_group_norm_and_streaming_train_together(tmp_path):
+    overrides = ["--config.train.num_chunks=4", "--config.encoder.norm=group", "--config.encoder.remat=blocks"]
+    streamed = ["--config.train.max_resident_gigabytes=1e-6", "--config.train.num_epochs=0.3"]
+    assert train.main(config=settings(*overrides, *streamed), workdir=str(tmp_path)) == 0
+    rows = [row["loss"] for row in workdir_lib.read_metrics(tmp_path) if "loss" in row]
+    assert len(rows) > 5 and np.isfinite(rows).all()
+
+
+@pytest.mark.slow
+def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tmp_path, capsys):
+    overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
+    assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train.EXIT_DIVERGED
+    said = capsys.readouterr().err
+    assert "became non-finite between step" in said and "Lower schedule.base_learning_rate" in said
+    with checkpoint.open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in checkpoints.all_steps():
+            state = checkpoint.restore_any(checkpoints, step=step)
+            leaves = [np.isfinite(leaf).all() for leaf in state["params"]["encoder"]["stem"]["conv1"].values()]
+            assert all(leaves)
+
+
+def test_an_unlabelled_folder_trains_without_probes(tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (9 + number % 3, 12, 3), np.uint8)).save(photos / f"{number}.png")
+    overrides = [f"--config.data.name=folder:{photos}", "--config.data.cache_dir=", "--config.train.batch_size=8"]
+    assert train.main(config=settings(*overrides), workdir=str(tmp_path / "run")) == 0
+    assert not any("knn_accuracy" in row for row in workdir_lib.read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_with_a_schedule_of_its_own(whole, tmp_path):
+    longer = shutil.copytree(whole, tmp_path / "run")
+    more = ["--config.train.num_epochs=1.4", "--config.schedule.restart_epochs=(1.0,)"]
+    assert train.main(config=settings(*more, "--config.train.keep_checkpoints=1"), workdir=str(longer)) == 0
+    before, after = ({row["step"]: row for row in workdir_lib.read_metrics(folder)} for folder in (whole, longer))
+    assert max(after) == 59 and all(after[step] == before[step] for step in before)  # 1348 * 1.4 // 32 + 1
+    rates = [after[step]["learning_rate"] for step in (45, 50, 57)]
+    assert rates[0] < rates[1] > rates[2] > 0  # warmed up anew, and falling
+
+
+def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch, capsys):
+    """The state is on disk before kNN runs, and what kNN refuses ends nothing; a process later measures what is due."""
+    built = train.build(settings("--config.train.num_epochs=0.5"))
+    monkeypatch.setattr(train, "build", lambda values: built)
+    saved = []
+
+    def refuse(*args, **how):
+        saved.append(sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()))
+        raise base.InputError("no labels.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_loop.probes, "knn_accuracy", refuse)
+        assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+    assert saved and saved[-1] and "the training goes on: no labels." in capsys.readouterr().err
+    assert final_digests(tmp_path)[0] == 22 and not workdir_lib.read_scores(tmp_path)
+    assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+    assert set(workdir_lib.read_scores(tmp_path)) == {22}
+
+
+def test_a_hangup_saves_like_sigterm_unless_it_is_ignored(monkeypatch):
+    from simclr_jax.run import progress
+
+    with progress.stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with progress.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.train.batch_size=1", "train.batch_size must be at least 2 for the method simclr"),
+        ("--config.augment.num_views=1", "augment.num_views must be 2 for the method simclr"),
+        ("--config.augment.num_views=3", "augment.num_views must be 2 for the method simclr"),
+        ("--config.schedule.restart_epochs=(2.0,)", "schedule.restart_epochs must rise"),
+        ("--config.train.batch_size=0", "batch_size"),
+        ("--config.train.num_epochs=0.0", "num_epochs"),
+        ("--config.train.num_chunks=3", "num_chunks must divide the images per device; got 3 chunks and 32 images"),
+        ("--config.train.bn_group=chip", "bn_group must be one of global, host, device"),
+        ("--config.encoder.norm=layer", "norm must be one of batch, group, frozen"),
+        ("--config.method.name=simlcr", "method.name must be one of simclr"),
+        ("--config.data.name=digit", "data set must be one of"),
+    ],
+)
+def test_a_bad_value_is_refused_before_anything_is_written(tmp_path, override, said):
+    with pytest.raises(base.InputError, match=said):
+        train.main(config=settings(override), workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()

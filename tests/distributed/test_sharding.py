@@ -1,0 +1,241 @@
+"""Placements and the map over rows, on four virtual devices in a process of their own."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import base, methods
+from simclr_jax.distributed import sharding
+from tests.devices import run_on_devices
+
+
+def test_a_mesh_of_one_device_has_the_batch_axis():
+    mesh = sharding.make_mesh(1)
+    assert mesh.shape == {sharding.BATCH_AXIS: 1}
+
+
+def test_asking_for_more_devices_than_there_are_is_refused():
+    with pytest.raises(base.InputError, match="got 99 and 1"):
+        sharding.make_mesh(99)
+
+
+@pytest.mark.parametrize("batch_size", [0, -4])
+def test_a_batch_size_below_one_is_refused(batch_size):
+    with pytest.raises(base.InputError, match="batch_size must be a positive multiple"):
+        sharding.check_batch_size(batch_size, sharding.make_mesh(1))
+
+
+def test_map_rows_equals_the_plain_function_on_one_device():
+    mesh = sharding.make_mesh(1)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    mapped = sharding.map_rows(lambda scale, rows: rows * scale, mesh, row_args=(False, True))
+    np.testing.assert_array_equal(mapped(np.float32(2), x), 2 * x)
+
+
+# The published budget of the step: no all-to-all, no gather of images, at most two all-reduces per BatchNorm layer and
+# three more, the projections gathered once. It holds the axis order (batch first, views second): views first would
+# gather every image on every device. The program is the one that `train` runs.
+_BUDGET = """
+def budget(dtype):
+    taps._CACHED_BYTES = 1  # image after image, as with large batches
+    settings = config_lib.load_file("demo").to_dict()
+    settings["train"]["batch_size"] = 16
+    settings["encoder"].update(name="resnet10", width_multiplier=0.0625)
+    settings["augment"]["size"] = 24
+    shape = program_lib.DataShape(num_examples=64, num_classes=0, canvas=(24, 24), is_streamed=False)
+    mesh = sharding.make_mesh()
+    settings["encoder"]["dtype"] = dtype
+    program = program_lib.make_program(settings, mesh, shape=shape, steps_per_dispatch=1, seed=0)
+    arguments = program_lib.abstract_arguments(program, mesh, shape=shape, batch_size=16, steps_per_dispatch=1)
+    text = program.train_steps.lower(*arguments).compile().as_text()
+    collectives = hlo.summarise(text).collectives
+    params = jax.eval_shape(program.init).params
+    return {
+        "layers": sum("bn" in str(path) and "scale" in str(path)
+                      for path, _ in jax.tree_util.tree_leaves_with_path(params)),
+        "all_reduces": sum(c.times for c in collectives if c.kind == "all-reduce"),
+        "moved": [c.dims for c in collectives if c.kind != "all-reduce"],
+        "kinds": sorted({c.kind for c in collectives}),
+        "hosts": re.findall(r"callback|infeed|outfeed| send\\(| recv\\(", text),
+    }
+"""
+
+# Some updates by every method on one device and on four. A third of the labels is left out, the digits do not lie
+# evenly on the devices: a mean of the devices' means would not be the batch's.
+_METHODS = """
+def train_method(name, num_devices, train_set):
+    mesh = sharding.make_mesh(num_devices)
+    encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
+    method = program_lib.make_method(encoder, {"method": {"name": name}}, mesh, num_classes=10)
+    tx = optim.make_optimizer("sgd", schedule=LEARNING_RATE, weight_decay=1e-4)
+    views = augment.make_simclr_views(size=8, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
+    load = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))
+    step = train_step.make_train_step(method, tx, load, schedule=lambda s: LEARNING_RATE)
+    update = jax.jit(step, out_shardings=sharding.replicated(mesh))
+    key = sharding.make_key(mesh, 0)
+    init = lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, 8, 8, 3))
+    state = sharding.jit_once(init, mesh)()
+    rows = input_pipeline.make_feed(train_set, mesh, seed=0, shape=(1, 32), max_resident_gigabytes=None)
+    before, losses = flat(state.params), []
+    for number in range(NUM_STEPS):
+        source, indices = rows.draw(number)
+        state, metrics = update(state, key, source, sharding.put_rows(mesh, np.asarray(indices)[0]))
+        losses.append(float(jax.block_until_ready(metrics["loss"])))
+    return {"losses": losses, "moved": (flat(state.params) - before).tolist()}
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def digest_of_views(num_devices, train_set):
+    mesh, settings = sharding.make_mesh(num_devices), config_lib.load_file("smoke").to_dict()
+    source, first = input_pipeline.make_feed(train_set, mesh, seed=0, shape=(1, 64), max_resident_gigabytes=None).draw(0)
+    load = sharding.map_rows(
+        train_step.make_load_views(resident.gather_batch, augment.make_simclr_views(**settings["augment"])),
+        mesh, row_args=(False, False, True, True))
+    positions = sharding.put_rows(mesh, np.arange(64, dtype=np.int32))
+    rows = sharding.put_rows(mesh, np.asarray(first)[0])
+    key = train_step.views_key(sharding.make_key(mesh, 0), jnp.int32(0))
+    return hashlib.sha256(np.asarray(jax.jit(load)(key, source, rows, positions)[1]).tobytes()).hexdigest()
+"""
+
+_IMPORTS = """
+import hashlib, json, re
+import jax, jax.numpy as jnp, numpy as np
+from simclr_jax import augment, data, methods, optim, train_step
+from simclr_jax.run import program as program_lib, config as config_lib, input_pipeline
+from simclr_jax.planning import hlo
+from simclr_jax.distributed import sharding
+from simclr_jax.data import resident
+from simclr_jax.models import resnet, taps
+"""
+# Importing JAX and compiling is what takes the time, so that one process on four devices finds all of this out.
+_FINDINGS = f"""
+{_IMPORTS}
+LEARNING_RATE, NUM_STEPS = 0.01, 4
+{_METHODS}
+train_set = data.load_split("digits", split="train")
+labels = np.where(np.arange(len(train_set.labels)) % 3 == 0, -1, train_set.labels).astype(np.int32)
+train_set = train_set._replace(labels=labels)
+found = {{"devices": jax.device_count()}}
+found["views"] = [digest_of_views(n, train_set) for n in (1, 4)]
+found["methods"] = {{name: [train_method(name, n, train_set) for n in (1, 4)] for name in methods.METHODS}}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def on_four_devices() -> dict[str, Any]:
+    found = json.loads(run_on_devices(4, _FINDINGS))
+    assert found["devices"] == 4
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_the_compiled_step_keeps_its_collective_budget_on_four_devices(dtype):
+    found = json.loads(run_on_devices(4, f"{_IMPORTS}{_BUDGET}\nprint(json.dumps(budget('{dtype}')))"))
+    assert found["layers"] == 15, "the budget is counted against all BatchNorm layers of encoder and head"
+    assert 2 * 11 <= found["all_reduces"] <= 2 * found["layers"] + 3
+    # Images or activations have four axes. What turns back is a number per row, not the projections.
+    assert found["moved"] == [[16, 2, 128], [16, 2, 1]] and "all-to-all" not in found["kinds"]
+    assert found["hosts"] == [], "the host takes part in the step"
+
+
+@pytest.mark.slow
+def test_views_are_the_same_bits_on_any_number_of_devices(on_four_devices):
+    one, four = on_four_devices["views"]
+    assert one == four
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_trains_the_same_on_one_device_and_on_four(on_four_devices, name):
+    one, other = on_four_devices["methods"][name]
+    moved = np.asarray(one["moved"])
+    assert len(set(one["losses"])) == len(one["losses"]) == 4 and np.linalg.norm(moved) > 1e-3
+    # Sums over the batch are taken in another order: float32 rounding, and what four updates make of it.
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    assert np.linalg.norm(other["moved"] - moved) < 1e-3 * np.linalg.norm(moved), "of the way the parameters went"
+
+
+# What a device holds of a net of 1.2 M parameters, by the compiler's own analysis, and what two steps make of it.
+_SPLIT = """
+    import json
+    import jax, jax.numpy as jnp, numpy as np
+    from simclr_jax.run import config as config_lib
+    from simclr_jax.distributed import sharding
+    from simclr_jax.cli import train
+
+    settings = config_lib.load_file("smoke").to_dict()
+    settings["encoder"]["width_multiplier"], settings["augment"]["size"] = 0.5, 8
+    settings["optimizer"]["name"], settings["schedule"]["base_learning_rate"] = "lars", 0.001
+    settings["train"]["batch_size"], settings["train"]["evaluate_every_epochs"] = 8, 0.0
+    found = {}
+    for how in sharding.PARAMETER_SHARDINGS:
+        settings["train"]["parameter_sharding"] = how
+        run = train.build(settings)
+        state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+        key = sharding.make_key(run.mesh, 0)
+        source, indices = run.feed.draw(0)
+        compiled = run.train_steps.lower(state, key, source, indices, jnp.int32(1)).compile()
+        hlo, memory = compiled.as_text(), compiled.memory_analysis()
+        losses = []
+        for step in range(2):
+            source, indices = run.feed.draw(step)
+            state, metrics = compiled(state, key, source, indices, jnp.int32(1))
+            losses.append(float(jax.block_until_ready(metrics["loss"])[0]))
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+        found[how] = [memory.argument_size_in_bytes, whole, held, losses, hlo.count(" all-to-all(")]
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_split_parameters_take_less_of_every_device_and_give_the_same_losses():
+    found = json.loads(run_on_devices(4, _SPLIT))
+    (arguments, whole, held, losses, _), split = found["replicated"], found["fsdp"]
+    assert held == whole and 0.25 <= split[2] / whole < 0.30, "a quarter, but for the small arrays"
+    assert arguments - split[0] == held - split[2], "the compiler counts what the placement says"
+    np.testing.assert_allclose(split[3], losses, rtol=1e-5)
+    assert split[4] == 0, "no images travel to split weights"
+
+
+def test_long_arrays_are_split_along_their_longest_axis_that_divides():
+    mesh = sharding.make_mesh(1)
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), np.float32),
+        "tie": jax.ShapeDtypeStruct((64, 64), np.float32),
+        "scale": jax.ShapeDtypeStruct((128,), np.float32),
+        "step": jax.ShapeDtypeStruct((), np.int32),
+    }
+    placed = sharding.state_placement(mesh, shapes, how="fsdp")
+    assert placed == {
+        "kernel": sharding.rows(mesh, 3),
+        "tie": sharding.rows(mesh, 1),
+        "scale": sharding.replicated(mesh),
+        "step": sharding.replicated(mesh),
+    }
+    whole = sharding.state_placement(mesh, shapes, how="replicated")
+    assert set(jax.tree.leaves(whole)) == {sharding.replicated(mesh)}
+
+
+def test_an_unknown_parameter_sharding_is_refused():
+    with pytest.raises(base.InputError, match=r"must be one of replicated, fsdp; got 'zero3'"):
+        sharding.check_parameter_sharding("zero3")
+
+
+def test_a_vote_in_one_process_is_its_own():
+    vote = sharding.make_vote(sharding.make_mesh())
+    assert [vote(0), vote(15), vote(0)] == [0, 15, 0]
+
+
+def test_rows_places_the_batch_on_the_named_axis():
+    mesh = sharding.make_mesh(1)
+    placed = sharding.put_rows(mesh, np.zeros((3, 8), np.int32), axis=1)
+    assert placed.sharding == sharding.rows(mesh, 1) and isinstance(placed, jax.Array)

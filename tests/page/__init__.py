@@ -1,1 +1,0 @@
-"""Tests of simclr_jax.page."""

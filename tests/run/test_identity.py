@@ -1,0 +1,189 @@
+"""Which settings and data a run must keep, and which it need not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from simclr_jax import base
+from simclr_jax.data import imageset
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import identity
+from simclr_jax.run import workdir as workdir_lib
+
+
+def settings(*overrides, name="smoke"):
+    words = [f"--config={name}", *(f"--config.{override}" for override in overrides)]
+    parsed, _ = config_lib.parse_flags(words, names={}, with_config=True)
+    return parsed.to_dict()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has saved a state; every test may spoil it."""
+    workdir_lib.write_config(tmp_path, settings())
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    return tmp_path
+
+
+FREE = [
+    "train.keep_checkpoints=7",
+    "train.log_every_steps=3",
+    "train.checkpoint_every_steps=1",
+    "train.evaluate_every_epochs=0.0",
+    "train.steps_per_dispatch=5",
+    "train.max_resident_gigabytes=0.5",
+    "train.parameter_sharding=fsdp",
+    "train.deterministic=True",
+    "train.folded_bn=False",
+    "data.cache_dir=elsewhere",
+    "data.data_dir=elsewhere",
+    "data.max_skipped=0.5",
+    "data.name=folder:moved",
+    "split.test=all",
+    "encoder.remat=blocks",
+    "method.loss_form=blockwise",
+    "probe.batch_size=8",
+    "probe.knn_k=3",
+]
+FIXED = [
+    "seed=1",
+    "augment.size=8",
+    "augment.strength=0.1",
+    "encoder.width_multiplier=0.125",
+    "encoder.dtype=bfloat16",
+    "encoder.norm=group",
+    "method.temperature=0.3",
+    "method.head_dim=8",
+    "optimizer.name=lars",
+    "optimizer.weight_decay=0.5",
+    "schedule.base_learning_rate=0.5",
+    "schedule.warmup_epochs=0.1",
+    "train.batch_size=32",
+    "train.num_chunks=2",
+    "train.bn_group=device",
+    "split.train=all",
+    "split.label_fraction=0.5",
+    "init.workdir=other",
+]
+
+
+def test_a_run_goes_on_with_the_config_it_was_started_with(run):
+    before = (run / "config.json").read_bytes()
+    assert identity.check_config(run, settings()) == ""  # tuples have become lists on disk: still the same config
+    assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("override", FREE)
+def test_what_changes_no_result_may_change_and_is_said(run, override):
+    key, _, value = override.partition("=")
+    said = identity.check_config(run, settings(override))
+    assert said.startswith("Going on with settings that differ") and key in said and value.split(":")[-1] in said
+
+
+@pytest.mark.parametrize("override", FIXED)
+def test_what_makes_a_run_another_one_is_refused_by_name(run, override):
+    with pytest.raises(base.InputError) as caught:
+        identity.check_config(run, settings(override))
+    message, key = str(caught.value), override.partition("=")[0]
+    assert f"{key}: " in message and message.count(" there, ") == 1 and "\n" not in message
+
+
+def test_every_key_is_either_free_or_fixed():
+    """A new key that nobody has thought about makes a run another one, which is the safe side; here it is noticed."""
+    thought_of = {override.partition("=")[0] for override in FREE + FIXED}
+    sections = ("augment.", "method.", "optimizer.", "encoder.", "probe.", "data.", "init.", "schedule.")
+    keys = {key for key in workdir_lib.flat(settings()) if not key.startswith(sections)}
+    length = {"train.num_epochs", "train.stretch_schedule"}
+    assert keys - thought_of - length == set()
+
+
+def test_before_the_first_checkpoint_everything_may_change(tmp_path):
+    assert identity.check_config(tmp_path, settings("seed=1")) == ""
+    workdir_lib.write_config(tmp_path, settings())
+    said = identity.check_config(tmp_path, settings("train.batch_size=32", "seed=1"))
+    assert "had saved nothing yet" in said and "train.batch_size 32 (was 64)" in said and "seed 1 (was 0)" in said
+
+
+@pytest.mark.parametrize("name", ["smoke", "finetune"])
+def test_keys_that_an_older_run_lacks_mean_their_default(tmp_path, name):
+    older = json.loads(json.dumps(settings(name=name)))
+    for key in (
+        "train.deterministic",
+        "train.folded_bn",
+        "probe.knn_votes",
+        "schedule.restart_epochs",
+        "encoder.remat",
+    ):
+        section, _, name_in_it = key.partition(".")
+        del older[section][name_in_it]
+    older["method"].pop("head_width", None)
+    older["method"].pop("label_smoothing", None)
+    workdir_lib.write_config(tmp_path, older)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert identity.check_config(tmp_path, settings(name=name)) == ""
+    assert identity.read_config(tmp_path)["probe"]["knn_votes"] == "weighted"
+    with pytest.raises(base.InputError, match=r"encoder\.norm: 'batch' there, 'group' asked"):
+        identity.check_config(tmp_path, settings("encoder.norm=group", name=name))
+
+
+def test_chunks_are_free_where_they_are_exact(tmp_path):
+    workdir_lib.write_config(tmp_path, settings("encoder.norm=group"))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert "train.num_chunks 4" in identity.check_config(tmp_path, settings("encoder.norm=group", "train.num_chunks=4"))
+
+
+def test_a_longer_run_asks_how_the_learning_rate_goes_on(run):
+    with pytest.raises(base.InputError) as caught:
+        identity.check_config(run, settings("train.num_epochs=2.0"))
+    message = str(caught.value)
+    assert 'restart_epochs="(1.0,)"' in message and "stretch_schedule=True" in message
+    longer = settings("train.num_epochs=2.0", "schedule.restart_epochs=(1.0,)")
+    assert "train.num_epochs 2.0 (was 1.0)" in identity.check_config(run, longer)
+    assert "num_epochs" in identity.check_config(run, settings("train.num_epochs=2.0", "train.stretch_schedule=True"))
+    workdir_lib.write_config(run, longer)
+    assert identity.check_config(run, longer) == ""
+    again = settings("train.num_epochs=3.5", "schedule.restart_epochs=(1.0, 2.0)")
+    assert "train.num_epochs 3.5" in identity.check_config(run, again)
+    with pytest.raises(base.InputError, match="with restarts at 1; got 3"):
+        identity.check_config(run, settings("train.num_epochs=3.0", "schedule.restart_epochs=(1.5,)"))
+
+
+def described(class_names=("ant", "bee"), *, num_images=4, pixel=0, name="folder:photos"):
+    images = np.full((num_images, 8, 8, 3), pixel, np.uint8)
+    ids = tuple(map(str, range(num_images)))
+    train_set = imageset.make_image_set(images, np.zeros(num_images, int), class_names=class_names, ids=ids)
+    return identity.describe(name, train_set)
+
+
+def test_the_data_of_a_run_stay_wherever_they_lie(run):
+    identity.check_data(run, described())  # nothing is known about a run of before
+    identity.write_data(run, described())
+    assert identity.read_data(run) == described()
+    identity.check_data(run, described(name="folder:/moved"))
+    assert identity.note_data(run, described(name="folder:/moved")) == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (described(("ant", "bee", "cat")), "started with 2 classes, folder:photos has 3 (new: cat)"),
+        (described(("ant",)), "(gone: bee)"),
+        (described(num_images=5), "started with 4 images, folder:photos has 5"),
+        (described(pixel=1), "as many images as before, but other pixels"),
+    ],
+)
+def test_other_data_are_refused_with_what_differs_until_the_user_says_so(run, now, said):
+    identity.write_data(run, described())
+    with pytest.raises(base.InputError) as caught:
+        identity.check_data(run, now)
+    message = str(caught.value)
+    assert said in message and f"remove {run / 'data.json'}" in message and "\n" not in message
+    assert said in identity.note_data(run, now)
+    (run / "data.json").unlink()
+    identity.check_data(run, now)
+
+
+def test_data_may_change_while_nothing_is_saved(tmp_path):
+    identity.write_data(tmp_path, described())
+    identity.check_data(tmp_path, described(num_images=5))

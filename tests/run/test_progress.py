@@ -1,0 +1,106 @@
+"""Durations, rates and the progress line as people read them, and the signals that stop a run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from simclr_jax.run import progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (42.4, "42 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_a_duration_reads_as_people_say_it(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_a_meter_gives_the_rate_since_the_last_reading_and_the_time_left(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    meter = progress.Meter(done=10, total=100)
+    now += 5
+    assert meter.read(20) == (2.0, 40.0)
+    now += 1
+    assert meter.read(60) == (40.0, 1.0)
+
+
+def test_a_meter_leaves_paused_time_out_of_the_rate_and_keeps_the_time_before(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    meter = progress.Meter(done=0, total=10)
+    now += 1
+    with meter.paused():
+        now += 1000
+    now += 1
+    assert meter.read(6) == (3.0, pytest.approx(4 / 3))
+
+
+def test_a_meter_survives_a_clock_that_stands_still(monkeypatch):
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: 1.0)
+    meter = progress.Meter(done=0, total=10)
+    rate, left = meter.read(0)
+    assert rate == 0 and left > 0
+
+
+def test_the_training_line_names_every_number():
+    row = {"step": 40, "epoch": 1.25, "loss": 3.14159, "contrastive_accuracy": 0.5, "images_per_second": 1234.4}
+    line = progress.training_line(row, num_steps=1000, seconds_left=61)
+    assert line == "step   40/1000  epoch 1.2  loss 3.1416  contrastive acc 50.0 %  1234 images/s  left 1 min 01 s"
+    assert len(line) <= 100
+
+
+def test_lines_for_people_go_to_stderr(capsys):
+    progress.say("hello")
+    out = capsys.readouterr()
+    assert (out.out, out.err) == ("", "hello\n")
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_only_sets_stop_and_the_handlers_come_back(number, name, capsys):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with progress.stop_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.number == number and stop.name == name
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert capsys.readouterr().err.startswith(f"{name}: saving")
+
+
+def test_the_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="boom"), progress.stop_signals():
+        raise RuntimeError("boom")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal\nfrom simclr_jax import progress\n"
+        "with progress.stop_signals():\n"
+        "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "still here" not in done.stdout
+
+
+def test_a_muted_process_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_muted", threading.Event())
+    progress.say("one")
+    progress.mute()
+    progress.say("two")
+    assert capsys.readouterr().err == "one\n"
