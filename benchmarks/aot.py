@@ -24,8 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks import timing
-from simclr_jax.cli import plan
-from simclr_jax.planning import aot, estimate, hardware
+from simclr_jax.planning import aot, estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
 

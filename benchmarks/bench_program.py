@@ -17,8 +17,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 os.environ.update({"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
 
-from simclr_jax.cli import plan
-from simclr_jax.planning import aot, hardware, hlo
+from simclr_jax.planning import aot, hardware, hlo, plan
 from simclr_jax.run import config as config_lib
 
 # What is in an operation's name -> the part of the step it belongs to; the first that is found counts.

@@ -40,9 +40,9 @@ def first_step(name: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from simclr_jax.cli import train
     from simclr_jax.distributed import sharding
     from simclr_jax.run import config as config_lib
+    from simclr_jax.run import setup
 
     seconds: dict[str, float] = {}
 
@@ -50,7 +50,7 @@ def first_step(name: str) -> None:
         seconds[event] = seconds.get(event, 0.0) + duration
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    run = train.build(config_lib.load_file(name).to_dict())
+    run = setup.make_run(config_lib.load_file(name).to_dict())
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     source, indices = run.feed.draw(0)
     key = sharding.make_key(run.mesh, run.config["seed"])

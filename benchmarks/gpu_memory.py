@@ -129,8 +129,7 @@ def data_shape(case: Case, config: Mapping[str, Any]) -> Any:
 
 def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int], int]]:
     """(the largest batch by the model of `plan`, the modelled peak in bytes of a batch)."""
-    from simclr_jax.cli import plan
-    from simclr_jax.planning import estimate
+    from simclr_jax.planning import estimate, plan
 
     config = settings(case, case.unit)
     shape = data_shape(case, config)

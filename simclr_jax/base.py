@@ -6,7 +6,7 @@ B batch, V views, N = B*V rows, D representation, d projection, K steps or neigh
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 import jax
@@ -37,6 +37,30 @@ def one_line(text: object, limit: int = 400) -> str:
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words)
     half = (limit - len(" ... ")) // 2
     return plain if len(plain) <= limit else f"{plain[:half]} ... {plain[-half:]}"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """ "section.key" -> value of nested mappings such as a config."""
+    entries: dict[str, Any] = {}
+    for key, value in tree.items():
+        entries.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return entries
+
+
+def platform(mesh: jax.sharding.Mesh | None = None) -> str:
+    """ "cpu", "gpu" or "tpu": what the devices of `mesh` are, here or only described to a compiler.
+
+    Without a mesh, what JAX runs on by default in this process.
+    """
+    found = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def check_choice(value: object, choices: Collection[str], *, name: str, remedy: str = "") -> None:
+    """Raises InputError unless `value` is one of `choices`; the message calls it `name` and lists them."""
+    if not isinstance(value, str) or value not in choices:
+        got = repr(one_line(value, 80)) if isinstance(value, str) else one_line(repr(value), 80)
+        raise InputError(f"{name} must be one of {', '.join(choices)}; got {got}.{' ' * bool(remedy)}{remedy}")
 
 
 class Batch(TypedDict):

@@ -56,8 +56,7 @@ def peak_learning_rate(*, base_learning_rate: float, batch_size: int, scaling: s
     Reference: SimCLR section 2.2 (linear), appendix B.1 (sqrt). "none" is an addition.
     """
     factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
-    if scaling not in factors:
-        raise base.InputError(f"scaling must be one of {', '.join(factors)}; got {scaling!r}.")
+    base.check_choice(scaling, factors, name="scaling")
     return base_learning_rate * factors[scaling]
 
 
@@ -323,8 +322,7 @@ def make_optimizer(
     Raises:
         InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
     """
-    if name not in OPTIMIZERS:
-        raise base.InputError(f"name must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
+    base.check_choice(name, OPTIMIZERS, name="name")
     _check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
     _check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
     return OPTIMIZERS[name](schedule=schedule, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

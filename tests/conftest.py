@@ -26,12 +26,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _STUBS = []
 
 
-def pytest_configure(config_lib):
+def pytest_configure(config):
     """The fast tests compile with little effort, which is most of their time; with the slow ones, all do as users do.
 
     `XLA_FLAGS= make test` compiles as users do, too.
     """
-    if config_lib.option.markexpr == "not slow":
+    if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_COMPILING)
 
 

@@ -126,7 +126,7 @@ def test_the_kubernetes_recipe_is_consistent():
 
 @pytest.mark.slow
 def test_xla_knows_every_flag_that_is_recommended():
-    options = program_lib.compiler_options({"train": {"deterministic": True}}, on_gpu=True)
+    options = program_lib.compiler_options({"train": {"deterministic": True}}, platform="gpu")
     flags = sorted({*re.findall(r"--xla_\w+=\w+", TEXT), *(f"--{name}=true" for name in options or {})})
     assert len(flags) >= 3
     for given, good in ((flags, True), (["--xla_gpu_no_such_flag=true"], False)):

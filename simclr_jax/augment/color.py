@@ -153,10 +153,7 @@ def _luma(channels: Channels) -> base.Array:
 
 def check_jitter(strength: float, brightness: str) -> None:
     """Raises InputError unless the reference accepts this jitter strength and brightness form."""
-    if brightness not in BRIGHTNESS_FORMS:
-        raise base.InputError(
-            f"brightness must be one of {', '.join(BRIGHTNESS_FORMS)}; got {brightness!r}. Use 'multiply'."
-        )
+    base.check_choice(brightness, BRIGHTNESS_FORMS, name="brightness", remedy="Use 'multiply'.")
     if not strength >= 0:
         raise base.InputError(f"strength must be at least 0; got {strength:g}. Use 1.0, or 0.5 for small images.")
     if 0.8 * strength > 1:

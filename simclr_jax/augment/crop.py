@@ -39,8 +39,7 @@ class CropBox(NamedTuple):
 
 def check_resize(resize: str) -> None:
     """Raises InputError unless `resize` names a known bicubic kernel."""
-    if resize not in _CUBIC_PARAMETER:
-        raise base.InputError(f"resize must be one of {', '.join(_CUBIC_PARAMETER)}; got {resize!r}. Use 'tf2'.")
+    base.check_choice(resize, _CUBIC_PARAMETER, name="resize", remedy="Use 'tf2'.")
 
 
 def candidate_extent(

@@ -61,11 +61,6 @@ class ViewRecipe(NamedTuple):
         return self.jitter_probability > 0 and self.strength > 0
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise base.InputError(f"{name} must be one of {', '.join(choices)}; got {value!r}. Use {choices[0]!r}.")
-
-
 def _check_size(size: int) -> None:
     if not 1 <= size <= 4096:
         raise base.InputError(f"size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
@@ -87,8 +82,8 @@ def make_recipe(**settings: Any) -> ViewRecipe:
     _check_size(recipe.size)
     color.check_jitter(recipe.strength, recipe.brightness)
     crop.check_resize(recipe.resize)
-    _check_choice("blur_sigma_per", recipe.blur_sigma_per, ("view", "image"))
-    _check_choice("loop", recipe.loop, ("auto", "map", "vmap"))
+    base.check_choice(recipe.blur_sigma_per, ("view", "image"), name="blur_sigma_per", remedy="Use view.")
+    base.check_choice(recipe.loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
     for name in ("flip_probability", "jitter_probability", "gray_probability", "blur_probability"):
         value = getattr(recipe, name)
         if not 0 <= value <= 1:
@@ -237,7 +232,7 @@ def _resolve_loop(loop: str) -> str:
     each device's own rows (`sharding.map_rows`), which is where the training step makes them.
     """
     if loop == "auto":
-        return "map" if jax.default_backend() == "cpu" else "vmap"
+        return "map" if base.platform() == "cpu" else "vmap"
     return loop
 
 
@@ -320,7 +315,7 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
     """
     _check_size(size)
     crop.check_resize(resize)
-    _check_choice("loop", loop, ("auto", "map", "vmap"))
+    base.check_choice(loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
     fraction = CENTER_FRACTION if size > SMALL_IMAGE else 1.0
 
     def view_one(example: tuple[base.Array, base.Array]) -> base.Array:

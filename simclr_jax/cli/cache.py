@@ -2,7 +2,7 @@
 
 import pathlib
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import bound
 from simclr_jax.data import cache as decoded_cache
 from simclr_jax.run import compilation_cache, progress
@@ -22,16 +22,15 @@ def main(cache_dir: str | None, empty: str) -> int:
     Raises:
         base.InputError: another word for `empty`, or `cache_dir` is no folder.
     """
-    if empty not in _EMPTY:
-        raise base.InputError(f"--empty must be one of {', '.join(_EMPTY)}; got {empty!r}.")
+    base.check_choice(empty, _EMPTY, name="--empty")
     folder = decoded_cache.default_folder() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
     if cache_dir is not None and not folder.is_dir():
         raise base.InputError(f"--cache_dir must be an existing folder; got {cache_dir!r}.")
     if empty in ("decoded", "all"):
         num_entries, num_bytes = bound.empty(folder)
-        progress.say(f"Removed {num_entries} decoded splits, {num_bytes / 1e9:.2f} GB.")
+        progress.say(f"Removed {num_entries} decoded splits, {units.size(num_bytes)}.")
     if empty in ("compiled", "all"):
-        progress.say(f"Removed compiled programs, {compilation_cache.empty() / 1e9:.2f} GB.")
+        progress.say(f"Removed compiled programs, {units.size(compilation_cache.empty())}.")
     _list(folder)
     return 0
 
@@ -39,7 +38,7 @@ def main(cache_dir: str | None, empty: str) -> int:
 def _list(folder: pathlib.Path) -> None:
     entries = bound.list_entries(folder)
     total = sum(entry.num_bytes for entry in entries)
-    print(f"{total / 1e9:8.2f} GB  {len(entries)} decoded splits in {folder}")
+    print(f"{units.size(total):>10}  {len(entries)} decoded splits in {folder}")
     for entry in entries:
-        print(f"{entry.num_bytes / 1e9:8.2f} GB    {entry.title or 'unfinished'} ({entry.path.name[-32:][:8]})")
-    print(f"{compilation_cache.num_bytes() / 1e9:8.2f} GB  compiled programs in {compilation_cache.root()}")
+        print(f"{units.size(entry.num_bytes):>10}    {entry.title or 'unfinished'} ({entry.path.name[-32:][:8]})")
+    print(f"{units.size(compilation_cache.num_bytes()):>10}  compiled programs in {compilation_cache.root()}")

@@ -64,8 +64,7 @@ def main(
         base.InputError: an unknown value, a file that cannot be read or is of another network, or a workdir in use.
     """
     progress.quiet_libraries()
-    if padding not in PADDINGS:
-        raise base.InputError(f"--padding must be one of {', '.join(PADDINGS)}; got {padding!r}.")
+    base.check_choice(padding, PADDINGS, name="--padding")
     if not re.fullmatch(r"auto|\d", selector):
         raise base.InputError(f"--selector must be auto or a layer of the head, 0 for none; got {selector!r}.")
     folder, source = pathlib.Path(workdir), pathlib.Path(input)

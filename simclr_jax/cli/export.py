@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from simclr_jax import atomic_files, base, models
+from simclr_jax import atomic_files, base, models, units
 from simclr_jax.augment import views
 from simclr_jax.interop import card, torchvision, variables
 from simclr_jax.run import config as config_lib
@@ -61,8 +61,7 @@ def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) 
     """
     progress.quiet_libraries()
     formats = _parse_formats(format)
-    if head not in HEADS:
-        raise base.InputError(f"--head must be one of {', '.join(HEADS)}; got {head!r}.")
+    base.check_choice(head, HEADS, name="--head")
     # Absolute, so that "." and ".." have a name that a folder beside them can be called after.
     folder, target = workdir_lib.require_run(workdir), pathlib.Path(os.path.abspath(output))
     _check_target(target)
@@ -167,7 +166,7 @@ def _obstacle(exported: _Exported, name: str) -> str:
         return f"torchvision's fc stands on h; this run's classifier stands on layer {exported.selector} of its head."
     encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
     if name == "stablehlo" and encoder_bytes > _STABLEHLO_LIMIT:
-        return f"A serialized export holds at most 2 GiB; these weights take {_megabytes(encoder_bytes)}."
+        return f"A serialized export holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
     return ""
 
 
@@ -257,7 +256,7 @@ def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
     files = content["files"]
     width = max(map(len, [CARD, *files]))
     lines = [f"Wrote {output}, the encoder of step {content['training']['step']}:"]
-    lines += [f"{name:<{width}}  {_megabytes(entry['bytes']):>9}  {entry['format']}" for name, entry in files.items()]
+    lines += [f"{name:<{width}}  {units.size(entry['bytes']):>9}  {entry['format']}" for name, entry in files.items()]
     lines.append(f"{CARD:<{width}}  {'':>9}  what it is, how to feed and to load it")
     lines.append(f"fingerprint {content['fingerprint']}")
     if "encoder.safetensors" in files:
@@ -269,7 +268,3 @@ def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
         lines.append(f"The card has no accuracy. {content['accuracy']['note']} To measure it, then export again:")
         lines.append(f"simclr-jax evaluate {paths.as_flag('workdir', workdir)} --checkpoint={step}")
     return "\n".join(lines)
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"

@@ -61,11 +61,6 @@ def check_divides(batch_size: int, n: int, *, name: str = "batch_size", of: str 
         )
 
 
-def is_gpu(mesh: Mesh) -> bool:
-    """Whether the devices are GPUs, here or only described to a compiler."""
-    return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
-
-
 def num_groups(mesh: Mesh, group: str) -> int:
     """Into how many groups of neighbouring rows a batch falls if each "device", each "host" or all ("global") is one.
 
@@ -74,8 +69,7 @@ def num_groups(mesh: Mesh, group: str) -> int:
     """
     hosts = len({device.process_index for device in mesh.devices.flat})
     groups = {"global": 1, "host": hosts, "device": mesh.size}
-    if group not in groups:
-        raise base.InputError(f"train.bn_group must be one of {', '.join(groups)}; got {group!r}. Use global.")
+    base.check_choice(group, groups, name="train.bn_group", remedy="Use global.")
     return groups[group]
 
 
@@ -86,10 +80,7 @@ _SMALLEST_SPLIT = 4096  # elements; vectors of BatchNorm and biases cost more to
 
 def check_parameter_sharding(how: str) -> None:
     """Raises InputError unless `how` is one of PARAMETER_SHARDINGS."""
-    if how not in PARAMETER_SHARDINGS:
-        raise base.InputError(
-            f"train.parameter_sharding must be one of {', '.join(PARAMETER_SHARDINGS)}; got {str(how)[:40]!r}."
-        )
+    base.check_choice(how, PARAMETER_SHARDINGS, name="train.parameter_sharding")
 
 
 def state_placement(mesh: Mesh, shapes: base.PyTree, *, how: str) -> base.PyTree:
@@ -167,7 +158,7 @@ def jit_once(fn: Callable[..., Any], mesh: Mesh, *, placement: base.PyTree | Non
 
     Initialising a ResNet-18 takes XLA's CPU backend seven seconds to optimise and no time to run.
     """
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    options = {"xla_backend_optimization_level": 0} if base.platform() == "cpu" else None
     return jax.jit(fn, out_shardings=replicated(mesh) if placement is None else placement, compiler_options=options)
 
 
@@ -213,7 +204,7 @@ def make_vote(mesh: Mesh) -> Callable[[int], int]:
             (mesh.size,), rows(mesh), lambda index: np.full(1, number, np.int32)
         )  # every process fills in its own devices' places
         pending.append(largest(votes))
-        if jax.default_backend() == "cpu" or len(pending) > 1:
+        if base.platform() == "cpu" or len(pending) > 1:
             return int(pending.pop(0))
         return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_jax import atomic_files
+from simclr_jax import atomic_files, units
 from simclr_jax.html_report import figures, pictures, words
 
 _MAX_VIEW_ROWS, _MAX_QUERIES = 12, 12
@@ -140,7 +140,7 @@ def _tiles(contents: ReportContents) -> list[tuple[str, str, str]]:
     timing, sizes = contents.timing or {}, (contents.data or {}).get("sizes")
     seconds = next((timing[key] for key in ("training_seconds", "train_seconds") if key in timing), None)
     if seconds is not None:
-        tiles.append((words.duration(seconds), "training time", str(timing.get("device", ""))))
+        tiles.append((units.duration(seconds), "training time", str(timing.get("device", ""))))
     if "step" in last:
         epoch = last.get("epoch")
         tiles.append((f"{last['step']:,}", "steps", f"{epoch:.4g} epochs" if epoch is not None else ""))

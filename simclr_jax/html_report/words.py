@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax import base, units
+
 PROBES = {"linear": "Linear probe", "knn": "kNN"}
 _TITLES = {
     "simclr": "SimCLR",
@@ -195,7 +197,7 @@ def plain_rows(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     rows = []
     for key, value in (values or {}).items():
         if key.endswith("_seconds") and isinstance(value, (int, float)):
-            rows.append((key.removesuffix("_seconds").replace("_", " ") + " time", duration(value)))
+            rows.append((key.removesuffix("_seconds").replace("_", " ") + " time", units.duration(value)))
         elif value is not None:
             rows.append((key.replace("_", " "), written(value)))
     return rows
@@ -209,20 +211,8 @@ def config_sections(config: Mapping[str, Any] | None) -> list[tuple[str, list[tu
     sections = [("general", top)] if top else []
     for name, section in config.items():
         if isinstance(section, Mapping):
-            sections.append((name, [(key, str(value)) for key, value in _flattened(section)]))
+            sections.append((name, [(key, str(value)) for key, value in base.flat(section).items()]))
     return sections
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words that fit: "0.80 s", "47 s", "4 min 32 s", "2 h 05 min"."""
-    if seconds < 9.995:
-        return f"{seconds:.2f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def written(value: Any) -> str:
@@ -279,13 +269,6 @@ def _cell(row: Mapping[str, Any] | None, best: float) -> Cell:
     if row is None:
         return Cell(None, None, False)
     return Cell(row["accuracy"], row.get("standard_error"), row["accuracy"] >= best)
-
-
-def _flattened(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in section.items():
-        pairs += _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs
 
 
 def _share(labels: str) -> float:

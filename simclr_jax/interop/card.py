@@ -37,8 +37,7 @@ def preprocessing(*, size: int, center_crop: float, resize: str) -> dict[str, An
     Raises:
         base.InputError: unknown `resize`.
     """
-    if resize not in _RESIZE:
-        raise base.InputError(f"resize must be one of {', '.join(_RESIZE)}; got {resize!r}.")
+    base.check_choice(resize, _RESIZE, name="resize")
     return {
         "size": size,
         "center_crop": center_crop,

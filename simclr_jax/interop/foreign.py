@@ -55,8 +55,7 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
     Raises:
         base.InputError: no such file, one that cannot be read, an unknown layout, or variables that mean nothing.
     """
-    if weights not in WEIGHTS:
-        raise base.InputError(f"--weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
+    base.check_choice(weights, WEIGHTS, name="--weights")
     source = opening.open_weights(path)
     dropped = [name for name in source.names if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)]
     source = source._replace(names=tuple(name for name in source.names if name not in set(dropped)))

@@ -81,8 +81,7 @@ def make_simclr(
             f"supervised_weight must be at least 0 and finite; got {supervised_weight}. "
             "Use 1.0, or 0.0 for no classifier."
         )
-    if loss_form not in LOSS_FORMS:
-        raise base.InputError(f"loss_form must be one of {', '.join(LOSS_FORMS)}; got {loss_form!r}.")
+    base.check_choice(loss_form, LOSS_FORMS, name="loss_form")
     net = network.make_network(encoder, head, num_layers=head_layers)
     supervised = supervised_weight > 0
     if supervised:
@@ -136,7 +135,7 @@ def _nt_xent(form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) 
     if form == "dense" or (form == "auto" and not several and shape[0] <= 1024):
         return losses.nt_xent
     # A tile should fill the device and not leave its cache: 1 MB on a CPU, 16 MB elsewhere.
-    block_size = 512 if mesh is None or mesh.devices.flat[0].platform == "cpu" else 2048
+    block_size = 512 if mesh is None or base.platform(mesh) == "cpu" else 2048
     if mesh is None or not several:
         return functools.partial(losses.nt_xent_blockwise, block_size=block_size)
     gathered_bytes = 4 * math.prod(shape)

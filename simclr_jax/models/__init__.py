@@ -27,11 +27,6 @@ MAX_WIDTH = 16
 DTYPES = ("float32", "bfloat16", "float64")
 
 
-def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise base.InputError(f"{argument} must be one of {', '.join(choices)}; got {value!r}.")
-
-
 def _check_ratios(padding: str, **ratios: float) -> None:
     for argument, ratio in ratios.items():
         if not 0 <= ratio <= 1:
@@ -93,12 +88,12 @@ def make_encoder(
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
     """
-    _check_choice("name", name, tuple(ENCODERS))
-    _check_choice("stem", stem, resnet.STEMS)
-    _check_choice("dtype", dtype, DTYPES)
-    _check_choice("padding", padding, resnet.PADDINGS)
-    _check_choice("norm", norm, norms.NORMS)
-    _check_choice("remat", remat, resnet.REMATS)
+    base.check_choice(name, ENCODERS, name="name")
+    base.check_choice(stem, resnet.STEMS, name="stem")
+    base.check_choice(dtype, DTYPES, name="dtype")
+    base.check_choice(padding, resnet.PADDINGS, name="padding")
+    base.check_choice(norm, norms.NORMS, name="norm")
+    base.check_choice(remat, resnet.REMATS, name="remat")
     _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
     _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
     if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:

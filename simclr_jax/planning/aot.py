@@ -25,8 +25,8 @@ from simclr_jax.run import program as program_lib
 
 # XLA reduces statistics as some numbers a channel; what is larger, or has the axes of a kernel, is a gradient.
 _LARGEST_STATISTIC = 2**17
-_EXTRAS = {"tpu": "aot-tpu", "cuda": "aot-gpu"}
-_PLUGINS = {"tpu": ("libtpu",), "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
+_EXTRAS = {"tpu": "aot-tpu", "gpu": "aot-gpu"}
+_PLUGINS = {"tpu": ("libtpu",), "gpu": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
 
 
 class Compiled(NamedTuple):
@@ -137,15 +137,13 @@ def compile_program(
     from jax.experimental import topologies
 
     name = hardware.topology(kind, devices)
-    if hardware.find(kind).platform == "cuda":
+    if hardware.find(kind).platform == "gpu":
         described = topologies.get_topology_desc(
             kind, platform="cuda", topology=name, target_config=hardware.description(kind)
         )
     else:
         described = topologies.get_topology_desc(f"{kind}:{name}", platform="tpu")
     mesh = sharding.make_mesh(devices=described.devices)
-    # The views choose their loop by the backend of the process, which is not the one that is compiled for.
-    config = {**config, "augment": {**config["augment"], "loop": "vmap"}}
     steps = config["train"]["steps_per_dispatch"]
     program = program_lib.make_program(config, mesh, shape=shape, steps_per_dispatch=steps, seed=config["seed"])
     batch_size = config["train"]["batch_size"]
@@ -223,7 +221,7 @@ def broken_budgets(compiled: Compiled, *, num_batch_norms: int) -> list[str]:
 def _versions(kind: str) -> dict[str, str]:
     import importlib.metadata as metadata
 
-    names = {"tpu": ("libtpu",), "cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin")}[hardware.find(kind).platform]
+    names = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin")}[hardware.find(kind).platform]
     found = {}
     for name in ("jax", "jaxlib", "flax", "optax", *names):
         try:

@@ -18,7 +18,7 @@ from simclr_jax.planning import hardware
 _KINDS = {"Conv": "conv", "Dense": "dense", "BatchNorm": "norm", "BasicBlock": "block", "BottleneckBlock": "block"}
 
 # Temporary memory of a compiled step over the kept activations: TPUs recompute more. Both measured by compiling.
-_KEPT_SHARE = {"cuda": 1.0, "tpu": 0.83, "cpu": 1.0}
+_KEPT_SHARE = {"gpu": 1.0, "tpu": 0.83, "cpu": 1.0}
 # Float32 matrices [B / devices, B] that the dense loss and its gradient hold at a time.
 _LOSS_MATRICES = 6
 # What a step reaches of the roofline; hand-tuned supervised code reaches 0.9 (MLPerf), good ordinary code 0.55.

@@ -15,7 +15,7 @@ from simclr_jax import base
 class Device(NamedTuple):
     """One kind of device.
 
-    name: for people. platform: "cuda", "tpu" or "cpu".
+    name: for people. platform: "gpu", "tpu" or "cpu".
     memory_bytes: as the compiler or the driver counts it. usable: share of it that a program may count on.
     flops: bfloat16 multiply-adds counted as two, per second, dense. bandwidth: of its memory, bytes per second.
     reached_flops, reached_bandwidth: what large products and copies reach, same units.
@@ -70,7 +70,7 @@ def _gpu(
 ) -> Device:
     """A GPU on NVLink, eight to a host; `reached` is (flops, bandwidth, link)."""
     return Device(
-        name, "cuda", memory, _GPU_USABLE, flops, bandwidth, *reached, latency=_GPU_LATENCY, node=8, details=more
+        name, "gpu", memory, _GPU_USABLE, flops, bandwidth, *reached, latency=_GPU_LATENCY, node=8, details=more
     )
 
 
@@ -126,8 +126,7 @@ def find(kind: str) -> Device:
     Raises:
         base.InputError: there is none, with those there are.
     """
-    if kind not in DEVICES:
-        raise base.InputError(f"--device_kind must be one of {', '.join(DEVICES)}; got {kind!r}. Choose one.")
+    base.check_choice(kind, DEVICES, name="--device_kind", remedy="Choose one.")
     return DEVICES[kind]
 
 
@@ -141,7 +140,7 @@ def topology(kind: str, num_devices: int) -> str:
         base.InputError: there is no such slice, or the GPUs do not fill their hosts; with the nearest that do.
     """
     device = find(kind)
-    if device.platform == "cuda":
+    if device.platform == "gpu":
         if num_devices > device.node and num_devices % device.node:
             lower = num_devices // device.node * device.node
             raise base.InputError(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from simclr_jax import units
+
 
 def as_text(plan: Mapping[str, Any]) -> str:
     """The plan for people: a few short tables."""
@@ -17,10 +19,6 @@ def as_text(plan: Mapping[str, Any]) -> str:
 
 def _row(label: str, text: str) -> str:
     return f"  {label:<22}{text}"
-
-
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
@@ -59,13 +57,13 @@ def _compiled_lines(compiled: Mapping[str, Any], run: Mapping[str, Any]) -> list
         f"Compiled by the compiler for {run['device']} ({compiled['compile_seconds']:.0f} s; {versions}), not run",
         _row(
             "memory of a device",
-            f"{_gb(compiled['peak_bytes'])}: {_gb(compiled['argument_bytes'])} arguments, "
-            f"{_gb(compiled['temp_bytes'])} temporary",
+            f"{units.size(compiled['peak_bytes'])}: {units.size(compiled['argument_bytes'])} arguments, "
+            f"{units.size(compiled['temp_bytes'])} temporary",
         ),
         _row("traffic", f"{traffic / views / 1e6:.0f} MB a view; {compiled['num_kernels']} kernels a step"),
     ]
     for kind, sums in compiled["collectives"].items():
-        lines.append(_row(kind, f"{sums['count']}, {_gb(sums['bytes'])} a step and device"))
+        lines.append(_row(kind, f"{sums['count']}, {units.size(sums['bytes'])} a step and device"))
     return lines
 
 
@@ -74,9 +72,9 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
     lines = ["", "Modelled (docs/plan.md says how; nothing of it was measured on this hardware)"]
     lines += [
         _row("collectives", f"{modelled['statistics_all_reduces']} all-reduces of statistics, gradients of "
-             f"{_gb(modelled['gradient_bytes'])}, projections of {_gb(modelled['projection_bytes'])}"
+             f"{units.size(modelled['gradient_bytes'])}, projections of {units.size(modelled['projection_bytes'])}"
              if run["devices"] > 1 else "none on one device"),
-        _row("usable memory", f"{_gb(usable)} of a device" if usable == usable else "unknown"),
+        _row("usable memory", f"{units.size(usable)} of a device" if usable == usable else "unknown"),
         "",
         "  loss       chunks   memory of a device        largest batch   step",
     ]  # fmt: skip
@@ -84,8 +82,8 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
         fits = "fits" if choice["peak_bytes"] <= usable else "does not fit" if usable == usable else ""
         largest = f"{choice['largest_batch']:,}" if usable == usable else "-"
         lines.append(
-            f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {_gb(choice['peak_bytes']):>9} {fits:<15} "
-            f"{largest:>13}   {_seconds(choice['step_seconds'])}"
+            f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {units.size(choice['peak_bytes']):>9} {fits:<15} "
+            f"{largest:>13}   {units.duration(choice['step_seconds'])}"
         )
     if times["step"] != times["step"]:
         return [*lines, "", "  No time: nothing is known of the speed of this hardware."]
@@ -101,17 +99,9 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
     return [
         *lines,
         "",
-        _row("time of a step", ", ".join(f"{label} {_seconds(times[name])}" for label, name in parts.items())),
+        _row("time of a step", ", ".join(f"{label} {units.duration(times[name])}" for label, name in parts.items())),
         _row("rate", f"{modelled['views_per_second_and_device']:,.0f} views/s and device "
              f"({100 * times['roofline'] / times['step']:.0f} % of the roofline)"),
-        _row("whole run", f"{_long(whole)}, without input stalls, evaluation and restarts"),
+        _row("whole run", f"{units.duration(whole)}, without input stalls, evaluation and restarts"),
         _row("weak scaling", f"{scaling} (devices: efficiency, the same images on each)"),
     ]  # fmt: skip
-
-
-def _long(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds == seconds else "-"

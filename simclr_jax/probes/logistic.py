@@ -68,8 +68,7 @@ def linear(
     validation split, no augmentation). Differences: features are standardised, the strength multiplies the mean
     rather than the sum so that it carries over from the split to all rows, and the grid has 8 values, not 45.
     """
-    if scaling not in _SCALINGS:
-        raise base.InputError(f"scaling must be one of {', '.join(_SCALINGS)}; got {scaling!r}. Use 'each'.")
+    base.check_choice(scaling, _SCALINGS, name="scaling", remedy="Use 'each'.")
     scales = _SCALINGS[scaling]
     labels = nearest.checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
     grid = _checked_grid(regularizations, validation_fraction)

@@ -82,8 +82,7 @@ def knn(
     which gives equal votes to the lower class as well. Difference: of rows that are equally near, the one that comes
     first is a neighbour here; which one is there depends on how the distances were partitioned.
     """
-    if votes not in VOTES:
-        raise base.InputError(f"votes of kNN must be one of {', '.join(VOTES)}; got {str(votes)[:40]!r}. Use weighted.")
+    base.check_choice(votes, VOTES, name="votes of kNN", remedy="Use weighted.")
     if k < 1 or not temperature > 0:
         raise base.InputError(f"k and temperature of kNN must be positive; got {k} and {temperature}. Use 200 and 0.1.")
     labels = checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)

@@ -48,8 +48,5 @@ def make_settings(
         )
     if batch_size < 1:
         raise base.InputError(f"probe.batch_size must be at least 1; got {batch_size}. Use 512.")
-    if knn_votes not in nearest.VOTES:
-        raise base.InputError(
-            f"probe.knn_votes must be one of {', '.join(nearest.VOTES)}; got {str(knn_votes)[:40]!r}. Use weighted."
-        )
+    base.check_choice(knn_votes, nearest.VOTES, name="probe.knn_votes", remedy="Use weighted.")
     return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size, knn_votes)

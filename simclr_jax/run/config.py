@@ -64,7 +64,7 @@ def parse_flags(
             raise base.InputError(f"Unknown flag {_one_line(word)}; valid flags: {valid}.")
     try:
         if config is not None:
-            tuples = {path: value for path, value in _flat(config).items() if isinstance(value, tuple)}
+            tuples = {path: value for path, value in base.flat(config.to_dict()).items() if isinstance(value, tuple)}
             config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *words])
         rest = values(["", *words])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -197,8 +197,8 @@ def _find_file(spec: str) -> tuple[str, str | None]:
 
 def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
     """Raises InputError if the config lacks keys of configs/default.py (a method's own keys may differ)."""
-    keys = _flat(_get_config("default"))
-    missing = [key for key in keys if key not in _flat(config) and not key.startswith("method.")]
+    keys = base.flat(_get_config("default").to_dict())
+    missing = [key for key in keys if key not in base.flat(config.to_dict()) and not key.startswith("method.")]
     if missing:
         raise base.InputError(
             f"A config has all keys of configs/default.py; {_one_line(spec)} lacks "
@@ -234,8 +234,13 @@ def _take_nones(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[l
     Raises:
         base.InputError: None for a key that needs a value.
     """
-    now, rest, nones = _flat(config), list[str](), set[str]()
-    optional = {key for keys in (now, _flat(_get_config("default"))) for key, value in keys.items() if value is None}
+    now, rest, nones = base.flat(config.to_dict()), list[str](), set[str]()
+    optional = {
+        key
+        for keys in (now, base.flat(_get_config("default").to_dict()))
+        for key, value in keys.items()
+        if value is None
+    }
     remaining = iter(words)
     for word in remaining:
         key, equals, value = re.sub(r"^--?config\.", "", word).partition("=")
@@ -261,7 +266,7 @@ def _take_nones(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[l
 
 def _make_paths_absolute(config: config_dict.ConfigDict) -> None:
     """Keeps where things are, not how that was typed in today's current folder."""
-    flat = _flat(config)
+    flat = base.flat(config.to_dict())
     for key in _PATH_KEYS:
         if isinstance(flat[key], str) and (flat[key] or key == "init.workdir"):
             _set(config, key, paths.absolute(flat[key], flag=f"--config.{key}"))
@@ -290,24 +295,13 @@ def _with_sections(message: str, config: Mapping[str, Any], section: str) -> str
 
 def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any, ...]]) -> None:
     """Raises InputError where words have got into a tuple of numbers: absl takes what it cannot read for a string."""
-    after = _flat(config)
+    after = base.flat(config.to_dict())
     for path, default in before.items():
         words = [item for item in after[path] if isinstance(item, str)]
         if words and default and not isinstance(default[0], str):
             raise base.InputError(
                 f"--config.{path} must be a tuple of numbers such as '{default}'; got '{_one_line(words[0])}'."
             )
-
-
-def _flat(config: config_dict.ConfigDict) -> dict[str, Any]:
-    """section.key -> value."""
-    from ml_collections import config_dict
-
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = _flat(value) if isinstance(value, config_dict.ConfigDict) else None
-        flat.update({key: value} if inner is None else {f"{key}.{path}": v for path, v in inner.items()})
-    return flat
 
 
 def _is_override(word: str) -> bool:

@@ -85,7 +85,7 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
         return ""
     mine = _completed(json.loads(json.dumps(config)))
     theirs = read_config(workdir)
-    old, new = workdir_lib.flat(theirs), workdir_lib.flat(mine)
+    old, new = base.flat(theirs), base.flat(mine)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     if not changed:
         return ""

@@ -41,7 +41,7 @@ class Reader:
         """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
         self.flush()
         self._pending = (step, count, metrics)
-        if jax.default_backend() == "cpu":
+        if base.platform() == "cpu":
             self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
 
     def flush(self) -> None:

@@ -81,7 +81,7 @@ def make_program(
     sizes = run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
-    make_views = config_lib.call(augment.make_simclr_views, config, "augment")
+    make_views = make_view_recipe(config, mesh)
     load_batch = input_pipeline.take_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
         train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
@@ -104,7 +104,7 @@ def make_program(
             dispatch(step),
             donate_argnums=0,
             out_shardings=(placement, sharding.replicated(mesh)),
-            compiler_options=compiler_options(config, on_gpu=sharding.is_gpu(mesh)),
+            compiler_options=compiler_options(config, platform=base.platform(mesh)),
         ),
         num_steps=optim.num_train_steps(**sizes),
     )
@@ -123,22 +123,34 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
         "encoder",
         bn_groups=groups,
         bn_parts=mesh.size,
-        bn_folded=folds_batch_norm(config, on_gpu=sharding.is_gpu(mesh)),
+        bn_folded=folds_batch_norm(config, platform=base.platform(mesh)),
     )
 
 
-def folds_batch_norm(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
+def make_view_recipe(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
+    """The augmentation of the config's section `augment`; its `loop` "auto" is what suits the devices of `mesh`.
+
+    Raises:
+        base.InputError: a value of the section is not valid.
+    """
+    section = dict(config["augment"])
+    if section.get("loop", "auto") == "auto":
+        section["loop"] = "map" if base.platform(mesh) == "cpu" else "vmap"
+    return config_lib.call(augment.make_simclr_views, {**config, "augment": section}, "augment")
+
+
+def folds_batch_norm(config: Mapping[str, Any], *, platform: str) -> bool:
     """Whether bfloat16 BatchNorm takes the forms of `models.folded`, which pay on GPUs alone; `train.folded_bn`."""
-    return on_gpu and bool(config["train"]["folded_bn"])
+    return platform == "gpu" and bool(config["train"]["folded_bn"])
 
 
-def compiler_options(config: Mapping[str, Any], *, on_gpu: bool) -> dict[str, bool] | None:
+def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, bool] | None:
     """What XLA is asked beside the program: with `train.deterministic`, to keep to what gives the same bits every time.
 
     On a GPU XLA otherwise times several algorithms for a product or convolution and may choose another one in the next
     run. CPUs and TPUs need no asking. The program itself holds nothing whose order of sums is left open.
     """
-    return {"xla_gpu_deterministic_ops": True} if on_gpu and config["train"]["deterministic"] else None
+    return {"xla_gpu_deterministic_ops": True} if platform == "gpu" and config["train"]["deterministic"] else None
 
 
 def abstract_arguments(
@@ -181,8 +193,7 @@ def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, nu
     """
     section = dict(config.get("method", {}))
     name = section.pop("name", None)
-    if name not in methods.METHODS:
-        raise base.InputError(f"method.name must be one of {', '.join(methods.METHODS)}; got {name!r}.")
+    base.check_choice(name, methods.METHODS, name="method.name")
     make = methods.METHODS[name]
     rest: dict[str, Any] = {"encoder": encoder, "num_classes": num_classes}
     if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from simclr_jax import units
+
 _muted = threading.Event()
 
 
@@ -88,18 +90,8 @@ def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: flo
         f"step {int(row['step']):>{len(str(num_steps))}}/{num_steps}  epoch {row['epoch']:.1f}  "
         f"loss {row['loss']:.4f}  "
         + "".join(f"{accuracy}  " for accuracy in accuracies)
-        + f"{row['images_per_second']:.0f} images/s  left {duration(seconds_left)}"
+        + f"{row['images_per_second']:.0f} images/s  left {units.duration(round(seconds_left))}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 def say(line: str) -> None:

@@ -63,7 +63,7 @@ def check_settings(settings: LoopSettings) -> LoopSettings:
         if name != "num_epochs" and not value >= smallest:
             raise base.InputError(f"train.{name} must be at least {smallest}; got {value}.")
     # A loop of updates only pays where dispatching costs.
-    return settings._replace(steps_per_dispatch=1) if jax.default_backend() == "cpu" else settings
+    return settings._replace(steps_per_dispatch=1) if base.platform() == "cpu" else settings
 
 
 class Run(NamedTuple):

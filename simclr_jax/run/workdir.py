@@ -207,11 +207,3 @@ def environment() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", **versions}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """section.key -> value of a config."""
-    entries: dict[str, Any] = {}
-    for key, value in tree.items():
-        entries.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return entries

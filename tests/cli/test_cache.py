@@ -35,7 +35,7 @@ def test_the_verb_lists_what_is_kept(kept, capsys):
     assert cli.main(["cache"]) == 0
     out = capsys.readouterr().out
     assert "1 decoded splits in" in out and "split 'all'" in out
-    assert "0.00 GB  compiled programs in" in out
+    assert "0 bytes  compiled programs in" in out
     assert len(list(kept.iterdir())) == 3
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from simclr_jax import base
 from simclr_jax.cli import train
-from simclr_jax.run import checkpoint, training_loop, tree_digests
+from simclr_jax.run import checkpoint, setup, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -116,7 +116,7 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whole, tmp_path, monkeypatch):
     """Stopped by a signal between two checkpoints, and what is left then copied as a kill would leave it."""
-    built = train.build(settings())  # so that both halves share what is compiled
+    built = setup.make_run(settings())  # so that both halves share what is compiled
     signals = {12: signal.SIGTERM}
 
     def draw(step):
@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whol
             os.kill(os.getpid(), signals.pop(step))
         return built.feed.draw(step)
 
-    monkeypatch.setattr(train, "build", lambda values: built._replace(feed=built.feed._replace(draw=draw)))
+    monkeypatch.setattr(setup, "make_run", lambda values: built._replace(feed=built.feed._replace(draw=draw)))
     assert train.main(config=settings(), workdir=str(tmp_path)) == 128 + signal.SIGTERM
     assert final_digests(tmp_path)[0] == 13
     shutil.rmtree(tmp_path / "checkpoints" / "13")  # killed: the newest checkpoint is older than the log
@@ -186,8 +186,8 @@ def test_a_finished_run_goes_on_with_a_schedule_of_its_own(whole, tmp_path):
 
 def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch, capsys):
     """The state is on disk before kNN runs, and what kNN refuses ends nothing; a process later measures what is due."""
-    built = train.build(settings("--config.train.num_epochs=0.5"))
-    monkeypatch.setattr(train, "build", lambda values: built)
+    built = setup.make_run(settings("--config.train.num_epochs=0.5"))
+    monkeypatch.setattr(setup, "make_run", lambda values: built)
     saved = []
 
     def refuse(*args, **how):

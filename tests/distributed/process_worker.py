@@ -25,7 +25,7 @@ from simclr_jax.cli import train
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.models import resnet
-from simclr_jax.run import checkpoint, pretrained, training_loop, tree_digests
+from simclr_jax.run import checkpoint, pretrained, setup, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -55,7 +55,7 @@ def settings(*overrides: str) -> dict[str, Any]:
 @functools.cache
 def built(how: str = "replicated") -> training_loop.Run:
     """The run, built and compiled once for all tasks of this process."""
-    return train.build(settings(f"--config.train.parameter_sharding={how}"))
+    return setup.make_run(settings(f"--config.train.parameter_sharding={how}"))
 
 
 def digest(array: Any) -> str:
@@ -186,7 +186,7 @@ def task_grouped(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, An
     if peers.count == 1:
         sharding.num_groups = lambda mesh, group: {"host": 2}[group]
     try:
-        run = train.build(settings("--config.train.bn_group=host"))
+        run = setup.make_run(settings("--config.train.bn_group=host"))
     finally:
         sharding.num_groups = num_groups
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
@@ -235,7 +235,7 @@ def whole_sum(rows: jax.Array) -> jax.Array:
 
 def task_stopped(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, Any]:
     """The training program, one process of which gets SIGTERM in the middle."""
-    build, run = train.build, built()
+    build, run = setup.make_run, built()
 
     def draw(step: int) -> Any:
         if step == SIGNAL_STEP and peers.index == peers.count - 1:
@@ -246,11 +246,11 @@ def task_stopped(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, An
         assert values == run.config
         return run._replace(feed=run.feed._replace(draw=draw))
 
-    train.build = build_with_signal
+    setup.make_run = build_with_signal
     try:
         status = train.run_in(folder / "run", settings(), peers)
     finally:
-        train.build = build
+        setup.make_run = build
     with checkpoint.open_checkpoints(folder / "run" / "checkpoints") as checkpoints:
         return {"status": status, "step": checkpoints.latest_step()}
 

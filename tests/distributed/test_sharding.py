@@ -94,7 +94,8 @@ def flat(tree):
 
 def digest_of_views(num_devices, train_set):
     mesh, settings = sharding.make_mesh(num_devices), config_lib.load_file("smoke").to_dict()
-    source, first = input_pipeline.make_feed(train_set, mesh, seed=0, shape=(1, 64), max_resident_gigabytes=None).draw(0)
+    rows = input_pipeline.make_feed(train_set, mesh, seed=0, shape=(1, 64), max_resident_gigabytes=None)
+    source, first = rows.draw(0)
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, augment.make_simclr_views(**settings["augment"])),
         mesh, row_args=(False, False, True, True))
@@ -169,7 +170,7 @@ _SPLIT = """
     import jax, jax.numpy as jnp, numpy as np
     from simclr_jax.run import config as config_lib
     from simclr_jax.distributed import sharding
-    from simclr_jax.cli import train
+    from simclr_jax.run import setup
 
     settings = config_lib.load_file("smoke").to_dict()
     settings["encoder"]["width_multiplier"], settings["augment"]["size"] = 0.5, 8
@@ -178,7 +179,7 @@ _SPLIT = """
     found = {}
     for how in sharding.PARAMETER_SHARDINGS:
         settings["train"]["parameter_sharding"] = how
-        run = train.build(settings)
+        run = setup.make_run(settings)
         state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
         key = sharding.make_key(run.mesh, 0)
         source, indices = run.feed.draw(0)

@@ -189,25 +189,6 @@ def test_class_name_of_a_folder_with_bytes_that_are_no_text_can_be_written():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0.00 s"),
-        (0.8, "0.80 s"),
-        (9.994, "9.99 s"),
-        (9.999, "10 s"),
-        (47.4, "47 s"),
-        (59.7, "1 min 00 s"),
-        (272, "4 min 32 s"),
-        (3599.6, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (100 * 3600, "100 h 00 min"),
-    ],
-)
-def test_durations_read_naturally(seconds, expected):
-    assert words.duration(seconds) == expected
-
-
-@pytest.mark.parametrize(
     ("value", "expected"),
     [
         (None, "none"),

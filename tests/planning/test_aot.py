@@ -62,7 +62,7 @@ ENTRY %main (x.1: f32[8,128], n: s32[]) -> (f32[8,128], /*index=1*/bf16[8,128]) 
 
 def lowered(recipe, monkeypatch, encoder):
     """The text of a recipe's program as it would go to a GPU's compiler."""
-    monkeypatch.setattr(sharding, "is_gpu", lambda mesh: True)
+    monkeypatch.setattr(base, "platform", lambda mesh=None: "gpu")
     config = config_lib.load_file(recipe).to_dict()
     config["train"].update(batch_size=8, deterministic=True, steps_per_dispatch=1)
     config["encoder"].update(encoder)
@@ -89,14 +89,16 @@ def test_a_step_leaves_the_order_of_no_sum_open(recipe, encoder, monkeypatch):
 
 def test_only_a_gpu_is_asked_for_the_same_bits():
     config = {"train": {"deterministic": True}}
-    assert program_lib.compiler_options(config, on_gpu=True) == {"xla_gpu_deterministic_ops": True}
-    assert program_lib.compiler_options(config, on_gpu=False) is None
-    assert program_lib.compiler_options({"train": {"deterministic": False}}, on_gpu=True) is None
+    assert program_lib.compiler_options(config, platform="gpu") == {"xla_gpu_deterministic_ops": True}
+    assert program_lib.compiler_options(config, platform="cpu") is None
+    assert program_lib.compiler_options({"train": {"deterministic": False}}, platform="gpu") is None
 
 
-@pytest.mark.parametrize(("on_gpu", "asked", "folds"), [(True, True, True), (True, False, False), (False, True, False)])
-def test_batch_norm_is_folded_on_gpus_unless_the_config_says_no(monkeypatch, on_gpu, asked, folds):
-    monkeypatch.setattr(sharding, "is_gpu", lambda mesh: on_gpu)
+@pytest.mark.parametrize(
+    ("platform", "asked", "folds"), [("gpu", True, True), ("gpu", False, False), ("tpu", True, False)]
+)
+def test_batch_norm_is_folded_on_gpus_unless_the_config_says_no(monkeypatch, platform, asked, folds):
+    monkeypatch.setattr(base, "platform", lambda mesh=None: platform)
     config = config_lib.load_file("imagenet_resnet50").to_dict()
     config["train"]["folded_bn"] = asked
     assert program_lib.make_encoder(config, sharding.make_mesh(1)).norm.folded is folds
@@ -208,7 +210,7 @@ def test_device_figures_are_possible(kind):
     for chips, name in device.slices.items():
         sides = [int(side) for side in name.split("x")]
         assert chips == pytest.approx(sides[0] * sides[1] * (sides[2] if len(sides) == 3 else 1))
-    if device.platform == "cuda":
+    if device.platform == "gpu":
         text = hardware.description(kind)
         assert text.count("{") == text.count("}") == 4
         assert f"device_memory_size: {device.memory_bytes}" in text and device.name in text

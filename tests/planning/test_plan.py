@@ -8,8 +8,7 @@ import pytest
 
 from simclr_jax import __main__ as cli
 from simclr_jax import base, data
-from simclr_jax.cli import plan
-from simclr_jax.planning import estimate, hardware
+from simclr_jax.planning import estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from simclr_jax import base
-from simclr_jax.cli import train
 from simclr_jax.run import config as config_lib
+from simclr_jax.run import setup
 
 WORD = "x" * 5000
 
@@ -187,7 +187,7 @@ probe.label_fractions=(2.0,) probe.knn_votes=foo method.head_width=0 probe.label
 def test_a_value_that_no_run_can_have_is_refused_before_training(override):
     settings, _ = parse("--config=smoke", f"--config.{override}")
     with pytest.raises(base.InputError) as caught:
-        train.build(settings.to_dict())
+        setup.make_run(settings.to_dict())
     message = str(caught.value)
     assert "\n" not in message and len(message) <= 400
     key = override.partition("=")[0]
@@ -199,9 +199,9 @@ def test_a_value_that_no_run_can_have_is_refused_before_training(override):
 def test_a_section_with_another_or_a_missing_key_lists_the_keys_it_takes(section):
     good = config_lib.load_file("smoke").to_dict()
     with pytest.raises(base.InputError, match=rf"section {section} takes .*got unknown colour"):
-        train.build({**good, section: {**good[section], "colour": 1}})
+        setup.make_run({**good, section: {**good[section], "colour": 1}})
     with pytest.raises(base.InputError, match=section):
-        train.build({key: value for key, value in good.items() if key != section})
+        setup.make_run({key: value for key, value in good.items() if key != section})
 
 
 def test_call_hands_a_section_to_its_function():
@@ -306,7 +306,7 @@ def test_a_config_file_may_have_colons_in_its_path(tmp_path, monkeypatch):
 def test_a_message_names_the_section_of_what_it_asks_for():
     settings = parse("--config=smoke", "--config.schedule.warmup_epochs=2", "--config.train.num_epochs=1")[0].to_dict()
     with pytest.raises(base.InputError) as caught:
-        train.build(settings)
+        setup.make_run(settings)
     assert "schedule.warmup_epochs=0.1 with train.num_epochs=1" in str(caught.value)
 
 

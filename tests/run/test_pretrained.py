@@ -10,7 +10,7 @@ from simclr_jax import base, data, probes
 from simclr_jax.cli import evaluate, preview, train
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, pretrained
+from simclr_jax.run import features, pretrained, setup
 
 
 def settings(*words: str) -> dict:
@@ -79,7 +79,7 @@ def of_half_the_labels(workdir) -> dict:
 
 def test_fine_tuning_starts_from_the_weights_and_half_the_labels(workdir):
     asked = of_half_the_labels(workdir)
-    run = train.build(pretrained.inherit(asked))
+    run = setup.make_run(pretrained.inherit(asked))
     whole = config_lib.call(data.load_split, pretrained.inherit(asked), "data", split="train")
     rows = probes.label_subset(whole.labels, 0.5)
     np.testing.assert_array_equal(run.train_set.images, whole.images[rows])
@@ -107,7 +107,7 @@ def test_fine_tuning_learns_the_classes(workdir, tmp_path):
 
 @pytest.mark.slow
 def test_weights_of_another_shape_are_named_in_one_line(workdir):
-    run = train.build(pretrained.inherit(finetune(workdir)))
+    run = setup.make_run(pretrained.inherit(finetune(workdir)))
     state = sharding.jit_once(run.init, run.mesh)()
     state.params["encoder"]["stem"]["conv1"]["kernel"] = np.zeros((3, 3, 3, 5), np.float32)
     with pytest.raises(base.InputError, match=r"encoder/stem/conv1/kernel of shape \[3, 3, 3, 5\]; it has shape"):
@@ -116,7 +116,7 @@ def test_weights_of_another_shape_are_named_in_one_line(workdir):
 
 def test_a_selector_beyond_the_head_is_refused_before_the_data_are_read(workdir):
     with pytest.raises(base.InputError, match="selector"):
-        train.build(pretrained.inherit(finetune(workdir, "--config.method.selector=4")))
+        setup.make_run(pretrained.inherit(finetune(workdir, "--config.method.selector=4")))
 
 
 def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp_path):

@@ -1,4 +1,4 @@
-"""Durations, rates and the progress line as people read them, and the signals that stop a run."""
+"""Rates and the progress line as people read them, and the signals that stop a run."""
 
 import os
 import signal
@@ -9,22 +9,6 @@ import threading
 import pytest
 
 from simclr_jax.run import progress
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (42.4, "42 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (7800, "2 h 10 min"),
-        (360_000, "100 h 00 min"),
-    ],
-)
-def test_a_duration_reads_as_people_say_it(seconds, text):
-    assert progress.duration(seconds) == text
 
 
 def test_a_meter_gives_the_rate_since_the_last_reading_and_the_time_left(monkeypatch):

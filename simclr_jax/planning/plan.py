@@ -1,0 +1,225 @@
+"""What a run would need and take on given hardware, without running it.
+
+Three kinds of numbers, kept apart: counted (exact, from shapes), compiled (what the hardware's own compiler says of the
+program, where it is installed) and modelled (the formulas of docs/plan.md).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from simclr_jax import data, losses, models, optim, train_step
+from simclr_jax.distributed import sharding
+from simclr_jax.planning import aot, estimate, hardware
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import input_pipeline
+from simclr_jax.run import program as program_lib
+
+# The paper's own pair of recipes gives the same rate at this batch: 0.3 b/256 = 0.075 sqrt(b).
+_SAME_RATE_AT = 4096
+_CHUNKS = (1, 2, 4, 8, 16, 32)
+# JAX takes this share of a GPU by default, and what `input_pipeline` may take of it is a share of that.
+_GPU_DEFAULT_SHARE = 0.75
+
+
+def make_plan(
+    config: Mapping[str, Any], *, kind: str, devices: int, memory: float | None = None, compiler: str = "auto"
+) -> dict[str, Any]:
+    """The plan as plain values: {"run", "counted", "compiled", "modelled"}; bytes, seconds and counts.
+
+    "compiled" holds the fields of `aot.Compiled`, or a string that says why there are none.
+
+    Args:
+        config: of a run.
+        kind: a key of `hardware.DEVICES`.
+        devices: how many.
+        memory: bytes of one device that the program may use; None for the usual share of the kind's.
+        compiler: "auto" or "none"; compiling takes up to some minutes.
+
+    Raises:
+        base.InputError: the hardware or a value of the config is not valid.
+    """
+    device, batch_size = hardware.find(kind), config["train"]["batch_size"]
+    if device.platform != "cpu":
+        hardware.topology(kind, devices)
+    sharding.check_divides(batch_size, devices)
+    program_lib.check_sections(config, sharding.make_mesh(1))
+    train_step.check_chunks(batch_size, train_step.Chunks(config["train"]["num_chunks"], devices))
+    shape = data_shape(config, device)
+    network, num_steps = measure(config, shape, kind=kind)
+    placement = place(config, kind=kind, devices=devices, shape=shape)
+    usable = memory or device.usable * device.memory_bytes or math.nan
+    return {
+        "run": _describe_run(config, device, shape=shape, placement=placement),
+        "counted": _count(config, network, num_steps=num_steps),
+        "compiled": _compile(config, placement, shape=shape, asked=compiler),
+        "modelled": _model(config, network, placement, usable=usable),
+    }
+
+
+def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_lib.DataShape:
+    """The training split's shape, and whether it would be streamed, by the rule of `input_pipeline.make_feed`."""
+    num_examples, num_classes, side = config_lib.call(
+        data.describe_split, config, "data", split=config["split"]["train"]
+    )
+    if config["split"]["label_fraction"] is not None:
+        num_examples = round(num_examples * config["split"]["label_fraction"])
+    share = _GPU_DEFAULT_SHARE if device.platform == "gpu" else 1.0
+    budget = input_pipeline.budget_bytes(
+        config["train"]["max_resident_gigabytes"], device_bytes=int(share * device.memory_bytes) or None
+    )
+    is_streamed = num_examples * (3 * side * side + 12) > budget  # pixels, two sizes and a label
+    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed)
+
+
+def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.Network, int]:
+    """(the network's sums, number of updates of the run) on devices of a kind."""
+    size, num_views = config["augment"]["size"], config["augment"]["num_views"]
+    # In groups, however many, a BatchNorm is not folded into the convolution before it.
+    bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
+    folded = program_lib.folds_batch_norm(config, platform=hardware.find(kind).platform)
+    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, bn_folded=folded)
+    method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
+    sizes = program_lib.run_length(config, num_examples=shape.num_examples)
+    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
+    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    state = jax.eval_shape(
+        lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, size, size, 3))
+    )
+    network = estimate.measure(method, state, size=size, num_views=num_views)
+    return network, optim.num_train_steps(**sizes)
+
+
+def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: program_lib.DataShape) -> estimate.Placement:
+    """How the run that `config` describes lies on `devices` devices of a kind."""
+    batch_size = config["train"]["batch_size"]
+    images = batch_size // devices if shape.is_streamed else shape.num_examples
+    return estimate.Placement(
+        kind=kind,
+        devices=devices,
+        batch_size=batch_size,
+        source_bytes=images * math.prod(shape.canvas) * 3,
+        num_views=config["augment"]["num_views"],
+        num_chunks=config["train"].get("num_chunks") or 1,
+        is_streamed=shape.is_streamed,
+    )
+
+
+def _describe_run(
+    config: Mapping[str, Any], device: hardware.Device, *, shape: program_lib.DataShape, placement: estimate.Placement
+) -> dict[str, Any]:
+    encoder = config["encoder"]
+    return {
+        "encoder": f"{encoder['name']} x{encoder['width_multiplier']:g}, {encoder['dtype']}",
+        "method": config["method"]["name"],
+        "data": config["data"]["name"],
+        "num_examples": shape.num_examples,
+        "canvas": shape.canvas[0],
+        "view": config["augment"]["size"],
+        "is_streamed": shape.is_streamed,
+        "device": device.name,
+        "devices": placement.devices,
+        "batch_size": placement.batch_size,
+        "views_per_device": placement.batch_size * placement.num_views // placement.devices,
+        "num_epochs": config["train"]["num_epochs"],
+        "num_chunks": placement.num_chunks,
+    }
+
+
+def _count(config: Mapping[str, Any], network: estimate.Network, *, num_steps: int) -> dict[str, Any]:
+    return {
+        "num_params": network.num_params,
+        "num_encoder_params": network.num_encoder_params,
+        "num_batch_norms": network.num_batch_norms,
+        "forward_flops_per_view": network.forward_flops,
+        "flops_per_example": config["augment"]["num_views"] * network.train_flops,
+        "num_steps": num_steps,
+        "learning_rates": _learning_rates(config["schedule"], config["train"]["batch_size"]),
+    }
+
+
+def _learning_rates(schedule: Mapping[str, Any], batch_size: int) -> list[dict[str, Any]]:
+    """The peak rate by the config's rule, then by the other one with the base that agrees with it at batch 4096."""
+    rule, base_rate = schedule["scaling"], schedule["base_learning_rate"]
+    bases = {rule: base_rate}
+    if rule != "none":
+        other = "sqrt" if rule == "linear" else "linear"
+        peaks = [
+            optim.peak_learning_rate(base_learning_rate=1.0, batch_size=_SAME_RATE_AT, scaling=name)
+            for name in (rule, other)
+        ]
+        bases[other] = base_rate * peaks[0] / peaks[1]
+    return [
+        {
+            "scaling": name,
+            "base": value,
+            "peak": optim.peak_learning_rate(base_learning_rate=value, batch_size=batch_size, scaling=name),
+        }
+        for name, value in bases.items()
+    ]
+
+
+def _compile(
+    config: Mapping[str, Any], placement: estimate.Placement, *, shape: program_lib.DataShape, asked: str
+) -> dict[str, Any] | str:
+    """What the hardware's compiler says, or in words why it was not asked or did not answer."""
+    kind, extra = placement.kind, aot.extra(placement.kind)
+    if asked == "none" or extra is None:
+        return "not asked for (--compiler=none)" if extra else "there is no ahead-of-time compiler for a CPU"
+    if not aot.is_installed(kind):
+        return f"the compiler is not installed: pip install 'simclr-jax[{extra}]'"
+    try:
+        found = aot.compile_elsewhere(config, kind=kind, devices=placement.devices, shape=shape)
+    except aot.CannotCompile as error:
+        return f"the compiler gave up: {error}"
+    return found._asdict()
+
+
+def _model(
+    config: Mapping[str, Any], network: estimate.Network, placement: estimate.Placement, *, usable: float
+) -> dict[str, Any]:
+    times, num_views = estimate.times(network, placement), placement.num_views
+    return {
+        "peak_bytes": estimate.peak_bytes(network, placement),
+        "usable_bytes": usable,
+        "choices": [
+            {
+                "loss": loss,
+                "num_chunks": num_chunks,
+                "peak_bytes": estimate.peak_bytes(network, choice),
+                "largest_batch": estimate.largest_batch(network, choice, memory_bytes=usable),
+                "step_seconds": estimate.times(network, choice).step,
+            }
+            for loss in _losses()
+            for num_chunks in _chunks(config, placement)
+            for choice in [placement._replace(loss=loss, num_chunks=num_chunks)]
+        ],
+        "statistics_all_reduces": 2 * network.num_batch_norms * placement.num_chunks * (placement.devices > 1),
+        "gradient_bytes": 4 * network.num_params,
+        "projection_bytes": 4 * network.z_dim * num_views * placement.batch_size,
+        "traffic_bytes_per_view": network.traffic_bytes,
+        "times": {**times._asdict(), "step": times.step},
+        "views_per_second_and_device": num_views * placement.batch_size / placement.devices / times.step,
+        "weak_scaling": _weak_scaling(network, placement),
+    }
+
+
+def _weak_scaling(network: estimate.Network, placement: estimate.Placement) -> dict[str, float]:
+    """Number of devices -> efficiency, with as many images on a device as in this run."""
+    each = placement.batch_size // placement.devices
+    numbers = sorted({8, 64, 512, placement.devices})
+    return {
+        str(n): estimate.times(network, placement._replace(devices=n, batch_size=n * each)).efficiency for n in numbers
+    }
+
+
+def _losses() -> tuple[str, ...]:
+    return ("dense", "blockwise") if hasattr(losses, "nt_xent_blockwise") else ("dense",)
+
+
+def _chunks(config: Mapping[str, Any], placement: estimate.Placement) -> list[int]:
+    """The numbers of chunks that this config can be set to and that divide a device's images."""
+    each = placement.batch_size // placement.devices
+    return [n for n in _CHUNKS if each % n == 0] if "num_chunks" in config["train"] else [1]
