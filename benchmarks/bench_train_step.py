@@ -106,7 +106,7 @@ def _program(case: Case) -> tuple[Any, Any, Any]:
     method = methods.METHODS["simclr"](
         encoder, head_layers=HEAD_LAYERS, head_dim=HEAD_DIM, temperature=TEMPERATURE, loss_scale=1.0
     )
-    tx = optim.make_optimizer("sgd", schedule=RATE, weight_decay=0.0, momentum=MOMENTUM)
+    tx = optim.make_optimizer("sgd", learning_rate=RATE, weight_decay=0.0, momentum=MOMENTUM)
     return method, tx, lambda step: RATE
 
 

@@ -25,7 +25,7 @@ def make_step(*, width: float, norm: str, num_chunks: int) -> tuple[train_step.T
     """(the step of SimCLR with a ResNet-18, the initialiser of its state)."""
     encoder = models.make_encoder("resnet18", width_multiplier=width, stem="cifar", norm=norm)
     method = methods.METHODS["simclr"](encoder)
-    tx = optim.make_optimizer("lars", schedule=0.1, weight_decay=1e-4)
+    tx = optim.make_optimizer("lars", learning_rate=0.1, weight_decay=1e-4)
     load_views = train_step.make_load_views(resident.gather_batch, augment.make_simclr_views(size=SIZE))
     chunks = train_step.Chunks(num_chunks)
     step = train_step.make_train_step(method, tx, load_views, schedule=lambda step: jnp.float32(0.1), chunks=chunks)

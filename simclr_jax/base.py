@@ -100,17 +100,20 @@ class TrainState(NamedTuple):
 class MakeViews(Protocol):
     """The augmentation: images -> views."""
 
-    def __call__(self, key: Array, images: Array, sizes: Array, positions: Array) -> Array:
+    def __call__(self, key: Array, images: Array, sizes: Array | None = None, positions: Array | None = None) -> Array:
         """Draws V augmented views of every image.
 
         Args:
             key: the step's key; per-example keys are folded in from `positions`.
-            images: uint8 [B, H, W, 3].
-            sizes: int32 [B, 2], valid (height, width) of every image.
-            positions: int32 [B], place of every image in the global batch.
+            images: uint8 [0, 255] or float [0, 1], [B, H, W, 3]; or one image [H, W, 3].
+            sizes: int32 [B, 2], valid (height, width) of every image; None where images fill their canvas.
+            positions: int32 [B], place of every image in the global batch; None for 0 to B - 1.
 
         Returns:
-            float32 [B, V, h, w, 3] in [0, 1].
+            float32 [B, V, h, w, 3] in [0, 1]; [V, h, w, 3] for one image.
+
+        Raises:
+            InputError: images of another shape or type.
         """
         ...
 

@@ -250,7 +250,7 @@ _BUDGET = """
     mesh = sharding.make_mesh()
     encoder = models.make_encoder("resnet10", width_multiplier=0.0625, stem="cifar", bn_parts=mesh.size)
     method = methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32)
-    tx = optim.make_optimizer("sgd", schedule=0.1, weight_decay=1e-4)
+    tx = optim.make_optimizer("sgd", learning_rate=0.1, weight_decay=1e-4)
     views = augment.make_simclr_views(size=24, blur_probability=0.0)
     key = sharding.make_key(mesh, 0)
     state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=(2, 2, 24, 24, 3)), key)

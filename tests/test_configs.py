@@ -70,7 +70,7 @@ def test_a_config_builds_a_training_step(name):
     settings = load(name)
     config_lib.call(training_loop.LoopSettings, settings, "train")
     schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
-    tx = config_lib.call(optim.make_optimizer, settings, "optimizer", schedule=schedule)
+    tx = config_lib.call(optim.make_optimizer, settings, "optimizer", learning_rate=schedule)
     encoder = config_lib.call(models.make_encoder, settings, "encoder")
     section = {key: value for key, value in settings["method"].items() if key != "name"}
     make_method = methods.METHODS[settings["method"]["name"]]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from simclr_jax import base, optim
 from tests import golden, oracles
@@ -131,7 +132,7 @@ def lars_run(variant: str, dtype: str):
     popular = variant.endswith("_popular")
     tx = optim.make_optimizer(
         "lars_popular" if popular else "lars",
-        schedule=lambda step: rates[step],
+        learning_rate=lambda step: rates[step],
         weight_decay=weight_decay,
         nesterov=bool(LARS[f"{variant}/nesterov"]),
     )
@@ -197,8 +198,8 @@ def test_the_global_norm_is_that_of_all_numbers_together(dtype):
 
 def test_lars_excludes_what_the_reference_excludes():
     params = to_tree({name: LARS[f"init/{name}"] for name in LARS_NAMES}, "float32")
-    decays = oracles.named_leaves(optim._mask(optim._is_kernel)(params))
-    adapts = oracles.named_leaves(optim._mask(optim._is_adapted_kernel)(params))
+    decays = oracles.named_leaves(optim.weight_mask(params))
+    adapts = oracles.named_leaves(optim.adapted_mask(params))
     excluded = dict(zip(LARS_NAMES, LARS["excluded_from_decay_and_adaptation"].astype(bool), strict=True))
     assert adapts == {name: not value for name, value in excluded.items()}
     # The reference decays the supervised kernel through the loss.
@@ -211,7 +212,7 @@ W = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 def after_three_steps(
     path: tuple[str, str], *, name: str = "lars", weight_decay: float = 1e-4, nesterov: bool = False
 ) -> np.ndarray:
-    tx = optim.make_optimizer(name, schedule=0.5, weight_decay=weight_decay, nesterov=nesterov)
+    tx = optim.make_optimizer(name, learning_rate=0.5, weight_decay=weight_decay, nesterov=nesterov)
     module, leaf = path
     params = {module: {leaf: jnp.asarray(W, jnp.float32)}}
     state = tx.init(params)
@@ -281,7 +282,7 @@ def decay_by_zero_gradients(optimizer: str, weight_decay: float):
         n: oracles.golden_value(n, s) for n, s in zip(names, shapes, strict=True) if not n.endswith(("/mean", "/var"))
     }
     params = to_tree(weights, "float64")
-    tx = optim.make_optimizer(optimizer, schedule=1.0, weight_decay=weight_decay, momentum=0.0)
+    tx = optim.make_optimizer(optimizer, learning_rate=1.0, weight_decay=weight_decay, momentum=0.0)
     step = jax.jit(lambda params: tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params))
     updates = oracles.named_leaves(jax.device_get(step(params)[0]))
     return weights, {name: float(np.sum(updates[name] * weights[name])) for name in weights}
@@ -322,7 +323,7 @@ def test_lars_decays_the_supervised_kernel_as_the_term_of_the_loss_does(case, op
 )
 def test_the_learning_rate_is_outside_the_velocity_of_sgd_and_inside_that_of_keras(optimizer, expected):
     rates = jnp.asarray([0.1, 0.05, 0.01])
-    tx = optim.make_optimizer(optimizer, schedule=lambda step: rates[step], weight_decay=0.0, nesterov=True)
+    tx = optim.make_optimizer(optimizer, learning_rate=lambda step: rates[step], weight_decay=0.0, nesterov=True)
     tree = {"dense": {"kernel": jnp.asarray([1.0, 2.0])}}
     state = tx.init(tree)
     for t in range(3):
@@ -337,7 +338,10 @@ def test_the_learning_rate_is_outside_the_velocity_of_sgd_and_inside_that_of_ker
 def test_sgd_keras_is_the_update_written_out(nesterov):
     rates = np.array([0.1, 0.5, 0.02])
     tx = optim.make_optimizer(
-        "sgd_keras", schedule=lambda step: jnp.asarray(rates, jnp.float32)[step], weight_decay=0.1, nesterov=nesterov
+        "sgd_keras",
+        learning_rate=lambda step: jnp.asarray(rates, jnp.float32)[step],
+        weight_decay=0.1,
+        nesterov=nesterov,
     )
     weight, velocity = W.copy(), np.zeros_like(W)
     params = {"conv1": {"kernel": jnp.asarray(W, jnp.float32)}}
@@ -354,7 +358,7 @@ def test_sgd_keras_is_the_update_written_out(nesterov):
 
 
 def test_adamw_decays_kernels_only():
-    tx = optim.make_optimizer("adamw", schedule=0.1, weight_decay=0.5)
+    tx = optim.make_optimizer("adamw", learning_rate=0.1, weight_decay=0.5)
     ones = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "bn1": {"scale": jnp.ones(2)}}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, ones), tx.init(ones), ones)
     np.testing.assert_allclose(updates["dense"]["kernel"], -0.05, rtol=1e-6)
@@ -363,20 +367,66 @@ def test_adamw_decays_kernels_only():
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_learning_rate_zero_leaves_the_parameters_alone(name):
-    tx = optim.make_optimizer(name, schedule=lambda step: jnp.asarray(0.0), weight_decay=0.1)
+    tx = optim.make_optimizer(name, learning_rate=lambda step: jnp.asarray(0.0), weight_decay=0.1)
     params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
     updates, _ = tx.update(params, tx.init(params), params)
     assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
 
 
-def test_only_whole_names_count_as_batch_norm():
-    names = [("subnet1", "bias"), ("proj_bn", "scale"), ("bn12", "bias"), ("bn1", "scale"), ("dense", "bias")]
-    assert [optim._is_not_batch_norm(path) for path in names] == [True, False, False, False, True]
+class _Foreign(nn.Module):
+    """A network with Flax's default names and fields that say nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3))(x)
+        x = nn.BatchNorm(use_running_average=True)(x)
+        x = nn.GroupNorm(4, name="second")(x)
+        x = x.mean(axis=1)
+        x = nn.MultiHeadDotProductAttention(2)(x, x)
+        x = x + self.param("positions", nn.initializers.normal(), (1, *x.shape[1:]))
+        x = nn.LayerNorm(use_scale=False, name="kernel_like")(x)
+        return nn.Dense(3, name="bn_like")(x)
+
+
+def test_masks_are_right_for_networks_with_other_names():
+    params = _Foreign().init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))["params"]
+    weights, norms = (
+        oracles.named_leaves(optim.weight_mask(params)),
+        oracles.named_leaves(optim.normalization_mask(params)),
+    )
+    kernels = {name for name in weights if name.endswith("kernel")}
+    assert {name for name, value in weights.items() if value} == {*kernels, "positions"} and len(kernels) == 6
+    expected = {"BatchNorm_0/scale", "BatchNorm_0/bias", "second/scale", "second/bias", "kernel_like/bias"}
+    assert {name for name, value in norms.items() if value} == expected
+    # What is not a normalisation's is decayed by SGD, biases included; LARS takes the weights alone.
+    for make, decayed in ((optim.make_sgd, set(norms) - expected), (optim.make_lars, {*kernels, "positions"})):
+        ones = jax.tree.map(jnp.ones_like, params)
+        tx = make(1.0, weight_decay=0.5, momentum=0.0)
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, ones), tx.init(ones), ones)
+        assert {name for name, leaf in oracles.named_leaves(updates).items() if np.any(leaf)} == decayed
+
+
+def test_masks_can_be_given_as_in_optax():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for mask in ({"a": True, "b": False}, lambda tree: {"a": True, "b": False}):
+        for make in (optim.make_lars, optim.make_lars_popular, optim.make_sgd, optim.make_sgd_keras, optim.make_adamw):
+            tx = make(0.5, weight_decay=0.1, momentum=0.0, decay_mask=mask)
+            updates, _ = tx.update(zeros, tx.init(params), params)
+            assert updates["a"].any() and not updates["b"].any()
+    ours = optim.make_lars(0.5, weight_decay=0.1, decay_mask={"a": True, "b": False}, adapt_mask=mask)
+    theirs = optax.lars(
+        0.5, 0.1, weight_decay_mask={"a": True, "b": False}, trust_ratio_mask=mask, trust_coefficient=0.001
+    )
+    gradients = {"a": jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.asarray([[1.0, 2.0], [3.0, 4.0]])}
+    mine, other = (tx.update(gradients, tx.init(params), params)[0] for tx in (ours, theirs))
+    for name in params:
+        np.testing.assert_allclose(mine[name], other[name], rtol=1e-6)
 
 
 def test_make_optimizer_refuses_an_unknown_name():
     with pytest.raises(base.InputError, match="lars, lars_popular, sgd, sgd_keras, adamw; got 'lamb'"):
-        optim.make_optimizer("lamb", schedule=0.1, weight_decay=0.0)
+        optim.make_optimizer("lamb", learning_rate=0.1, weight_decay=0.0)
 
 
 def test_restarts_leave_the_first_period_and_begin_warm_up_and_cosine_anew():

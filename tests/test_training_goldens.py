@@ -108,7 +108,7 @@ def run(case: str, dtype: str) -> list[Step]:
     with jax.enable_x64(dtype == "float64"):
         rates = jnp.asarray(arrays["learning_rates"], dtype)
         tx = optim.make_optimizer(
-            name, schedule=lambda step: rates[step], weight_decay=float(arrays["weight_decay"]), nesterov=nesterov
+            name, learning_rate=lambda step: rates[step], weight_decay=float(arrays["weight_decay"]), nesterov=nesterov
         )
         method, tx = make_method(case, dtype), optax.chain(make_recorder(), tx)
         step = jax.jit(train_step.make_train_step(method, tx, load_views, schedule=lambda step: rates[step]))

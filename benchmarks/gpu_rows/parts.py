@@ -162,7 +162,7 @@ def lars(job: Job) -> Iterator[Figure]:
     kernels = jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     optimizers = {
-        "LARS ours": optim.make_lars(schedule=0.1, weight_decay=1e-6),
+        "LARS ours": optim.make_lars(learning_rate=0.1, weight_decay=1e-6),
         "LARS optax, masked": optax.lars(
             0.1, weight_decay=1e-6, weight_decay_mask=kernels, trust_ratio_mask=kernels, momentum=0.9
         ),

@@ -12,7 +12,7 @@ from benchmarks.parity_rows import peers, table
 from benchmarks.parity_rows.crops import unit
 from benchmarks.parity_rows.table import Case, Row
 from simclr_jax import augment
-from simclr_jax.augment import blur, color
+from simclr_jax.augment import blur, color, color_jitter
 from tests import golden
 
 GROUP = "Augmentation: colours, blur, whole views"
@@ -45,22 +45,22 @@ def _grey() -> Iterator[Case]:
 
 @functools.partial(jax.jit, static_argnames="brightness")
 def _jitter(image, jitter, brightness):
-    return color.adjust_color_jitter(image, jitter, brightness=brightness)
+    return color_jitter.adjust_color_jitter(image, jitter, brightness=brightness)
 
 
 def _jitters(impl: str, brightness: str) -> Iterator[Case]:
     arrays = golden.load("colour")
-    fields = color.ColorJitter._fields
+    fields = color_jitter.ColorJitter._fields
     for k, (name, recorded) in enumerate(zip(arrays["jitter_param/image"], arrays["jitter_param/impl"], strict=True)):
         if recorded == impl:
-            jitter = color.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
+            jitter = color_jitter.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
             yield Case(_jitter(arrays[f"input/{name}"], jitter, brightness), arrays[f"jitter/{k:02d}"])
 
 
 def _jitter_in_order() -> Iterator[Case]:
     arrays = golden.load("colour")
     values = arrays["jitter_fixed_order/params_brightness_contrast_saturation_hue"]
-    jitter = color.ColorJitter(jnp.arange(4, dtype=jnp.int32), *(jnp.float32(v) for v in values))
+    jitter = color_jitter.ColorJitter(jnp.arange(4, dtype=jnp.int32), *(jnp.float32(v) for v in values))
     image = arrays["input/" + str(arrays["jitter_fixed_order/image"])]
     yield Case(_jitter(image, jitter, "multiply"), arrays["jitter_fixed_order/output"])
 

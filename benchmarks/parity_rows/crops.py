@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.parity_rows import table
 from benchmarks.parity_rows.table import Case, Row
 from simclr_jax import augment
-from simclr_jax.augment import color, crop, views
+from simclr_jax.augment import color_jitter, crop, views
 from tests import golden
 
 GROUP = "Augmentation: crops and resizing"
@@ -181,7 +181,7 @@ def _scripted_draws(arrays: dict[str, np.ndarray]) -> views.ViewDraws:
         box=crop.CropBox(*(boxes[..., k] for k in range(4))),
         flip=column("flip", bool),
         jitter_applied=column("jitter_applied", bool),
-        jitter=color.ColorJitter(order=column("order", np.int32), **values),
+        jitter=color_jitter.ColorJitter(order=column("order", np.int32), **values),
         gray_applied=column("grey_applied", bool),
         blur_applied=jnp.zeros((len(boxes), 1), bool),
         blur_sigma=jnp.ones((len(boxes), 1), jnp.float32),

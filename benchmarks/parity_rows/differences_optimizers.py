@@ -44,7 +44,7 @@ def _trust_epsilon() -> Effect:
     with jax.enable_x64(True):
         weight = jnp.ones((4, 4))
         gradient = weight * 1e-6 / 4
-        tx = optim.make_lars(schedule=1.0, weight_decay=0.0)
+        tx = optim.make_lars(learning_rate=1.0, weight_decay=0.0)
         tree = {"conv1": {"kernel": weight}}
         updates, _ = tx.update({"conv1": {"kernel": gradient}}, tx.init(tree), tree)
         ours = float(jnp.linalg.norm(updates["conv1"]["kernel"]))
@@ -58,7 +58,7 @@ def _unmasked() -> Effect:
     moved = {}
     with jax.enable_x64(True):
         for name, tx in (
-            ("ours", optim.make_lars(schedule=optimizers.scheduled(), weight_decay=DECAY)),
+            ("ours", optim.make_lars(learning_rate=optimizers.scheduled(), weight_decay=DECAY)),
             ("optax", optax.lars(optimizers.scheduled(), weight_decay=DECAY)),
         ):
             after = optimizers.run_live(tx)["bn1/gamma"]
@@ -81,7 +81,7 @@ def _warm_up(tx_of: Callable[[optax.Schedule], optax.GradientTransformation]) ->
 
 
 def _moved(name: str) -> float:
-    return _warm_up(lambda schedule: optim.make_optimizer(name, schedule=schedule, weight_decay=0.0))
+    return _warm_up(lambda schedule: optim.make_optimizer(name, learning_rate=schedule, weight_decay=0.0))
 
 
 def _rate_outside_lars() -> Effect:
@@ -147,7 +147,7 @@ def _adam_decay() -> Effect:
         tree = {"dense": {"kernel": jnp.full(4, 0.5)}}
         moved = {}
         for name, tx, gradient in (
-            ("ours", optim.make_adamw(schedule=0.01, weight_decay=DECAY), 0.0),
+            ("ours", optim.make_adamw(learning_rate=0.01, weight_decay=DECAY), 0.0),
             ("reference", optax.adam(0.01), DECAY * 0.5),
         ):
             with jax.numpy_dtype_promotion("standard"):

@@ -38,7 +38,7 @@ def _lars_run(variant: str, dtype: str) -> list[tuple[dict, dict]]:
         names, rates = arrays["canonical_names"].tolist(), jnp.asarray(arrays["learning_rates"], dtype)
         decay, nesterov = float(arrays[f"{variant}/weight_decay"]), bool(arrays[f"{variant}/nesterov"])
         tx = optim.make_optimizer(
-            VARIANTS[variant], schedule=lambda step: rates[step], weight_decay=decay, nesterov=nesterov
+            VARIANTS[variant], learning_rate=lambda step: rates[step], weight_decay=decay, nesterov=nesterov
         )
         params = to_tree({name: arrays[f"init/{name}"] for name in names}, dtype)
         state, update, history = tx.init(params), jax.jit(tx.update), []
@@ -158,14 +158,14 @@ def _optax_lars() -> Iterator[Case]:
                     nesterov=nesterov,
                 )
             )
-            ours = run_live(optim.make_lars(schedule=scheduled(), weight_decay=1e-2, nesterov=nesterov))
+            ours = run_live(optim.make_lars(learning_rate=scheduled(), weight_decay=1e-2, nesterov=nesterov))
         yield from (Case(ours[name], theirs[name]) for name in theirs)
 
 
 def _numpy_lars() -> Iterator[Case]:
     for nesterov in (False, True):
         with jax.enable_x64(True):
-            ours = run_live(optim.make_lars(schedule=scheduled(), weight_decay=1e-2, nesterov=nesterov))
+            ours = run_live(optim.make_lars(learning_rate=scheduled(), weight_decay=1e-2, nesterov=nesterov))
         for name, start in _LIVE.items():
             kernel, weight, velocity = name.endswith("kernel"), start, np.zeros_like(start)
             for step, rate in enumerate(RATES):
@@ -183,7 +183,7 @@ def _optax_sgd() -> Iterator[Case]:
     for nesterov in (False, True):
         with jax.enable_x64(True):
             theirs = run_live(optax.sgd(scheduled(), momentum=0.9, nesterov=nesterov))
-            ours = run_live(optim.make_sgd(schedule=scheduled(), weight_decay=0.0, nesterov=nesterov))
+            ours = run_live(optim.make_sgd(learning_rate=scheduled(), weight_decay=0.0, nesterov=nesterov))
         yield from (Case(ours[name], theirs[name]) for name in theirs)
 
 
@@ -204,7 +204,7 @@ def _torch_optimizer(ours: str, theirs: str, *, decays: Callable[[str], bool], *
     import torch
 
     with jax.enable_x64(True):
-        tx = optim.make_optimizer(ours, schedule=scheduled(), weight_decay=1e-2, nesterov="nesterov" in settings)
+        tx = optim.make_optimizer(ours, learning_rate=scheduled(), weight_decay=1e-2, nesterov="nesterov" in settings)
         found = run_live(tx)
     for name, value in found.items():
         decay = 1e-2 if decays(name) else 0.0
@@ -221,7 +221,7 @@ def _weight_decay_terms(optimizer: str, name: str) -> Iterator[Case]:
     for decay in ("1e-06", "0.0001"):
         with jax.enable_x64(True):
             params = to_tree(trainable, "float64")
-            tx = optim.make_optimizer(optimizer, schedule=1.0, weight_decay=float(decay), momentum=0.0)
+            tx = optim.make_optimizer(optimizer, learning_rate=1.0, weight_decay=float(decay), momentum=0.0)
             updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
             # Under LARS the other kernels are decayed inside the trust ratio, and the loss has no term for them.
             seen = ["supervised_head"] if optimizer == "lars" else list(params)

@@ -93,7 +93,9 @@ def run(case: str, dtype: str) -> list[Step]:
     with jax.enable_x64(dtype == "float64"):
         rates = jnp.asarray(arrays["learning_rates"], dtype)
         decay = float(arrays["weight_decay"])
-        inner = optim.make_optimizer(name, schedule=lambda step: rates[step], weight_decay=decay, nesterov=nesterov)
+        inner = optim.make_optimizer(
+            name, learning_rate=lambda step: rates[step], weight_decay=decay, nesterov=nesterov
+        )
         method, tx = _make_method(arrays, dtype), optax.chain(_recorder(), inner)
         step = jax.jit(train_step.make_train_step(method, tx, _load_views, schedule=lambda step: rates[step]))
         state, history = _start(method, tx, dtype), []

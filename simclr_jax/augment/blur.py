@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax import base
+from simclr_jax.augment import pixels
 
 SIGMA_RANGE = (0.1, 2.0)
 
@@ -101,6 +102,7 @@ def adjust_gaussian_blur(image: base.Array, sigma: base.Array | float, *, kernel
 
     Reference: google-research/simclr data_util.gaussian_blur (padding "SAME").
     """
+    image = pixels.as_float(image)
     return jnp.swapaxes(blur_planes(jnp.swapaxes(image, 1, 2), sigma, kernel_size=kernel_size), 1, 2)
 
 
@@ -109,15 +111,13 @@ def draw_sigma(key: base.Array) -> base.Array:
     return jax.random.uniform(key, (), jnp.float32, *SIGMA_RANGE)
 
 
-def random_gaussian_blur(
-    key: base.Array, image: base.Array, *, probability: float = 0.5
-) -> tuple[base.Array, tuple[base.Array, base.Array]]:
-    """Blurs `image` [H, W, 3] with `probability`, kernel H // 10: (image, (whether it was blurred, sigma)).
+def random_gaussian_blur(key: base.Array, image: base.Array, *, probability: float = 0.5) -> base.Array:
+    """`image` [H, W, 3], with `probability` blurred by a kernel of H // 10 pixels and a sigma ~ U[0.1, 2) pixels.
 
     Not clipped. Reference: google-research/simclr data_util.random_blur; the sigma is this image's own, see
     `views.make_simclr_views` for the reference's choice of one per view.
     """
     applied_key, sigma_key = jax.random.split(key)
-    applied, sigma = jax.random.bernoulli(applied_key, probability), draw_sigma(sigma_key)
-    blurred = adjust_gaussian_blur(image, sigma, kernel_size=kernel_size_for(image.shape[0]))
-    return jnp.where(applied, blurred, image), (applied, sigma)
+    image = pixels.as_float(image)
+    blurred = adjust_gaussian_blur(image, draw_sigma(sigma_key), kernel_size=kernel_size_for(image.shape[0]))
+    return jnp.where(jax.random.bernoulli(applied_key, probability), blurred, image)

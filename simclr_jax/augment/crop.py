@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax import base
+from simclr_jax.augment import pixels
 
 # Channel axis of the working layout [H, 3, W]: rows of separate colour planes. Both resize products are plain
 # matrix products in this layout, and pixel arithmetic runs along contiguous memory.
@@ -288,27 +289,51 @@ def crop_planes(
     return product(planes, rows, columns)
 
 
-def adjust_crop(image: base.Array, box: CropBox, *, out_size: tuple[int, int], resize: str = "tf2") -> base.Array:
-    """Cuts `box` out of `image` and resizes it: float [H, W, 3] -> float32 [h, w, 3].
+def adjust_crop(image: base.Array, box: CropBox, *, size: int | tuple[int, int], resize: str = "tf2") -> base.Array:
+    """Cuts `box` out of `image` and resizes it: [H, W, 3] -> float32 [h, w, 3].
 
     Bicubic interpolation overshoots, so values may leave [0, 1] by about 0.1; they are NOT clipped here.
 
+    Args:
+        image: uint8 in [0, 255] or float in [0, 1].
+        box: the window, see `draw_crop_box` and `center_crop_box`.
+        size: (height, width) of the result in pixels, or one number for a square.
+        resize: "tf2" or "tf1", see `resize_weights`.
+
     Raises:
-        InputError: unknown `resize` (see `resize_weights`).
+        InputError: unknown `resize`, a size below 1, or an image of another type.
     """
-    return from_planes(crop_planes(to_planes(image), box, out_size=out_size, resize=resize))
+    planes = to_planes(pixels.as_float(image))
+    return from_planes(crop_planes(planes, box, out_size=pixels.size_pair(size), resize=resize))
 
 
-def random_crop(
+def random_resized_crop(
     key: base.Array,
     image: base.Array,
     *,
-    out_size: tuple[int, int],
+    size: int | tuple[int, int],
     area_range: tuple[float, float] = (0.08, 1.0),
     resize: str = "tf2",
-) -> tuple[base.Array, CropBox]:
-    """A random window of `image` [H, W, 3], resized to `out_size`: (float32 [h, w, 3], the window)."""
-    target = out_size[1] / out_size[0]
+) -> base.Array:
+    """A random window of an image, resized: [H, W, 3] -> float32 [h, w, 3], not clipped (see `adjust_crop`).
+
+    For the window itself draw it by `draw_crop_box` and apply it by `adjust_crop`.
+
+    Args:
+        key: a random key.
+        image: uint8 in [0, 255] or float in [0, 1].
+        size: (height, width) of the result in pixels, or one number for a square.
+        area_range: smallest and largest window as a fraction of the image; below 10 % is rejected in any case.
+        resize: "tf2" or "tf1", see `resize_weights`.
+
+    Raises:
+        InputError: as for `adjust_crop`.
+
+    Reference: google-research/simclr data_util.random_crop_with_resize. Not torchvision's RandomResizedCrop, whose
+    windows and resizing differ.
+    """
+    height, width = pixels.size_pair(size)
+    target = width / height
     box = draw_crop_box(
         key,
         height=image.shape[0],
@@ -316,15 +341,4 @@ def random_crop(
         area_range=area_range,
         aspect_range=(3 / 4 * target, 4 / 3 * target),
     )
-    return adjust_crop(image, box, out_size=out_size, resize=resize), box
-
-
-def adjust_flip(image: base.Array, flip: base.Array | bool) -> base.Array:
-    """`image` [H, W, 3] mirrored left to right where the bool scalar `flip` is True."""
-    return jnp.where(jnp.asarray(flip, jnp.bool_), image[:, ::-1], image)
-
-
-def random_flip(key: base.Array, image: base.Array, *, probability: float = 0.5) -> tuple[base.Array, base.Array]:
-    """Mirrors `image` [H, W, 3] left to right with `probability`: (image, whether it was mirrored, bool)."""
-    flip = jax.random.bernoulli(key, probability)
-    return adjust_flip(image, flip), flip
+    return adjust_crop(image, box, size=size, resize=resize)

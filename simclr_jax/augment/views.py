@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import blur, color, crop
+from simclr_jax.augment import blur, color, color_jitter, crop, pixels
 
 # Up to this size the reference neither crops in evaluation nor uses the ImageNet stem.
 SMALL_IMAGE = 32
@@ -21,7 +21,7 @@ CENTER_FRACTION = 0.875
 
 _RESIZE_PRODUCTS = {"map": crop.resize_planes_banded, "vmap": crop.resize_planes}
 
-EvalView = Callable[[base.Array, base.Array], base.Array]
+EvalView = Callable[..., base.Array]
 
 
 class ViewDraws(NamedTuple):
@@ -33,7 +33,7 @@ class ViewDraws(NamedTuple):
     box: crop.CropBox
     flip: base.Array
     jitter_applied: base.Array
-    jitter: color.ColorJitter
+    jitter: color_jitter.ColorJitter
     gray_applied: base.Array
     blur_applied: base.Array
     blur_sigma: base.Array
@@ -80,7 +80,7 @@ def make_recipe(**settings: Any) -> ViewRecipe:
         )
     recipe = ViewRecipe(**settings)
     _check_size(recipe.size)
-    color.check_jitter(recipe.strength, recipe.brightness)
+    color_jitter.check_jitter(recipe.strength, recipe.brightness)
     crop.check_resize(recipe.resize)
     base.check_choice(recipe.blur_sigma_per, ("view", "image"), name="blur_sigma_per", remedy="Use view.")
     base.check_choice(recipe.loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
@@ -96,12 +96,10 @@ def make_recipe(**settings: Any) -> ViewRecipe:
 
 
 def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
-    """The random numbers of one view.
+    """The random numbers of one view of an image with valid (height, width) `size`, int32 [2].
 
-    Args:
-        key: belongs to this view of this example alone.
-        shared_key: belongs to this view of the whole batch; the blur's sigma is drawn from it by default.
-        size: int32 [2], valid (height, width) of the image.
+    `key` belongs to this view of this example alone, `shared_key` to this view of the whole batch: by default the
+    blur's sigma is drawn from it.
     """
     box_key, chance_key, jitter_key, sigma_key = jax.random.split(key, 4)
     box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.min_area, 1.0))
@@ -110,7 +108,7 @@ def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, reci
         box=box,
         flip=chances[0] < recipe.flip_probability,
         jitter_applied=chances[1] < recipe.jitter_probability,
-        jitter=color.draw_color_jitter(jitter_key, strength=recipe.strength, brightness=recipe.brightness),
+        jitter=color_jitter.draw_color_jitter(jitter_key, strength=recipe.strength, brightness=recipe.brightness),
         gray_applied=chances[2] < recipe.gray_probability,
         blur_applied=chances[3] < recipe.blur_probability,
         blur_sigma=blur.draw_sigma(shared_key if recipe.blur_sigma_per == "view" else sigma_key),
@@ -128,7 +126,9 @@ def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> ba
 
 
 def _unit_planes(image: base.Array, *, loop: str = "map") -> base.Array:
-    """uint8 [H, W, 3] -> float32 [H, 3, W] in [0, 1]; both forms give the same bits."""
+    """uint8 or float [H, W, 3] -> float32 [H, 3, W] in [0, 1]; both forms give the same bits."""
+    if image.dtype != jnp.uint8:
+        return crop.to_planes(image).astype(jnp.float32)
     if _resolve_loop(loop) == "map":
         return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
     # The barrier leaves the planes as bytes in memory; the product that reads them makes the floats, which XLA's
@@ -147,7 +147,9 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
     if recipe.jitters:
         view = lax.cond(
             draws.jitter_applied,
-            lambda x: color.adjust_color_jitter(x, draws.jitter, brightness=recipe.brightness, channel_axis=axis),
+            lambda x: color_jitter.adjust_color_jitter(
+                x, draws.jitter, brightness=recipe.brightness, channel_axis=axis
+            ),
             lambda x: x,
             view,
         )
@@ -172,7 +174,7 @@ def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) 
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
     channels: color.Channels = tuple(view[:, c] for c in range(3))
     if recipe.jitters:
-        channels = color.adjust_color_jitter_at_once(
+        channels = color_jitter.adjust_color_jitter_at_once(
             channels, draws.jitter, draws.jitter_applied, brightness=recipe.brightness
         )
     if recipe.gray_probability > 0:
@@ -242,8 +244,16 @@ def _over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop
 
 
 def _make_views(recipe: ViewRecipe) -> base.MakeViews:
-    def make_views(key: base.Array, images: base.Array, sizes: base.Array, positions: base.Array) -> base.Array:
-        return apply_views(images, draw_views(key, sizes, positions, recipe=recipe), recipe=recipe)
+    def make_views(
+        key: base.Array, images: base.Array, sizes: base.Array | None = None, positions: base.Array | None = None
+    ) -> base.Array:
+        pixels.check_images(images)
+        if images.ndim == 3:
+            return make_views(key, images[None], None if sizes is None else sizes[None], positions)[0]
+        if positions is None:
+            positions = jnp.arange(len(images), dtype=jnp.int32)
+        draws = draw_views(key, pixels.full_sizes(images) if sizes is None else sizes, positions, recipe=recipe)
+        return apply_views(images, draws, recipe=recipe)
 
     return make_views
 
@@ -264,6 +274,8 @@ def make_simclr_views(
     loop: str = "auto",
 ) -> base.MakeViews:
     """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, size, size, 3] in [0, 1].
+
+    The result is called as `make_views(key, images)`, see `base.MakeViews`.
 
     Args:
         size: side of the square views, pixels.
@@ -301,14 +313,16 @@ def make_crop_flip_views(
 
 
 def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
-    """The deterministic view of evaluation: (uint8 [B, H, W, 3], sizes int32 [B, 2]) -> float32 [B, size, size, 3].
+    """The deterministic view of evaluation: uint8 or float [B, H, W, 3] -> float32 [B, size, size, 3] in [0, 1].
+
+    The result is called with images and, where they fill their canvas in part, `sizes` int32 [B, 2], their valid
+    (height, width). A single image [H, W, 3] gives a single view.
 
     Above 32 pixels: the central 87.5 % of the shorter side of the valid region, bicubic resize, clip to [0, 1]. Up to
     32 pixels: no crop; an image that already has the size is returned unchanged, any other one is the central square
     of its whole shorter side, resized.
 
-    Raises:
-        InputError: size below 1, unknown `resize` or `loop`.
+    Raises InputError for a size below 1 and an unknown `resize` or `loop`.
 
     Reference: google-research/simclr data_util.preprocess_for_eval. Differs at 32 pixels or less, where the reference
     refuses images of any other size.
@@ -327,7 +341,10 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
         )
         return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
 
-    def eval_view(images: base.Array, sizes: base.Array) -> base.Array:
-        return _over_examples(view_one, (images, sizes), loop=loop)
+    def eval_view(images: base.Array, sizes: base.Array | None = None) -> base.Array:
+        pixels.check_images(images)
+        if images.ndim == 3:
+            return eval_view(images[None], None if sizes is None else sizes[None])[0]
+        return _over_examples(view_one, (images, pixels.full_sizes(images) if sizes is None else sizes), loop=loop)
 
     return eval_view

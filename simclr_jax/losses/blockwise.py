@@ -21,7 +21,7 @@ MIN_FIXED_SHIFT_TEMPERATURE = 0.03
 
 
 def nt_xent_blockwise(
-    z: Array, *, temperature: float | Array, block_size: int = 512, normalize: bool = True
+    z: Array, *, temperature: float | Array = 0.1, block_size: int = 512, normalize: bool = True
 ) -> tuple[Array, dict[str, Array]]:
     """`losses.nt_xent` in memory of O(B d + block_size^2): (loss, metrics), scalars of at least float32.
 

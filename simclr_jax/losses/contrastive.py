@@ -61,13 +61,21 @@ def _contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, 
 def check_pairs(z: Array, temperature: float | Array) -> None:
     """Raises InputError unless z is [B, 2, d] and a temperature that is a number is above 0."""
     if z.ndim != 3 or z.shape[1] != 2:
-        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}.")
+        remedy = "Give both views of every image: jnp.stack([z1, z2], axis=1)."
+        if z.ndim == 3 and z.shape[0] == 2:
+            remedy = "Put the views on axis 1: jnp.swapaxes(z, 0, 1)."
+        elif z.ndim == 2:
+            remedy = (
+                "For projections of view 1 and view 2: jnp.stack([z1, z2], axis=1); for all rows of view 1 above those "
+                "of view 2: jnp.swapaxes(z.reshape(2, -1, d), 0, 1)."
+            )
+        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}. {remedy}")
     if not isinstance(temperature, Array) and not temperature > 0:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
 
 
 def nt_xent(
-    z: Array, *, temperature: float | Array, normalize: bool = True, weights: Array | None = None
+    z: Array, *, temperature: float | Array = 0.1, normalize: bool = True, weights: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
     """The normalised temperature-scaled cross entropy of SimCLR: (loss, metrics), all scalars of at least float32.
 
@@ -76,7 +84,7 @@ def nt_xent(
 
     Args:
         z: [B, 2, d], projections of the global batch with the views on axis 1.
-        temperature: the logits are similarities divided by it; above 0. An array of z's type may be given, for
+        temperature: the logits are similarities divided by it; above 0. SimCLR uses 0.1 to 0.5. An array of z's type may be given, for
             instance from a schedule; its value is not checked.
         normalize: divide each projection by its L2 norm first, which makes similarities cosines.
         weights: float [B] or scalar, of an image's two anchors; None weighs all alike. The weighted losses are divided

@@ -22,7 +22,7 @@ Array = jax.Array
 
 
 def nt_xent_gathered(
-    z: Array, *, temperature: float | Array, mesh: Mesh, block_size: int = 512, normalize: bool = True
+    z: Array, *, temperature: float | Array = 0.1, mesh: Mesh, block_size: int = 512, normalize: bool = True
 ) -> tuple[Array, dict[str, Array]]:
     """`losses.nt_xent_blockwise` over the devices of a mesh that hold z by images, with one all-gather of its rows.
 
@@ -43,7 +43,7 @@ def nt_xent_gathered(
 
 
 def nt_xent_ring(
-    z: Array, *, temperature: float | Array, mesh: Mesh, block_size: int = 512, normalize: bool = True
+    z: Array, *, temperature: float | Array = 0.1, mesh: Mesh, block_size: int = 512, normalize: bool = True
 ) -> tuple[Array, dict[str, Array]]:
     """`nt_xent_gathered` with rows handed from neighbour to neighbour instead: no device ever holds all of them.
 

@@ -3,6 +3,7 @@
 params and batch_stats are {"encoder", "projection_head"}; a head of which no layer is used is {}. params may hold more.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree, Activations]:
         encoder_key, head_key = jax.random.split(key)
         images = jax.ShapeDtypeStruct((2, *views.shape[2:]), views.dtype)
-        h, _ = jax.eval_shape(lambda x: encoder.init_with_output(encoder_key, x, train=False), images)
+        h = _shape_of_h(encoder, encoder_key, images)
         activations, _ = jax.eval_shape(lambda x: head.init_with_output(head_key, x, train=False), h)
         # Only the initialisers run, one compilation per shape of a parameter; the network itself is never computed.
         # A head without layers has no variables at all.
@@ -83,6 +84,23 @@ def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: 
         return activations[: num_layers + 1], new
 
     return Network(init, apply)
+
+
+def _shape_of_h(encoder: nn.Module, key: Array, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Raises InputError for a module that does not do what this package asks of an encoder."""
+    if "train" not in inspect.signature(type(encoder).__call__).parameters:
+        raise base.InputError(
+            "An encoder is called as encoder(images, train=True or False); "
+            f"{type(encoder).__name__}.__call__ has no argument train. Add one, used or not."
+        )
+    h, _ = jax.eval_shape(lambda x: encoder.init_with_output(key, x, train=False), images)
+    if getattr(h, "ndim", None) != 2:
+        shapes = jax.tree.map(lambda leaf: list(leaf.shape), h)
+        raise base.InputError(
+            f"An encoder must return one vector an image, [N, D]; {type(encoder).__name__} returns {shapes} for "
+            f"images {list(images.shape)}. Take the mean over the pixels, or leave the classifier out."
+        )
+    return h
 
 
 def _only(names: set[str], tree: PyTree) -> PyTree:

@@ -73,8 +73,9 @@ class ProjectionHead(nn.Module):
 
 
 def with_norm_of(head: ProjectionHead, encoder: nn.Module) -> ProjectionHead:
-    """`head` normalising as `encoder` does, by its field `norm`; unchanged for an encoder without that field."""
-    return head.clone(norm=getattr(encoder, "norm", head.norm))
+    """`head` normalising as `encoder` does, if its field `norm` is a `norms.Norm`; unchanged for any other encoder."""
+    norm = getattr(encoder, "norm", None)
+    return head.clone(norm=norm) if isinstance(norm, norms.Norm) else head
 
 
 def select(activations: Sequence[Array], selector: int) -> Array:

@@ -84,7 +84,7 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
     method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
     sizes = program_lib.run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
-    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     state = jax.eval_shape(
         lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, size, size, 3))
     )

@@ -100,7 +100,7 @@ def knn_accuracy(
     test_features: np.ndarray,
     *,
     test_labels: np.ndarray,
-    num_classes: int,
+    num_classes: int | None = None,
     k: int = 200,
     temperature: float = 0.1,
     votes: str = "weighted",
@@ -114,7 +114,7 @@ def knn_accuracy(
         train_labels: int [N], -1 = unlabelled.
         test_features: [M, D].
         test_labels: int [M], -1 = unlabelled.
-        num_classes: C.
+        num_classes: C; None for one more than the largest training label.
         k: neighbours, capped at the labelled training rows.
         temperature: see `nearest.knn`.
         votes: see `nearest.knn`.

@@ -36,7 +36,7 @@ def linear(
     train_labels: np.ndarray,
     test_features: np.ndarray,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     regularizations: tuple[float, ...] = REGULARIZATIONS,
     validation_fraction: float = 0.2,
     scaling: str = "each",
@@ -53,7 +53,7 @@ def linear(
         train_features: [N, D], cast to float32.
         train_labels: int [N] in [0, C).
         test_features: [M, D].
-        num_classes: C.
+        num_classes: C; None for one more than the largest training label.
         regularizations: grid of strengths, each above 0, on the scale of `fit_logistic`.
         validation_fraction: part of every class held out to choose the strength, in (0, 1).
         scaling: "each" divides every feature by its own standard deviation; "common" divides all by the root of their
@@ -70,6 +70,7 @@ def linear(
     """
     base.check_choice(scaling, _SCALINGS, name="scaling", remedy="Use 'each'.")
     scales = _SCALINGS[scaling]
+    num_classes = nearest.count_classes(train_labels) if num_classes is None else num_classes
     labels = nearest.checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
     grid = _checked_grid(regularizations, validation_fraction)
     rows = _padded_count(len(labels))

@@ -52,7 +52,7 @@ def knn(
     train_labels: np.ndarray,
     test_features: np.ndarray,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     k: int = 200,
     temperature: float = 0.1,
     votes: str = "weighted",
@@ -67,7 +67,7 @@ def knn(
         train_features: [N, D], cast to float32; need not be normalised.
         train_labels: int [N] in [0, C).
         test_features: [M, D].
-        num_classes: C.
+        num_classes: C; None for one more than the largest training label.
         k: number of neighbours, at least 1.
         temperature: above 0; not read for uniform votes.
         votes: one of VOTES.
@@ -85,6 +85,7 @@ def knn(
     base.check_choice(votes, VOTES, name="votes of kNN", remedy="Use weighted.")
     if k < 1 or not temperature > 0:
         raise base.InputError(f"k and temperature of kNN must be positive; got {k} and {temperature}. Use 200 and 0.1.")
+    num_classes = count_classes(train_labels) if num_classes is None else num_classes
     labels = checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
     similarities, indices = neighbors(train_features, test_features, k=min(k, len(labels)))
     if not len(similarities):
@@ -121,6 +122,11 @@ def confusion(predictions: np.ndarray, labels: np.ndarray, *, num_classes: int) 
     labels, predictions = np.asarray(labels, np.int64), np.asarray(predictions, np.int64)
     cells = (labels * num_classes + predictions)[labels >= 0]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def count_classes(labels: np.ndarray) -> int:
+    """One more than the largest label, at least 1."""
+    return int(max(np.max(labels, initial=0), 0)) + 1
 
 
 def checked_labels(labels: np.ndarray, *, rows: int, num_classes: int) -> np.ndarray:

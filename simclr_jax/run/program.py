@@ -80,7 +80,7 @@ def make_program(
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes)
     sizes = run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
-    tx = config_lib.call(optim.make_optimizer, config, "optimizer", schedule=schedule)
+    tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     make_views = make_view_recipe(config, mesh)
     load_batch = input_pipeline.take_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base
-from simclr_jax.augment import color
+from simclr_jax.augment import color, color_jitter
 from tests import golden
 
 # Observed differences of float32 implementations are 6e-7 for single operations, 8e-7 for the whole jitter.
@@ -58,20 +58,20 @@ def test_every_operation_equals_the_reference_on_every_recorded_image():
 
 @jax.jit
 def _jitter_multiply(image, jitter):
-    return color.adjust_color_jitter(image, jitter, brightness="multiply")
+    return color_jitter.adjust_color_jitter(image, jitter, brightness="multiply")
 
 
 @jax.jit
 def _jitter_add(image, jitter):
-    return color.adjust_color_jitter(image, jitter, brightness="add")
+    return color_jitter.adjust_color_jitter(image, jitter, brightness="add")
 
 
 def test_color_jitter_equals_the_reference():
     arrays = golden.load("colour")
-    fields = color.ColorJitter._fields
+    fields = color_jitter.ColorJitter._fields
     implementations = set()
     for k, (name, impl) in enumerate(zip(arrays["jitter_param/image"], arrays["jitter_param/impl"], strict=True)):
-        jitter = color.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
+        jitter = color_jitter.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
         apply = {"simclrv1": _jitter_add, "simclrv2": _jitter_multiply}[str(impl)]
         ours = apply(arrays[f"input/{name}"], jitter)
         np.testing.assert_allclose(ours, arrays[f"jitter/{k:02d}"], rtol=0, atol=TOLERANCE, err_msg=f"case {k}")
@@ -82,24 +82,24 @@ def test_color_jitter_equals_the_reference():
 def test_color_jitter_in_fixed_order_equals_the_reference():
     arrays = golden.load("colour")
     values = arrays["jitter_fixed_order/params_brightness_contrast_saturation_hue"]
-    jitter = color.ColorJitter(jnp.arange(4, dtype=jnp.int32), *(jnp.float32(v) for v in values))
+    jitter = color_jitter.ColorJitter(jnp.arange(4, dtype=jnp.int32), *(jnp.float32(v) for v in values))
     ours = _jitter_multiply(arrays["input/" + str(arrays["jitter_fixed_order/image"])], jitter)
     np.testing.assert_allclose(ours, arrays["jitter_fixed_order/output"], rtol=0, atol=TOLERANCE)
 
 
 @jax.jit
 def _jitter_at_once(image, jitter, applied):
-    made = color.adjust_color_jitter_at_once(tuple(image[..., c] for c in range(3)), jitter, applied)
+    made = color_jitter.adjust_color_jitter_at_once(tuple(image[..., c] for c in range(3)), jitter, applied)
     return jnp.stack(made, axis=-1)
 
 
 def test_color_jitter_at_once_equals_the_reference():
     arrays = golden.load("colour")
-    fields = color.ColorJitter._fields
+    fields = color_jitter.ColorJitter._fields
     cases = [k for k, impl in enumerate(arrays["jitter_param/impl"]) if str(impl) == "simclrv2"]
     assert len({tuple(arrays["jitter_param/order"][k]) for k in cases}) > 3
     for k in cases:
-        jitter = color.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
+        jitter = color_jitter.ColorJitter(*(jnp.asarray(arrays[f"jitter_param/{field}"][k]) for field in fields))
         image = arrays["input/" + str(arrays["jitter_param/image"][k])]
         ours = _jitter_at_once(image, jitter, jnp.bool_(True))
         np.testing.assert_allclose(ours, arrays[f"jitter/{k:02d}"], rtol=0, atol=TOLERANCE, err_msg=f"case {k}")
@@ -109,9 +109,11 @@ def test_color_jitter_at_once_takes_every_order_and_leaves_images_alone():
     # From below 0 to above 1, as a bicubic resize leaves them.
     image = np.random.default_rng(3).uniform(-0.1, 1.1, (9, 7, 3)).astype(np.float32)
     values = [jnp.full(24, v, jnp.float32) for v in (1.3, 0.6, 1.7, 0.15)]
-    jitter = color.ColorJitter(jnp.asarray(list(itertools.permutations(range(4))), jnp.int32), *values)
+    jitter = color_jitter.ColorJitter(jnp.asarray(list(itertools.permutations(range(4))), jnp.int32), *values)
     at_once = jax.jit(jax.vmap(_jitter_at_once, in_axes=(None, 0, None)))
-    one_by_one = jax.jit(lambda j: jax.lax.map(lambda one: color.adjust_color_jitter(jnp.asarray(image), one), j))
+    one_by_one = jax.jit(
+        lambda j: jax.lax.map(lambda one: color_jitter.adjust_color_jitter(jnp.asarray(image), one), j)
+    )
     expected = np.asarray(one_by_one(jitter))
     # Saturation and hue commute behind a clip: four of the 24 results are another's.
     assert len(np.unique(expected.round(4), axis=0)) == 20
@@ -184,11 +186,11 @@ def test_operation_takes_channels_on_any_axis(operation, axis):
     np.testing.assert_allclose(jnp.moveaxis(moved, axis, -1), adjust(image, 0.3), atol=1e-6)
 
 
-@pytest.mark.parametrize("brightness", color.BRIGHTNESS_FORMS)
+@pytest.mark.parametrize("brightness", color_jitter.BRIGHTNESS_FORMS)
 def test_color_jitter_draws_are_uniform_in_their_ranges(brightness):
     count, strength = 24_000, 0.5
     keys = jax.random.split(jax.random.key(0), count)
-    draw = jax.jit(jax.vmap(lambda key: color.draw_color_jitter(key, strength=strength, brightness=brightness)))
+    draw = jax.jit(jax.vmap(lambda key: color_jitter.draw_color_jitter(key, strength=strength, brightness=brightness)))
     jitter = draw(keys)
     ranges = {
         "brightness": (0.6, 1.4) if brightness == "multiply" else (-0.4, 0.4),
@@ -211,46 +213,52 @@ def test_color_jitter_draws_are_uniform_in_their_ranges(brightness):
 
 def test_color_jitter_output_is_in_the_unit_interval_whatever_goes_in():
     image = jnp.asarray(np.random.default_rng(0).uniform(-0.2, 1.2, (16, 16, 3)).astype(np.float32))
-    random = jax.jit(lambda key: color.random_color_jitter(key, image, strength=1.25))
+    random = jax.jit(lambda key: color_jitter.random_color_jitter(key, image, strength=1.25))
     for seed in range(8):
-        view, jitter = random(jax.random.key(seed))
+        view = random(jax.random.key(seed))
         assert float(view.min()) >= 0 and float(view.max()) <= 1
+        jitter = color_jitter.draw_color_jitter(jax.random.key(seed), strength=1.25)
         np.testing.assert_allclose(view, _jitter_multiply(image, jitter), atol=TOLERANCE)
 
 
-RANDOM = {
-    "brightness": (color.random_brightness, color.adjust_brightness),
-    "brightness_additive": (color.random_brightness_additive, color.adjust_brightness_additive),
-    "contrast": (color.random_contrast, color.adjust_contrast),
-    "saturation": (color.random_saturation, color.adjust_saturation),
-    "hue": (color.random_hue, color.adjust_hue),
-}
+RANDOM = ("brightness", "brightness_additive", "contrast", "saturation", "hue")
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_random_operation_applies_the_value_it_returns(name):
-    random, adjust = RANDOM[name]
-    image = jnp.asarray(PIXELS)
-    view, value = random(jax.random.key(4), image, limit=0.4)
-    np.testing.assert_array_equal(view, adjust(image, value))
+def test_random_operation_applies_what_is_drawn_from_its_key(name):
+    random, draw, adjust = (getattr(color, f"{verb}_{name}") for verb in ("random", "draw", "adjust"))
+    image, key = jnp.asarray(PIXELS), jax.random.key(4)
+    value = draw(key, limit=0.4)
+    np.testing.assert_array_equal(random(key, image, limit=0.4), adjust(image, value))
     assert abs(float(value) - (0 if name in ("hue", "brightness_additive") else 1)) <= 0.4
-    assert float(random(jax.random.key(5), image, limit=0.4)[1]) != float(value)
+    assert float(draw(jax.random.key(5), limit=0.4)) != float(value)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "grayscale"])
+def test_bytes_are_taken_for_the_same_image_in_the_unit_interval(name):
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3)), jnp.uint8)
+    random, key = getattr(color, f"random_{name}"), jax.random.key(4)
+    np.testing.assert_array_equal(random(key, image), random(key, image.astype(jnp.float32) * (1 / 255)))
+    with pytest.raises(base.InputError, match=r"uint8 in \[0, 255\] or float in \[0, 1\]; got int32"):
+        random(key, image.astype(jnp.int32))
 
 
 def test_random_grayscale_follows_its_probability():
     image = jnp.asarray(PIXELS)
-    applied = jax.vmap(lambda key: color.random_grayscale(key, image, probability=0.2)[1])(
-        jax.random.split(jax.random.key(0), 4000)
-    )
+    keys = jax.random.split(jax.random.key(0), 4000)
+    applied = jax.vmap(lambda key: color.draw_grayscale(key, probability=0.2))(keys)
     assert abs(float(jnp.mean(applied.astype(jnp.float32))) - 0.2) < 0.026  # four standard errors
-    np.testing.assert_array_equal(color.random_grayscale(jax.random.key(0), image, probability=0.0)[0], image)
+    np.testing.assert_array_equal(color.random_grayscale(keys[0], image, probability=0.0), image)
+    np.testing.assert_array_equal(
+        color.random_grayscale(keys[0], image, probability=1.0), color.adjust_grayscale(image)
+    )
 
 
 def test_strengths_beyond_the_references_limits_are_refused():
     key, image = jax.random.key(0), jnp.asarray(PIXELS)
-    color.draw_color_jitter(key, strength=1.25)
+    color_jitter.draw_color_jitter(key, strength=1.25)
     with pytest.raises(base.InputError, match=r"strength must be at most 1.25.*got 1.3"):
-        color.draw_color_jitter(key, strength=1.3)
+        color_jitter.draw_color_jitter(key, strength=1.3)
     with pytest.raises(base.InputError, match="contrast limit"):
         color.random_contrast(key, image, limit=1.1)
     with pytest.raises(base.InputError, match="saturation limit"):
@@ -258,4 +266,4 @@ def test_strengths_beyond_the_references_limits_are_refused():
     with pytest.raises(base.InputError, match="hue limit"):
         color.random_hue(key, image, limit=0.6)
     with pytest.raises(base.InputError, match="multiply, add; got 'v2'"):
-        color.draw_color_jitter(key, brightness="v2")
+        color_jitter.draw_color_jitter(key, brightness="v2")

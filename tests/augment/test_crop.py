@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base
-from simclr_jax.augment import crop
+from simclr_jax.augment import crop, flip
 from tests import golden
 
 # Resizing with the 1/1024 table differs from the reference by float32 rounding only.
@@ -14,7 +14,7 @@ RESIZE_TOLERANCE = 2e-6
 
 
 WEIGHTS = jax.jit(crop.resize_weights, static_argnames=("source_size", "out_size", "resize"))
-ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("out_size", "resize"))
+ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("size", "resize"))
 
 
 def _unit(image: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def _check_crop_case(arrays, name, resize):
     image = _unit(arrays["input_u8/" + str(arrays[f"{name}/image"])])
     box = crop.CropBox(*(jnp.int32(v) for v in arrays[f"{name}/box_y_x_h_w"]))
     out_size = tuple(int(v) for v in arrays[f"{name}/out_h_w"])
-    ours = ADJUST_CROP(image, box, out_size=out_size, resize=resize)
+    ours = ADJUST_CROP(image, box, size=out_size, resize=resize)
     assert ours.shape == (*out_size, 3) and ours.dtype == jnp.float32
     np.testing.assert_allclose(
         np.asarray(ours)[arrays[f"{name}/rows"]], arrays[f"{name}/output_{resize}"], rtol=0, atol=RESIZE_TOLERANCE
@@ -118,8 +118,8 @@ def test_banded_resize_equals_the_dense_product(resize):
 
     # The whole image, its far corner, a window smaller than the four taps, one row and one column.
     for box in ((0, 0, 130, 200), (67, 101, 63, 99), (127, 0, 3, 2), (129, 3, 1, 190), (5, 199, 120, 1)):
-        for flip in (False, True):
-            dense, banded = both(crop.CropBox(*(jnp.int32(v) for v in box)), flip)
+        for mirrored in (False, True):
+            dense, banded = both(crop.CropBox(*(jnp.int32(v) for v in box)), mirrored)
             np.testing.assert_allclose(banded, dense, rtol=0, atol=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_resize_of_six_by_six_to_four_by_four_equals_the_printed_values(resize):
     i, j = np.ogrid[:6, :6]
     image = np.repeat((((7 * i + 3 * j) % 11) / 10).astype(np.float32)[:, :, None], 3, axis=2)
     whole = crop.CropBox(*(jnp.int32(v) for v in (0, 0, 6, 6)))
-    ours = ADJUST_CROP(jnp.asarray(image), whole, out_size=(4, 4), resize=resize)
+    ours = ADJUST_CROP(jnp.asarray(image), whole, size=(4, 4), resize=resize)
     np.testing.assert_allclose(ours[..., 1], RAMP_6_TO_4[resize], atol=2e-6)
 
 
@@ -281,21 +281,26 @@ def test_crop_box_fields_are_int32_scalars_and_follow_the_key():
     assert [int(v) for v in first] == [int(v) for v in again] != [int(v) for v in other]
 
 
-def test_random_crop_returns_the_window_it_shows():
+def test_a_random_resized_crop_shows_the_window_that_its_key_draws():
     image = jnp.asarray(_unit(golden.load("crop_resize")["input_u8/60x100"]))
-    view, box = crop.random_crop(jax.random.key(5), image, out_size=(24, 32), resize="tf1")
+    view = crop.random_resized_crop(jax.random.key(5), image, size=(24, 32), resize="tf1")
     assert view.shape == (24, 32, 3) and view.dtype == jnp.float32
-    np.testing.assert_array_equal(view, crop.adjust_crop(image, box, out_size=(24, 32), resize="tf1"))
+    box = crop.draw_crop_box(jax.random.key(5), height=60, width=100, aspect_range=(1.0, 16 / 9))
+    np.testing.assert_array_equal(view, crop.adjust_crop(image, box, size=(24, 32), resize="tf1"))
+    square = crop.random_resized_crop(jax.random.key(5), image, size=24)
+    box = crop.draw_crop_box(jax.random.key(5), height=60, width=100)
+    np.testing.assert_array_equal(square, crop.adjust_crop(image, box, size=24))
+    with pytest.raises(base.InputError, match="size must be at least 1 pixel; got 0"):
+        crop.random_resized_crop(jax.random.key(5), image, size=0)
 
 
 def test_flip_mirrors_left_to_right_and_half_of_the_time():
     image = jnp.arange(24, dtype=jnp.float32).reshape(2, 4, 3)
-    np.testing.assert_array_equal(crop.adjust_flip(image, True), np.asarray(image)[:, ::-1])
-    np.testing.assert_array_equal(crop.adjust_flip(image, False), image)
-    flips = jax.vmap(lambda key: crop.random_flip(key, image)[1])(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_array_equal(flip.adjust_flip(image, True), np.asarray(image)[:, ::-1])
+    np.testing.assert_array_equal(flip.adjust_flip(image, False), image)
+    flips = jax.vmap(flip.draw_flip)(jax.random.split(jax.random.key(0), 2000))
     assert abs(float(jnp.mean(flips.astype(jnp.float32))) - 0.5) < 0.045  # four standard errors
-    view, flipped = crop.random_flip(jax.random.key(0), image, probability=1.0)
-    assert bool(flipped) and float(view[0, 0, 0]) == 9
+    assert float(flip.random_flip(jax.random.key(0), image, probability=1.0)[0, 0, 0]) == 9
 
 
 def test_resize_errors_name_the_kernels():
@@ -309,6 +314,6 @@ def test_formula_image_evaluation_crop_equals_the_reference():
     image = _formula_image(333, 500, int(arrays[f"{name}/formula_k"]))
     box = CENTER_BOX(333, 500)
     assert [int(v) for v in box] == arrays[f"{name}/crop_y_x_h_w"].tolist()
-    ours = np.clip(ADJUST_CROP(jnp.asarray(_unit(image)), box, out_size=(224, 224)), 0, 1)
+    ours = np.clip(ADJUST_CROP(jnp.asarray(_unit(image)), box, size=(224, 224)), 0, 1)
     expected = arrays[f"{name}/output_tf2"]
     np.testing.assert_allclose(ours[arrays[f"{name}/rows"]], expected, rtol=0, atol=RESIZE_TOLERANCE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import augment, base
-from simclr_jax.augment import color, crop, views
+from simclr_jax.augment import color_jitter, crop, flip, views
 from tests import golden
 
 # Two ways of compiling the same float32 arithmetic; jitter multiplies rounding differences a few times.
@@ -54,7 +54,7 @@ def _scripted_draws(arrays):
         box=crop.CropBox(*(boxes[..., k] for k in range(4))),
         flip=column("flip", bool),
         jitter_applied=column("jitter_applied", bool),
-        jitter=color.ColorJitter(order=column("order", np.int32), **values),
+        jitter=color_jitter.ColorJitter(order=column("order", np.int32), **values),
         gray_applied=column("grey_applied", bool),
         blur_applied=jnp.zeros((len(boxes), 1), bool),
         blur_sigma=jnp.ones((len(boxes), 1), jnp.float32),
@@ -252,10 +252,10 @@ def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
     recipe = views.make_recipe(size=24, num_views=1)
     draws = jax.jit(lambda s, p: views.draw_views(KEY, s, p, recipe=recipe))(_sizes(IMAGES), _positions(IMAGES))
     assert 0 < int(draws.flip.sum()) < 6
-    one = jax.jit(lambda image, box, flip: crop.adjust_flip(crop.adjust_crop(image, box, out_size=(24, 24)), flip))
+    one = jax.jit(lambda image, box, mirrored: flip.adjust_flip(crop.adjust_crop(image, box, size=24), mirrored))
     for k, image in enumerate(IMAGES):
-        box, flip = jax.tree.map(lambda x, k=k: x[k, 0], (draws.box, draws.flip))
-        expected = one(image.astype(np.float32) / 255, box, flip)
+        box, mirrored = jax.tree.map(lambda x, k=k: x[k, 0], (draws.box, draws.flip))
+        expected = one(image.astype(np.float32) / 255, box, mirrored)
         np.testing.assert_allclose(made[k, 0], np.clip(expected, 0, 1), atol=2e-6)
 
 
@@ -313,7 +313,7 @@ def test_eval_view_of_a_small_target_keeps_the_whole_short_side():
     image = _pictures(1, 40, 64)
     box = crop.CropBox(*(jnp.int32(v) for v in (0, 12, 40, 40)))
     picture = jnp.asarray(image[0].astype(np.float32) / 255)
-    expected = np.clip(jax.jit(lambda p, b: crop.adjust_crop(p, b, out_size=(32, 32)))(picture, box), 0, 1)
+    expected = np.clip(jax.jit(lambda p, b: crop.adjust_crop(p, b, size=(32, 32)))(picture, box), 0, 1)
     np.testing.assert_allclose(jax.jit(augment.make_eval_view(size=32))(image, _sizes(image))[0], expected, atol=2e-6)
 
 
@@ -342,3 +342,30 @@ def test_unknown_settings_of_a_recipe_are_named():
         views.make_recipe(size=32, blurr=1)
     with pytest.raises(base.InputError, match="auto, map, vmap"):
         augment.make_eval_view(size=32, loop="pmap")
+
+
+def test_sizes_and_positions_have_defaults_and_one_image_gives_its_views():
+    images = jnp.asarray(np.random.default_rng(3).integers(0, 256, (3, 20, 24, 3)), jnp.uint8)
+    make_views = jax.jit(augment.make_simclr_views(size=16, blur_probability=0.0))
+    sizes, positions = jnp.asarray([[20, 24]] * 3, jnp.int32), jnp.arange(3, dtype=jnp.int32)
+    views = make_views(KEY, images)
+    np.testing.assert_array_equal(views, make_views(KEY, images, sizes, positions))
+    np.testing.assert_array_equal(make_views(KEY, images[0]), views[0])
+    floats = images.astype(jnp.float32) * (1 / 255)
+    np.testing.assert_allclose(make_views(KEY, floats), views, atol=1e-6)
+    eval_view = augment.make_eval_view(size=16)
+    np.testing.assert_array_equal(eval_view(images[0]), eval_view(images, sizes)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((2, 3, 20, 24), r"jnp.moveaxis\(images, -3, -1\)"),
+        ((2, 20, 24, 1), r"jnp.repeat\(images, 3, axis=-1\)"),
+        ((2, 20, 24, 4), r"images\[..., :3\]"),
+        ((20, 24), "channels last"),
+    ],
+)
+def test_images_of_another_layout_are_refused_with_the_remedy(shape, remedy):
+    with pytest.raises(base.InputError, match=remedy):
+        augment.make_simclr_views(size=16)(KEY, jnp.zeros(shape, jnp.uint8))

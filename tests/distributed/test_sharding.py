@@ -70,7 +70,7 @@ def train_method(name, num_devices, train_set):
     mesh = sharding.make_mesh(num_devices)
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
     method = program_lib.make_method(encoder, {"method": {"name": name}}, mesh, num_classes=10)
-    tx = optim.make_optimizer("sgd", schedule=LEARNING_RATE, weight_decay=1e-4)
+    tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
     views = augment.make_simclr_views(size=8, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))

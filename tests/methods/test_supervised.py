@@ -177,7 +177,7 @@ def test_classify_takes_trees_without_an_entry_for_an_empty_head():
 
 def test_fine_tuning_learns_the_labels_of_a_few_images():
     method = supervised.make_supervised(ENCODER, num_classes=2, selector=1, **HEAD)
-    tx = optim.make_optimizer("sgd", schedule=0.02, weight_decay=0.0)
+    tx = optim.make_optimizer("sgd", learning_rate=0.02, weight_decay=0.0)
     batch = make_batch((0, 1, 1, 0))
 
     def load_views(key, source, indices, positions):

@@ -198,7 +198,7 @@ def test_group_norm_is_excluded_from_decay_as_batch_norm_is(name):
     assert set(by_group) == {"params"}
     params = jax.tree.map(lambda leaf: leaf + 1, by_group["params"])
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, by_batch["params"])
-    tx = optim.make_optimizer(name, schedule=0.1, weight_decay=0.5)
+    tx = optim.make_optimizer(name, learning_rate=0.1, weight_decay=0.5)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for path, leaf in jax.tree.leaves_with_path(updates):
         assert leaf.any() == ("kernel" in str(path[-1])), path

@@ -62,7 +62,7 @@ def test_resize_weights_equal_float64_for_every_window_length(out_size, resize):
 
 @functools.partial(jax.jit, static_argnames=("out_size", "resize"))
 def _crop(image, box, *, out_size, resize):
-    return augment.adjust_crop(image, box, out_size=out_size, resize=resize)
+    return augment.adjust_crop(image, box, size=out_size, resize=resize)
 
 
 def check_crop(seed: int, box: tuple[int, int, int, int], *, shape, out_size, resize) -> None:

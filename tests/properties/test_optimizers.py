@@ -78,7 +78,7 @@ def draw_problem(seed: int) -> tuple[dict, dict, np.ndarray]:
 @functools.partial(jax.jit, static_argnames=("name", "nesterov"))
 def _train(weights, gradients, rates, weight_decay, *, name, nesterov):
     """All parameters after each update, by the production optimizer."""
-    make = functools.partial(optim.OPTIMIZERS[name], schedule=lambda step: rates[step], nesterov=nesterov)
+    make = functools.partial(optim.OPTIMIZERS[name], learning_rate=lambda step: rates[step], nesterov=nesterov)
     tx = make(weight_decay=weight_decay)
 
     def update(carry, gradient):
@@ -234,13 +234,13 @@ def test_masks_follow_the_names_in_any_tree(root, modules, norm):
     }
     params = nest({name: jnp.ones(2) for name in expected})
     for name in (*LARS, *SGD):
-        tx = optim.make_optimizer(name, schedule=1.0, weight_decay=0.5, momentum=0.0)
+        tx = optim.make_optimizer(name, learning_rate=1.0, weight_decay=0.5, momentum=0.0)
         updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
         moved = {path: bool(update.any()) for path, update in flatten(updates).items()}
         assert moved == {path: kinds[0 if name in LARS else 2] for path, kinds in expected.items()}, name
     # A gradient a thousand times the weight: adapted kernels move by a thousandth of it, the others by all of it.
     for name in LARS:
-        tx = optim.make_optimizer(name, schedule=1.0, weight_decay=0.0, momentum=0.0)
+        tx = optim.make_optimizer(name, learning_rate=1.0, weight_decay=0.0, momentum=0.0)
         updates, _ = tx.update(jax.tree.map(lambda x: 1000 * x, params), tx.init(params), params)
         adapted = {path: bool(np.abs(update).max() < 1) for path, update in flatten(updates).items()}
         assert adapted == {path: kinds[1] for path, kinds in expected.items()}, name

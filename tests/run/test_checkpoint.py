@@ -21,7 +21,7 @@ def make_state(seed=0, *, width=37):
         "encoder": {"conv": {"kernel": jax.random.normal(keys[0], (3, 3, 3, width))}, "bn": {"scale": jnp.ones(width)}},
         "projection_head": {"kernel": jax.random.normal(keys[1], (width, 5)).astype(jnp.bfloat16)},
     }
-    tx = optim.make_optimizer("lars", schedule=lambda step: 0.1, weight_decay=1e-4)
+    tx = optim.make_optimizer("lars", learning_rate=lambda step: 0.1, weight_decay=1e-4)
     _, opt_state = tx.update(params, tx.init(params), params)
     method_state = {"batch_stats": {"encoder": {"mean": jax.random.normal(keys[2], (width,))}, "projection_head": {}}}
     return base.TrainState(jnp.asarray(seed, jnp.int32), params, method_state, opt_state)

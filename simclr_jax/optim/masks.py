@@ -1,0 +1,59 @@
+"""Which parameters are decayed and adapted, told by their shapes, so that any Flax module is treated right.
+
+The one name that counts is "supervised_head", a classifier trained alongside.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from simclr_jax import base
+
+PyTree = base.PyTree
+Mask = PyTree | Callable[[PyTree], PyTree]
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [jax.tree_util.keystr((entry,), simple=True) for entry in path]
+
+
+def _is_weight(names: Sequence[str], leaf: Any) -> bool:
+    return names[-1] == "kernel" or (np.ndim(leaf) > 1 and names[-1] not in ("bias", "scale"))
+
+
+def weight_mask(params: PyTree) -> PyTree:
+    """Which parameters are weights, as a tree of bools: what LARS and AdamW decay.
+
+    Kernels of convolutions and dense layers, embeddings and the like: every leaf called "kernel", and every other one
+    of more than one dimension that is not called "bias" or "scale". It holds for any Flax module, whatever its fields
+    are called. Parameters of normalisations and biases are vectors, and False.
+    """
+    return jax.tree.map_with_path(lambda path, leaf: _is_weight(_names(path), leaf), params)
+
+
+def adapted_mask(params: PyTree) -> PyTree:
+    """Which parameters LARS gives a trust ratio: the weights of `weight_mask` outside "supervised_head"."""
+    return jax.tree.map_with_path(
+        lambda path, leaf: _is_weight(_names(path), leaf) and "supervised_head" not in _names(path), params
+    )
+
+
+def normalization_mask(params: PyTree) -> PyTree:
+    """Which parameters belong to a normalisation (BatchNorm, GroupNorm, LayerNorm): a module that has no weights.
+
+    A bias beside a kernel is that layer's; scale and bias alone are a normalisation's. It goes by shape and not by the
+    modules' names.
+    """
+    with_weights = {
+        tuple(_names(path)[:-1])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if _is_weight(_names(path), leaf)
+    }
+    return jax.tree.map_with_path(lambda path, _: tuple(_names(path)[:-1]) not in with_weights, params)
+
+
+def not_normalization(params: PyTree) -> PyTree:
+    """The opposite of `normalization_mask`: what SGD decays."""
+    return jax.tree.map(lambda is_norm: not is_norm, normalization_mask(params))

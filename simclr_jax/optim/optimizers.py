@@ -1,0 +1,210 @@
+"""LARS and its companions with SimCLR's exclusions, as Optax transformations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from simclr_jax import base
+from simclr_jax.optim import masks, norms, schedule
+
+PyTree = base.PyTree
+
+
+def _scale_by_trust_ratio(mask: masks.Mask, coefficient: float = 1e-3) -> optax.GradientTransformation:
+    """Multiplies the updates of adapted kernels by coefficient |W| / |update|, or by 1 where a norm is 0.
+
+    `optax.scale_by_trust_ratio`, which reads every array twice more to have a gradient at 0 that nobody takes here; on
+    an accelerator its two hundred norms take as many kernels again.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(updates)
+        if not leaves:
+            return updates, state
+        of_updates, of_params = (jnp.sqrt(norms.sums_of_squares(tree)) for tree in (leaves, jax.tree.leaves(params)))
+        usable = (of_updates > 0) & (of_params > 0)
+        ratios = jnp.where(usable, coefficient * of_params / jnp.where(usable, of_updates, 1.0), 1.0)
+        scaled = [leaf * ratios[i].astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, scaled), state
+
+    adapt = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.masked(adapt, mask=mask)
+
+
+def make_lars(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    decay_mask: masks.Mask = masks.weight_mask,
+    adapt_mask: masks.Mask = masks.adapted_mask,
+) -> optax.GradientTransformation:
+    """LARS, the optimizer of SimCLR's large batches: every layer's step is in proportion to the layer's weights.
+
+    Weights are decayed and get the trust ratio 0.001 |W| / |g + wd W|, or 1 where a norm is 0. Parameters of
+    normalisations and biases get neither, only momentum and the full learning rate.
+
+    Args:
+        learning_rate: a number, or a function of the number of updates made (see `make_schedule`).
+        weight_decay: coefficient wd of the decay, at least 0; 1e-6 for ImageNet, 1e-4 for CIFAR-10.
+        momentum: share of the old velocity that is kept, in [0, 1).
+        nesterov: look-ahead momentum.
+        decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
+        adapt_mask: which parameters get the trust ratio, likewise.
+
+    Reference: You et al. 2017; SimCLR section 2.2; lars_optimizer.py and build_optimizer in model.py of the code.
+    Deliberate differences: the reference excludes by name ("batch_normalization", "bias"), here shapes tell, which is
+    the same for its networks; it decays the supervised kernel by a term of the loss, here the optimizer does (same
+    gradient, but the reported loss has no such term). Its option classic_momentum=False is `make_lars_popular`.
+
+    Example:
+        >>> from simclr_jax import optim
+        >>> tx = optim.make_lars(0.3, weight_decay=1e-6)
+        >>> state = tx.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)})
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        _scale_by_trust_ratio(adapt_mask),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum, nesterov=nesterov),
+    )
+
+
+def make_lars_popular(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    decay_mask: masks.Mask = masks.weight_mask,
+    adapt_mask: masks.Mask = masks.adapted_mask,
+) -> optax.GradientTransformation:
+    """LARS with trust ratio and learning rate behind the momentum: lr 0.001 |W| / |v| v for a velocity v.
+
+    A changed learning rate acts at once on the whole velocity. Arguments are those of `make_lars`.
+
+    Reference: lars_optimizer.py of the code with classic_momentum=False, which none of its recipes uses. Deliberate
+    difference: the decay of the supervised kernel, see `make_lars`.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.trace(momentum, nesterov=nesterov),
+        _scale_by_trust_ratio(adapt_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def make_sgd(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    decay_mask: masks.Mask = masks.not_normalization,
+) -> optax.GradientTransformation:
+    """Momentum SGD with L2 decay in the gradient of everything but normalisations' parameters (biases included).
+
+    Args:
+        learning_rate: a number, or a function of the number of updates made.
+        weight_decay: coefficient of the decay, at least 0.
+        momentum: share of the old velocity that is kept, in [0, 1).
+        nesterov: look-ahead momentum.
+        decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
+
+    Reference: add_weight_decay and MomentumOptimizer in model.py (TF1) of the code, which sets nesterov=True.
+    Deliberate differences: the decay is added to the gradient, not to the loss; the learning rate stays outside the
+    velocity, as in TF1 (for TF2 see `make_sgd_keras`).
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
+    )
+
+
+def make_sgd_keras(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    decay_mask: masks.Mask = masks.not_normalization,
+) -> optax.GradientTransformation:
+    """`make_sgd` with the learning rate inside the velocity, which differs from it while the rate changes.
+
+    Reference: add_weight_decay and the Keras SGD in build_optimizer of tf2/model.py, which sets nesterov=True.
+    Deliberate difference: the decay is added to the gradient, not to the loss.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum, nesterov=nesterov),
+    )
+
+
+def make_adamw(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    decay_mask: masks.Mask = masks.weight_mask,
+) -> optax.GradientTransformation:
+    """Adam with decoupled decay on weights only, for small batches and transformers.
+
+    Args:
+        learning_rate: a number, or a function of the number of updates made.
+        weight_decay: coefficient of the decay, at least 0; each update takes off learning_rate * weight_decay * W.
+        momentum: Adam's b1, in [0, 1); its other constants are Optax's.
+        nesterov: NAdam's look-ahead.
+        decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
+
+    Reference: Loshchilov and Hutter 2019. Deliberate difference: the reference code has Adam with an L2 term in the
+    loss, which Adam's scaling would weaken.
+    """
+    adamw = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=decay_mask, nesterov=nesterov)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        # Optax raises a float to the power of the integer step, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return adamw.update(updates, state, params)
+
+    return optax.GradientTransformation(adamw.init, update)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "lars": make_lars,
+    "lars_popular": make_lars_popular,
+    "sgd": make_sgd,
+    "sgd_keras": make_sgd_keras,
+    "adamw": make_adamw,
+}
+
+
+def make_optimizer(
+    name: str = "lars",
+    *,
+    learning_rate: base.Schedule | float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """The optimizer `name` of OPTIMIZERS; see the functions named there.
+
+    Args:
+        name: "lars" or "sgd", their variants "lars_popular" or "sgd_keras", or "adamw".
+        learning_rate: by number of updates made, or a constant.
+        weight_decay: coefficient of the decay; which parameters it reaches depends on the optimizer.
+        momentum: share of the old velocity that is kept.
+        nesterov: look-ahead momentum.
+
+    Raises:
+        InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
+    """
+    base.check_choice(name, OPTIMIZERS, name="name")
+    schedule.check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
+    schedule.check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
+    return OPTIMIZERS[name](learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

@@ -1,0 +1,128 @@
+"""Epochs to steps, and the learning rate as a function of the number of updates made."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from simclr_jax import base
+
+
+def check_range(name: str, value: float, *, low: float, high: float = math.inf, remedy: str) -> None:
+    """Raises InputError unless low <= value < high; NaN is in no range."""
+    if not low <= value < high:
+        raise base.InputError(f"{name} must be at least {low:g} and below {high:g}; got {value:g}. Use {remedy}.")
+
+
+def num_train_steps(*, num_examples: int, batch_size: int, num_epochs: float) -> int:
+    """Number of updates in `num_epochs` epochs of global batches: floor(N*E / b) + 1.
+
+    Reference: get_train_steps in data.py / tf2/run.py of the code; the additional step is the reference's.
+    """
+    return int(num_examples * num_epochs // batch_size) + 1
+
+
+def num_warmup_steps(*, num_examples: int, batch_size: int, warmup_epochs: float) -> int:
+    """Number of warm-up updates: round(floor(E_w*N / b)), as the reference counts them."""
+    return round(warmup_epochs * num_examples // batch_size)
+
+
+def peak_learning_rate(*, base_learning_rate: float, batch_size: int, scaling: str = "linear") -> float:
+    """The learning rate after warm-up for a global batch of `batch_size` images.
+
+    Args:
+        base_learning_rate: what `scaling` multiplies.
+        batch_size: global batch size in images (not in views).
+        scaling: "linear": base*b/256; "sqrt": base*sqrt(b); "none": base.
+
+    Raises:
+        InputError: unknown scaling.
+
+    Reference: SimCLR section 2.2 (linear), appendix B.1 (sqrt). "none" is an addition.
+    """
+    factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
+    base.check_choice(scaling, factors, name="scaling")
+    return base_learning_rate * factors[scaling]
+
+
+def make_schedule(
+    *,
+    base_learning_rate: float,
+    scaling: str = "linear",
+    batch_size: int,
+    num_examples: int,
+    num_epochs: float,
+    warmup_epochs: float = 0.0,
+    num_steps: int | None = None,
+    restart_epochs: Sequence[float] = (),
+) -> optax.Schedule:
+    """Learning rate as a function of the number of updates made: linear warm-up from 0, then a half cosine to 0.
+
+    The first update has learning rate 0 if there is a warm-up. Beyond the last step the rate stays 0. With restarts
+    the training is several such periods, one after the other: that is how a finished run is made longer without
+    changing the rates it has had.
+
+    Args:
+        base_learning_rate: see `peak_learning_rate`.
+        scaling: see `peak_learning_rate`.
+        batch_size: global batch size in images.
+        num_examples: images per epoch.
+        num_epochs: length of the training.
+        warmup_epochs: length of the warm-up, part of num_epochs.
+        num_steps: length of the training in updates, in place of num_epochs.
+        restart_epochs: where warm-up and cosine begin anew, rising, each above 0 and below num_epochs.
+
+    Raises:
+        InputError: unknown scaling, a value out of range, or a warm-up that does not end before its period does.
+
+    Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2. Restarts are an addition
+    (Loshchilov and Hutter 2017, with a warm-up in every period).
+    """
+    check_range("base_learning_rate", base_learning_rate, low=0.0, remedy="0.3 for LARS, 0.001 for AdamW")
+    check_range("warmup_epochs", warmup_epochs, low=0.0, remedy="10.0, or 0.0 for none")
+    check_range("num_epochs", num_epochs, low=0.0, remedy="100.0")
+    peak = peak_learning_rate(base_learning_rate=base_learning_rate, batch_size=batch_size, scaling=scaling)
+    warmup_steps = num_warmup_steps(num_examples=num_examples, batch_size=batch_size, warmup_epochs=warmup_epochs)
+    total_steps = num_steps or num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs)
+    starts = _period_starts(restart_epochs, num_examples=num_examples, batch_size=batch_size, num_steps=total_steps)
+    periods = list(zip(starts, [*starts[1:], total_steps], strict=True))
+    shortest = min(end - start for start, end in periods)
+    if warmup_steps >= shortest:
+        raise base.InputError(
+            f"warm-up must end before the training; got {warmup_steps} warm-up steps and {shortest} steps. "
+            f"Use for example warmup_epochs={num_epochs / 10:g} with num_epochs={num_epochs:g}, or more epochs."
+        )
+
+    def period(progress: jax.Array, length: int) -> jax.Array:
+        decayed = jnp.clip((progress - warmup_steps) / (length - warmup_steps), 0.0, 1.0)
+        cosine = peak * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+        return jnp.where(progress < warmup_steps, peak * progress / max(warmup_steps, 1), cosine)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        # In the default float type: float32, or float64 under jax_enable_x64.
+        progress = jnp.asarray(step).astype(float)
+        rate = period(progress, periods[0][1])
+        for start, end in periods[1:]:
+            rate = jnp.where(progress >= start, period(progress - start, end - start), rate)
+        return rate
+
+    return schedule
+
+
+def _period_starts(epochs: Sequence[float], *, num_examples: int, batch_size: int, num_steps: int) -> list[int]:
+    """The updates before which the schedule begins, the first being 0."""
+    numbers = all(isinstance(epoch, int | float) and not isinstance(epoch, bool) and epoch > 0 for epoch in epochs)
+    counted = (
+        [num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=epoch) for epoch in epochs]
+        if numbers
+        else []
+    )
+    if not numbers or any(a >= b for a, b in itertools.pairwise([0, *counted, num_steps])):
+        raise base.InputError(
+            f"schedule.restart_epochs must rise from above 0 to below num_epochs; got {tuple(epochs)}. "
+            'Write for example "(100.0,)" for a run of 100 epochs that goes on, or "()" for none.'
+        )
+    return [0, *counted]
