@@ -199,6 +199,36 @@ def make_train_step(
     return train_step
 
 
+def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """One update on views that you have made, for a loop of your own: (state, views) -> (state, metrics).
+
+    The result is a pure function to be wrapped in `jax.jit`, called as `update(state, views, labels=None, key=None)`
+    with views float [B, V, h, w, 3] and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read.
+    The state comes from `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+    """
+
+    def load_views(
+        key: base.Array, source: Any, indices: base.Array, positions: base.Array
+    ) -> tuple[base.Batch, base.Array]:
+        del key
+        views, labels = source
+        count = views.shape[0]
+        image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
+        return base.Batch(image=image, size=size, label=labels, position=positions, mask=indices >= 0), views
+
+    step = make_train_step(method, tx, load_views, schedule=lambda _: jnp.zeros(()))
+
+    def update(
+        state: base.TrainState, views: base.Array, *, labels: base.Array | None = None, key: base.Array | None = None
+    ) -> tuple[base.TrainState, base.Metrics]:
+        indices = jnp.arange(views.shape[0], dtype=jnp.int32)
+        labels = jnp.full_like(indices, -1) if labels is None else labels
+        state, metrics = step(state, jax.random.key(0) if key is None else key, (views, labels), indices)
+        return state, {name: value for name, value in metrics.items() if name != "learning_rate"}
+
+    return update
+
+
 def single_step(train_step: TrainStep) -> Dispatch:
     """One update a dispatch, in the form of `repeat_steps` with K = 1; `count` is not read."""
 

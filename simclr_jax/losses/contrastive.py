@@ -84,8 +84,8 @@ def nt_xent(
 
     Args:
         z: [B, 2, d], projections of the global batch with the views on axis 1.
-        temperature: the logits are similarities divided by it; above 0. SimCLR uses 0.1 to 0.5. An array of z's type may be given, for
-            instance from a schedule; its value is not checked.
+        temperature: the logits are similarities divided by it; above 0. SimCLR uses 0.1 to 0.5. An array of z's type
+            may be given, for instance from a schedule; its value is not checked.
         normalize: divide each projection by its L2 norm first, which makes similarities cosines.
         weights: float [B] or scalar, of an image's two anchors; None weighs all alike. The weighted losses are divided
             by the number of weights that are not 0 and not by their sum (see `weighted_mean`). An image of weight 0 is

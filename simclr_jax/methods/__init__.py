@@ -10,9 +10,10 @@ from typing import Any
 
 from simclr_jax import base, losses
 from simclr_jax.methods import simclr, supervised
-from simclr_jax.methods.supervised import make_classify
+from simclr_jax.methods.simclr import make_simclr
+from simclr_jax.methods.supervised import make_classify, make_supervised
 
-__all__ = ["METHODS", "check_batch", "make_classify", "uninformed_loss"]
+__all__ = ["METHODS", "check_batch", "make_classify", "make_simclr", "make_supervised", "uninformed_loss"]
 
 METHODS: dict[str, Callable[..., base.Method]] = {
     "simclr": simclr.make_simclr,

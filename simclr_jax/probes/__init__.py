@@ -6,7 +6,15 @@ numbers with the same protocol can be compared.
 
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
 from simclr_jax.probes.classifier import top_k_accuracy
-from simclr_jax.probes.labelled import cautions, knn_accuracy, labelled_rows, largest_error, rows_to_train, why_no_probe
+from simclr_jax.probes.labelled import (
+    cautions,
+    knn_accuracy,
+    labelled_rows,
+    largest_error,
+    linear_accuracy,
+    rows_to_train,
+    why_no_probe,
+)
 from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
 from simclr_jax.probes.rows import probe_rows
@@ -29,6 +37,7 @@ __all__ = [
     "labelled_rows",
     "largest_error",
     "linear",
+    "linear_accuracy",
     "make_settings",
     "neighbors",
     "pixel_features",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.probes import nearest, subsets
+from simclr_jax.probes import logistic, nearest, subsets
 
 # Below this many test images the standard error reaches 9 points and more, so that scores are hints only.
 FEW_TEST_IMAGES = 30
@@ -127,6 +127,38 @@ def knn_accuracy(
         train_features[train], np.asarray(train_labels)[train], test_features[test], num_classes=num_classes, **how
     )
     return nearest.accuracy(predictions, np.asarray(test_labels)[test])
+
+
+def linear_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    test_labels: np.ndarray,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> float | None:
+    """Accuracy of `logistic.linear` on the labelled rows of both splits, in [0, 1]; None if one of them has none.
+
+    Args:
+        train_features: [N, D].
+        train_labels: int [N], -1 = unlabelled.
+        test_features: [M, D].
+        test_labels: int [M], -1 = unlabelled.
+        num_classes: C; None for one more than the largest training label.
+        seed: of the split that chooses the strength of L2.
+    """
+    train, test = labelled_rows(train_labels), labelled_rows(test_labels)
+    if not len(train) or not len(test):
+        return None
+    probe = logistic.linear(
+        train_features[train],
+        np.asarray(train_labels)[train],
+        test_features[test],
+        num_classes=num_classes,
+        seed=seed,
+    )
+    return nearest.accuracy(probe.predictions, np.asarray(test_labels)[test])
 
 
 def rows_to_train(labels: np.ndarray, *, class_names: Sequence[str], fraction: float | None = None) -> np.ndarray:
