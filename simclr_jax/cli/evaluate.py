@@ -10,7 +10,7 @@ import numpy as np
 
 from simclr_jax import base, data, methods, models, probes
 from simclr_jax.distributed import sharding
-from simclr_jax.run import compilation_cache, features, identity, paths, progress, splits
+from simclr_jax.run import compilation_cache, feature_store, features, identity, paths, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -48,14 +48,23 @@ def main(*, workdir: str, checkpoint: str, **moved: str | None) -> int:
     assert both.test_set is not None
     progress.say(f"Evaluating step {step} on {len(probes.labelled_rows(both.test_set.labels))} test images ...")
     rows: list[dict[str, Any]] = []
+    collected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if reason is None:
-        rows = probe_rows(config, probe, features.encoder_variables(params, method_state), both=both)
+        variables = features.encoder_variables(params, method_state)
+        collected = collect_features(config, variables, train_set=both.train_set, test_set=both.test_set)
+        rows = probe_rows(collected, probe, both=both)
     scores = score_classifier(config, params, method_state, test_set=both.test_set) if scores_classifier else None
     # Shown before anything is stored: a full disk loses nothing.
     _show(table(rows) if rows else f"No probes: {reason}", scores, splits.cautions(both) if rows else [])
     workdir_lib.update_results(
         folder, probes=rows, classifier=scores, evaluated_step=step, environment=workdir_lib.environment()
     )
+    name = config["method"]["name"]
+    if name in collected:
+        of_train, of_test = collected[name]
+        kept = feature_store.save(folder, step=step, train=(of_train, both.train_set), test=(of_test, both.test_set))
+        if not kept:
+            progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
     return 0
 
 
@@ -70,12 +79,12 @@ def _show(text: str, scores: Mapping[str, Any] | None, sentences: Sequence[str])
 
 
 def probe_rows(
-    config: Mapping[str, Any], probe: probes.ProbeSettings, variables: base.PyTree, *, both: splits.Splits
+    collected: Mapping[str, tuple[np.ndarray, np.ndarray]], probe: probes.ProbeSettings, *, both: splits.Splits
 ) -> list[dict[str, Any]]:
-    """The rows of the table for the encoder with these variables; see `probes.probe_rows`."""
+    """The rows of the table for features of both splits; see `probes.probe_rows`."""
     assert both.test_set is not None
     return probes.probe_rows(
-        collect_features(config, variables, train_set=both.train_set, test_set=both.test_set),
+        collected,
         both.train_set.labels,
         both.test_set.labels,
         num_classes=len(both.train_set.class_names),

@@ -10,7 +10,7 @@ import numpy as np
 
 from simclr_jax import atomic_files, augment, data, html_report, methods, models, probes
 from simclr_jax.distributed import sharding
-from simclr_jax.run import compilation_cache, features, identity, progress, splits
+from simclr_jax.run import checkpoint, compilation_cache, feature_store, features, identity, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -56,9 +56,9 @@ def main(*, workdir: str, output: str | None, **moved: str | None) -> int:
         results, metrics = {}, [{k: row[k] for k in row if k != "knn_accuracy"} for row in metrics]
     elif not results.get("probes"):
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
-    step, seen = _look(config, folder, both)
-    evaluated_step = results.get("evaluated_step") if results.get("probes") else None
-    notes = _notes(seen, reason, step=step, evaluated_step=evaluated_step)
+    step, h, results, about_step = _choose_features(config, folder, both, results)
+    seen = _look(config, both, h)
+    notes = [*about_step, *_notes(seen, reason)]
     other_data = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
     notes = [other_data, *notes] if other_data else notes
     for sentence in notes:
@@ -79,7 +79,7 @@ def _contents(
 ) -> html_report.ReportContents:
     class_names = seen.both.train_set.class_names
     return html_report.ReportContents(
-        title=f"{config['method']['name']}, {config['encoder']['name']} on {config['data']['name']}",
+        title=f"{config['method']['name']}, {config['encoder']['name']} on {config['data']['name']}, step {step}",
         notes=notes,
         config=config,
         environment=workdir_lib.environment(),
@@ -98,32 +98,63 @@ def _contents(
     )
 
 
-def _look(config: Mapping[str, Any], folder: pathlib.Path, both: splits.Splits) -> tuple[int, _Seen]:
-    step, variables = features.load_encoder_variables(folder, which="latest")
-    views = {
+_Features = tuple[np.ndarray, np.ndarray | None]
+
+
+def _choose_features(
+    config: Mapping[str, Any], folder: pathlib.Path, both: splits.Splits, results: dict[str, Any]
+) -> tuple[int, _Features, dict[str, Any], list[str]]:
+    """(step, features of both splits, results, notes): all of one network, the evaluated one if it is still at hand.
+
+    Features that `evaluate` has kept are read; else those of the evaluated step's checkpoint are computed. Where that
+    is gone the page is of the latest checkpoint, and the probes, which are another network's, are left out.
+    """
+    saved = checkpoint.saved_steps(folder / "checkpoints")
+    step = results.get("evaluated_step") if results.get("probes") else None
+    notes = []
+    if step is not None and both.test_set is not None:
+        kept = feature_store.load(folder, step=step, train_set=both.train_set, test_set=both.test_set)
+        if kept is None and step not in saved:
+            notes.append(
+                f"The probes were measured at step {step}, whose weights and features are gone, and are left out: run "
+                "simclr-jax evaluate again."
+            )
+            step, results = None, {key: value for key, value in results.items() if key != "probes"}
+        elif saved and saved[-1] > step:
+            notes.append(
+                f"This page is of step {step}; the run has gone on to step {saved[-1]}. Evaluate that one first."
+            )
+        if kept is not None:
+            return kept.step, (kept.train_h, kept.test_h), results, notes
+    which = "latest" if step is None else str(step)
+    found, variables = features.load_encoder_variables(folder, which=which)
+    encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **_evaluation(config))
+    test_set = None if both.is_same else both.test_set
+    test_h = None if test_set is None else encode(variables, test_set)
+    return found, (encode(variables, both.train_set), test_h), results, notes
+
+
+def _evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "size": config["augment"]["size"],
         "resize": config["augment"]["resize"],
         "batch_size": config["probe"]["batch_size"],
         "mesh": sharding.make_mesh(),
     }
-    encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **views)
-
-    def seen_of(image_set: data.ImageSet) -> tuple[np.ndarray, np.ndarray]:
-        return encode(variables, image_set), features.evaluation_images(image_set, **views)
-
-    train, is_training = seen_of(both.train_set), both.test_set is None or both.is_same
-    shown_set = both.train_set if both.test_set is None or is_training else both.test_set
-    return step, _Seen(both, *train, shown_set, *(train if is_training else seen_of(shown_set)), is_training)
 
 
-def _notes(seen: _Seen, reason: str | None, *, step: int, evaluated_step: int | None) -> list[str]:
+def _look(config: Mapping[str, Any], both: splits.Splits, h: _Features) -> _Seen:
+    is_training = both.test_set is None or both.is_same
+    train_images = features.evaluation_images(both.train_set, **_evaluation(config))
+    if is_training or both.test_set is None or h[1] is None:
+        return _Seen(both, h[0], train_images, both.train_set, h[0], train_images, True)
+    test_images = features.evaluation_images(both.test_set, **_evaluation(config))
+    return _Seen(both, h[0], train_images, both.test_set, h[1], test_images, False)
+
+
+def _notes(seen: _Seen, reason: str | None) -> list[str]:
     """What the reader must know before the numbers: what is missing and why, and what they rest on."""
     notes = []
-    if evaluated_step is not None and evaluated_step != step:
-        notes.append(
-            f"The pictures and the confusion matrix are of step {step}, the probes of step {evaluated_step}: run "
-            "simclr-jax evaluate again to have both of one step."
-        )
     if seen.is_training:
         why = "The test split is the training split" if seen.both.is_same else "The test split has no images"
         notes.append(f"{why}: the neighbours and the map are of training images, each among the others.")

@@ -112,7 +112,7 @@ def render_report(contents: ReportContents) -> str:
     """The report as HTML text: no script, no address outside the file, every value escaped."""
     import jinja2
 
-    loader = jinja2.PackageLoader("simclr_jax", "page")
+    loader = jinja2.PackageLoader("simclr_jax", "html_report")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     return environment.get_template("page.html.j2").render(

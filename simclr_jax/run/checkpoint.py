@@ -138,10 +138,11 @@ def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> 
 
 def has_steps(folder: pathlib.Path) -> bool:
     """Whether a state was ever saved in the folder, without opening it."""
-    return bool(_steps_on_disk(folder))
+    return bool(saved_steps(folder))
 
 
-def _steps_on_disk(folder: pathlib.Path) -> list[int]:
+def saved_steps(folder: pathlib.Path) -> list[int]:
+    """The steps whose states are in the folder, in order, without opening it."""
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
@@ -327,7 +328,7 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
     except base.InputError:
         raise
     except Exception as error:
-        steps = _steps_on_disk(folder)
+        steps = saved_steps(folder)
         newest = f"the newest good one is step {steps[-1]}" if steps else "none was saved before"
         raise base.InputError(
             f"A checkpoint could not be written to {folder}: {_reason(error, folder)}; {newest}. Make room or mend the "

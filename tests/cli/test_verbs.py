@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -49,15 +50,38 @@ def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(workdi
     assert "untrained" in table and "chance" in table and pixels["protocol"] in table
 
 
-def test_the_report_is_one_page_about_the_run_and_names_both_steps_if_the_probes_are_of_another(workdir, capsys):
-    target = workdir / "page.html"
-    rows = [{"features": "simclr", "labels": "1%", "probe": "knn", "accuracy": 0.5, "num_labels": 10}]
-    workdir_lib.update_results(workdir, probes=rows, evaluated_step=3)
+def written_report(workdir, target):
     assert report.main(workdir=str(workdir), output=str(target)) == 0
-    page = target.read_text()
-    assert "simclr, resnet10 on digits" in page and "<script" not in page and "Nearest neighbours" in page
-    sentence = "The pictures and the confusion matrix are of step 7, the probes of step 3"
-    assert sentence in page and sentence in capsys.readouterr().err
+    return target.read_text()
+
+
+def test_a_report_is_of_the_network_whose_probes_it_shows(workdir, tmp_path, capsys, monkeypatch):
+    """The evaluated step's own features, as kept; its checkpoint where they are gone; else no probes at all."""
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    (run / "checkpoints" / "7").rename(run / "checkpoints" / "5")  # what was evaluated; a later one follows
+    shutil.copytree(run / "checkpoints" / "5", run / "checkpoints" / "9")
+    assert evaluate.main(workdir=str(run), checkpoint="5") == 0
+    capsys.readouterr()
+    made = features.make_encode
+    monkeypatch.setattr(features, "make_encode", lambda *_, **how: pytest.fail("the features are kept"))
+    page = written_report(run, tmp_path / "page.html")
+    assert "simclr, resnet10 on digits, step 5" in page and "<script" not in page and "Nearest neighbours" in page
+    sentence = "This page is of step 5; the run has gone on to step 9"
+    assert sentence in page and sentence in capsys.readouterr().err and 'id="probes"' in page
+    loaded = []
+    monkeypatch.setattr(features, "make_encode", made)
+    load = features.load_encoder_variables
+    monkeypatch.setattr(
+        features, "load_encoder_variables", lambda folder, which: loaded.append(which) or load(folder, which=which)
+    )
+    shutil.rmtree(run / "features")
+    again = written_report(run, tmp_path / "page.html")
+    assert loaded == ["5"] and "step 5" in again and 'id="probes"' in again
+    shutil.rmtree(run / "checkpoints" / "5")
+    last = written_report(run, tmp_path / "page.html")
+    assert loaded == ["5", "latest"] and "on digits, step 9" in last and 'id="probes"' not in last
+    assert "The probes were measured at step 5, whose weights and features are gone" in last
 
 
 def partly(image_set, *, labels=None, rows=60, **changes):
