@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/simclr-jax
 # Bytecode is kept: every process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite race recorded-runs gpu-memory aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report. On a CPU a tenth of the time goes
 # into pages of memory, of which glibc asks for larger ones when it is told to.
@@ -57,8 +57,8 @@ gpu-suite: $(VENV)/.test
 
 # On a GPU, nine minutes a call; the same command goes on (docs/gpu_runs.md). For NVIDIA first: pip install 'jax[cuda12]' in the
 # VENV. With ARGS="--data_name=... --data_dir=..." for data elsewhere, ARGS=--tiny to prove it on a CPU.
-race: $(VENV)/.demo
-	$(VENV)/bin/python benchmarks/race.py --workdir=runs/race $(ARGS)
+speedrun: $(VENV)/.demo
+	$(VENV)/bin/python benchmarks/speedrun.py --workdir=runs/speedrun $(ARGS)
 
 recorded-runs: $(VENV)/.demo
 	$(VENV)/bin/python benchmarks/recorded_runs.py --workdir=runs/recorded $(ARGS)

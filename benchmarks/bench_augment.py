@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np
 
-from benchmarks import contest
+from benchmarks import harness
 
 # How far the facts of a peer may be from ours; see `compare`.
 BRIGHTNESS_BAND, GRADIENT_BAND = (0.85, 1.15), (0.6, 1.6)
@@ -78,7 +78,7 @@ def compare(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ""
 
 
-def _prepare(make: Callable[[Case, np.ndarray], Augment], case: str, quick: bool) -> contest.Work:
+def _prepare(make: Callable[[Case, np.ndarray], Augment], case: str, quick: bool) -> harness.Work:
     settings = CASES[case]
     if quick:
         settings = settings._replace(count=64)
@@ -86,7 +86,7 @@ def _prepare(make: Callable[[Case, np.ndarray], Augment], case: str, quick: bool
     view = make(settings, images)
     # The mean of a few images varies more than the band is wide.
     calls = -(-256 // settings.count)
-    return contest.Work(facts(view, calls=calls), view, calls=calls, amount=settings.count)
+    return harness.Work(facts(view, calls=calls), view, calls=calls, amount=settings.count)
 
 
 def _jitted(view: Callable[[Any, Any], Any], images: np.ndarray) -> Augment:
@@ -103,7 +103,9 @@ def _ours(case: Case, images: np.ndarray) -> Augment:
 
     from simclr_jax import augment
 
-    make = augment.make_simclr_views(size=case.size, strength=1.0, num_views=1, blur_probability=case.blur)
+    make = augment.make_simclr_views(
+        image_size=case.size, color_jitter_strength=1.0, num_views=1, blur_probability=case.blur
+    )
     sizes = jnp.full((case.count, 2), case.canvas, jnp.int32)
     positions = jnp.arange(case.count, dtype=jnp.int32)
     return _jitted(lambda key, images: make(key, images, sizes, positions)[:, 0], images)
@@ -246,7 +248,7 @@ def _augmax(case: Case, images: np.ndarray) -> Augment:
 
 def _official(case: Case, images: np.ndarray) -> Augment:
     """preprocess_image in tf.data and batch_random_blur behind it."""
-    sys.path.insert(0, contest.folder_from_environment("SIMCLR_TF2_FOLDER", "data_util.py"))
+    sys.path.insert(0, harness.folder_from_environment("SIMCLR_TF2_FOLDER", "data_util.py"))
     import data_util
     import tensorflow as tf
 
@@ -266,10 +268,10 @@ def _official(case: Case, images: np.ndarray) -> Augment:
 
 
 def _implementation(make: Callable[[Case, np.ndarray], Augment], needs: tuple[str, ...], python: str = "peers") -> Any:
-    return contest.Implementation(functools.partial(_prepare, make), needs, python)
+    return harness.Implementation(functools.partial(_prepare, make), needs, python)
 
 
-PROGRAM = contest.Program(
+PROGRAM = harness.Program(
     file=__file__,
     cases=tuple(CASES),
     quick=["32 px, no blur"],
@@ -288,7 +290,7 @@ PROGRAM = contest.Program(
         *("jax", "torch", "torchvision", "lightly", "kornia", "albumentations", "opencv-python-headless"),
         *("pillow", "dm-pix", "augmax", "tensorflow-cpu", "tensorflow"),
     ),
-    number=contest.per_second,
+    number=harness.per_second,
     unit="images (one view each) per CPU second",
     words=f"""The whole SimCLR augmentation at strength 1: crop of 8 to 100 % of the area, flip, colour jitter (0.8),
     grey (0.2), clip. 32 px: 1024 images of 32 x 32, no blur. 224 px: 64 images of 256 x 256, blur with probability 0.5.
@@ -301,4 +303,4 @@ PROGRAM = contest.Program(
 
 
 if __name__ == "__main__":
-    sys.exit(contest.run(PROGRAM))
+    sys.exit(harness.run(PROGRAM))

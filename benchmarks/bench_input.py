@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np
 
-from benchmarks import contest
+from benchmarks import harness
 
 CANVAS, BATCH = 256, 32
 FOLDER, TFDS_FOLDER = "SIMCLR_BENCH_IMAGES", "SIMCLR_BENCH_TFDS"
@@ -118,12 +118,12 @@ def _load(name: str, split: str, data_dir: str | None = None) -> Any:
     return data.load_split(name, split, data_dir=data_dir, cache_dir="", canvas_size=CANVAS, progress=False)
 
 
-def _set_work(load: Callable[[], Any]) -> contest.Work:
+def _set_work(load: Callable[[], Any]) -> harness.Work:
     image_set = load()
-    return contest.Work(quarters(_trimmed(image_set)), load, calls=1, amount=len(image_set.images))
+    return harness.Work(quarters(_trimmed(image_set)), load, calls=1, amount=len(image_set.images))
 
 
-def _folder(case: str, quick: bool) -> contest.Work:
+def _folder(case: str, quick: bool) -> harness.Work:
     """The folder source into memory; for the other case the streamed feed's batches out of that memory."""
     del quick
     if case == DECODE:
@@ -142,10 +142,10 @@ def _folder(case: str, quick: bool) -> contest.Work:
         return [jax.block_until_ready(stream.draw(first + step)) for step in range(steps)]
 
     pictures = [picture for source, _ in call() for picture in _trimmed(jax.device_get(source))]
-    return contest.Work(quarters(pictures), call, calls=1, amount=len(pictures))
+    return harness.Work(quarters(pictures), call, calls=1, amount=len(pictures))
 
 
-def _tfds(case: str, quick: bool) -> contest.Work:
+def _tfds(case: str, quick: bool) -> harness.Work:
     del case, quick
     if TFDS_FOLDER not in os.environ:
         raise ModuleNotFoundError("tensorflow_datasets is not installed")
@@ -162,7 +162,7 @@ def _shrunk(picture: Any) -> Any:
     return picture.resize(tuple(max(1, round(side * scale)) for side in picture.size), Image.Resampling.LANCZOS)
 
 
-def _pillow(case: str, quick: bool) -> contest.Work:
+def _pillow(case: str, quick: bool) -> harness.Work:
     """One file after the other."""
     del case, quick
     from PIL import Image
@@ -176,10 +176,10 @@ def _pillow(case: str, quick: bool) -> contest.Work:
                 pictures.append(np.asarray(_shrunk(Image.open(io.BytesIO(stream.read())).convert("RGB"))))
         return pictures
 
-    return contest.Work(quarters(call()), call, calls=1, amount=len(files))
+    return harness.Work(quarters(call()), call, calls=1, amount=len(files))
 
 
-def _torchvision(case: str, quick: bool) -> contest.Work:
+def _torchvision(case: str, quick: bool) -> harness.Work:
     """ImageFolder and a DataLoader without worker processes, whose CPU time would not be this process's.
 
     Pictures of two shapes do not stack, so they are laid on a canvas, as ours are.
@@ -207,22 +207,22 @@ def _torchvision(case: str, quick: bool) -> contest.Work:
         for (canvases, sizes), _ in call()
         for canvas, size in zip(canvases, sizes, strict=True)
     ]
-    return contest.Work(quarters(pictures), call, calls=1, amount=len(dataset))
+    return harness.Work(quarters(pictures), call, calls=1, amount=len(dataset))
 
 
-PROGRAM = contest.Program(
+PROGRAM = harness.Program(
     file=__file__,
     cases=(DECODE, ROWS),
     quick=[DECODE, ROWS],
     implementations={
-        "simclr_jax (folder)": contest.Implementation(_folder),
-        "simclr_jax (TFDS)": contest.Implementation(_tfds),
-        "torchvision ImageFolder + DataLoader": contest.Implementation(_torchvision, ("torchvision",), "peers"),
-        "Pillow": contest.Implementation(_pillow, ("PIL",), "peers"),
+        "simclr_jax (folder)": harness.Implementation(_folder),
+        "simclr_jax (TFDS)": harness.Implementation(_tfds),
+        "torchvision ImageFolder + DataLoader": harness.Implementation(_torchvision, ("torchvision",), "peers"),
+        "Pillow": harness.Implementation(_pillow, ("PIL",), "peers"),
     },
     compare=compare,
     packages=("jax", "pillow", "tensorflow-datasets", "array-record", "torch", "torchvision"),
-    number=contest.per_second,
+    number=harness.per_second,
     unit="images per CPU second",
     words=f"""{DECODE!r}: every file is read, decoded, shrunk to a long side of {CANVAS} pixels (Lanczos) and kept
     as uint8, by all threads together; files lie in the page cache. Ours also hashes the pixels, as in training;
@@ -236,4 +236,4 @@ PROGRAM = contest.Program(
 
 
 if __name__ == "__main__":
-    sys.exit(contest.run(PROGRAM))
+    sys.exit(harness.run(PROGRAM))

@@ -24,7 +24,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np
 
-from benchmarks import contest, timing
+from benchmarks import harness, timing
 
 TEMPERATURE, DIM = 0.1, 128
 # Implementation -> the largest batch it is asked for: the two last hold [2B, 2B, ...] arrays of tens of gigabytes.
@@ -139,7 +139,7 @@ def _metric_learning(z: np.ndarray) -> Prepared:
 
 def _tf2(z: np.ndarray) -> Prepared:
     """The official objective; it adds the means of both directions, twice the paper's mean."""
-    sys.path.insert(0, contest.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py"))
+    sys.path.insert(0, harness.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py"))
     import objective
     import tensorflow as tf
 
@@ -259,7 +259,7 @@ def _part(results: dict[int, dict[str, list[dict[str, Any]]]], options: argparse
     meaning = "CPU milliseconds, median (smallest-largest); x = ratio to blockwise; MB above those before"
     command += f" --repeats={options.repeats}"
     about = timing.describe(PACKAGES)
-    return contest.page_part(words, results, about, command=command, meaning=meaning, table=table(results))
+    return harness.page_part(words, results, about, command=command, meaning=meaning, table=table(results))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = table(results)
     print(text)
     if options.write:
-        contest.write_part("bench_nt_xent", _part(results, options))
+        harness.write_part("bench_nt_xent", _part(results, options))
     if options.out:
         pathlib.Path(options.out).write_text(text + "\n")
     return int(any("error" in rounds[-1] for rounds in results[sizes[0]].values() if options.quick))

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, timing
+from benchmarks import harness, timing
 
 IMPORT, TRAINER, HELP, VERB_HELP, STEP = "import", "import of the trainer", "--help", "train --help", "first step"
 COMMANDS = {
@@ -87,13 +87,13 @@ def _measure(
     return {**numbers, "peak_mb": peak, **({"compile_s": compiling} if compiling else {})}
 
 
-def _ours(case: str, quick: bool, *, cached: bool = False) -> contest.Work:
+def _ours(case: str, quick: bool, *, cached: bool = False) -> harness.Work:
     """Starts the program; for the first step with a cache of compiled programs that is empty every time, or full."""
     words = [word.replace("{config}", "smoke" if quick else "demo") for word in COMMANDS[case]]
     environment = dict(os.environ) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if case != STEP:
-        return contest.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, environment)))
+        return harness.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, environment)))
     keep = tempfile.TemporaryDirectory() if cached else None
 
     def start() -> dict[str, Any]:
@@ -103,13 +103,13 @@ def _ours(case: str, quick: bool, *, cached: bool = False) -> contest.Work:
     first = start()
     # What filled the cache does not count; where there is none to fill, the first start is like all others.
     measure = functools.partial(_measure, start, made=() if cached else (first,))
-    return contest.Work({"loss": first["told"]["loss"]}, lambda: keep, measure=measure)
+    return harness.Work({"loss": first["told"]["loss"]}, lambda: keep, measure=measure)
 
 
-def _peer(statement: str, case: str, quick: bool) -> contest.Work:
+def _peer(statement: str, case: str, quick: bool) -> harness.Work:
     del case, quick
     words = ["-c", statement]
-    return contest.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, dict(os.environ))))
+    return harness.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, dict(os.environ))))
 
 
 def compare(theirs: dict[str, float], ours: dict[str, float]) -> str:
@@ -130,17 +130,17 @@ def note(rounds: Sequence[Mapping[str, Any]]) -> str:
 _LIGHTLY = "from benchmarks.parity_rows import peers; peers.load_torchvision(); import lightly.transforms, lightly.loss"
 
 
-def _import(statement: str, module: str, python: str = "peers") -> contest.Implementation:
-    return contest.Implementation(functools.partial(_peer, statement), (module,), python)
+def _import(statement: str, module: str, python: str = "peers") -> harness.Implementation:
+    return harness.Implementation(functools.partial(_peer, statement), (module,), python)
 
 
-PROGRAM = contest.Program(
+PROGRAM = harness.Program(
     file=__file__,
     cases=tuple(COMMANDS),
     quick=[IMPORT, HELP, STEP],
     implementations={
-        OURS: contest.Implementation(_ours),
-        CACHED: contest.Implementation(functools.partial(_ours, cached=True)),
+        OURS: harness.Implementation(_ours),
+        CACHED: harness.Implementation(functools.partial(_ours, cached=True)),
         "jax": _import("import jax, jax.numpy", "jax"),
         "torch": _import("import torch", "torch"),
         "lightly": _import(_LIGHTLY, "lightly"),
@@ -162,4 +162,4 @@ PROGRAM = contest.Program(
 
 
 if __name__ == "__main__":
-    sys.exit(contest.run(PROGRAM))
+    sys.exit(harness.run(PROGRAM))

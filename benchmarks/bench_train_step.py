@@ -16,7 +16,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np
 
-from benchmarks import contest
+from benchmarks import harness
 from simclr_jax.run import config as config_lib
 
 RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
@@ -55,7 +55,7 @@ def shipped_cases() -> dict[str, Case]:
     for path in sorted((ROOT / "configs").glob("[!_]*.py")):
         config = config_lib.load_file(path.stem)
         encoder = config.encoder
-        network = encoder.name, encoder.width_multiplier, encoder.stem, config.augment.size
+        network = encoder.name, encoder.width_multiplier, encoder.stem, config.augment.image_size
         case = Case(*network, min(batch_size_of(*network), config.train.batch_size))
         width = "" if case.width == 1 else f" x{case.width:g}"
         stem = " (7x7 stem)" if case.stem == "imagenet" and case.size < 128 else ""
@@ -104,7 +104,7 @@ def _program(case: Case) -> tuple[Any, Any, Any]:
         case.name, width_multiplier=case.width, stem=case.stem, padding="torchvision", dtype="float32"
     )
     method = methods.METHODS["simclr"](
-        encoder, head_layers=HEAD_LAYERS, head_dim=HEAD_DIM, temperature=TEMPERATURE, loss_scale=1.0
+        encoder, num_proj_layers=HEAD_LAYERS, proj_out_dim=HEAD_DIM, temperature=TEMPERATURE, loss_scale=1.0
     )
     tx = optim.make_optimizer("sgd", learning_rate=RATE, weight_decay=0.0, momentum=MOMENTUM)
     return method, tx, lambda step: RATE
@@ -121,7 +121,7 @@ def _first_state(case: Case) -> Any:
     return jax.jit(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=shape))()
 
 
-def _ours(name: str, quick: bool) -> contest.Work:
+def _ours(name: str, quick: bool) -> harness.Work:
     """`train_step.make_train_step` as `train` compiles it, its views being given."""
     del quick
     import jax
@@ -149,7 +149,7 @@ def _ours(name: str, quick: bool) -> contest.Work:
 
     ready = lambda loss: jax.block_until_ready((loss, holder[0]))  # noqa: E731
     losses = [float(ready(call())[0]) for _ in range(2)]
-    return contest.Work(losses, call, ready, calls=2)
+    return harness.Work(losses, call, ready, calls=2)
 
 
 def _torch_network(case: Case) -> Any:
@@ -182,7 +182,7 @@ def _torch_network(case: Case) -> Any:
     return torch.nn.Sequential(encoder, *layers).to(memory_format=torch.channels_last).train()
 
 
-def _torch(name: str, quick: bool) -> contest.Work:
+def _torch(name: str, quick: bool) -> harness.Work:
     """Eager torch, the loss in its own operations, torch.optim.SGD."""
     del quick
     import torch
@@ -206,16 +206,16 @@ def _torch(name: str, quick: bool) -> contest.Work:
         sgd.step()
         return loss.detach()
 
-    return contest.Work([float(call()) for _ in range(2)], call, calls=2)
+    return harness.Work([float(call()) for _ in range(2)], call, calls=2)
 
 
-PROGRAM = contest.Program(
+PROGRAM = harness.Program(
     file=__file__,
     cases=tuple(CASES),
     quick=[SMALLEST],
     implementations={
-        "simclr_jax": contest.Implementation(_ours),
-        "torch eager (channels last)": contest.Implementation(_torch, ("torch", "torchvision"), "peers"),
+        "simclr_jax": harness.Implementation(_ours),
+        "torch eager (channels last)": harness.Implementation(_torch, ("torch", "torchvision"), "peers"),
     },
     compare=compare,
     packages=("jax", "flax", "optax", "torch", "torchvision"),
@@ -231,4 +231,4 @@ PROGRAM = contest.Program(
 
 if __name__ == "__main__":
     worker = any(word.startswith("--worker=") for word in sys.argv)
-    sys.exit(contest.run(PROGRAM._replace(cases=tuple(ALL_CASES)) if worker else PROGRAM))
+    sys.exit(harness.run(PROGRAM._replace(cases=tuple(ALL_CASES)) if worker else PROGRAM))

@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--no_blur", action="store_true")
     options = parser.parse_args()
-    settings = {"size": options.size, "blur_probability": 0.0 if options.no_blur else 0.5}
+    settings = {"image_size": options.size, "blur_probability": 0.0 if options.no_blur else 0.5}
     measure = {"cpu": pictures_per_cpu_second, "traffic": traffic_per_view}[options.mode]
     print(measure(settings, canvas=options.canvas, images=options.images))
     return 0

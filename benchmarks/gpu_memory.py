@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import pieces, timing
+from benchmarks import resumable, timing
 
 # The share of a GPU that `plan` counts on; JAX's own default is 0.75.
 MEMORY_FRACTION = 0.92
@@ -68,7 +68,7 @@ _SMALL = Case(
     512,
     10,
     16,
-    {"augment": {"size": 16}, "encoder": _THIN, "method": {"loss_form": "dense"}},
+    {"augment": {"image_size": 16}, "encoder": _THIN, "method": {"loss_form": "dense"}},
     cap=512,
     budget=26_000_000,
 )
@@ -174,7 +174,7 @@ def attempt(case: Case, batch_size: int) -> dict[str, Any]:
     rows = batch_size if shape.is_streamed else shape.num_examples
     images = jax.jit(lambda: jax.lax.broadcasted_iota(jnp.uint8, (rows, *shape.canvas, 3), 2))()
     sizes, labels = np.full((rows, 2), shape.canvas[0], np.int32), np.zeros(rows, np.int32)
-    source = resident.ResidentSplit(images, jnp.asarray(sizes), jnp.asarray(labels))
+    source = resident.SplitArrays(images, jnp.asarray(sizes), jnp.asarray(labels))
     indices = np.arange(count * batch_size, dtype=np.int32).reshape(count, batch_size) % rows
     state = sharding.jit_once(program.init, mesh, placement=program.placement)()
     key, number = sharding.make_key(mesh, 0), jnp.asarray(count, jnp.int32)
@@ -197,7 +197,7 @@ def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
     """
     share = {"XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
     # Beside it JAX refuses its old name, unless that is empty.
-    environment = pieces.child_environment({**share, "XLA_PYTHON_CLIENT_MEM_FRACTION": ""})
+    environment = resumable.child_environment({**share, "XLA_PYTHON_CLIENT_MEM_FRACTION": ""})
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
@@ -217,8 +217,8 @@ class OutOfTime(Exception):
     """The call is over; the tries so far are kept."""
 
 
-def find(name: str, case: Case, found: dict[str, Any], clock: pieces.Clock, save: Callable[[], None]) -> dict[str, Any]:
-    """A row of the table; `found` holds the device and the tries of earlier calls and takes those of this one."""
+def find(name: str, case: Case, found: dict[str, Any], clock: Any, save: Callable[[], None]) -> dict[str, Any]:
+    """A row of the table; `found` holds the device and the tries of earlier calls and takes those until `clock` ends."""
     memory = case.budget or found["device"]["limit_bytes"]
     predicted, peak = predict(case, kind=found["device"]["kind"], memory=memory)
     tries = found["tries"].setdefault(name, {})
@@ -270,7 +270,7 @@ def off_by(predicted: float, measured: float) -> str:
     return f"{100 * (predicted / measured - 1):+.0f} %"
 
 
-def run(cases: Mapping[str, Case], path: pathlib.Path, clock: pieces.Clock) -> bool:
+def run(cases: Mapping[str, Case], path: pathlib.Path, clock: resumable.Clock) -> bool:
     """Goes on with the tries kept in `path` and prints the table; returns whether all cases are at their end."""
     found = json.loads(path.read_text()) if path.exists() else {"tries": {}}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -332,10 +332,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = json.loads(asked.worker)
         print(json.dumps(attempt(Case(**given["case"]), given["batch"])))
         return 0
-    clock = pieces.Clock(asked.minutes)
+    clock = resumable.Clock(asked.minutes)
     if asked.tiny:
         os.environ.update({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"})
-        return 0 if run(TINY, pieces.tiny_folder(None) / "gpu_memory.json", clock) else 1
+        return 0 if run(TINY, resumable.tiny_folder(None) / "gpu_memory.json", clock) else 1
     cases = {name: case for name, case in CASES.items() if asked.only in name}
     try:
         if not run(cases, asked.workdir / "gpu_memory.json", clock):

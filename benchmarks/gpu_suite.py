@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, timing
+from benchmarks import harness, timing
 from benchmarks.gpu_rows import rows, settings, table
 from benchmarks.gpu_rows.figures import Job
 
@@ -128,7 +128,7 @@ def write(result: table.Round, name: str) -> None:
     """Keeps a round as benchmarks/gpu/NAME.json and shows all rounds in benchmarks/README.md."""
     ROUNDS.mkdir(exist_ok=True)
     (ROUNDS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    contest.write_part("gpu_suite", table.page(read_rounds(ROUNDS)))
+    harness.write_part("gpu_suite", table.page(read_rounds(ROUNDS)))
 
 
 def read_rounds(folder: pathlib.Path) -> dict[str, table.Round]:

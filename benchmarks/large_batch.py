@@ -26,17 +26,17 @@ def make_step(*, width: float, norm: str, num_chunks: int) -> tuple[train_step.T
     encoder = models.make_encoder("resnet18", width_multiplier=width, stem="cifar", norm=norm)
     method = methods.METHODS["simclr"](encoder)
     tx = optim.make_optimizer("lars", learning_rate=0.1, weight_decay=1e-4)
-    load_views = train_step.make_load_views(resident.gather_batch, augment.make_simclr_views(size=SIZE))
+    load_views = train_step.make_load_views(resident.gather_batch, augment.make_simclr_views(image_size=SIZE))
     chunks = train_step.Chunks(num_chunks)
     step = train_step.make_train_step(method, tx, load_views, schedule=lambda step: jnp.float32(0.1), chunks=chunks)
     return step, lambda key: train_step.init_state(method, tx, key, views_shape=(2, 2, SIZE, SIZE, 3))
 
 
-def noise(batch_size: int) -> resident.ResidentSplit:
+def noise(batch_size: int) -> resident.SplitArrays:
     """As many images as the batch has, each used once."""
     images = np.random.default_rng(0).integers(0, 256, (batch_size, SIZE, SIZE, 3), np.uint8)
     sizes, labels = np.full((batch_size, 2), SIZE, np.int32), np.zeros(batch_size, np.int32)
-    return resident.ResidentSplit(jnp.asarray(images), jnp.asarray(sizes), jnp.asarray(labels))
+    return resident.SplitArrays(jnp.asarray(images), jnp.asarray(sizes), jnp.asarray(labels))
 
 
 def gigabytes(compiled: Any) -> str:

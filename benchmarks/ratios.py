@@ -85,7 +85,7 @@ def augment_pair() -> tuple[Call, Call]:
 
     case = bench_augment.CASES["32 px, no blur"]
     images = bench_augment.photographs(IMAGES, case.canvas)
-    view = augment.make_simclr_views(size=case.size, num_views=1, blur_probability=0.0)
+    view = augment.make_simclr_views(image_size=case.size, num_views=1, blur_probability=0.0)
     sizes, positions = np.full((IMAGES, 2), case.canvas, np.int32), np.arange(IMAGES, dtype=np.int32)
 
     def kernel(images: Any) -> Any:

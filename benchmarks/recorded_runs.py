@@ -21,12 +21,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contest, pieces, timing
+from benchmarks import harness, resumable, timing
 from simclr_jax.run import workdir as workdir_lib
 
 LEAST_SECONDS = 60.0
-# The last epochs' features: name -> (k, votes) of kNN; the third score is the linear probe.
-NEIGHBORS = {"knn10": (10, "uniform"), "knn200": (200, "weighted")}
+# The last epochs' features: name -> (k, weights) of kNN; the third score is the linear probe.
+NEIGHBORS = {"knn10": (10, "uniform"), "knn200": (200, "similarity")}
 SCORES = (*NEIGHBORS, "linear")
 # Published for CIFAR-10 itself and a ResNet-18 at batch 512: source, epochs, kNN 10, kNN 200, linear, minutes.
 PEERS = (
@@ -34,7 +34,7 @@ PEERS = (
     ("lightly's benchmark page, best epoch on the test set, RTX A6000", 200, "-", "84.8", "-", "87"),
 )
 TINY = {
-    **pieces.TINY,
+    **resumable.TINY,
     "train.batch_size": 128,
     "train.log_every_steps": 1,
     "schedule.warmup_epochs": 0.2,
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
         return [(n, seed, self.folder / f"epochs{n}-seed{seed}") for seed in self.seeds for n in self.epochs]
 
 
-def go_on(plan: Plan, clock: pieces.Clock) -> bool:
+def go_on(plan: Plan, clock: resumable.Clock) -> bool:
     """Trains and scores what is left until the clock has run down; returns whether all is done.
 
     Raises:
@@ -66,9 +66,9 @@ def go_on(plan: Plan, clock: pieces.Clock) -> bool:
             continue
         if clock.left < LEAST_SECONDS:
             return False
-        if pieces.read(folder).ended != "finished":
-            words = pieces.train_words(f"cifar10:epochs={epochs}", {**plan.overrides, "seed": seed})
-            ended = pieces.go_on(folder, words, clock=clock, environment=plan.environment).ended
+        if resumable.read(folder).ended != "finished":
+            words = resumable.train_words(f"cifar10:epochs={epochs}", {**plan.overrides, "seed": seed})
+            ended = resumable.go_on(folder, words, clock=clock, environment=plan.environment).ended
             if ended not in ("", "finished"):
                 raise RuntimeError(f"{epochs} epochs, seed {seed}: {ended}")
             if not ended or clock.left < LEAST_SECONDS:
@@ -89,7 +89,7 @@ def in_own_process(
         RuntimeError: it failed.
     """
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), f"--worker={folder}"]
-    whole = pieces.child_environment(environment)
+    whole = resumable.child_environment(environment)
     try:
         done = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ def score(folder: pathlib.Path) -> dict[str, float | int]:
     _, variables = features.load_encoder_variables(folder, which="latest")
     encode = features.make_encode(
         config_lib.call(models.make_encoder, config, "encoder"),
-        size=config["augment"]["size"],
+        size=config["augment"]["image_size"],
         resize=config["augment"]["resize"],
         batch_size=config["probe"]["batch_size"],
         mesh=sharding.make_mesh(),
@@ -122,8 +122,8 @@ def score(folder: pathlib.Path) -> dict[str, float | int]:
     labels, truth = splits[0].labels, splits[1].labels
     num_classes = len(splits[0].class_names)
     found: dict[str, float | int] = {"num_train": len(train), "num_test": len(test)}
-    for name, (k, votes) in NEIGHBORS.items():
-        predictions = probes.knn(train, labels, test, num_classes=num_classes, k=k, votes=votes)
+    for name, (k, weights) in NEIGHBORS.items():
+        predictions = probes.knn(train, labels, test, num_classes=num_classes, k=k, weights=weights)
         found[name] = probes.accuracy(predictions, truth)
     linear = probes.linear(train, labels, test, num_classes=num_classes)
     return {**found, "linear": probes.accuracy(linear.predictions, truth)}
@@ -135,18 +135,18 @@ def table(plan: Plan) -> str:
         "| run | epochs | seeds | kNN, k = 10 | kNN, k = 200 | linear | minutes | views/s | peak memory |",
         "| --- " * 9 + "|",
     ]
-    title = pieces.data_title(str(plan.overrides.get("data.name", "tfds:cifar10")))
+    title = resumable.data_title(str(plan.overrides.get("data.name", "tfds:cifar10")))
     for epochs in plan.epochs:
         folders = [
             folder for n, _, folder in plan.runs() if n == epochs and "scores" in workdir_lib.read_results(folder)
         ]
         if not folders:
             continue
-        scores, runs = [workdir_lib.read_results(f)["scores"] for f in folders], [pieces.read(f) for f in folders]
-        cells = [pieces.mean_and_spread([100 * s[name] for s in scores], ".1f") for name in SCORES]
-        cells.append(pieces.mean_and_spread([run.minutes for run in runs], ".1f"))
+        scores, runs = [workdir_lib.read_results(f)["scores"] for f in folders], [resumable.read(f) for f in folders]
+        cells = [resumable.mean_and_spread([100 * s[name] for s in scores], ".1f") for name in SCORES]
+        cells.append(resumable.mean_and_spread([run.minutes for run in runs], ".1f"))
         rates = [2 * run.images_per_second for run in runs if run.images_per_second]
-        cells.append(pieces.mean_and_spread(rates, ",.0f"))
+        cells.append(resumable.mean_and_spread(rates, ",.0f"))
         peaks = [run.peak_bytes for run in runs if run.peak_bytes]
         cells.append(f"{max(peaks) / 1e9:.2f} GB" if peaks else "-")
         lines.append(f"| simclr_jax, {title} | {epochs} | {len(folders)} | {' | '.join(cells)} |")
@@ -159,7 +159,7 @@ def part(plan: Plan) -> str:
     """What stands between the marks of benchmarks/README.md: the table with its command, hardware, versions, date."""
     about = timing.describe(("jax", "jaxlib", "flax", "optax"))
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    runs = [pieces.read(folder) for _, _, folder in plan.runs()]
+    runs = [resumable.read(folder) for _, _, folder in plan.runs()]
     devices = ", ".join(sorted({run.devices for run in runs} - {""}))
     command = f"--workdir=FOLDER --data_name={plan.overrides.get('data.name', 'tfds:cifar10')}"
     return (
@@ -173,13 +173,13 @@ def part(plan: Plan) -> str:
 
 def write(plan: Plan) -> str:
     """Puts `part` into benchmarks/README.md; returns what was wrong, "" if nothing."""
-    runs = [pieces.read(folder) for _, _, folder in plan.runs()]
+    runs = [resumable.read(folder) for _, _, folder in plan.runs()]
     if not any("scores" in workdir_lib.read_results(folder) for _, _, folder in plan.runs()):
         return "--write needs a run that is scored; there is none in the workdir yet."
     if any("(cpu)" in run.devices for run in runs):
         return "--write is for runs on an accelerator; these were made on a CPU."
-    page = contest.README.read_text()
-    contest.README.write_text(contest.replace_part(page, "recorded_runs", part(plan), by="recorded_runs.py --write"))
+    page = harness.README.read_text()
+    harness.README.write_text(harness.replace_part(page, "recorded_runs", part(plan), by="recorded_runs.py --write"))
     return ""
 
 
@@ -187,8 +187,10 @@ def tiny(folder: pathlib.Path) -> int:
     """A run of one and one of two epochs, stopped once, on a CPU; the exit code."""
     quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     plan = Plan(folder, (1, 2), (0,), TINY, quick)
-    done = not go_on(plan, pieces.Clock((LEAST_SECONDS + 1) / 60))  # a clock that ends within the first run or after it
-    while not go_on(plan, pieces.Clock(5)):
+    done = not go_on(
+        plan, resumable.Clock((LEAST_SECONDS + 1) / 60)
+    )  # a clock that ends within the first run or after it
+    while not go_on(plan, resumable.Clock(5)):
         pass
     refused = write(plan)
     print(part(plan))
@@ -214,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.tiny and asked.write:
         parser.error("--write is for figures; --tiny has none")
     if asked.tiny:
-        return tiny(pieces.tiny_folder(asked.workdir))
+        return tiny(resumable.tiny_folder(asked.workdir))
     if asked.workdir is None:
         parser.error("--workdir is required")
     overrides: dict[str, Any] = {"data.name": asked.data_name, "data.canvas_size": 32}
@@ -226,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(refused or "Written into benchmarks/README.md.")
         return 2 if refused else 0
     try:
-        done = go_on(plan, pieces.Clock(asked.minutes))
+        done = go_on(plan, resumable.Clock(asked.minutes))
     except RuntimeError as error:
         print(f"recorded_runs: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench_train_step, contest, timing
+from benchmarks import bench_train_step, harness, timing
 
 PAGE = ROOT / "docs" / "performance.md"
 BY = "python benchmarks/step_table.py --write"
@@ -39,7 +39,7 @@ def cell(case: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """Milliseconds of CPU a view, ours and torch's."""
     views = 2 * bench_train_step.GRID[case].batch_size
     numbers = [
-        "failed" if "error" in of[-1] else contest.short(timing.summary(of, "cpu_ms")[0] / views)
+        "failed" if "error" in of[-1] else harness.short(timing.summary(of, "cpu_ms")[0] / views)
         for of in results.values()
     ]
     return " / ".join(numbers)
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = f"{about['date']}, commit {about['commit']}, {about['hardware']}; ours / torch.\n\n{table(cells, sizes)}"
     print(text)
     if options.write:
-        PAGE.write_text(contest.replace_part(PAGE.read_text(), "step_table", text, by=BY))
+        PAGE.write_text(harness.replace_part(PAGE.read_text(), "step_table", text, by=BY))
     return int(failed)
 
 

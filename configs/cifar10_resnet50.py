@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     config = cifar10.get_config(arg)
     config.encoder.name = "resnet50"
-    config.method.head_layers = 2
+    config.method.num_proj_layers = 2
     config.optimizer.weight_decay = 1e-6
     config.train.batch_size = 1024
     return config

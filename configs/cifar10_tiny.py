@@ -15,11 +15,11 @@ def get_config(arg: str = "epochs=7") -> config_dict.ConfigDict:
     config = cifar10.get_config(arg)
     config.encoder.width_multiplier = 0.25
     config.encoder.dtype = "float32"
-    config.method.head_layers = 2
+    config.method.num_proj_layers = 2
     config.method.temperature = 0.2
     config.optimizer.name = "adamw"
     config.schedule.base_learning_rate = 2e-3
-    config.schedule.scaling = "none"
+    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 0.5
     config.train.batch_size = 256
     config.train.log_every_steps = 20

@@ -21,7 +21,9 @@ def get_config() -> config_dict.ConfigDict:
     config.data.data_dir = config_dict.placeholder(str)  # where TFDS looks; None = its own default
     config.data.cache_dir = config_dict.placeholder(str)  # decoded images; None = the user's cache folder, "" = none
     config.data.canvas_size = config_dict.placeholder(int)  # longest side kept in memory, pixels; None = the source's
-    config.data.max_skipped = 0.01  # share of damaged files that is left out (and named) before the run is refused
+    config.data.max_corrupt_fraction = (
+        0.01  # share of damaged files that is left out (and named) before the run is refused
+    )
     # Millions of pixels of the largest picture that is read; None = 64, for JPEG (decoded reduced) 256.
     config.data.max_megapixels = config_dict.placeholder(float)
     # Levels shown black and white in grey pictures of more than 8 bits, for 12 bits (0, 4095); () = (0, 65535),
@@ -44,17 +46,17 @@ def get_config() -> config_dict.ConfigDict:
 
     # augment.make_simclr_views: the views.
     config.augment = config_dict.ConfigDict()
-    config.augment.size = 32  # pixels, side of a view and of an evaluation image
+    config.augment.image_size = 32  # pixels, side of a view and of an evaluation image
     config.augment.num_views = 2  # of every image; 2 for SimCLR
-    config.augment.strength = 0.5  # of the colour jitter: 1.0 for ImageNet, 0.5 for CIFAR
+    config.augment.color_jitter_strength = 0.5  # of the colour jitter: 1.0 for ImageNet, 0.5 for CIFAR
     config.augment.brightness = "multiply"  # "multiply" (SimCLR v2 and current code) | "add" (v1)
     config.augment.resize = "tf2"  # bicubic of the "tf2" or the "tf1" reference code
     config.augment.flip_probability = 0.5
-    config.augment.jitter_probability = 0.8
-    config.augment.gray_probability = 0.2
+    config.augment.color_jitter_probability = 0.8
+    config.augment.grayscale_probability = 0.2
     config.augment.blur_probability = 0.5  # 0.0 = no blur, as for CIFAR
     config.augment.blur_sigma_per = "view"  # one sigma per "view" of the batch (reference) or per "image"
-    config.augment.min_area = 0.08  # lower end of the crop's share of the image
+    config.augment.crop_min_scale = 0.08  # lower end of the crop's share of the image
 
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
@@ -71,16 +73,18 @@ def get_config() -> config_dict.ConfigDict:
     # METHODS[name]: the method and its head.
     config.method = config_dict.ConfigDict()
     config.method.name = "simclr"
-    config.method.head_layers = 3  # 0 to 4; v1 has 2, v2 has 3
-    config.method.head_dim = 128
-    config.method.head_width = config_dict.placeholder(
+    config.method.num_proj_layers = 3  # 0 to 4; v1 has 2, v2 has 3
+    config.method.proj_out_dim = 128
+    config.method.proj_hidden_dim = config_dict.placeholder(
         int
     )  # of its hidden layers; None = as wide as the encoder's output
     config.method.temperature = 0.1
     config.method.loss_scale = 2.0  # the reference sums the two directions: twice the paper's mean
     config.method.loss_form = "auto"  # "dense" | "blockwise" (memory-light) | "ring" (also over devices); all exact
     config.method.supervised_weight = 0.0  # 1.0 = a linear classifier trained alongside, behind a stopped gradient
-    config.method.selector = 0  # what that classifier reads: 0 = the encoder's output, 1 = the head's first layer ...
+    config.method.ft_proj_selector = (
+        0  # what that classifier reads: 0 = the encoder's output, 1 = the head's first layer ...
+    )
 
     # optim.make_optimizer.
     config.optimizer = config_dict.ConfigDict()
@@ -92,7 +96,7 @@ def get_config() -> config_dict.ConfigDict:
     # optim.make_schedule: warm-up, then cosine to zero.
     config.schedule = config_dict.ConfigDict()
     config.schedule.base_learning_rate = 0.3
-    config.schedule.scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
+    config.schedule.learning_rate_scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
     config.schedule.warmup_epochs = 10.0
     config.schedule.restart_epochs = ()  # where both begin anew; "(100.0,)" lets a run of 100 epochs go on
 
@@ -101,7 +105,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.batch_size = 512  # images per step, over all devices
     config.train.num_chunks = 1  # parts of the batch that pass the network in turn; BatchNorm's statistics are a part's
     config.train.bn_group = "global"  # BatchNorm's statistics over the images of all devices | of a "host" | a "device"
-    config.train.folded_bn = True  # on GPUs, in bfloat16: wide 1x1 convolutions take in their BatchNorm
+    config.train.fused_conv_bn = True  # on GPUs, in bfloat16: wide 1x1 convolutions take in their BatchNorm
     config.train.deterministic = False  # on GPUs: the same bits in every run on the same kind and number of devices
     config.train.num_epochs = 100.0
     config.train.stretch_schedule = False  # True = a run may go on with another num_epochs, at that schedule's rate
@@ -118,7 +122,7 @@ def get_config() -> config_dict.ConfigDict:
     config.probe = config_dict.ConfigDict()
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
-    config.probe.knn_votes = "weighted"  # by similarity, as exp(s / temperature) | "uniform", scikit-learn's default
+    config.probe.knn_weights = "similarity"  # exp(s / temperature) | "uniform", scikit-learn's default
     config.probe.label_fractions = (0.01, 0.1, 1.0)
     config.probe.batch_size = 512  # images per forward pass
     return config

@@ -14,15 +14,15 @@ from configs import default
 def get_config() -> config_dict.ConfigDict:
     """A narrow ResNet-10, few steps, AdamW: chosen for what a small machine can do in minutes."""
     config = default.get_config()
-    config.augment.strength = 0.25  # brightness tells the pictures apart: views should keep some of it
+    config.augment.color_jitter_strength = 0.25  # brightness tells the pictures apart: views should keep some of it
     config.augment.blur_probability = 0.0
     config.encoder.name = "resnet10"
     config.encoder.width_multiplier = 0.25
-    config.method.head_layers = 2
+    config.method.num_proj_layers = 2
     config.method.temperature = 0.2
     config.optimizer.name = "adamw"
     config.schedule.base_learning_rate = 2e-3
-    config.schedule.scaling = "none"
+    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 0.5
     config.train.batch_size = 128
     config.train.num_epochs = 8.0

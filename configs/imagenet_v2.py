@@ -17,9 +17,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N; the warm-up is 5 % of them."""
     config = imagenet_resnet50.get_config(arg or "epochs=800")
     config.augment.brightness = "multiply"
-    config.method.head_layers = 3
+    config.method.num_proj_layers = 3
     config.optimizer.weight_decay = 1e-4
     config.schedule.base_learning_rate = 0.1
-    config.schedule.scaling = "sqrt"
+    config.schedule.learning_rate_scaling = "sqrt"
     config.schedule.warmup_epochs = 0.05 * config.train.num_epochs
     return config

@@ -14,15 +14,15 @@ def get_config() -> config_dict.ConfigDict:
     """Sixteen wide at most, a dozen steps."""
     config = default.get_config()
     config.data.name = "digits"
-    config.augment.size = 16
+    config.augment.image_size = 16
     config.augment.blur_probability = 0.0
     config.encoder.name = "resnet10"
     config.encoder.width_multiplier = 0.0625
-    config.method.head_layers = 2
-    config.method.head_dim = 32
+    config.method.num_proj_layers = 2
+    config.method.proj_out_dim = 32
     config.optimizer.name = "adamw"
     config.schedule.base_learning_rate = 1e-3
-    config.schedule.scaling = "none"
+    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 0.2
     config.train.batch_size = 64
     config.train.num_epochs = 1.0

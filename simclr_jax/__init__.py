@@ -8,7 +8,7 @@ What one tries first stands here, the rest one room further: `augment`, `losses`
     encoder = simclr_jax.load("runs/demo")        # a trained run, or an export
     features = encoder(images)                    # images of any size -> float32 [N, D]
     loss, metrics = simclr_jax.nt_xent(z)         # z [B, 2, d]
-    make_views = simclr_jax.make_simclr_views(size=224)
+    make_views = simclr_jax.make_simclr_views(image_size=224)
 
 `import simclr_jax` loads nothing; a name is loaded when it is used.
 """

@@ -96,7 +96,7 @@ augmented views, nearest neighbours, a map of the test set, the confusion matrix
   --output=FILE                 the picture: .png, .jpg or .webp; default views.png
   --num_images=8                rows of the picture
 {config}
-  simclr-jax preview --config=demo --config.augment.strength=1.0 --output=views.png
+  simclr-jax preview --config=demo --config.augment.color_jitter_strength=1.0 --output=views.png
 """,
     ),
     "plan": _Verb(

@@ -68,7 +68,11 @@ def small_run(tmp_path_factory):
     from simclr_jax.cli import train
     from simclr_jax.run import config as config_lib
 
-    short = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
+    short = [
+        "--config.augment.image_size=8",
+        "--config.train.num_epochs=0.3",
+        "--config.train.evaluate_every_epochs=0.0",
+    ]
     settings, _ = config_lib.parse_flags(["--config=smoke", *short], names={}, with_config=True)
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small_run"

@@ -22,7 +22,7 @@ def keys():
 def source():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
-    return resident.ResidentSplit(
+    return resident.SplitArrays(
         jnp.asarray(images), jnp.full((12, 2), SIZE, jnp.int32), jnp.asarray(np.arange(12) % 3, jnp.int32)
     )
 
@@ -113,7 +113,7 @@ def test_views_of_chunks_are_bit_for_bit_those_of_the_whole_batch():
         return jnp.sum(outputs), (method_state, {"views": outputs})
 
     method = base.Method(lambda key, views: ({"one": jnp.ones(())}, ()), embed, loss, lambda p, s, t: s)
-    load = load_views(augment.make_simclr_views(size=SIZE, blur_probability=1.0, blur_sigma_per="view"))
+    load = load_views(augment.make_simclr_views(image_size=SIZE, blur_probability=1.0, blur_sigma_per="view"))
     whole, parts = (differentiate(method, chunks, load)[0][1][1]["views"] for chunks in (None, train_step.Chunks(2, 2)))
     np.testing.assert_array_equal(parts, whole)
 
@@ -168,7 +168,7 @@ def simclr(norm, dtype="float32"):
     encoder = resnet.ResNet(
         resnet.BasicBlock, (1,), width_multiplier=1 / 4, stem="cifar", dtype=dtype, norm=norms.Norm(norm)
     )
-    return methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32, dtype=dtype)
+    return methods.METHODS["simclr"](encoder, num_proj_layers=2, proj_out_dim=32, dtype=dtype)
 
 
 def near(ours, expected, share):
@@ -249,9 +249,9 @@ _BUDGET = """
 
     mesh = sharding.make_mesh()
     encoder = models.make_encoder("resnet10", width_multiplier=0.0625, stem="cifar", bn_parts=mesh.size)
-    method = methods.METHODS["simclr"](encoder, head_layers=2, head_dim=32)
+    method = methods.METHODS["simclr"](encoder, num_proj_layers=2, proj_out_dim=32)
     tx = optim.make_optimizer("sgd", learning_rate=0.1, weight_decay=1e-4)
-    views = augment.make_simclr_views(size=24, blur_probability=0.0)
+    views = augment.make_simclr_views(image_size=24, blur_probability=0.0)
     key = sharding.make_key(mesh, 0)
     state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=(2, 2, 24, 24, 3)), key)
     layers = sum("bn" in str(p) and "scale" in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params))
@@ -264,7 +264,7 @@ _BUDGET = """
             row_args=(False, streamed, True, True))
         step = train_step.make_train_step(
             method, tx, load, schedule=lambda s: 0.1, chunks=train_step.Chunks(4, mesh.size, streamed))
-        source = resident.ResidentSplit(
+        source = resident.SplitArrays(
             row((16, 24, 24, 3), jnp.uint8), row((16, 2), jnp.int32), row((16,), jnp.int32))
         source = source if streamed else sharding.like_replicated(mesh, source)
         arguments = sharding.like_replicated(mesh, state), key, source, row((16,), jnp.int32)

@@ -80,9 +80,9 @@ def test_a_config_builds_a_training_step(name):
         method, tx, train_step.make_load_views(resident.gather_batch, make_views), schedule=schedule
     )
 
-    size, canvas = settings["augment"]["size"], settings["data"]["canvas_size"] or 48
+    size, canvas = settings["augment"]["image_size"], settings["data"]["canvas_size"] or 48
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    source = resident.ResidentSplit(jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8), shape((7, 2)), shape((7,)))
+    source = resident.SplitArrays(jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8), shape((7, 2)), shape((7,)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = source.images.update(shape=(2, canvas, canvas, 3))
     views = jax.eval_shape(make_views, key, images, shape((2, 2)), shape((2,)))
@@ -133,13 +133,13 @@ def test_the_published_hyperparameters_are_those_of_the_papers():
     for settings in (v1, v2):
         assert settings["train"]["batch_size"] == 4096
         assert settings["method"]["temperature"] == 0.1
-        assert (settings["augment"]["size"], settings["augment"]["strength"]) == (224, 1.0)
+        assert (settings["augment"]["image_size"], settings["augment"]["color_jitter_strength"]) == (224, 1.0)
         assert settings["augment"]["blur_probability"] == 0.5
-    assert (v1["method"]["head_layers"], v1["optimizer"]["weight_decay"]) == (2, 1e-6)
+    assert (v1["method"]["num_proj_layers"], v1["optimizer"]["weight_decay"]) == (2, 1e-6)
     assert v1["augment"]["brightness"] == "add"
-    assert (v2["method"]["head_layers"], v2["optimizer"]["weight_decay"]) == (3, 1e-4)
+    assert (v2["method"]["num_proj_layers"], v2["optimizer"]["weight_decay"]) == (3, 1e-4)
     assert v2["augment"]["brightness"] == "multiply"
     assert v2["schedule"]["warmup_epochs"] == pytest.approx(40.0)
     assert (cifar["train"]["batch_size"], cifar["method"]["temperature"]) == (512, 0.5)
-    assert (cifar["augment"]["strength"], cifar["augment"]["blur_probability"]) == (0.5, 0.0)
+    assert (cifar["augment"]["color_jitter_strength"], cifar["augment"]["blur_probability"]) == (0.5, 0.0)
     assert cifar["encoder"]["stem"] == "cifar"

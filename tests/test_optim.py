@@ -72,7 +72,19 @@ RECIPES = [
 
 
 @pytest.mark.parametrize(
-    ("examples", "batch_size", "epochs", "warmup", "rate", "scaling", "warmup_steps", "steps", "peak", "one", "half"),
+    (
+        "examples",
+        "batch_size",
+        "epochs",
+        "warmup",
+        "rate",
+        "learning_rate_scaling",
+        "warmup_steps",
+        "steps",
+        "peak",
+        "one",
+        "half",
+    ),
     RECIPES,
 )
 def test_schedule_has_the_recorded_values_of_published_recipes(
@@ -81,7 +93,7 @@ def test_schedule_has_the_recorded_values_of_published_recipes(
     sizes = {"num_examples": examples, "batch_size": batch_size}
     assert optim.num_train_steps(**sizes, num_epochs=epochs) == steps
     assert optim.num_warmup_steps(**sizes, warmup_epochs=warmup) == warmup_steps
-    scale = {"base_learning_rate": rate, "scaling": scaling}
+    scale = {"base_learning_rate": rate, "learning_rate_scaling": scaling}
     assert optim.peak_learning_rate(**scale, batch_size=batch_size) == pytest.approx(peak)
     schedule = optim.make_schedule(**scale, **sizes, num_epochs=epochs, warmup_epochs=warmup)
     # The table has six digits.
@@ -99,12 +111,12 @@ def test_first_update_has_learning_rate_zero_under_warm_up():
 
 
 def test_scaling_none_keeps_the_base_learning_rate():
-    assert optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, scaling="none") == 0.3
+    assert optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, learning_rate_scaling="none") == 0.3
 
 
 def test_schedule_refuses_an_unknown_scaling():
     with pytest.raises(base.InputError, match="linear, sqrt, none; got 'cubic'"):
-        optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, scaling="cubic")
+        optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096, learning_rate_scaling="cubic")
 
 
 def test_schedule_refuses_a_warm_up_longer_than_the_training():

@@ -86,7 +86,7 @@ def once(*, of_two: bool) -> Found:
 
 
 TINY = [
-    "--config.augment.size=8",
+    "--config.augment.image_size=8",
     "--config.train.num_epochs=0.15",
     "--config.schedule.warmup_epochs=0.0",
     "--config.train.evaluate_every_epochs=0.5",  # once, after the last step

@@ -61,8 +61,10 @@ BOTH: dict[str, tuple[Equal | Translated | Different | Nothing, ...]] = {
     "checkpoint_epochs": (Different("default:train.checkpoint_every_steps", 500, "counted in updates, not epochs"),),
     "checkpoint_steps": (Different("default:train.checkpoint_every_steps", 500, "0 there means once per epoch"),),
     "color_jitter_strength": (
-        Equal(("augment.make_simclr_views(strength)", "imagenet_resnet50:augment.strength")),
-        Different("default:augment.strength", 0.5, "the default config has images of 32 pixels: the CIFAR value"),
+        Equal(("augment.make_simclr_views(color_jitter_strength)", "imagenet_resnet50:augment.color_jitter_strength")),
+        Different(
+            "default:augment.color_jitter_strength", 0.5, "the default config has images of 32 pixels: the CIFAR value"
+        ),
     ),
     "dataset": (
         Translated("imagenet2012", "tfds:imagenet2012", ("imagenet_resnet50:data.name", "imagenet_v2:data.name")),
@@ -76,30 +78,36 @@ BOTH: dict[str, tuple[Equal | Translated | Different | Nothing, ...]] = {
     ),
     "fine_tune_after_block": (Nothing("either the head alone is trained or the whole network"),),
     "ft_proj_selector": (
-        Equal(("default:method.selector", "methods.supervised.make_supervised(selector)")),
-        Different("finetune:method.selector", 1, "fine-tuning with few labels in the second paper"),
+        Equal(("default:method.ft_proj_selector", "methods.supervised.make_supervised(ft_proj_selector)")),
+        Different("finetune:method.ft_proj_selector", 1, "fine-tuning with few labels in the second paper"),
     ),
     "global_bn": (Nothing("always so: BatchNorm sees the global batch on any number of devices"),),
     "hidden_norm": (Equal(("losses.nt_xent(normalize)",)),),
     "image_size": (
-        Equal(("imagenet_resnet50:augment.size", "imagenet_v2:augment.size")),
-        Different("default:augment.size", 32, "the default config has small images"),
+        Equal(("imagenet_resnet50:augment.image_size", "imagenet_v2:augment.image_size")),
+        Different("default:augment.image_size", 32, "the default config has small images"),
     ),
     "keep_checkpoint_max": (Different("default:train.keep_checkpoints", 3, "and the best by kNN beside them"),),
     "keep_hub_module_max": (Nothing("there are no hub modules"),),
     "learning_rate": (Equal(("default:schedule.base_learning_rate", "imagenet_resnet50:schedule.base_learning_rate")),),
-    "learning_rate_scaling": (Equal(("default:schedule.scaling", "optim.make_schedule(scaling)")),),
+    "learning_rate_scaling": (
+        Equal(("default:schedule.learning_rate_scaling", "optim.make_schedule(learning_rate_scaling)")),
+    ),
     "mode": (Nothing("train and evaluate are verbs"),),
     "momentum": (Equal(("default:optimizer.momentum", "optim.make_optimizer(momentum)", "optim.make_lars(momentum)")),),
     "num_proj_layers": (
         Equal(
-            ("default:method.head_layers", "methods.simclr.make_simclr(head_layers)", "imagenet_v2:method.head_layers")
+            (
+                "default:method.num_proj_layers",
+                "methods.simclr.make_simclr(num_proj_layers)",
+                "imagenet_v2:method.num_proj_layers",
+            )
         ),
-        Different("imagenet_resnet50:method.head_layers", 2, "the first paper's head"),
+        Different("imagenet_resnet50:method.num_proj_layers", 2, "the first paper's head"),
     ),
     "optimizer": (Equal(("default:optimizer.name", "optim.make_optimizer(name)")),),
-    "proj_head_mode": (Nothing("method.head_layers says it: 0 is none, 1 is linear, more is nonlinear"),),
-    "proj_out_dim": (Equal(("default:method.head_dim", "models.heads.ProjectionHead(out_dim)")),),
+    "proj_head_mode": (Nothing("method.num_proj_layers says it: 0 is none, 1 is linear, more is nonlinear"),),
+    "proj_out_dim": (Equal(("default:method.proj_out_dim", "models.heads.ProjectionHead(out_dim)")),),
     "resnet_depth": (
         Translated(50, "resnet50", ("imagenet_resnet50:encoder.name", "imagenet_v2:encoder.name")),
         Different("default:encoder.name", "resnet18", "the default config is for small images"),

@@ -57,7 +57,7 @@ def make_method(case: str, dtype: str) -> base.Method:
     method = methods.METHODS["simclr"](
         encoder,
         num_classes=int(arrays["num_classes"]),
-        head_layers=int(arrays["config/num_proj_layers"]),
+        num_proj_layers=int(arrays["config/num_proj_layers"]),
         temperature=float(arrays["temperature"]),
         supervised_weight=float(arrays["config/online_linear_eval"]),
         dtype=dtype,

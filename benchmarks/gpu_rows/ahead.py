@@ -40,7 +40,7 @@ def _programs() -> Iterator[tuple[str, str, settings.Config, Any]]:
     nothing = contextlib.nullcontext()
     whole = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH)
     yield "`resnet50`", settings.RESNET50, whole, nothing
-    apart = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH, folded_bn=False)
+    apart = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH, fused_conv_bn=False)
     yield "`folded`: BatchNorm apart", settings.RESNET50, apart, nothing
     same = _load(settings.RESNET50, batch_size=steps.RESNET50_BATCH, deterministic=True)
     yield "`deterministic`, ResNet-50", settings.RESNET50, same, nothing

@@ -182,7 +182,7 @@ def _parameters(config: settings.Config) -> Any:
 
     mesh = sharding.make_mesh(1)
     method = program_lib.make_method(program_lib.make_encoder(config, mesh), config, mesh, num_classes=0)
-    size = config["augment"]["size"]
+    size = config["augment"]["image_size"]
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), jnp.zeros((2, 2, size, size, 3), jnp.float32))[0])
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.1 * draw.standard_normal(leaf.shape, np.float32)), shapes)

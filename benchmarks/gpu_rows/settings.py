@@ -31,8 +31,8 @@ def load(name: str, job: Job, **train: Any) -> Config:
     config["train"].update(train)
     if job.tiny:
         config["encoder"].update(name="resnet10", width_multiplier=0.125)
-        config["method"].update(head_dim=16)
-        config["augment"].update(size=32 if name == RESNET50 else 16)
+        config["method"].update(proj_out_dim=16)
+        config["augment"].update(image_size=32 if name == RESNET50 else 16)
         config["train"]["batch_size"] = min(config["train"]["batch_size"], 8)
         config["train"]["steps_per_dispatch"] = min(config["train"]["steps_per_dispatch"], 2)
     return config
@@ -62,7 +62,7 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
     from simclr_jax.planning import estimate, hardware
 
     plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
-    network = _network(json.dumps([plain, config["method"], config["augment"]["size"]]))
+    network = _network(json.dumps([plain, config["method"], config["augment"]["image_size"]]))
     facts = {"flops": float(network.train_flops)}
     if flops and bandwidth:
         nothing = hardware.DEVICES["cpu"]
@@ -73,7 +73,7 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
 
 @functools.cache
 def _network(text: str) -> Any:
-    """`estimate.Network` of [section encoder, section method, side of a view] as JSON; tracing it takes a second."""
+    """`estimate.NetworkCost` of [section encoder, section method, side of a view] as JSON; traced in a second."""
     import jax
     import optax
 

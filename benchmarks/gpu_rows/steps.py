@@ -129,7 +129,7 @@ def modelled_bytes(prepared: Prepared, job: Job) -> int:
     """What `simclr-jax plan` would say of the step's memory, see docs/plan.md."""
     config, program = prepared.config, prepared.program
     batch_size, num_chunks = config["train"]["batch_size"], config["train"]["num_chunks"]
-    network = estimate.measure(program.method, jax.eval_shape(program.init), size=config["augment"]["size"])
+    network = estimate.measure(program.method, jax.eval_shape(program.init), size=config["augment"]["image_size"])
     name = prepared.name
     source = 3 * settings.num_images(name, batch_size, job) * settings.canvas(name, job) ** 2
     form = "dense" if batch_size <= 1024 else "blockwise"
@@ -154,7 +154,7 @@ def cifar(job: Job) -> Iterator[Figure]:
 
 def folded(job: Job) -> Iterator[Figure]:
     """The step with BatchNorm apart from the convolutions before it; "resnet50" has the wide ones folded."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, folded_bn=False)
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, fused_conv_bn=False)
     yield measure("resnet50, BatchNorm not folded", prepare(settings.RESNET50, config, job), job)
 
 
@@ -166,7 +166,7 @@ def shares(job: Job) -> Iterator[Figure]:
     config["encoder"]["norm"] = "frozen"
     prepared = prepare(settings.RESNET50, config, job)
     yield measure("resnet50, BatchNorm frozen", prepared, job)
-    z = jax.random.normal(jax.random.key(0), (config["train"]["batch_size"], 2, config["method"]["head_dim"]))
+    z = jax.random.normal(jax.random.key(0), (config["train"]["batch_size"], 2, config["method"]["proj_out_dim"]))
     yield figures.duration("loss of the step", figures.clock(_loss(prepared.program.method, z), job))
 
 

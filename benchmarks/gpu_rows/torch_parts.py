@@ -155,7 +155,11 @@ def views(job: Job) -> Iterator[Figure]:
         config = settings.load(name, job)
         count, side, recipe = 8 if job.tiny else IMAGES, settings.canvas(name, job), config["augment"]
         images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device())
-        options = {"size": recipe["size"], "strength": recipe["strength"], "blurs": recipe["blur_probability"] > 0}
+        options = {
+            "size": recipe["image_size"],
+            "strength": recipe["color_jitter_strength"],
+            "blurs": recipe["blur_probability"] > 0,
+        }
         with torch.no_grad():
             call = functools.partial(make_views, images, **options)
             yield rate(f"torch views {size}", repeat(call), count, job=job)

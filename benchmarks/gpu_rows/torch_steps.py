@@ -68,7 +68,7 @@ def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job
         return
     images, config = 4 if job.tiny else IMAGES, settings.load(name, job)
     flops = settings.ceiling(config, flops=job.flops, bandwidth=job.bandwidth)
-    size, side = config["augment"]["size"], settings.canvas(name, job)
+    size, side = config["augment"]["image_size"], settings.canvas(name, job)
     for compiled in (False, True):
         suffix = ", torch.compile" if compiled else ""
         for kind in ("SimCLR", "supervised"):
@@ -103,7 +103,10 @@ def _simclr(
     count, side, size = shape
     images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=torch_parts.device())
     make = functools.partial(
-        torch_parts.make_views, size=size, strength=recipe["strength"], blurs=recipe["blur_probability"] > 0
+        torch_parts.make_views,
+        size=size,
+        strength=recipe["color_jitter_strength"],
+        blurs=recipe["blur_probability"] > 0,
     )
     make = torch.compile(make) if compiled else make
 

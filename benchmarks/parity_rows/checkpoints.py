@@ -90,7 +90,10 @@ def _outputs(file: str) -> dict[str, np.ndarray]:
     by_name = _by_name(file)
     network = detect.find_network(by_name, padding="reference")
     params, batch_stats = variables.unflatten(by_name)
-    encoder, head = models.make_encoder(**network.encoder), heads.ProjectionHead(network.head_layers, network.head_dim)
+    encoder, head = (
+        models.make_encoder(**network.encoder),
+        heads.ProjectionHead(network.num_proj_layers, network.proj_out_dim),
+    )
 
     @jax.jit
     def apply(params, batch_stats, images):

@@ -139,8 +139,8 @@ def _views(case: str) -> np.ndarray:
     """Views of the four recorded pictures, [4, NUM_VIEWS, size, size, 3]."""
     arrays = golden.load("pipeline_stats")
     make = augment.make_simclr_views(
-        size=int(arrays[f"{case}/size"]),
-        strength=float(arrays[f"{case}/strength"]),
+        image_size=int(arrays[f"{case}/size"]),
+        color_jitter_strength=float(arrays[f"{case}/strength"]),
         blur_probability=0.5 if arrays[f"{case}/blur"] else 0.0,
         num_views=NUM_VIEWS,
     )

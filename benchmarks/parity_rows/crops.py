@@ -17,7 +17,7 @@ GROUP = "Augmentation: crops and resizing"
 NUM_DRAWS = 20_000
 
 WEIGHTS = jax.jit(crop.resize_weights, static_argnames=("source_size", "out_size", "resize"))
-ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("out_size", "resize"))
+ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("size", "resize"))
 CENTER_BOX = jax.jit(crop.center_crop_box, static_argnames="aspect")
 
 
@@ -116,7 +116,7 @@ def _crop_inputs(resize: str) -> Iterator[tuple[np.ndarray, crop.CropBox, tuple,
 
 def _crops(resize: str) -> Iterator[Case]:
     for image, box, out_size, rows, expected in _crop_inputs(resize):
-        yield Case(np.asarray(ADJUST_CROP(image, box, out_size=out_size, resize=resize))[rows], expected)
+        yield Case(np.asarray(ADJUST_CROP(image, box, size=out_size, resize=resize))[rows], expected)
 
 
 def _jax_resize(*, mean: bool) -> Iterator[Case]:
@@ -124,7 +124,7 @@ def _jax_resize(*, mean: bool) -> Iterator[Case]:
         y, x, height, width = (int(v) for v in box)
         window = jnp.asarray(image[y : y + height, x : x + width])
         theirs = jax.image.resize(window, (*out_size, 3), "cubic", antialias=False)
-        error = np.abs(np.asarray(ADJUST_CROP(image, box, out_size=out_size, resize="tf2")) - np.asarray(theirs))
+        error = np.abs(np.asarray(ADJUST_CROP(image, box, size=out_size, resize="tf2")) - np.asarray(theirs))
         yield Case(error.mean() if mean else error.max(), 0.0)
 
 
@@ -149,7 +149,7 @@ def _evaluated(resize: str) -> dict[str, np.ndarray]:
         height, width = (int(n) for n in size.split("x"))
         image = arrays.get(f"{name}/input_u8")
         image = _formula_image(height, width, int(arrays[f"{name}/formula_k"])) if image is None else image
-        view = jax.jit(augment.make_eval_view(size=int(out_size), resize=resize))
+        view = jax.jit(augment.make_eval_view(image_size=int(out_size), resize=resize))
         made[name] = np.asarray(view(image[None], np.asarray([[height, width]], np.int32)))[0]
     return made
 
@@ -196,7 +196,7 @@ def _scripted(impl: str, brightness: str) -> Iterator[Case]:
     for k, name in enumerate(arrays["param/image"]):
         picture = arrays[f"input_u8/{name}"]
         canvas[k, : picture.shape[0], : picture.shape[1]] = picture
-    recipe = views.make_recipe(size=int(arrays["out_size"]), brightness=brightness)
+    recipe = views.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness)
     made = np.asarray(jax.jit(lambda images, d: views.apply_views(images, d, recipe=recipe))(canvas, draws))
     for k, name in enumerate(arrays["param/impl"]):
         if name == impl:

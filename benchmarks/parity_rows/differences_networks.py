@@ -216,6 +216,6 @@ DIFFERENCES = [
         "BatchNorm behind every layer, no biases (as the reference)",
         "paper's text: dense layers only",
         _head_batch_norm,
-        "`method.head_layers`",
+        "`method.num_proj_layers`",
     ),
 ]

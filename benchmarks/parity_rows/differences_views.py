@@ -112,7 +112,7 @@ def _blur_border() -> Effect:
 def _sigma_sharing() -> Effect:
     deviations = {}
     for per in ("view", "image"):
-        recipe = views.make_recipe(size=32, blur_sigma_per=per)
+        recipe = views.make_recipe(image_size=32, blur_sigma_per=per)
         sizes, positions = np.full((512, 2), 32, np.int32), np.arange(512, dtype=np.int32)
         draw = jax.jit(lambda k, s, p, recipe=recipe: views.draw_views(k, s, p, recipe=recipe).blur_sigma)
         deviations[per] = float(np.asarray(draw(jax.random.key(0), sizes, positions))[:, 0].std())
@@ -126,7 +126,7 @@ def _resized(image: np.ndarray, method: str, size: int = SIZE) -> np.ndarray:
         antialias = method == "antialiased"
         return np.asarray(jax.image.resize(jnp.asarray(image), (size, size, 3), "cubic", antialias=antialias))
     box = crops.crop.CropBox(*(jnp.int32(v) for v in (0, 0, *image.shape[:2])))
-    return np.asarray(crops.ADJUST_CROP(image, box, out_size=(size, size), resize=method))
+    return np.asarray(crops.ADJUST_CROP(image, box, size=(size, size), resize=method))
 
 
 def _resize_difference(method: str, low: float) -> Effect:
@@ -162,7 +162,7 @@ DIFFERENCES = [
         "crops below 10 % of the image are rejected (as the reference)",
         "torchvision, paper: from 8 %",
         _smallest_crop,
-        "`augment.min_area` above 0.1",
+        "`augment.crop_min_scale` above 0.1",
         _TV,
     ),
     _difference(

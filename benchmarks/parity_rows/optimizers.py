@@ -74,7 +74,9 @@ def _lars_tf1(variant: str) -> Iterator[Case]:
 def schedule_of(case: str) -> optax.Schedule:
     """Our schedule with the settings of a golden case."""
     arrays = golden.load("schedule")
-    value = {key: arrays[f"{case}/{key}"].item() for key in ("base_learning_rate", "scaling", "warmup_epochs")}
+    value = {
+        key: arrays[f"{case}/{key}"].item() for key in ("base_learning_rate", "learning_rate_scaling", "warmup_epochs")
+    }
     return optim.make_schedule(
         **value,
         batch_size=arrays[f"{case}/batch_size"].item(),

@@ -48,7 +48,7 @@ def _make_method(arrays: dict[str, np.ndarray], dtype: str) -> base.Method:
     return methods.METHODS["simclr"](
         models.make_encoder("resnet18", width_multiplier=width, stem="cifar", dtype=dtype),
         num_classes=int(arrays["num_classes"]),
-        head_layers=int(arrays["config/num_proj_layers"]),
+        num_proj_layers=int(arrays["config/num_proj_layers"]),
         temperature=float(arrays["temperature"]),
         supervised_weight=float(arrays["config/online_linear_eval"]),
         dtype=dtype,

@@ -38,14 +38,14 @@ class ColorJitter(NamedTuple):
     hue: base.Array
 
 
-def check_jitter(strength: float, brightness: str) -> None:
-    """Raises InputError unless the reference accepts this jitter strength and brightness form."""
+def check_jitter(strength: float, brightness: str, *, name: str = "strength") -> None:
+    """Raises InputError unless the reference accepts this jitter strength, called `name`, and brightness form."""
     base.check_choice(brightness, BRIGHTNESS_FORMS, name="brightness", remedy="Use 'multiply'.")
     if not strength >= 0:
-        raise base.InputError(f"strength must be at least 0; got {strength:g}. Use 1.0, or 0.5 for small images.")
+        raise base.InputError(f"{name} must be at least 0; got {strength:g}. Use 1.0, or 0.5 for small images.")
     if 0.8 * strength > 1:
         raise base.InputError(
-            f"strength must be at most 1.25, where contrast and saturation factors reach 0; got {strength:g}. Use 1.0."
+            f"{name} must be at most 1.25, where contrast and saturation factors reach 0; got {strength:g}. Use 1.0."
         )
 
 

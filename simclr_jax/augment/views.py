@@ -9,17 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import blur, color, color_jitter, crop, pixels
+from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels
 
 # Up to this size the reference neither crops in evaluation nor uses the ImageNet stem.
 SMALL_IMAGE = 32
 CENTER_FRACTION = 0.875
-
-_RESIZE_PRODUCTS = {"map": crop.resize_planes_banded, "vmap": crop.resize_planes}
 
 EvalView = Callable[..., base.Array]
 
@@ -42,28 +39,28 @@ class ViewDraws(NamedTuple):
 class ViewRecipe(NamedTuple):
     """The settings of a view pipeline, checked by `make_recipe`; see `make_simclr_views` for their meaning."""
 
-    size: int
-    strength: float = 1.0
+    image_size: int
+    color_jitter_strength: float = 1.0
     brightness: str = "multiply"
     resize: str = "tf2"
     num_views: int = 2
     flip_probability: float = 0.5
-    jitter_probability: float = 0.8
-    gray_probability: float = 0.2
+    color_jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
     blur_probability: float = 0.5
     blur_sigma_per: str = "view"
-    min_area: float = 0.08
+    crop_min_scale: float = 0.08
     loop: str = "auto"
 
     @property
     def jitters(self) -> bool:
         """Whether the colour jitter can change a view at all."""
-        return self.jitter_probability > 0 and self.strength > 0
+        return self.color_jitter_probability > 0 and self.color_jitter_strength > 0
 
 
 def _check_size(size: int) -> None:
     if not 1 <= size <= 4096:
-        raise base.InputError(f"size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
+        raise base.InputError(f"image_size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
 
 
 def make_recipe(**settings: Any) -> ViewRecipe:
@@ -73,23 +70,23 @@ def make_recipe(**settings: Any) -> ViewRecipe:
         InputError: a value outside its range, an unknown choice or an unknown setting.
     """
     unknown = sorted(set(settings) - set(ViewRecipe._fields))
-    if unknown or "size" not in settings:
+    if unknown or "image_size" not in settings:
         raise base.InputError(
-            f"view settings must include size and be among {', '.join(ViewRecipe._fields)}; "
+            f"view settings must include image_size and be among {', '.join(ViewRecipe._fields)}; "
             f"got {', '.join(sorted(settings)) or 'none'}. Correct the names."
         )
     recipe = ViewRecipe(**settings)
-    _check_size(recipe.size)
-    color_jitter.check_jitter(recipe.strength, recipe.brightness)
+    _check_size(recipe.image_size)
+    color_jitter.check_jitter(recipe.color_jitter_strength, recipe.brightness, name="color_jitter_strength")
     crop.check_resize(recipe.resize)
     base.check_choice(recipe.blur_sigma_per, ("view", "image"), name="blur_sigma_per", remedy="Use view.")
     base.check_choice(recipe.loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    for name in ("flip_probability", "jitter_probability", "gray_probability", "blur_probability"):
+    for name in ("flip_probability", "color_jitter_probability", "grayscale_probability", "blur_probability"):
         value = getattr(recipe, name)
         if not 0 <= value <= 1:
             raise base.InputError(f"{name} must be in [0, 1]; got {value:g}. Use 0 to switch the operation off.")
-    if not 0 < recipe.min_area <= 1:
-        raise base.InputError(f"min_area must be in (0, 1]; got {recipe.min_area:g}. Use 0.08.")
+    if not 0 < recipe.crop_min_scale <= 1:
+        raise base.InputError(f"crop_min_scale must be in (0, 1]; got {recipe.crop_min_scale:g}. Use 0.08.")
     if recipe.num_views < 1:
         raise base.InputError(f"num_views must be at least 1; got {recipe.num_views}. Use 2.")
     return recipe
@@ -102,14 +99,16 @@ def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, reci
     blur's sigma is drawn from it.
     """
     box_key, chance_key, jitter_key, sigma_key = jax.random.split(key, 4)
-    box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.min_area, 1.0))
+    box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.crop_min_scale, 1.0))
     chances = jax.random.uniform(chance_key, (4,))
     return ViewDraws(
         box=box,
         flip=chances[0] < recipe.flip_probability,
-        jitter_applied=chances[1] < recipe.jitter_probability,
-        jitter=color_jitter.draw_color_jitter(jitter_key, strength=recipe.strength, brightness=recipe.brightness),
-        gray_applied=chances[2] < recipe.gray_probability,
+        jitter_applied=chances[1] < recipe.color_jitter_probability,
+        jitter=color_jitter.draw_color_jitter(
+            jitter_key, strength=recipe.color_jitter_strength, brightness=recipe.brightness
+        ),
+        gray_applied=chances[2] < recipe.grayscale_probability,
         blur_applied=chances[3] < recipe.blur_probability,
         blur_sigma=blur.draw_sigma(shared_key if recipe.blur_sigma_per == "view" else sigma_key),
     )
@@ -122,27 +121,13 @@ def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> ba
 
     Reference: google-research/simclr data_util.preprocess_for_train and batch_random_blur.
     """
-    return crop.from_planes(_apply_planes(_unit_planes(image), draws, recipe=recipe))
-
-
-def _unit_planes(image: base.Array, *, loop: str = "map") -> base.Array:
-    """uint8 or float [H, W, 3] -> float32 [H, 3, W] in [0, 1]; both forms give the same bits."""
-    if image.dtype != jnp.uint8:
-        return crop.to_planes(image).astype(jnp.float32)
-    if _resolve_loop(loop) == "map":
-        return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
-    # The barrier leaves the planes as bytes in memory; the product that reads them makes the floats, which XLA's
-    # matrix products on GPUs do for signed bytes and not for unsigned ones.
-    signed = lax.bitcast_convert_type(image ^ np.uint8(128), jnp.int8)
-    planes = crop.to_planes(signed)
-    lines = lax.optimization_barrier(planes.reshape(planes.shape[0], -1))
-    return (lines.reshape(planes.shape).astype(jnp.float32) + 128.0) * (1 / 255)
+    return crop.from_planes(_apply_planes(loops.unit_planes(image), draws, recipe=recipe))
 
 
 def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
-    axis, size = crop.PLANES_AXIS, recipe.size
+    axis, size = crop.PLANES_AXIS, recipe.image_size
     flip = draws.flip if recipe.flip_probability > 0 else False
-    product = _RESIZE_PRODUCTS[_resolve_loop(recipe.loop)]
+    product = loops.RESIZE_PRODUCTS[loops.resolve_loop(recipe.loop)]
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize, product=product)
     if recipe.jitters:
         view = lax.cond(
@@ -153,7 +138,7 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
             lambda x: x,
             view,
         )
-    if recipe.gray_probability > 0:
+    if recipe.grayscale_probability > 0:
         view = lax.cond(draws.gray_applied, lambda x: color.adjust_grayscale(x, channel_axis=axis), lambda x: x, view)
     view = jnp.clip(view, 0.0, 1.0)
     if recipe.blur_probability > 0:
@@ -169,7 +154,7 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
 
 def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
     """`_apply_planes` for many views at once, [H, 3, W] -> [size, size, 3]: selected pixel by pixel, few passes."""
-    size = recipe.size
+    size = recipe.image_size
     flip = draws.flip if recipe.flip_probability > 0 else False
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
     channels: color.Channels = tuple(view[:, c] for c in range(3))
@@ -177,7 +162,7 @@ def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) 
         channels = color_jitter.adjust_color_jitter_at_once(
             channels, draws.jitter, draws.jitter_applied, brightness=recipe.brightness
         )
-    if recipe.gray_probability > 0:
+    if recipe.grayscale_probability > 0:
         channels = color.adjust_grayscale_at_once(channels, draws.gray_applied)
     channels = tuple(jnp.clip(channel, 0.0, 1.0) for channel in channels)
     if recipe.blur_probability > 0:
@@ -218,29 +203,13 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
 
     def apply_example(example: tuple[base.Array, ViewDraws]) -> base.Array:
         image, example_draws = example
-        planes = _unit_planes(image, loop=recipe.loop)
-        if _resolve_loop(recipe.loop) == "vmap":
+        planes = loops.unit_planes(image, loop=recipe.loop)
+        if loops.resolve_loop(recipe.loop) == "vmap":
             return jax.vmap(lambda d: _apply_at_once(planes, d, recipe=recipe))(example_draws)
         views = lax.map(lambda d: _apply_planes(planes, d, recipe=recipe), example_draws)
         return jnp.swapaxes(views, 2, 3)
 
-    return _over_examples(apply_example, (images, draws), loop=recipe.loop)
-
-
-def _resolve_loop(loop: str) -> str:
-    """On a CPU "auto" means one by one, because a batched `switch` would run every branch for every image.
-
-    A loop over a batch that is spread over devices would move every image to every device: there the views belong on
-    each device's own rows (`sharding.map_rows`), which is where the training step makes them.
-    """
-    if loop == "auto":
-        return "map" if base.platform() == "cpu" else "vmap"
-    return loop
-
-
-def _over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop: str) -> base.Array:
-    """`function` of every example, results stacked."""
-    return lax.map(function, examples) if _resolve_loop(loop) == "map" else jax.vmap(function)(examples)
+    return loops.over_examples(apply_example, (images, draws), loop=recipe.loop)
 
 
 def _make_views(recipe: ViewRecipe) -> base.MakeViews:
@@ -260,32 +229,32 @@ def _make_views(recipe: ViewRecipe) -> base.MakeViews:
 
 def make_simclr_views(
     *,
-    size: int,
-    strength: float = 1.0,
+    image_size: int,
+    color_jitter_strength: float = 1.0,
     brightness: str = "multiply",
     resize: str = "tf2",
     num_views: int = 2,
     flip_probability: float = 0.5,
-    jitter_probability: float = 0.8,
-    gray_probability: float = 0.2,
+    color_jitter_probability: float = 0.8,
+    grayscale_probability: float = 0.2,
     blur_probability: float = 0.5,
     blur_sigma_per: str = "view",
-    min_area: float = 0.08,
+    crop_min_scale: float = 0.08,
     loop: str = "auto",
 ) -> base.MakeViews:
-    """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, size, size, 3] in [0, 1].
+    """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, h, w, 3] in [0, 1].
 
     The result is called as `make_views(key, images)`, see `base.MakeViews`.
 
     Args:
-        size: side of the square views, pixels.
-        strength: of the colour jitter, 0 to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10. 0 leaves the jitter out.
+        image_size: side of the square views, pixels.
+        color_jitter_strength: 0 (leaves it out) to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10.
         brightness: "multiply" (SimCLRv2 and the reference's default) or "add" (first SimCLR release).
         resize: "tf2" or "tf1", the bicubic of either release; see `crop.resize_weights`.
-        flip_probability, jitter_probability, gray_probability, blur_probability: chance of each operation per view;
-            an operation with probability 0 is not compiled at all. The CIFAR recipes switch the blur off.
+        flip_probability, color_jitter_probability, grayscale_probability, blur_probability: chance of each operation
+            per view; one with probability 0 is not compiled at all. The CIFAR recipes switch the blur off.
         blur_sigma_per: "view": one sigma for this view of the whole batch, as the reference does; "image": one each.
-        min_area: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case.
+        crop_min_scale: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case.
         loop: "map" takes images one by one, "vmap" all at once, "auto" what suits the backend. Results agree to
             float32 rounding. On several devices call it on each device's own rows, inside `jax.shard_map`.
 
@@ -299,21 +268,28 @@ def make_simclr_views(
 
 
 def make_crop_flip_views(
-    *, size: int, resize: str = "tf2", flip_probability: float = 0.5, min_area: float = 0.08, loop: str = "auto"
+    *,
+    image_size: int,
+    resize: str = "tf2",
+    flip_probability: float = 0.5,
+    crop_min_scale: float = 0.08,
+    loop: str = "auto",
 ) -> base.MakeViews:
     """Training augmentation of linear evaluation, fine-tuning and distillation: random crop, flip, clip; one view.
 
-    Returns float32 [B, 1, size, size, 3]. Arguments and errors as in `make_simclr_views`.
+    Returns float32 [B, 1, image_size, image_size, 3]. Arguments and errors as in `make_simclr_views`.
 
     Reference: google-research/simclr data_util.preprocess_for_train with color_distort=False.
     """
     return _make_views(
-        make_recipe(**locals(), num_views=1, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
+        make_recipe(
+            **locals(), num_views=1, color_jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0
+        )
     )
 
 
-def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
-    """The deterministic view of evaluation: uint8 or float [B, H, W, 3] -> float32 [B, size, size, 3] in [0, 1].
+def make_eval_view(*, image_size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
+    """The deterministic view of evaluation: uint8 or float [B, H, W, 3] -> float32 [B, h, w, 3] in [0, 1].
 
     The result is called with images and, where they fill their canvas in part, `sizes` int32 [B, 2], their valid
     (height, width). A single image [H, W, 3] gives a single view.
@@ -322,22 +298,22 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
     32 pixels: no crop; an image that already has the size is returned unchanged, any other one is the central square
     of its whole shorter side, resized.
 
-    Raises InputError for a size below 1 and an unknown `resize` or `loop`.
+    Raises InputError for an image_size below 1 and an unknown `resize` or `loop`.
 
     Reference: google-research/simclr data_util.preprocess_for_eval. Differs at 32 pixels or less, where the reference
     refuses images of any other size.
     """
-    _check_size(size)
+    _check_size(image_size)
     crop.check_resize(resize)
     base.check_choice(loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    fraction = CENTER_FRACTION if size > SMALL_IMAGE else 1.0
+    fraction = CENTER_FRACTION if image_size > SMALL_IMAGE else 1.0
 
     def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
         image, valid = example
         box = crop.center_crop_box(valid[0], valid[1], fraction=fraction)
-        product = _RESIZE_PRODUCTS[_resolve_loop(loop)]
+        product = loops.RESIZE_PRODUCTS[loops.resolve_loop(loop)]
         planes = crop.crop_planes(
-            _unit_planes(image, loop=loop), box, out_size=(size, size), resize=resize, product=product
+            loops.unit_planes(image, loop=loop), box, out_size=(image_size, image_size), resize=resize, product=product
         )
         return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
 
@@ -345,6 +321,6 @@ def make_eval_view(*, size: int, resize: str = "tf2", loop: str = "auto") -> Eva
         pixels.check_images(images)
         if images.ndim == 3:
             return eval_view(images[None], None if sizes is None else sizes[None])[0]
-        return _over_examples(view_one, (images, pixels.full_sizes(images) if sizes is None else sizes), loop=loop)
+        return loops.over_examples(view_one, (images, pixels.full_sizes(images) if sizes is None else sizes), loop=loop)
 
     return eval_view

@@ -136,8 +136,8 @@ def _find_role(source: pathlib.Path, read: foreign.Foreign, network: detect.Netw
 
 def _resolve_config(config: Mapping[str, Any], network: detect.Network, role: _Role) -> dict[str, Any]:
     """The config with the encoder and the method that the file holds."""
-    head = {"head_layers": network.head_layers, "head_dim": network.head_dim or 128}
-    method: dict[str, Any] = {"name": role.method, **head, "selector": role.selector}
+    head = {"num_proj_layers": network.num_proj_layers, "proj_out_dim": network.proj_out_dim or 128}
+    method: dict[str, Any] = {"name": role.method, **head, "ft_proj_selector": role.selector}
     if role.method == "simclr" and config["method"]["name"] == "simclr":
         method = {**config["method"], **method, "supervised_weight": 0.0}
     return {**config, "encoder": {**config["encoder"], **network.encoder}, "method": method}
@@ -147,7 +147,7 @@ def _expected_shapes(encoder: nn.Module, network: detect.Network, role: _Role) -
     """Name -> shape of all variables that the network has once it is built."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     h, encoder_tree = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, train=False), image)
-    head = heads.ProjectionHead(network.head_layers, network.head_dim or 1)
+    head = heads.ProjectionHead(network.num_proj_layers, network.proj_out_dim or 1)
     activations, head_tree = jax.eval_shape(lambda x: head.init_with_output(jax.random.key(0), x, train=False), h)
     shapes = {
         f"{part}/{jax.tree_util.keystr(path[1:], simple=True, separator='/')}": leaf.shape
@@ -241,8 +241,8 @@ def _summary(
     encoder = ", ".join(f"{key} {value}" for key, value in network.encoder.items() if key != "name" and value)
     counted = sum(value.size for name, value in variables.only(read.by_name, "encoder").items())
     ignored = ", ".join(f"{count} {kind}" for kind, count in read.ignored.items()) or "none"
-    whole = f"{network.head_layers} layers to {network.head_dim}"
-    head = whole if network.head_dim else f"first layers: {network.head_stored}" if network.head_stored else "none"
+    whole = f"{network.num_proj_layers} layers to {network.proj_out_dim}"
+    head = whole if network.proj_out_dim else f"first layers: {network.head_stored}" if network.head_stored else "none"
     classifier = f"{network.num_classes} classes on {_activation(role.selector)} ({role.reason})"
     lines = [
         f"Wrote {workdir}. Source: {read.layout}" + ("" if read.step is None else f", step {read.step}") + ".",

@@ -91,7 +91,7 @@ def probe_rows(
         fractions=probe.label_fractions,
         k=probe.knn_k,
         temperature=probe.knn_temperature,
-        votes=probe.knn_votes,
+        weights=probe.knn_weights,
     )
 
 
@@ -112,7 +112,11 @@ def score_classifier(
     must have a classifier, see `has_classifier`.
     """
     section, views = config["method"], config["augment"]
-    arguments = {key: section[key] for key in ("head_layers", "head_dim", "head_width", "selector") if key in section}
+    arguments = {
+        key: section[key]
+        for key in ("num_proj_layers", "proj_out_dim", "proj_hidden_dim", "ft_proj_selector")
+        if key in section
+    }
     classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
     predict = features.make_predict(
         lambda variables, images: classify(variables["params"], variables["batch_stats"], images),
@@ -137,7 +141,7 @@ def collect_features(
     """
     mesh = sharding.make_mesh()
     encoder = config_lib.call(models.make_encoder, config, "encoder")
-    size, batch_size = config["augment"]["size"], config["probe"]["batch_size"]
+    size, batch_size = config["augment"]["image_size"], config["probe"]["batch_size"]
     views = {"size": size, "resize": config["augment"]["resize"], "batch_size": batch_size, "mesh": mesh}
     encode = features.make_encode(encoder, **views)
     init = sharding.jit_once(

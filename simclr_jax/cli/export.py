@@ -72,8 +72,8 @@ def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) 
         by_name,
         config_lib.call(models.make_encoder, config, "encoder"),
         encoder_arguments(config),
-        config["method"].get("selector", 0),  # runs of methods without a classifier have none
-        config["augment"]["size"],
+        config["method"].get("ft_proj_selector", 0),  # runs of methods without a classifier have none
+        config["augment"]["image_size"],
     )
     writers = _choose_writers(exported, formats, strict=format != "all")
     with atomic_files.replacing_folder(target, flag="--output") as fresh:

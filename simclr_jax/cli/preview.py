@@ -43,7 +43,7 @@ def main(*, config: Mapping[str, Any], output: str, num_images: str) -> int:
     samples = features.view_samples(
         make_views,
         image_set,
-        size=config["augment"]["size"],
+        size=config["augment"]["image_size"],
         num_images=int(num_images),
         key=jax.random.key(config["seed"]),
     )

@@ -136,7 +136,7 @@ def _choose_features(
 
 def _evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "size": config["augment"]["size"],
+        "size": config["augment"]["image_size"],
         "resize": config["augment"]["resize"],
         "batch_size": config["probe"]["batch_size"],
         "mesh": sharding.make_mesh(),
@@ -168,7 +168,7 @@ def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
     make_views = augment.make_simclr_views(**{**config["augment"], "num_views": _NUM_VIEWS})
     key = jax.random.key(config["seed"])
     return features.view_samples(
-        make_views, train_set, size=config["augment"]["size"], num_images=_NUM_VIEW_ROWS, key=key
+        make_views, train_set, size=config["augment"]["image_size"], num_images=_NUM_VIEW_ROWS, key=key
     )
 
 
@@ -247,13 +247,13 @@ def _confusion(config: Mapping[str, Any], seen: _Seen) -> html_report.Confusion 
         return None
     num_classes = len(seen.both.train_set.class_names)
     probe = config_lib.call(probes.make_settings, config, "probe")
-    k, temperature, votes = probe.knn_k, probe.knn_temperature, probe.knn_votes
-    how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "votes": votes}
+    k, temperature, weights = probe.knn_k, probe.knn_temperature, probe.knn_weights
+    how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "weights": weights}
     train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
     bank, asked = probes.labelled_rows(train_labels), probes.labelled_rows(labels)
     predictions = probes.knn(seen.train_h[bank], train_labels[bank], seen.shown_h[asked], **how)
     counts = probes.confusion(predictions, labels[asked], num_classes=num_classes)
-    protocol = probes.knn_protocol(k, temperature, len(bank), votes=votes)
+    protocol = probes.knn_protocol(k, temperature, len(bank), weights=weights)
     return html_report.Confusion(counts, probe=f"{protocol}, all labels, {len(asked):,} test images")
 
 

@@ -8,7 +8,7 @@ a pure function of (name, split, settings); `order` is a pure function of (seed,
 What was understood, one progress bar and what is odd go to stderr; nothing else is printed.
 """
 
-from simclr_jax.data.imageset import ImageSet, fit_to_canvas, take
+from simclr_jax.data.imageset import ImageSet, fit_to_canvas, subset
 from simclr_jax.data.sources import DATASETS, describe_split, has_split, load_split
 
-__all__ = ["DATASETS", "ImageSet", "describe_split", "fit_to_canvas", "has_split", "load_split", "take"]
+__all__ = ["DATASETS", "ImageSet", "describe_split", "fit_to_canvas", "has_split", "load_split", "subset"]

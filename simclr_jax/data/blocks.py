@@ -33,7 +33,7 @@ def decode_split(
     write: Callable[[np.ndarray], None],
     *,
     canvas_size: int,
-    max_skipped: float,
+    max_corrupt_fraction: float,
     progress: bool,
 ) -> imageset.ImageSet:
     """Decodes every example, in order, and hands uint8 [n, canvas, canvas, 3] rows of the good ones to `write`.
@@ -42,7 +42,7 @@ def decode_split(
         The `ImageSet` with its fingerprint, and with an empty `images` array of the right shape but no memory.
 
     Raises:
-        base.InputError: more than ceil(max_skipped * number of files) are damaged, or none is good.
+        base.InputError: more than ceil(max_corrupt_fraction * number of files) are damaged, or none is good.
     """
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
@@ -59,7 +59,9 @@ def decode_split(
             ids += [encoded.ids[i] for i in block.indices]
             contents += block.contents
             skipped += block.skipped
-            check_skipped(skipped, num_files=len(encoded.ids), max_skipped=max_skipped, seen=block.end)
+            check_skipped(
+                skipped, num_files=len(encoded.ids), max_corrupt_fraction=max_corrupt_fraction, seen=block.end
+            )
     if not ids:
         raise base.InputError(
             f"{encoded.title} must hold at least one readable image; got {len(skipped)} damaged ones: "
@@ -78,14 +80,15 @@ def decode_split(
     return decoded._replace(fingerprint=imageset.finish_fingerprint(digest, image_set=decoded))
 
 
-def check_skipped(skipped: list[str], *, num_files: int, max_skipped: float, seen: int) -> None:
-    """Raises base.InputError if more than ceil(max_skipped * num_files) files are damaged."""
-    allowed = math.ceil(max_skipped * num_files)
+def check_skipped(skipped: list[str], *, num_files: int, max_corrupt_fraction: float, seen: int) -> None:
+    """Raises base.InputError if more than ceil(max_corrupt_fraction * num_files) files are damaged."""
+    allowed = math.ceil(max_corrupt_fraction * num_files)
     if len(skipped) > allowed:
         raise base.InputError(
-            f"at most {allowed} of {num_files} images may be damaged (max_skipped={max_skipped:g}); got {len(skipped)} "
+            f"at most {allowed} of {num_files} images may be damaged (max_corrupt_fraction={max_corrupt_fraction:g}); "
+            f"got {len(skipped)} "
             f"among the first {seen}: {'; '.join(skipped[:3])}{'; ...' if len(skipped) > 3 else ''}. "
-            "Repair, convert or remove them, or raise max_skipped."
+            "Repair, convert or remove them, or raise max_corrupt_fraction."
         )
 
 

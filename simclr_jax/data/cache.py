@@ -34,7 +34,7 @@ def load_or_decode(
     encoded: imageset.Encoded,
     *,
     cache_dir: str | os.PathLike[str] | None,
-    max_skipped: float,
+    max_corrupt_fraction: float,
     progress: bool,
     max_gigabytes: float | None = None,
 ) -> imageset.ImageSet:
@@ -43,7 +43,7 @@ def load_or_decode(
     Args:
         encoded: the split.
         cache_dir: None for `default_folder()`; "" for no cache: the images are then held in memory.
-        max_skipped: largest share of damaged files, see `blocks.decode_split`.
+        max_corrupt_fraction: largest share of damaged files, see `blocks.decode_split`.
         progress: whether decoding shows a progress bar on stderr.
         max_gigabytes: what all entries together may take; before a new one is made, those used longest ago are
             removed, never one in use. None for `bound.default_limit`.
@@ -52,17 +52,19 @@ def load_or_decode(
         base.InputError: too many damaged files, or the folder cannot be written or has too little room.
     """
     if cache_dir == "":
-        return _decode_in_memory(encoded, max_skipped=max_skipped, progress=progress)
+        return _decode_in_memory(encoded, max_corrupt_fraction=max_corrupt_fraction, progress=progress)
     folder = default_folder() if cache_dir is None else pathlib.Path(os.path.expanduser(cache_dir))
     title = re.sub(r"[^A-Za-z0-9.]+", "-", encoded.title).strip("-.")[-60:]
     entry = folder / f"{title}-{encoded.key[:32]}"
     image_set = _open_entry(entry, encoded.key)
     if image_set is None:
         image_set = _build_entry(
-            entry, encoded, max_skipped=max_skipped, max_gigabytes=max_gigabytes, progress=progress
+            entry, encoded, max_corrupt_fraction=max_corrupt_fraction, max_gigabytes=max_gigabytes, progress=progress
         )
     num_files = len(encoded.ids)
-    blocks.check_skipped(list(image_set.skipped), num_files=num_files, max_skipped=max_skipped, seen=num_files)
+    blocks.check_skipped(
+        list(image_set.skipped), num_files=num_files, max_corrupt_fraction=max_corrupt_fraction, seen=num_files
+    )
     return image_set
 
 
@@ -74,7 +76,7 @@ def check_limit(max_gigabytes: float | None) -> None:
         )
 
 
-def _decode_in_memory(encoded: imageset.Encoded, *, max_skipped: float, progress: bool) -> imageset.ImageSet:
+def _decode_in_memory(encoded: imageset.Encoded, *, max_corrupt_fraction: float, progress: bool) -> imageset.ImageSet:
     canvas_size = encoded.canvas_size()
     needed = len(encoded.ids) * canvas_size**2 * 3
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
@@ -91,12 +93,19 @@ def _decode_in_memory(encoded: imageset.Encoded, *, max_skipped: float, progress
         images[filled : filled + len(rows)] = rows
         filled += len(rows)
 
-    decoded = blocks.decode_split(encoded, write, canvas_size=canvas_size, max_skipped=max_skipped, progress=progress)
+    decoded = blocks.decode_split(
+        encoded, write, canvas_size=canvas_size, max_corrupt_fraction=max_corrupt_fraction, progress=progress
+    )
     return decoded._replace(images=images[:filled])
 
 
 def _build_entry(
-    entry: pathlib.Path, encoded: imageset.Encoded, *, max_skipped: float, max_gigabytes: float | None, progress: bool
+    entry: pathlib.Path,
+    encoded: imageset.Encoded,
+    *,
+    max_corrupt_fraction: float,
+    max_gigabytes: float | None,
+    progress: bool,
 ) -> imageset.ImageSet:
     canvas_size = encoded.canvas_size()
     needed = len(encoded.ids) * canvas_size**2 * 3
@@ -112,7 +121,7 @@ def _build_entry(
                     encoded,
                     lambda rows: _write_rows(stream, rows),
                     canvas_size=canvas_size,
-                    max_skipped=max_skipped,
+                    max_corrupt_fraction=max_corrupt_fraction,
                     progress=progress,
                 )
                 # Damaged files leave the array shorter; NumPy pads its header so that the length can change in place.

@@ -176,7 +176,7 @@ def _are_finite(*values: object) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
-def take(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
+def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
     """The examples at `rows` (int [M]) as a split of their own; their images are read into memory."""
     digest = hashlib.sha256(image_set.fingerprint.encode() + np.asarray(rows, "<i8").tobytes())
     return image_set._replace(

@@ -10,7 +10,7 @@ from simclr_jax import base
 from simclr_jax.data import imageset
 
 
-class ResidentSplit(NamedTuple):
+class SplitArrays(NamedTuple):
     """The arrays of a split: images uint8 [N, H, W, 3], sizes int32 [N, 2], labels int32 [N]."""
 
     images: jax.Array | np.ndarray
@@ -18,12 +18,12 @@ class ResidentSplit(NamedTuple):
     labels: jax.Array | np.ndarray
 
 
-def take_split(image_set: imageset.ImageSet) -> ResidentSplit:
+def split_arrays(image_set: imageset.ImageSet) -> SplitArrays:
     """The arrays of an image set that a batch needs, still on the host."""
-    return ResidentSplit(np.asarray(image_set.images), image_set.sizes, image_set.labels)
+    return SplitArrays(np.asarray(image_set.images), image_set.sizes, image_set.labels)
 
 
-def gather_batch(split: ResidentSplit, indices: jax.Array, positions: jax.Array) -> base.Batch:
+def gather_batch(split: SplitArrays, indices: jax.Array, positions: jax.Array) -> base.Batch:
     """The batch of the given examples; pure, meant to run inside `jit`.
 
     Args:

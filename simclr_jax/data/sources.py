@@ -39,7 +39,7 @@ def load_split(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     canvas_size: int | None = None,
-    max_skipped: float = 0.01,
+    max_corrupt_fraction: float = 0.01,
     max_megapixels: float | None = None,
     sixteen_bit_range: Sequence[float] = (),
     max_cache_gigabytes: float | None = None,
@@ -55,8 +55,8 @@ def load_split(
             nowhere (they are then held in memory).
         canvas_size: images are shrunk to fit a square of this many pixels; None for the long side of the largest
             image, at most 256.
-        max_skipped: from 0 to 1; damaged files are left out and named as long as they are at most
-            ceil(max_skipped * number of files): at least one is tolerated unless this is 0.
+        max_corrupt_fraction: from 0 to 1; damaged files are left out and named as long as they are at most
+            ceil(max_corrupt_fraction * number of files): at least one is tolerated unless this is 0.
         max_megapixels, sixteen_bit_range: how files are decoded, see `imageset.Rules`.
         max_cache_gigabytes: what may lie in the cache, see `cache.load_or_decode`.
         progress: whether stderr gets a line of what was understood, a progress bar of the decoding, and a line for
@@ -66,8 +66,10 @@ def load_split(
         base.InputError: an unknown name or split, missing or unreadable data, too many damaged files, a missing
             package, or a value out of range.
     """
-    if not 0 <= max_skipped <= 1:
-        raise base.InputError(f"max_skipped must be a share from 0 to 1; got {max_skipped:g}. Use for example 0.01.")
+    if not 0 <= max_corrupt_fraction <= 1:
+        raise base.InputError(
+            f"max_corrupt_fraction must be a share from 0 to 1; got {max_corrupt_fraction:g}. Use for example 0.01."
+        )
     cache.check_limit(max_cache_gigabytes)
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
     encoded = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
@@ -76,7 +78,11 @@ def load_split(
     if progress:
         _say(encoded.understood)
     image_set = cache.load_or_decode(
-        encoded, cache_dir=cache_dir, max_skipped=max_skipped, max_gigabytes=max_cache_gigabytes, progress=progress
+        encoded,
+        cache_dir=cache_dir,
+        max_corrupt_fraction=max_corrupt_fraction,
+        max_gigabytes=max_cache_gigabytes,
+        progress=progress,
     )
     image_set = image_set._replace(warnings=encoded.warnings + image_set.warnings)
     if progress:
@@ -103,7 +109,7 @@ def has_split(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     canvas_size: int | None = None,
-    max_skipped: float = 0.01,
+    max_corrupt_fraction: float = 0.01,
     max_megapixels: float | None = None,
     sixteen_bit_range: Sequence[float] = (),
     max_cache_gigabytes: float | None = None,
@@ -115,7 +121,7 @@ def has_split(
     Raises:
         base.InputError: an unknown data set, or one that is missing or cannot be read.
     """
-    del cache_dir, max_skipped, max_cache_gigabytes
+    del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
     try:
         _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
@@ -187,7 +193,7 @@ def describe_split(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     canvas_size: int | None = None,
-    max_skipped: float = 0.01,
+    max_corrupt_fraction: float = 0.01,
     max_megapixels: float | None = None,
     sixteen_bit_range: Sequence[float] = (),
     max_cache_gigabytes: float | None = None,
@@ -200,7 +206,7 @@ def describe_split(
     Raises:
         base.InputError: an unknown name or split, or data that are neither known nor here.
     """
-    del cache_dir, max_skipped, max_cache_gigabytes
+    del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     known = _PUBLISHED.get((name, split))
     if known:
         imageset.check_canvas_size(canvas_size)

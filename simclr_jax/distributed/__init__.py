@@ -3,8 +3,8 @@
 JAX runs the same program in every process: one per host, or one per GPU. Only this folder and `sharding.py` know it.
 """
 
-from simclr_jax.distributed.cluster import Place, find_place
+from simclr_jax.distributed.cluster import Job, find_job
 from simclr_jax.distributed.initialize import TIMEOUT_VARIABLE, join
 from simclr_jax.distributed.peers import EXIT_PEER_LOST, Peers
 
-__all__ = ["EXIT_PEER_LOST", "TIMEOUT_VARIABLE", "Peers", "Place", "find_place", "join"]
+__all__ = ["EXIT_PEER_LOST", "TIMEOUT_VARIABLE", "Job", "Peers", "find_job", "join"]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from simclr_jax import base
 
 
-class Place(NamedTuple):
+class Job(NamedTuple):
     """Where a process stands.
 
     launcher: "flags", "slurm", "openmpi", "gketpu", "gcetpu" or "k8s".
@@ -34,14 +34,14 @@ class Place(NamedTuple):
     num_hosts: int | None = None
 
 
-def find_place(
+def find_job(
     environment: Mapping[str, str],
     *,
     coordinator: str | None = None,
     num_processes: str | None = None,
     process_id: str | None = None,
     on_tpu: bool = False,
-) -> Place | None:
+) -> Job | None:
     """The place of this process; None where it is the only one.
 
     Args:
@@ -64,21 +64,21 @@ def find_place(
     known = (coordinator, count, index) != (None, None, None)
     if found is None and not known:
         return None
-    place = found or Place("flags")
-    place = place._replace(
-        coordinator=place.coordinator if coordinator is None else coordinator,
-        num_processes=place.num_processes if count is None else count,
-        process_id=place.process_id if index is None else index,
+    job = found or Job("flags")
+    job = job._replace(
+        coordinator=job.coordinator if coordinator is None else coordinator,
+        num_processes=job.num_processes if count is None else count,
+        process_id=job.process_id if index is None else index,
     )
-    missing = [f"--{name}" for name in ("coordinator", "num_processes", "process_id") if getattr(place, name) is None]
+    missing = [f"--{name}" for name in ("coordinator", "num_processes", "process_id") if getattr(job, name) is None]
     if missing and (found is None or known or found.launcher == "openmpi"):
         where = f", and the environment of {found.launcher} does not tell" if found else ""
         raise base.InputError(
             "--coordinator, --num_processes and --process_id are given together; got no "
             f"{' and no '.join(missing)}{where}. Give all three."
         )
-    _check_range(place)
-    return place
+    _check_range(job)
+    return job
 
 
 def has_tpu() -> bool:
@@ -101,24 +101,24 @@ def first_host(node_list: str) -> str:
     return match[1] + (match[2] or "")
 
 
-def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Place | None:
+def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Job | None:
     """What the launcher says. Open MPI goes before SLURM, whose variables of its daemons `mpirun` leaves there."""
     for read in (_openmpi, _slurm):
-        place = read(environment)
-        if place is not None:
-            return place
+        job = read(environment)
+        if job is not None:
+            return job
     if on_tpu and "tpu" in environment.get("JAX_PLATFORMS", "tpu"):
         workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
         if workers or environment.get("TPU_PROCESS_ADDRESSES_PATH"):
             several = "," in workers or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1 or not workers
-            return Place("gketpu") if several else None
-        return None if environment.get("TPU_SKIP_MDS_QUERY") else Place("gcetpu")
+            return Job("gketpu") if several else None
+        return None if environment.get("TPU_SKIP_MDS_QUERY") else Job("gcetpu")
     if environment.get("KUBERNETES_SERVICE_HOST") and environment.get("JOB_COMPLETION_INDEX"):
-        return Place("k8s", process_id=_number(environment["JOB_COMPLETION_INDEX"], "JOB_COMPLETION_INDEX", low=0))
+        return Job("k8s", process_id=_number(environment["JOB_COMPLETION_INDEX"], "JOB_COMPLETION_INDEX", low=0))
     return None
 
 
-def _slurm(environment: Mapping[str, str]) -> Place | None:
+def _slurm(environment: Mapping[str, str]) -> Job | None:
     """A step of several tasks. Outside of `srun` there is no step, so that a plain batch script stays alone."""
     if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= environment.keys():
         return None
@@ -128,7 +128,7 @@ def _slurm(environment: Mapping[str, str]) -> Place | None:
     hosts = _variable(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
     job = _variable(environment, "SLURM_JOB_ID") or 0
     local = _variable(environment, "SLURM_LOCALID") or 0
-    return Place(
+    return Job(
         "slurm",
         coordinator=f"{first_host(environment['SLURM_STEP_NODELIST'])}:{_port(environment, job)}",
         num_processes=count,
@@ -138,7 +138,7 @@ def _slurm(environment: Mapping[str, str]) -> Place | None:
     )
 
 
-def _openmpi(environment: Mapping[str, str]) -> Place | None:
+def _openmpi(environment: Mapping[str, str]) -> Job | None:
     """Ranks of `mpirun`. Open MPI 5 no longer tells where it was started: then all ranks must be on one host."""
     count = _variable(environment, "OMPI_COMM_WORLD_SIZE")
     if count is None or count == 1:
@@ -149,7 +149,7 @@ def _openmpi(environment: Mapping[str, str]) -> Place | None:
     job = uri.split(".")[0] or environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid") or "0"
     address = re.search(r"tcp://([^,:]+)|tcp6://\[([^,\]]+)", uri)
     host = "localhost" if local_size == count else next(filter(None, address.groups())) if address else None
-    return Place(
+    return Job(
         "openmpi",
         coordinator=host and f"{host}:{_port(environment, zlib.crc32(job.encode()))}",
         num_processes=count,
@@ -192,10 +192,10 @@ def _check_address(coordinator: str) -> None:
         )
 
 
-def _check_range(place: Place) -> None:
-    if place.num_processes is not None and place.process_id is not None and place.process_id >= place.num_processes:
+def _check_range(job: Job) -> None:
+    if job.num_processes is not None and job.process_id is not None and job.process_id >= job.num_processes:
         raise base.InputError(
-            f"process_id must be from 0 to num_processes - 1; got {place.process_id} and {place.num_processes}."
+            f"process_id must be from 0 to num_processes - 1; got {job.process_id} and {job.num_processes}."
         )
 
 

@@ -42,26 +42,26 @@ def join(
         say: what the watch over the other processes tells a person with.
 
     Raises:
-        base.InputError: see `find_place`; the coordinator's name means this host only though there are several; a
+        base.InputError: see `find_job`; the coordinator's name means this host only though there are several; a
             process is missing, there twice, or counts the processes otherwise.
     """
-    place = cluster.find_place(
+    job = cluster.find_job(
         os.environ,
         coordinator=coordinator,
         num_processes=num_processes,
         process_id=process_id,
         on_tpu=cluster.has_tpu(),
     )
-    if place is None:
+    if job is None:
         return Peers(0, 1)
     seconds = _timeout()
-    if place.coordinator is None or place.num_processes is None or place.process_id is None:
-        _initialize_by_jax(place, seconds)
+    if job.coordinator is None or job.num_processes is None or job.process_id is None:
+        _initialize_by_jax(job, seconds)
     else:
-        host, port = _split(place.coordinator)
-        bind = f"{'[::1]' if ':' in host else '127.0.0.1'}:{port}" if _is_loopback(host, place) else None
-        call_roll((host, port), num_processes=place.num_processes, process_id=place.process_id, seconds=seconds)
-        _initialize(place, seconds, bind=bind)
+        host, port = _split(job.coordinator)
+        bind = f"{'[::1]' if ':' in host else '127.0.0.1'}:{port}" if _is_loopback(host, job) else None
+        call_roll((host, port), num_processes=job.num_processes, process_id=job.process_id, seconds=seconds)
+        _initialize(job, seconds, bind=bind)
     return Peers(jax.process_index(), jax.process_count(), say=say)
 
 
@@ -202,13 +202,13 @@ def _read_line(connection: socket.socket) -> dict:
         return {}
 
 
-def _initialize(place: cluster.Place, seconds: float, *, bind: str | None) -> None:
+def _initialize(job: cluster.Job, seconds: float, *, bind: str | None) -> None:
     """JAX's connection, everything being known; the roll was called, so that all are there."""
     jax.distributed.initialize(
-        coordinator_address=place.coordinator,
-        num_processes=place.num_processes,
-        process_id=place.process_id,
-        local_device_ids=place.local_device_ids,
+        coordinator_address=job.coordinator,
+        num_processes=job.num_processes,
+        process_id=job.process_id,
+        local_device_ids=job.local_device_ids,
         cluster_detection_method="deactivate",
         initialization_timeout=int(seconds) + _SPARE_SECONDS,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
@@ -216,24 +216,24 @@ def _initialize(place: cluster.Place, seconds: float, *, bind: str | None) -> No
     )
 
 
-def _initialize_by_jax(place: cluster.Place, seconds: float) -> None:
+def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
     """JAX's connection with JAX's own detection, for launchers that have to be asked over the network."""
-    timer = threading.Timer(seconds, _give_up, (place.launcher, seconds))
+    timer = threading.Timer(seconds, _give_up, (job.launcher, seconds))
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
-            coordinator_address=place.coordinator,
-            num_processes=place.num_processes,
-            process_id=place.process_id,
-            cluster_detection_method=place.launcher,
+            coordinator_address=job.coordinator,
+            num_processes=job.num_processes,
+            process_id=job.process_id,
+            cluster_detection_method=job.launcher,
             initialization_timeout=int(seconds) + _SPARE_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except Exception as error:  # whatever an HTTP library or Kubernetes' client raises
         reason = " ".join(str(error).split())[:200]
         raise base.InputError(
-            f"The processes of this job could not be found by {place.launcher}: {reason}. Give --coordinator, "
+            f"The processes of this job could not be found by {job.launcher}: {reason}. Give --coordinator, "
             "--num_processes and --process_id; --num_processes=1 if this process is on its own."
         ) from error
     finally:
@@ -250,14 +250,14 @@ def _give_up(launcher: str, seconds: float) -> None:
     os._exit(2)
 
 
-def _is_loopback(host: str, place: cluster.Place) -> bool:
+def _is_loopback(host: str, job: cluster.Job) -> bool:
     """Whether all processes meet on this host.
 
     A NAME that resolves to a loopback address is refused: /etc/hosts of many systems maps a host's own name to
     127.0.1.1, and processes elsewhere would wait for ever. "localhost" and 127.0.0.1 say that it is meant.
     """
     loopback = _only_loopback(host)
-    if loopback and place.num_hosts != 1 and (not _says_loopback(host) or (place.num_hosts or 1) > 1):
+    if loopback and job.num_hosts != 1 and (not _says_loopback(host) or (job.num_hosts or 1) > 1):
         raise base.InputError(
             f"coordinator must be an address that the other hosts can reach; got {host}, which means this host "
             "itself. Use its address in the network (hostname -I), or localhost if all processes run on one host."

@@ -38,14 +38,14 @@ class Network(NamedTuple):
     """What was found.
 
     encoder: the arguments of models.make_encoder that the variables decide.
-    head_layers: of the projection head, 0 if there is none. head_dim: its last width, 0 if there is none or it is not
-        known. head_stored: how many of its layers are there; fewer than head_layers in a fine-tuned network.
+    num_proj_layers: of the projection head, 0 if there is none. proj_out_dim: its last width, 0 if there is none or it
+        is not known. head_stored: how many of its layers are there; fewer than num_proj_layers in a fine-tuned network.
     num_classes: of the classifier, 0 if there is none.
     """
 
     encoder: dict[str, str | float]
-    head_layers: int
-    head_dim: int
+    num_proj_layers: int
+    proj_out_dim: int
     head_stored: int
     num_classes: int
 
@@ -87,8 +87,8 @@ def find_network(by_name: Mapping[str, np.ndarray], *, padding: str) -> Network:
     whole = f"projection_head/bn{len(head)}/bias" not in by_name
     return Network(
         encoder,
-        head_layers=len(head) + (not whole),
-        head_dim=_width(by_name, f"projection_head/dense{len(head)}/kernel") if head and whole else 0,
+        num_proj_layers=len(head) + (not whole),
+        proj_out_dim=_width(by_name, f"projection_head/dense{len(head)}/kernel") if head and whole else 0,
         head_stored=len(head),
         num_classes=classes[-1] if classes else 0,
     )

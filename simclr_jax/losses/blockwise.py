@@ -47,7 +47,7 @@ def nt_xent_blockwise(
     (arXiv 2205.14135) and Inf-CL (arXiv 2410.17243); that a tile is used in both directions is particular to NT-Xent.
     """
     u, scale, bounded = prepare(z, temperature=temperature, block_size=block_size, normalize=normalize)
-    return nt_xent_in_tiles(u, scale, cuts.make_plan(z.shape[0], block_size=block_size, bounded=bounded))
+    return nt_xent_in_tiles(u, scale, cuts.make_tiling(z.shape[0], block_size=block_size, bounded=bounded))
 
 
 def prepare(z: Array, *, temperature: float | Array, block_size: int, normalize: bool) -> tuple[Array, Array, bool]:
@@ -68,29 +68,29 @@ def prepare(z: Array, *, temperature: float | Array, block_size: int, normalize:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def nt_xent_in_tiles(u: Array, scale: Array, plan: cuts.Plan) -> tuple[Array, dict[str, Array]]:
-    """The loss and metrics of projections u [B, 2, d] as they are, for 1 / temperature and a plan of all images."""
-    return _forward(u, scale, plan)[0]
+def nt_xent_in_tiles(u: Array, scale: Array, tiling: cuts.Tiling) -> tuple[Array, dict[str, Array]]:
+    """The loss and metrics of projections u [B, 2, d] as they are, for 1 / temperature and a tiling of all images."""
+    return _forward(u, scale, tiling)[0]
 
 
-def _forward(u: Array, scale: Array, plan: cuts.Plan) -> tuple[Any, Any]:
-    blocks = cuts.cut(u, plan)
-    values = tiles.finish(tiles.sum_own(blocks, scale, plan), scale, plan)
-    return summarize(sum_values(values, plan), plan.num_images), (u, scale, values)
+def _forward(u: Array, scale: Array, tiling: cuts.Tiling) -> tuple[Any, Any]:
+    blocks = cuts.cut(u, tiling)
+    values = tiles.finish(tiles.sum_own(blocks, scale, tiling), scale, tiling)
+    return summarize(sum_values(values, tiling), tiling.num_images), (u, scale, values)
 
 
-def _backward(plan: cuts.Plan, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
+def _backward(tiling: cuts.Tiling, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
     u, scale, values = residuals
-    total = tiles.pull_own(cuts.cut(u, plan), values, scale=scale, plan=plan)
-    return scale_gradient(cuts.join(total, plan), u, scale, cotangent=cotangents[0] / (2 * plan.num_images))
+    total = tiles.pull_own(cuts.cut(u, tiling), values, scale=scale, tiling=tiling)
+    return scale_gradient(cuts.join(total, tiling), u, scale, cotangent=cotangents[0] / (2 * tiling.num_images))
 
 
 nt_xent_in_tiles.defvjp(_forward, _backward)
 
 
-def sum_values(values: tiles.RowValues, plan: cuts.Plan) -> Array:
+def sum_values(values: tiles.RowValues, tiling: cuts.Tiling) -> Array:
     """[3]: the sums of losses over 2b anchors, and of correct choices and entropies over b."""
-    return jnp.stack([cuts.sum_images(x, plan) for x in (values.losses, values.correct, values.entropies)])
+    return jnp.stack([cuts.sum_images(x, tiling) for x in (values.losses, values.correct, values.entropies)])
 
 
 def summarize(sums: Array, count: int) -> tuple[Array, dict[str, Array]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How a chunk is cut, known when compiling.
 
     num_images: of the chunk, b. size: rows of a block, t. area: entries of a tile at most. bounded: whether no
@@ -31,28 +31,28 @@ class Plan(NamedTuple):
         return -(-self.num_images // self.size)
 
 
-def make_plan(count: int, *, block_size: int, bounded: bool) -> Plan:
-    """The plan of `count` images in the fewest blocks of at most `block_size` rows, which come out equally large."""
+def make_tiling(count: int, *, block_size: int, bounded: bool) -> Tiling:
+    """The tiling of `count` images in the fewest blocks of at most `block_size` rows, which come out equally large."""
     num_blocks = -(-count // block_size)
-    return Plan(count, -(-count // num_blocks), block_size**2, bounded)
+    return Tiling(count, -(-count // num_blocks), block_size**2, bounded)
 
 
-def cut(u: Array, plan: Plan) -> Array:
+def cut(u: Array, tiling: Tiling) -> Array:
     """Rows [b, 2, d] as blocks [2n, t, d]; padding rows are zero."""
-    padding = plan.num_blocks * plan.size - plan.num_images
+    padding = tiling.num_blocks * tiling.size - tiling.num_images
     u = jnp.pad(u.swapaxes(0, 1), ((0, 0), (0, padding), (0, 0)))
-    return u.reshape(2 * plan.num_blocks, plan.size, u.shape[-1])
+    return u.reshape(2 * tiling.num_blocks, tiling.size, u.shape[-1])
 
 
-def join(blocks: Array, plan: Plan) -> Array:
+def join(blocks: Array, tiling: Tiling) -> Array:
     """The inverse of `cut`: [2n, t, d] -> [b, 2, d]."""
     rows = blocks.reshape(2, -1, blocks.shape[-1])
-    return rows[:, : plan.num_images].swapaxes(0, 1)
+    return rows[:, : tiling.num_images].swapaxes(0, 1)
 
 
-def sum_images(values: Array, plan: Plan) -> Array:
+def sum_images(values: Array, tiling: Tiling) -> Array:
     """The sum of values [n, t] or [2n, t] without padding rows, by halves: one after the other, errors add up too."""
-    values = values.reshape(-1, plan.num_blocks * plan.size)[:, : plan.num_images].ravel()
+    values = values.reshape(-1, tiling.num_blocks * tiling.size)[:, : tiling.num_images].ravel()
     while values.size > 1:
         half = values.size // 2
         values = jnp.concatenate([values[:half] + values[half : 2 * half], values[2 * half :]])

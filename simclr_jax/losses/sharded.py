@@ -75,23 +75,23 @@ def _spread(z: Array, link: _Link, *, block_size: int, **options: Any) -> tuple[
             f"The batch must divide evenly over the devices; got {z.shape[0]} images and {link.mesh.size} devices. "
             f"Use {max(share, 1) * link.mesh.size}."
         )
-    plan = cuts.make_plan(share, block_size=block_size, bounded=bounded)
+    tiling = cuts.make_tiling(share, block_size=block_size, bounded=bounded)
     if link.mesh.size == 1:
-        return blockwise.nt_xent_in_tiles(u, scale, plan)
-    return _nt_xent(u, scale, plan, link)
+        return blockwise.nt_xent_in_tiles(u, scale, tiling)
+    return _nt_xent(u, scale, tiling, link)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _nt_xent(u: Array, scale: Array, plan: cuts.Plan, link: _Link) -> tuple[Array, dict[str, Array]]:
-    return _forward(u, scale, plan, link)[0]
+def _nt_xent(u: Array, scale: Array, tiling: cuts.Tiling, link: _Link) -> tuple[Array, dict[str, Array]]:
+    return _forward(u, scale, tiling, link)[0]
 
 
-def _forward(u: Array, scale: Array, plan: cuts.Plan, link: _Link) -> tuple[Any, Any]:
+def _forward(u: Array, scale: Array, tiling: cuts.Tiling, link: _Link) -> tuple[Any, Any]:
     whole, split = PartitionSpec(), PartitionSpec(link.axes)
 
     def local(u: Array, scale: Array) -> tuple[Array, tiles.RowValues, Array | None]:
-        rows = tiles.Rows(cuts.cut(u, plan), _first(plan, link), plan)
-        sums = tiles.no_sums(plan, u.dtype)
+        rows = tiles.Rows(cuts.cut(u, tiling), _first(tiling, link), tiling)
+        sums = tiles.no_sums(tiling, u.dtype)
         if link.ring:
             held = None
             sums = _go_round(
@@ -99,30 +99,30 @@ def _forward(u: Array, scale: Array, plan: cuts.Plan, link: _Link) -> tuple[Any,
             )
         else:
             held = lax.all_gather(u, link.axes, tiled=True)
-            sums = tiles.sum_columns(sums, rows, _all_columns(held, plan), scale=scale)
-        values = tiles.finish(sums, scale, plan)
-        return lax.psum(blockwise.sum_values(values, plan), link.axes), values, held
+            sums = tiles.sum_columns(sums, rows, _all_columns(held, tiling), scale=scale)
+        values = tiles.finish(sums, scale, tiling)
+        return lax.psum(blockwise.sum_values(values, tiling), link.axes), values, held
 
     sums, values, held = link.map(local, (split, whole), (whole, split, whole))(u, scale)
     return blockwise.summarize(sums, u.shape[0]), (u, scale, values, held)
 
 
-def _backward(plan: cuts.Plan, link: _Link, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
+def _backward(tiling: cuts.Tiling, link: _Link, residuals: Any, cotangents: Any) -> tuple[Array, Array]:
     u, scale, values, held = residuals
     whole, split = PartitionSpec(), PartitionSpec(link.axes)
 
     def local(u: Array, scale: Array, values: tiles.RowValues, held: Array | None) -> Array:
-        rows = tiles.Rows(cuts.cut(u, plan), _first(plan, link), plan, values.normalizers)
+        rows = tiles.Rows(cuts.cut(u, tiling), _first(tiling, link), tiling, values.normalizers)
         total = jnp.zeros_like(rows.blocks)
         if held is None:
             total = _go_round(
                 lambda total, columns: tiles.pull_columns(total, rows, columns, scale=scale), total, rows, link
             )
         else:
-            own = cuts.join(values.normalizers.swapaxes(1, 2), plan)
-            columns = _all_columns(held, plan, lax.all_gather(own, link.axes, tiled=True))
+            own = cuts.join(values.normalizers.swapaxes(1, 2), tiling)
+            columns = _all_columns(held, tiling, lax.all_gather(own, link.axes, tiled=True))
             total = tiles.pull_columns(total, rows, columns, scale=scale)
-        return cuts.join(tiles.pull_positives(total, rows.blocks, values.losses), plan)
+        return cuts.join(tiles.pull_positives(total, rows.blocks, values.losses), tiling)
 
     total = link.map(local, (split, whole, split, whole), split)(u, scale, values, held)
     return blockwise.scale_gradient(total, u, scale, cotangent=cotangents[0] / (2 * u.shape[0]))
@@ -131,15 +131,15 @@ def _backward(plan: cuts.Plan, link: _Link, residuals: Any, cotangents: Any) -> 
 _nt_xent.defvjp(_forward, _backward)
 
 
-def _first(plan: cuts.Plan, link: _Link) -> Array:
+def _first(tiling: cuts.Tiling, link: _Link) -> Array:
     """The first image of this device."""
-    return lax.axis_index(link.axes) * plan.num_images
+    return lax.axis_index(link.axes) * tiling.num_images
 
 
-def _all_columns(u: Array, plan: cuts.Plan, normalizers: Array | None = None) -> tiles.Rows:
-    """All rows [B, 2, d] and normalizers [B, 2, K] of the batch as columns for rows that are cut by `plan`."""
+def _all_columns(u: Array, tiling: cuts.Tiling, normalizers: Array | None = None) -> tiles.Rows:
+    """All rows [B, 2, d] and normalizers [B, 2, K] of the batch as columns for rows that are cut by `tiling`."""
     # Short blocks of rows meet long blocks of columns: a tile keeps its area, and there are fewer.
-    columns = cuts.make_plan(u.shape[0], block_size=max(plan.area // plan.size, 1), bounded=plan.bounded)
+    columns = cuts.make_tiling(u.shape[0], block_size=max(tiling.area // tiling.size, 1), bounded=tiling.bounded)
     cut = None if normalizers is None else cuts.cut(normalizers, columns).swapaxes(1, 2)
     return tiles.Rows(cuts.cut(u, columns), jnp.zeros((), jnp.int32), columns, cut)
 
@@ -149,7 +149,7 @@ def _go_round(visit: Callable[..., Any], carry: Any, rows: tiles.Rows, link: _Li
     size, me = link.mesh.size, lax.axis_index(link.axes)
 
     def at(k: Array | int, chunk: Any) -> tiles.Rows:
-        return tiles.Rows(chunk[0], (me + k) % size * rows.plan.num_images, rows.plan, chunk[1])
+        return tiles.Rows(chunk[0], (me + k) % size * rows.tiling.num_images, rows.tiling, chunk[1])
 
     def step(k: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
         chunk, carry = state

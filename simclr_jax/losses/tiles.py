@@ -64,39 +64,39 @@ class RowValues(NamedTuple):
 class Rows(NamedTuple):
     """The rows of a chunk that is a part of the batch, and which part.
 
-    blocks: [2n, t, d]. first: int32 scalar, the chunk's first image in the batch. plan: of the chunk. normalizers:
+    blocks: [2n, t, d]. first: int32 scalar, the chunk's first image in the batch. tiling: of the chunk. normalizers:
     [2n, K, t], see RowValues; only the backward pass has them.
     """
 
     blocks: Array
     first: Array
-    plan: cuts.Plan
+    tiling: cuts.Tiling
     normalizers: Array | None = None
 
     def images(self, i: Array) -> Array:
         """[t]: the images of block i by their place in the batch; -1 for padding."""
-        places = (i % self.plan.num_blocks) * self.plan.size + jnp.arange(self.plan.size, dtype=jnp.int32)
-        return jnp.where(places < self.plan.num_images, self.first + places, -1)
+        places = (i % self.tiling.num_blocks) * self.tiling.size + jnp.arange(self.tiling.size, dtype=jnp.int32)
+        return jnp.where(places < self.tiling.num_images, self.first + places, -1)
 
 
-def no_sums(plan: cuts.Plan, dtype: Any) -> Sums:
+def no_sums(tiling: cuts.Tiling, dtype: Any) -> Sums:
     """The sums of a chunk that has seen nothing yet."""
-    n, t = plan.num_blocks, plan.size
-    empty = jnp.zeros((n, 2, t), dtype) if plan.bounded else jnp.zeros((n, 3, t), dtype).at[:, 0].set(_NEVER)
+    n, t = tiling.num_blocks, tiling.size
+    empty = jnp.zeros((n, 2, t), dtype) if tiling.bounded else jnp.zeros((n, 3, t), dtype).at[:, 0].set(_NEVER)
     rows = jnp.concatenate([empty, empty])[:, :-1]
     return Sums(rows, empty, jnp.full((n, 2, t), _NEVER, dtype), jnp.zeros((n, t), dtype))
 
 
-def sum_own(blocks: Array, scale: Array, plan: cuts.Plan) -> Sums:
+def sum_own(blocks: Array, scale: Array, tiling: cuts.Tiling) -> Sums:
     """The sums of blocks [2n, t, d] against themselves, each unordered pair once; `scale` is 1 / temperature."""
-    n, t = plan.num_blocks, plan.size
+    n, t = tiling.num_blocks, tiling.size
     eye, column, row = jnp.eye(t, dtype=bool), jnp.arange(t)[None], jnp.arange(t)[:, None]
-    stats = functools.partial(_stats, scale=scale, plan=plan)
-    merge = functools.partial(_merge, scale=scale, plan=plan)
+    stats = functools.partial(_stats, scale=scale, tiling=tiling)
+    merge = functools.partial(_merge, scale=scale, tiling=tiling)
 
     def similarities(i: Array, j: Array, *, diagonal: bool) -> tuple[Array, Array]:
         s = _similarities(_at(blocks, i), _at(blocks, j))
-        return s, _hide_padding(jnp.where(eye, _NEVER, s) if diagonal else s, (i, j), plan)
+        return s, _hide_padding(jnp.where(eye, _NEVER, s) if diagonal else s, (i, j), tiling)
 
     def own(i: Array, sums: Sums) -> Sums:
         s = similarities(i, i, diagonal=True)[1]
@@ -120,7 +120,7 @@ def sum_own(blocks: Array, scale: Array, plan: cuts.Plan) -> Sums:
         mine = _add_cross(mine, s, _on_side(jnp.max(s, axis=1), j > n + i), stats=stats, merge=merge)
         return mine, sums._replace(rows=_merge_at(sums.rows, j, stats(s, axis=0), merge))
 
-    sums = lax.fori_loop(0, 2 * n, own, no_sums(plan, blocks.dtype))
+    sums = lax.fori_loop(0, 2 * n, own, no_sums(tiling, blocks.dtype))
     sums = _each(positive, sums, ((0, n), lambda i: (n + i, n + i + 1)), mine=("cross", "best", "positive"))
     if n == 1:
         return sums
@@ -130,9 +130,9 @@ def sum_own(blocks: Array, scale: Array, plan: cuts.Plan) -> Sums:
 
 def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
     """The sums of `rows` with the images of `columns` as further candidates; the same images may be among both."""
-    n, m = rows.plan.num_blocks, columns.plan.num_blocks
-    stats = functools.partial(_stats, scale=scale, plan=rows.plan)
-    merge = functools.partial(_merge, scale=scale, plan=rows.plan)
+    n, m = rows.tiling.num_blocks, columns.tiling.num_blocks
+    stats = functools.partial(_stats, scale=scale, tiling=rows.tiling)
+    merge = functools.partial(_merge, scale=scale, tiling=rows.tiling)
 
     def similarities(i: Array, j: Array) -> tuple[Array, Array, Array]:
         row, column = rows.images(i)[:, None], columns.images(j)[None]
@@ -152,14 +152,14 @@ def sum_columns(sums: Sums, rows: Rows, columns: Rows, *, scale: Array) -> Sums:
     return _each(cross, sums, ((0, n), lambda i: (m, 2 * m)), mine=("cross", "best", "positive"))
 
 
-def finish(sums: Sums, scale: Array, plan: cuts.Plan) -> RowValues:
+def finish(sums: Sums, scale: Array, tiling: cuts.Tiling) -> RowValues:
     """Losses, normalizers and what the metrics are made of, row by row."""
-    n, merge = plan.num_blocks, functools.partial(_merge, scale=scale, plan=plan)
+    n, merge = tiling.num_blocks, functools.partial(_merge, scale=scale, tiling=tiling)
     rows = jnp.concatenate([merge(sums.rows[:n], sums.cross[:, :-1]), sums.rows[n:]])
     positive = jnp.concatenate([sums.positive, sums.positive])
-    candidate = _stats(positive[:, None], axis=1, scale=scale, plan=plan, weigh=True).swapaxes(0, 1)
+    candidate = _stats(positive[:, None], axis=1, scale=scale, tiling=tiling, weigh=True).swapaxes(0, 1)
     # -log(p / (p + negatives)) = log(1 + negatives / p); no negatives at all give -inf and a loss of exactly 0.
-    losses = jax.nn.softplus(jnp.log(rows[:, -1]) + (_top(rows, plan) - positive) * scale)
+    losses = jax.nn.softplus(jnp.log(rows[:, -1]) + (_top(rows, tiling) - positive) * scale)
     everything = merge(rows, candidate[:, :-1])
     normalizers = everything.at[:, -1].set(1 / everything[:, -1])
     cross = merge(sums.cross, candidate[:n])
@@ -169,16 +169,16 @@ def finish(sums: Sums, scale: Array, plan: cuts.Plan) -> RowValues:
     return RowValues(losses, normalizers, correct.astype(losses.dtype), entropies)
 
 
-def pull_own(blocks: Array, values: RowValues, *, scale: Array, plan: cuts.Plan) -> Array:
+def pull_own(blocks: Array, values: RowValues, *, scale: Array, tiling: cuts.Tiling) -> Array:
     """[2n, t, d]: the gradient of the sum of losses in `blocks`, over `scale`, by pairs of rows inside the chunk."""
-    n, normalizers = plan.num_blocks, values.normalizers
-    eye = jnp.eye(plan.size, dtype=bool)
+    n, normalizers = tiling.num_blocks, values.normalizers
+    eye = jnp.eye(tiling.size, dtype=bool)
     # On a CPU a product that contracts the rows of both operands takes twice as long: the sums are kept turned.
     turned = blocks.swapaxes(1, 2)
 
     def weights(i: Array, j: Array, *, diagonal: bool) -> Array:
         pair = (_at(normalizers, i), _at(normalizers, j))
-        w = _weights(_similarities(_at(blocks, i), _at(blocks, j)), pair, scale, plan)
+        w = _weights(_similarities(_at(blocks, i), _at(blocks, j)), pair, scale, tiling)
         return jnp.where(eye, 0.0, w) if diagonal else w
 
     def both(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total, *, diagonal: bool) -> tuple[Any, _Total]:
@@ -213,7 +213,7 @@ def pull_columns(total: Array, rows: Rows, columns: Rows, *, scale: Array) -> Ar
 
     def visit(i: Array, j: Array, mine: tuple[Array, ...], sums: _Total) -> tuple[Any, _Total]:
         pair = (_at(own, i), _at(other, j))
-        w = _weights(_similarities(_at(rows.blocks, i), _at(columns.blocks, j)), pair, scale, rows.plan)
+        w = _weights(_similarities(_at(rows.blocks, i), _at(columns.blocks, j)), pair, scale, rows.tiling)
         w = jnp.where(rows.images(i)[:, None] == columns.images(j)[None], 0.0, w)
         return (mine[0] + _dot(w, _at(columns.blocks, j), (1, 0)),), sums
 
@@ -239,27 +239,27 @@ def _similarities(a: Array, b: Array) -> Array:
     return _dot(a, b, (1, 1))
 
 
-def _hide_padding(s: Array, at: tuple[Array, Array], plan: cuts.Plan) -> Array:
+def _hide_padding(s: Array, at: tuple[Array, Array], tiling: cuts.Tiling) -> Array:
     """Similarities of the tile (i, j) with those of padding rows and columns taken out."""
-    n, t = plan.num_blocks, plan.size
-    if n * t == plan.num_images:
+    n, t = tiling.num_blocks, tiling.size
+    if n * t == tiling.num_images:
         return s
-    row, column = ((i % n) * t + jnp.arange(t) < plan.num_images for i in at)
+    row, column = ((i % n) * t + jnp.arange(t) < tiling.num_images for i in at)
     return jnp.where(row[:, None] & column[None], s, _NEVER)
 
 
-def _stats(s: Array, *, axis: int, scale: Array, plan: cuts.Plan, weigh: bool = False) -> Array:
+def _stats(s: Array, *, axis: int, scale: Array, tiling: cuts.Tiling, weigh: bool = False) -> Array:
     """The stack of sums along `axis` of similarities s, on a new first axis."""
-    top = 1.0 if plan.bounded else jnp.max(s, axis=axis, keepdims=True)
+    top = 1.0 if tiling.bounded else jnp.max(s, axis=axis, keepdims=True)
     x = (s - top) * scale
     e = jnp.exp(x)
     stack = [jnp.sum(e, axis=axis)] + [jnp.sum(e * jnp.maximum(x, _NEVER), axis=axis)] * weigh
-    return jnp.stack(stack if plan.bounded else [jnp.squeeze(top, axis), *stack])
+    return jnp.stack(stack if tiling.bounded else [jnp.squeeze(top, axis), *stack])
 
 
-def _merge(a: Array, b: Array, *, scale: Array, plan: cuts.Plan) -> Array:
+def _merge(a: Array, b: Array, *, scale: Array, tiling: cuts.Tiling) -> Array:
     """The stacks [..., K, t] of two sets of columns as the stack of their union."""
-    if plan.bounded:
+    if tiling.bounded:
         return a + b
     top = jnp.maximum(a[..., :1, :], b[..., :1, :])
 
@@ -275,15 +275,15 @@ def _merge_at(stacks: Array, i: Array, more: Array, merge: Callable[..., Array])
     return _put(stacks, i, merge(_at(stacks, i), more))
 
 
-def _top(stacks: Array, plan: cuts.Plan) -> Array | float:
+def _top(stacks: Array, tiling: cuts.Tiling) -> Array | float:
     """What was taken off the similarities whose exponentials the stacks [..., K, t] add up."""
-    return 1.0 if plan.bounded else stacks[..., 0, :]
+    return 1.0 if tiling.bounded else stacks[..., 0, :]
 
 
-def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, plan: cuts.Plan) -> Array:
+def _weights(s: Array, normalizers: tuple[Array, Array], scale: Array, tiling: cuts.Tiling) -> Array:
     """p_ij + p_ji of a tile of similarities between rows and columns of these normalizers [K, t]."""
     row, column = normalizers[0][..., None], normalizers[1][:, None]
-    if plan.bounded:
+    if tiling.bounded:
         return jnp.exp((s - 1.0) * scale) * (row[0] + column[0])
     return jnp.exp((s - row[0]) * scale) * row[1] + jnp.exp((s - column[0]) * scale) * column[1]
 

@@ -23,14 +23,14 @@ def make_simclr(
     encoder: nn.Module,
     *,
     num_classes: int = 0,
-    head_layers: int = 3,
-    head_dim: int = 128,
-    head_width: int | None = None,
+    num_proj_layers: int = 3,
+    proj_out_dim: int = 128,
+    proj_hidden_dim: int | None = None,
     temperature: float = 0.1,
     loss_scale: float = 2.0,
     loss_form: str = "auto",
     supervised_weight: float = 0.0,
-    selector: int = 0,
+    ft_proj_selector: int = 0,
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
 ) -> base.Method:
@@ -48,9 +48,9 @@ def make_simclr(
     Args:
         encoder: `apply(variables, images, train=...)` -> h [N, D].
         num_classes: C of the classifier; not read without one.
-        head_layers: layers of the projection head, 0 to 4; 2 in SimCLR, 3 in SimCLRv2 and in the released code.
-        head_dim: d, width of the projection.
-        head_width: of the head's hidden layers; None for that of h, as in the reference.
+        num_proj_layers: layers of the projection head, 0 to 4; 2 in SimCLR, 3 in SimCLRv2 and in the released code.
+        proj_out_dim: d, width of the projection.
+        proj_hidden_dim: of the head's hidden layers; None for that of h, as in the reference.
         temperature: of NT-Xent, above 0.
         loss_scale: multiplies the paper's mean. 2 is the reference's gradient, which matters wherever the optimizer is
             not invariant to the gradient's scale, for instance BatchNorm parameters under LARS.
@@ -59,19 +59,19 @@ def make_simclr(
             of gathering them. "auto" is dense up to 1024 images on one device and blockwise above, blockwise on several
             devices, and the ring where the gathered projections would take more than 64 MiB of each.
         supervised_weight: of the classifier's mean cross entropy in the loss; 1 in the reference, 0 for no classifier.
-        selector: the activation that the classifier reads, see `heads.select`; 0 is h.
+        ft_proj_selector: the activation that the classifier reads, see `heads.select`; 0 is h.
         dtype: type of the head's activations.
         mesh: the devices that split the batch by images; None for one device.
 
     Raises:
-        InputError: head_layers, head_dim, head_width, temperature, loss_scale, supervised_weight or selector is out of
-            range, loss_form is unknown, or a classifier has fewer than two classes.
+        InputError: num_proj_layers, proj_out_dim, proj_hidden_dim, temperature, loss_scale, supervised_weight or
+            ft_proj_selector is out of range, loss_form is unknown, or a classifier has fewer than two classes.
 
     Reference: SimCLR algorithm 1, section 2.2 and appendix B.6; SimCLRv2 section 2; tf2/model.py and tf2/run.py of
     their code. Deliberate differences: the rows of a batch are ordered image by image and not view by view; the
     classifier is off unless it is asked for, and unlabelled images do not count for it.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
+    head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
     if not 0 < temperature < math.inf:
         raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
     if not 0 < loss_scale < math.inf:
@@ -82,11 +82,11 @@ def make_simclr(
             "Use 1.0, or 0.0 for no classifier."
         )
     base.check_choice(loss_form, LOSS_FORMS, name="loss_form")
-    net = network.make_network(encoder, head, num_layers=head_layers)
+    net = network.make_network(encoder, head, num_layers=num_proj_layers)
     supervised = supervised_weight > 0
     if supervised:
         classifier.check_num_classes(num_classes)
-        network.num_layers_before(head, selector)
+        network.num_layers_before(head, ft_proj_selector)
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
         params, batch_stats, activations = net.init(key, views)
@@ -94,7 +94,7 @@ def make_simclr(
             # Folded in, not split off: encoder and head start the same with and without a classifier.
             params["supervised_head"] = classifier.init_classifier(
                 jax.random.fold_in(key, 2),
-                heads.select(activations, selector),
+                heads.select(activations, ft_proj_selector),
                 num_classes=num_classes,
                 kernel_init=nn.initializers.normal(0.01),
             )
@@ -110,7 +110,7 @@ def make_simclr(
         z = heads.select(activations, -1)
         outputs = {"z": z.reshape(*views.shape[:2], z.shape[-1])}
         if supervised:
-            logits = classifier.classify(params, jax.lax.stop_gradient(heads.select(activations, selector)))
+            logits = classifier.classify(params, jax.lax.stop_gradient(heads.select(activations, ft_proj_selector)))
             outputs |= classifier.score_rows(logits.reshape(*views.shape[:2], num_classes), batch)
         return outputs, {**method_state, "batch_stats": batch_stats}
 

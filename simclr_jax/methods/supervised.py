@@ -19,10 +19,10 @@ def make_supervised(
     encoder: nn.Module,
     *,
     num_classes: int,
-    head_layers: int = 3,
-    head_dim: int = 128,
-    head_width: int | None = None,
-    selector: int = 0,
+    num_proj_layers: int = 3,
+    proj_out_dim: int = 128,
+    proj_hidden_dim: int | None = None,
+    ft_proj_selector: int = 0,
     label_smoothing: float = 0.0,
     dtype: str = "float32",
 ) -> base.Method:
@@ -31,8 +31,8 @@ def make_supervised(
     `embed` returns the outputs of `classifier.score_rows`. params are {"encoder", "projection_head",
     "supervised_head"}, method_state is {"batch_stats": {"encoder", "projection_head"}}. "projection_head" holds the
     first layers of the pretrained head, up to the selected activation, under the names and shapes they have there;
-    with selector 0 it is {}. Views [B, V, h, w, 3] may be one per image; those of an image share its label. Metrics:
-    "supervised_loss", "supervised_accuracy", of the labelled images.
+    with ft_proj_selector 0 it is {}. Views [B, V, h, w, 3] may be one per image; those of an image share its label.
+    Metrics: "supervised_loss", "supervised_accuracy", of the labelled images.
 
     The classifier starts at zero: the first loss is ln C for every example and the first update moves the classifier
     only, so that no random classifier disturbs pretrained features.
@@ -40,24 +40,24 @@ def make_supervised(
     Args:
         encoder: `apply(variables, images, train=...)` -> h [N, D].
         num_classes: C, at least 2.
-        head_layers: layers of the head that the network was pretrained with, 0 to 4.
-        head_dim: d of that head; read if `selector` is its final output.
-        head_width: of its hidden layers; None for that of h.
-        selector: the activation under the classifier, see `heads.select`: 0 is h, the papers' choice with all labels,
-            1 keeps the head's first layer, SimCLRv2's with few.
+        num_proj_layers: layers of the head that the network was pretrained with, 0 to 4.
+        proj_out_dim: d of that head; read if `ft_proj_selector` is its final output.
+        proj_hidden_dim: of its hidden layers; None for that of h.
+        ft_proj_selector: the activation under the classifier, see `heads.select`: 0 is h, the papers' choice with all
+            labels, 1 keeps the head's first layer, SimCLRv2's with few.
         label_smoothing: see `losses.cross_entropy`.
         dtype: type of the head's activations.
 
     Raises:
-        InputError: num_classes, head_layers, head_dim, head_width, selector or label_smoothing is out of range.
+        InputError: a value is out of range.
 
     Reference: SimCLRv2 section 2 and 3.3; SimCLR appendix B.5; tf2/model.py of their code in the mode "finetune", with
     zero_init_logits_layer as in its recipes. Deliberate differences: the code builds the whole head and, unless LARS
     is used, decays also the layers that nothing reads, here they do not exist; its TF1 version leaves the head's
     layers at their pretrained values, here they are trained, as the paper says; label smoothing is that of TF1.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
-    num_layers = network.num_layers_before(head, selector)
+    head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
+    num_layers = network.num_layers_before(head, ft_proj_selector)
     net = network.make_network(encoder, head, num_layers=num_layers)
     classifier.check_num_classes(num_classes)
     if not 0 <= label_smoothing < 1:
@@ -94,10 +94,10 @@ def make_supervised(
 def make_classify(
     encoder: nn.Module,
     *,
-    head_layers: int = 3,
-    head_dim: int = 128,
-    head_width: int | None = None,
-    selector: int = 0,
+    num_proj_layers: int = 3,
+    proj_out_dim: int = 128,
+    proj_hidden_dim: int | None = None,
+    ft_proj_selector: int = 0,
     dtype: str = "float32",
 ) -> Classify:
     """The classifier of a trained network: (params, batch_stats, images [N, h, w, 3] in [0, 1]) -> logits [N, C].
@@ -106,10 +106,10 @@ def make_classify(
     params["supervised_head"]; the arguments are those the method was made with.
 
     Raises:
-        InputError: head_layers, head_dim, head_width or selector is out of range.
+        InputError: num_proj_layers, proj_out_dim, proj_hidden_dim or ft_proj_selector is out of range.
     """
-    head = heads.ProjectionHead(head_layers, head_dim, dtype, width=head_width)
-    net = network.make_network(encoder, head, num_layers=network.num_layers_before(head, selector))
+    head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
+    net = network.make_network(encoder, head, num_layers=network.num_layers_before(head, ft_proj_selector))
 
     def classify(params: PyTree, batch_stats: PyTree, images: Array) -> Array:
         activations, _ = net.apply(params, batch_stats, images, False)

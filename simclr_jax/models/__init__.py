@@ -56,7 +56,7 @@ def make_encoder(
     norm: str = "batch",
     bn_groups: int = 1,
     bn_parts: int = 1,
-    bn_folded: bool = False,
+    fused_conv_bn: bool = False,
     remat: str = "none",
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
@@ -78,7 +78,7 @@ def make_encoder(
         bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
             must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.
         bn_parts: for norm="batch", over how many devices the rows are spread: statistics then need one exchange.
-        bn_folded: for norm="batch" in bfloat16, the forms that move less memory on a GPU; see `norms.Norm`.
+        fused_conv_bn: for norm="batch" in bfloat16, the forms that move less memory on a GPU; see `norms.Norm`.
         remat: "none", or "blocks": the backward pass keeps the inputs of residual blocks only and runs each block again
             when its turn comes. The same numbers, up to a third more time, much less memory.
 
@@ -110,6 +110,6 @@ def make_encoder(
         sk_ratio=sk_ratio,
         se_ratio=se_ratio,
         padding=padding,
-        norm=norms.Norm(norm, bn_groups, bn_parts, bn_folded),
+        norm=norms.Norm(norm, bn_groups, bn_parts, fused_conv_bn),
         remat=remat,
     )

@@ -41,12 +41,12 @@ class ProjectionHead(nn.Module):
     def __post_init__(self) -> None:
         if self.num_layers not in range(MAX_LAYERS + 1):
             raise base.InputError(
-                f"head_layers must be 0 to {MAX_LAYERS}; got {self.num_layers}. Use 2 for SimCLR or 3 for SimCLRv2."
+                f"num_proj_layers must be 0 to {MAX_LAYERS}; got {self.num_layers}. Use 2 for SimCLR or 3 for SimCLRv2."
             )
         if self.out_dim < 1:
-            raise base.InputError(f"head_dim (the head's out_dim) must be at least 1; got {self.out_dim}. Use 128.")
+            raise base.InputError(f"proj_out_dim (the head's out_dim) must be at least 1; got {self.out_dim}. Use 128.")
         if self.width is not None and self.width < 1:
-            raise base.InputError(f"head_width must be at least 1; got {self.width}. Leave it open for that of h.")
+            raise base.InputError(f"proj_hidden_dim must be at least 1; got {self.width}. Leave it open for that of h.")
         super().__post_init__()
 
     @nn.compact

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import convolution, folded
+from simclr_jax.models import convolution, fused_conv_bn
 
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -106,7 +106,7 @@ class BatchNorm(nn.Module):
     num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
         mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
     num_parts: of how many runs of rows, each on a device of its own, the batch consists; see `moments`.
-    folded: take the forms of `models.folded`; for bfloat16 and one group.
+    folded: take the forms of `models.fused_conv_bn`; for bfloat16 and one group.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
     epsilon: added to the variance.
 
@@ -128,7 +128,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, kernel: Array | None = None, *, relu: bool = False) -> Array:
         """Normalises [N, ..., C] over all axes but the last; with `relu`, takes max(., 0) of that.
 
-        With a kernel [k, C] while training, x [N, H, W, k] times it, as `folded.convolve_normalized` does it.
+        With a kernel [k, C] while training, x [N, H, W, k] times it, as `fused_conv_bn.convolve_normalized` does it.
         """
         shape, dtype = (x.shape[-1] if kernel is None else kernel.shape[-1],), self.param_dtype
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
@@ -137,7 +137,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, dtype) if self.use_bias else jnp.zeros(shape, dtype)
         if kernel is not None:
             parts = math.gcd(self.num_parts, x.shape[0])
-            y, mean, variance = folded.convolve_normalized(x, kernel, (scale, bias), epsilon=self.epsilon, parts=parts)
+            y, mean, variance = fused_conv_bn.convolve_normalized(
+                x, kernel, (scale, bias), epsilon=self.epsilon, parts=parts
+            )
         elif self.train:
             y, mean, variance = self._by_batch(x, (scale, bias), relu)
         else:
@@ -151,7 +153,7 @@ class BatchNorm(nn.Module):
         """(normalised x, mean, variance): by the statistics of x or of groups of its rows; means of those are told."""
         parts = max(self.num_parts // self.num_groups, 1)
         if self.folded and relu:
-            return folded.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
+            return fused_conv_bn.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
         if self.num_groups == 1:
             mean, variance = moments(x, parts)
             return self._apply(x, (mean, variance), affine, relu), mean, variance

@@ -26,8 +26,8 @@ class Norm(NamedTuple):
         own; 1 for the whole (global) batch.
     num_parts: for "batch", of how many runs of rows, each on a device of its own, a batch consists. It changes the
         order of sums, see `layers.moments`, and nothing else.
-    folded: for "batch", whether its bfloat16 forms are those of `models.folded`. They are made for GPUs, where they
-        save a quarter of the memory traffic; a TPU's compiler makes more than twice the traffic of them.
+    folded: for "batch", whether its bfloat16 forms are those of `models.fused_conv_bn`. They are made for GPUs, where
+        they save a quarter of the memory traffic; a TPU's compiler makes more than twice the traffic of them.
     """
 
     kind: str = "batch"

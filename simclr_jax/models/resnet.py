@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from simclr_jax.models import attention, folded, layers, norms
+from simclr_jax.models import fused_conv_bn, layers, norms, selective_kernel
 
 Array = jax.Array
 
@@ -74,8 +74,8 @@ def _shortcut(
 def _join(y: Array, residual: Array, *, squeezed: int, dtype: str, is_folded: bool) -> Array:
     """End of a block: squeeze-and-excitation if `squeezed` channels are asked for, the shortcut added, ReLU."""
     if squeezed:
-        y = attention.SqueezeExcite(squeezed, dtype, name="se")(y)
-    return (folded.relu if is_folded else nn.relu)(y + residual)
+        y = selective_kernel.SqueezeExcite(squeezed, dtype, name="se")(y)
+    return (fused_conv_bn.relu if is_folded else nn.relu)(y + residual)
 
 
 class BasicBlock(nn.Module):
@@ -137,7 +137,7 @@ class BottleneckBlock(nn.Module):
             residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
         y = norm(name="bn1")(conv(self.features, 1, name="conv1")(x), relu=True)
         if self.sk_ratio > 0:
-            selective = attention.SelectiveKernel(
+            selective = selective_kernel.SelectiveKernel(
                 self.features, self.strides, self.sk_ratio, self.dtype, self.norm, name="sk"
             )
             y = selective(y, train=train)

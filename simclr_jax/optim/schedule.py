@@ -30,28 +30,28 @@ def num_warmup_steps(*, num_examples: int, batch_size: int, warmup_epochs: float
     return round(warmup_epochs * num_examples // batch_size)
 
 
-def peak_learning_rate(*, base_learning_rate: float, batch_size: int, scaling: str = "linear") -> float:
+def peak_learning_rate(*, base_learning_rate: float, batch_size: int, learning_rate_scaling: str = "linear") -> float:
     """The learning rate after warm-up for a global batch of `batch_size` images.
 
     Args:
-        base_learning_rate: what `scaling` multiplies.
+        base_learning_rate: what `learning_rate_scaling` multiplies.
         batch_size: global batch size in images (not in views).
-        scaling: "linear": base*b/256; "sqrt": base*sqrt(b); "none": base.
+        learning_rate_scaling: "linear": base*b/256; "sqrt": base*sqrt(b); "none": base.
 
     Raises:
-        InputError: unknown scaling.
+        InputError: unknown learning_rate_scaling.
 
     Reference: SimCLR section 2.2 (linear), appendix B.1 (sqrt). "none" is an addition.
     """
     factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
-    base.check_choice(scaling, factors, name="scaling")
-    return base_learning_rate * factors[scaling]
+    base.check_choice(learning_rate_scaling, factors, name="learning_rate_scaling")
+    return base_learning_rate * factors[learning_rate_scaling]
 
 
 def make_schedule(
     *,
     base_learning_rate: float,
-    scaling: str = "linear",
+    learning_rate_scaling: str = "linear",
     batch_size: int,
     num_examples: int,
     num_epochs: float,
@@ -67,7 +67,7 @@ def make_schedule(
 
     Args:
         base_learning_rate: see `peak_learning_rate`.
-        scaling: see `peak_learning_rate`.
+        learning_rate_scaling: see `peak_learning_rate`.
         batch_size: global batch size in images.
         num_examples: images per epoch.
         num_epochs: length of the training.
@@ -76,7 +76,7 @@ def make_schedule(
         restart_epochs: where warm-up and cosine begin anew, rising, each above 0 and below num_epochs.
 
     Raises:
-        InputError: unknown scaling, a value out of range, or a warm-up that does not end before its period does.
+        InputError: unknown learning_rate_scaling, a value out of range, or a warm-up that outlasts its period.
 
     Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2. Restarts are an addition
     (Loshchilov and Hutter 2017, with a warm-up in every period).
@@ -84,7 +84,9 @@ def make_schedule(
     check_range("base_learning_rate", base_learning_rate, low=0.0, remedy="0.3 for LARS, 0.001 for AdamW")
     check_range("warmup_epochs", warmup_epochs, low=0.0, remedy="10.0, or 0.0 for none")
     check_range("num_epochs", num_epochs, low=0.0, remedy="100.0")
-    peak = peak_learning_rate(base_learning_rate=base_learning_rate, batch_size=batch_size, scaling=scaling)
+    peak = peak_learning_rate(
+        base_learning_rate=base_learning_rate, batch_size=batch_size, learning_rate_scaling=learning_rate_scaling
+    )
     warmup_steps = num_warmup_steps(num_examples=num_examples, batch_size=batch_size, warmup_epochs=warmup_epochs)
     total_steps = num_steps or num_train_steps(num_examples=num_examples, batch_size=batch_size, num_epochs=num_epochs)
     starts = _period_starts(restart_epochs, num_examples=num_examples, batch_size=batch_size, num_steps=total_steps)

@@ -28,8 +28,8 @@ _EXPECTED_SHARE = 0.75
 class Layer(NamedTuple):
     """A convolution, dense or BatchNorm layer for ONE view.
 
-    kind: "conv", "dense", "norm", "folded" (a BatchNorm folded into the convolution before it, see `models.folded`), or
-    "block", which adds its shortcut. reads, writes: elements of its input and output.
+    kind: "conv", "dense", "norm", "folded" (a BatchNorm folded into the convolution before it, see
+    `models.fused_conv_bn`), or "block", which adds its shortcut. reads, writes: elements of its input and output.
     itemsize: bytes of an element of its output. macs: multiply-adds of its forward pass. is_first: its input is the
     image. is_new: its input is no other recorded layer's.
     """
@@ -43,7 +43,7 @@ class Layer(NamedTuple):
     is_new: bool
 
 
-class Network(NamedTuple):
+class NetworkCost(NamedTuple):
     """The sums over the layers of a method's network, for one view, and what does not grow with views.
 
     num_params, num_encoder_params: of everything trained; of the backbone. num_batch_norms: layers.
@@ -118,13 +118,13 @@ def _per_view(layer: Layer, num_views: int) -> Layer:
     )
 
 
-def measure(method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2) -> Network:
+def measure(method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2) -> NetworkCost:
     """The network's sums; `state` may be shapes only (`jax.eval_shape` of its initialiser)."""
     layers = trace_layers(method, state, size=size, num_views=num_views)
     forward = 2 * sum(layer.macs for layer in layers)
     # The gradient with respect to the image is not needed.
     spared = 2 * sum(layer.macs for layer in layers if layer.is_first)
-    return Network(
+    return NetworkCost(
         num_params=_num_elements(state.params),
         num_encoder_params=_num_elements(state.params["encoder"]),
         num_batch_norms=sum(layer.kind in ("norm", "folded") for layer in layers),
@@ -162,7 +162,7 @@ class Placement(NamedTuple):
     is_streamed: bool = True
 
 
-def peak_bytes(network: Network, placement: Placement) -> int:
+def peak_bytes(network: NetworkCost, placement: Placement) -> int:
     """Peak memory of one device during a step, modelled; docs/plan.md has the formula and its error."""
     rows = placement.num_views * placement.batch_size / placement.devices
     share = _KEPT_SHARE[hardware.find(placement.kind).platform]
@@ -177,7 +177,7 @@ def peak_bytes(network: Network, placement: Placement) -> int:
     return int(network.state_bytes + placement.source_bytes + held + loss_bytes(network, placement))
 
 
-def loss_bytes(network: Network, placement: Placement) -> int:
+def loss_bytes(network: NetworkCost, placement: Placement) -> int:
     """Memory of one device for the loss and its gradient, modelled."""
     batch = placement.batch_size
     everything = 4 * 2 * batch * network.z_dim * 2  # all projections and their gradients, float32
@@ -186,7 +186,7 @@ def loss_bytes(network: Network, placement: Placement) -> int:
     return everything + _LOSS_MATRICES * 4 * batch * math.ceil(batch / placement.devices)
 
 
-def largest_batch(network: Network, placement: Placement, *, memory_bytes: float, step: int = 1) -> int:
+def largest_batch(network: NetworkCost, placement: Placement, *, memory_bytes: float, step: int = 1) -> int:
     """The largest batch, a multiple of `step` x devices, whose modelled peak is within `memory_bytes`; 0 if none."""
     unit = step * placement.devices
     per_example = placement.source_bytes / placement.batch_size
@@ -226,7 +226,7 @@ class Times(NamedTuple):
         return self.expected / self.step
 
 
-def times(network: Network, placement: Placement) -> Times:
+def times(network: NetworkCost, placement: Placement) -> Times:
     """The time of a step by the roofline and latency model of docs/plan.md; NaN for a device without figures."""
     device, devices = hardware.find(placement.kind), placement.devices
     rows = placement.num_views * placement.batch_size / devices
@@ -248,12 +248,12 @@ def times(network: Network, placement: Placement) -> Times:
     )
 
 
-def view_seconds(network: Network, device: hardware.Device) -> float:
+def view_seconds(network: NetworkCost, device: hardware.Device) -> float:
     """Seconds of one view there and back by the roofline, at the rates that `device` reaches; no layer overlaps."""
     return sum(_layer_seconds(layer, device) for layer in network.layers)
 
 
-def _loss_seconds(network: Network, placement: Placement) -> float:
+def _loss_seconds(network: NetworkCost, placement: Placement) -> float:
     """Dense: nine passes over float32 similarities. Blockwise: four products with them, at half the usual rate."""
     device = hardware.find(placement.kind)
     entries = (2 * placement.batch_size) ** 2 / placement.devices

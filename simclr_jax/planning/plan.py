@@ -74,13 +74,13 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
     return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed)
 
 
-def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.Network, int]:
+def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:
     """(the network's sums, number of updates of the run) on devices of a kind."""
-    size, num_views = config["augment"]["size"], config["augment"]["num_views"]
+    size, num_views = config["augment"]["image_size"], config["augment"]["num_views"]
     # In groups, however many, a BatchNorm is not folded into the convolution before it.
     bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
-    folded = program_lib.folds_batch_norm(config, platform=hardware.find(kind).platform)
-    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, bn_folded=folded)
+    folded = program_lib.fuses_conv_bn(config, platform=hardware.find(kind).platform)
+    encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, fused_conv_bn=folded)
     method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
     sizes = program_lib.run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
@@ -117,7 +117,7 @@ def _describe_run(
         "data": config["data"]["name"],
         "num_examples": shape.num_examples,
         "canvas": shape.canvas[0],
-        "view": config["augment"]["size"],
+        "view": config["augment"]["image_size"],
         "is_streamed": shape.is_streamed,
         "device": device.name,
         "devices": placement.devices,
@@ -128,7 +128,7 @@ def _describe_run(
     }
 
 
-def _count(config: Mapping[str, Any], network: estimate.Network, *, num_steps: int) -> dict[str, Any]:
+def _count(config: Mapping[str, Any], network: estimate.NetworkCost, *, num_steps: int) -> dict[str, Any]:
     return {
         "num_params": network.num_params,
         "num_encoder_params": network.num_encoder_params,
@@ -142,12 +142,12 @@ def _count(config: Mapping[str, Any], network: estimate.Network, *, num_steps: i
 
 def _learning_rates(schedule: Mapping[str, Any], batch_size: int) -> list[dict[str, Any]]:
     """The peak rate by the config's rule, then by the other one with the base that agrees with it at batch 4096."""
-    rule, base_rate = schedule["scaling"], schedule["base_learning_rate"]
+    rule, base_rate = schedule["learning_rate_scaling"], schedule["base_learning_rate"]
     bases = {rule: base_rate}
     if rule != "none":
         other = "sqrt" if rule == "linear" else "linear"
         peaks = [
-            optim.peak_learning_rate(base_learning_rate=1.0, batch_size=_SAME_RATE_AT, scaling=name)
+            optim.peak_learning_rate(base_learning_rate=1.0, batch_size=_SAME_RATE_AT, learning_rate_scaling=name)
             for name in (rule, other)
         ]
         bases[other] = base_rate * peaks[0] / peaks[1]
@@ -155,7 +155,9 @@ def _learning_rates(schedule: Mapping[str, Any], batch_size: int) -> list[dict[s
         {
             "scaling": name,
             "base": value,
-            "peak": optim.peak_learning_rate(base_learning_rate=value, batch_size=batch_size, scaling=name),
+            "peak": optim.peak_learning_rate(
+                base_learning_rate=value, batch_size=batch_size, learning_rate_scaling=name
+            ),
         }
         for name, value in bases.items()
     ]
@@ -178,7 +180,7 @@ def _compile(
 
 
 def _model(
-    config: Mapping[str, Any], network: estimate.Network, placement: estimate.Placement, *, usable: float
+    config: Mapping[str, Any], network: estimate.NetworkCost, placement: estimate.Placement, *, usable: float
 ) -> dict[str, Any]:
     times, num_views = estimate.times(network, placement), placement.num_views
     return {
@@ -206,7 +208,7 @@ def _model(
     }
 
 
-def _weak_scaling(network: estimate.Network, placement: estimate.Placement) -> dict[str, float]:
+def _weak_scaling(network: estimate.NetworkCost, placement: estimate.Placement) -> dict[str, float]:
     """Number of devices -> efficiency, with as many images on a device as in this run."""
     each = placement.batch_size // placement.devices
     numbers = sorted({8, 64, 512, placement.devices})

@@ -103,7 +103,7 @@ def knn_accuracy(
     num_classes: int | None = None,
     k: int = 200,
     temperature: float = 0.1,
-    votes: str = "weighted",
+    weights: str = "similarity",
 ) -> float | None:
     """Accuracy of `nearest.knn` on the labelled rows of both splits, in [0, 1]; None if one of them has none.
 
@@ -117,12 +117,12 @@ def knn_accuracy(
         num_classes: C; None for one more than the largest training label.
         k: neighbours, capped at the labelled training rows.
         temperature: see `nearest.knn`.
-        votes: see `nearest.knn`.
+        weights: see `nearest.knn`.
     """
     train, test = labelled_rows(train_labels), labelled_rows(test_labels)
     if not len(train) or not len(test):
         return None
-    how: dict[str, Any] = {"k": k, "temperature": temperature, "votes": votes}
+    how: dict[str, Any] = {"k": k, "temperature": temperature, "weights": weights}
     predictions = nearest.knn(
         train_features[train], np.asarray(train_labels)[train], test_features[test], num_classes=num_classes, **how
     )

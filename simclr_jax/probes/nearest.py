@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine similarity: search, the kNN classifier (weighted or not), and counting its hits."""
+"""Nearest neighbours by cosine similarity: search, the kNN classifier, and counting its hits."""
 
 import functools
 
@@ -12,7 +12,7 @@ from simclr_jax import base
 _BLOCK_ENTRIES = 2**24
 _MAX_BLOCK_ROWS = 1024
 
-VOTES = ("weighted", "uniform")
+WEIGHTS = ("similarity", "uniform")
 
 
 def neighbors(features: np.ndarray, query_features: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,12 +55,12 @@ def knn(
     num_classes: int | None = None,
     k: int = 200,
     temperature: float = 0.1,
-    votes: str = "weighted",
+    weights: str = "similarity",
 ) -> np.ndarray:
     """The class of every test row by a vote of its k nearest training rows: int32 [M] in [0, C).
 
-    With "weighted" votes a neighbour of cosine similarity s votes for its class with weight exp(s / temperature), with
-    "uniform" ones all k count alike. `k` is capped at the number of training rows; `knn_protocol` names what was used.
+    With weights "similarity" a neighbour of cosine similarity s votes for its class with weight exp(s / temperature),
+    with "uniform" all k count alike. `k` is capped at the number of training rows; `knn_protocol` names what was used.
     Of equal votes the lower class wins.
 
     Args:
@@ -70,7 +70,7 @@ def knn(
         num_classes: C; None for one more than the largest training label.
         k: number of neighbours, at least 1.
         temperature: above 0; not read for uniform votes.
-        votes: one of VOTES.
+        weights: one of WEIGHTS.
 
     Raises:
         InputError: if a label is outside [0, C), k or temperature is not positive, votes is unknown, or shapes do not
@@ -82,7 +82,7 @@ def knn(
     which gives equal votes to the lower class as well. Difference: of rows that are equally near, the one that comes
     first is a neighbour here; which one is there depends on how the distances were partitioned.
     """
-    base.check_choice(votes, VOTES, name="votes of kNN", remedy="Use weighted.")
+    base.check_choice(weights, WEIGHTS, name="weights of kNN", remedy="Use similarity.")
     if k < 1 or not temperature > 0:
         raise base.InputError(f"k and temperature of kNN must be positive; got {k} and {temperature}. Use 200 and 0.1.")
     num_classes = count_classes(train_labels) if num_classes is None else num_classes
@@ -91,17 +91,17 @@ def knn(
     if not len(similarities):
         return np.zeros(0, np.int32)
     # NumPy's bincount on (row, class) pairs: exact in float64 and no [M, k, C] array.
-    weights = np.ones(indices.shape)
-    if votes == "weighted":
-        weights = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)
+    each = np.ones(indices.shape)
+    if weights == "similarity":
+        each = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)
     cells = np.arange(len(indices))[:, None] * num_classes + labels[indices]
-    counts = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(indices) * num_classes)
+    counts = np.bincount(cells.ravel(), weights=each.ravel(), minlength=len(indices) * num_classes)
     return counts.reshape(len(indices), num_classes).argmax(axis=1).astype(np.int32)
 
 
-def knn_protocol(k: int, temperature: float, num_train: int, *, votes: str = "weighted") -> str:
+def knn_protocol(k: int, temperature: float, num_train: int, *, weights: str = "similarity") -> str:
     """The name of the kNN protocol as it was run: "knn.k200.t0.1.v1", "knn.k10.uniform.v1" (k at most num_train)."""
-    return f"knn.k{min(k, num_train)}.{f't{temperature:g}' if votes == 'weighted' else votes}.v1"
+    return f"knn.k{min(k, num_train)}.{f't{temperature:g}' if weights == 'similarity' else weights}.v1"
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

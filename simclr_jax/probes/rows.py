@@ -20,7 +20,7 @@ def probe_rows(
     fractions: Sequence[float] = (0.01, 0.1, 1.0),
     k: int = 200,
     temperature: float = 0.1,
-    votes: str = "weighted",
+    weights: str = "similarity",
     seed: int = 0,
     pca_features: Sequence[str] = ("pixels",),
 ) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def probe_rows(
         fractions: shares of the training labels, each in (0, 1]; the rows of a share are `label_subset(..., seed)`.
         k: neighbours of kNN, capped at the number of labelled rows.
         temperature: of the kNN vote.
-        votes: of kNN, see `nearest.knn`.
+        weights: of kNN, see `nearest.knn`.
         seed: of the label subsets and of the split that chooses the strength of L2.
         pca_features: names whose linear probe sees 100 principal components (fitted on all training rows, labelled or
             not) instead of the features; these share one scale, and the protocol reads "linear.lbfgs.pca100.v1".
@@ -64,9 +64,9 @@ def probe_rows(
             labels = train_labels[chosen]
             common = {"features": name, "labels": f"{100 * fraction:g}%"}
             counts = {"num_labels": len(chosen), "num_test": len(tested), "chance": chance}
-            how: dict[str, Any] = {"k": k, "temperature": temperature, "votes": votes}
+            how: dict[str, Any] = {"k": k, "temperature": temperature, "weights": weights}
             predictions = nearest.knn(train[chosen], labels, test[tested], num_classes=num_classes, **how)
-            protocol = nearest.knn_protocol(k, temperature, len(chosen), votes=votes)
+            protocol = nearest.knn_protocol(k, temperature, len(chosen), weights=weights)
             extra = {"protocol": protocol, **counts, "k": min(k, len(chosen))}
             rows.append({**common, "probe": "knn", **_scores(predictions, truth), **extra})
             fit_train, fit_test, protocol, scaling = reduced or (train, test, logistic.LINEAR_PROTOCOL, "each")

@@ -15,7 +15,7 @@ class ProbeSettings(NamedTuple):
     knn_temperature: float
     label_fractions: tuple[float, ...]
     batch_size: int
-    knn_votes: str = "weighted"
+    knn_weights: str = "similarity"
 
 
 def make_settings(
@@ -24,7 +24,7 @@ def make_settings(
     knn_temperature: float,
     label_fractions: Sequence[float],
     batch_size: int,
-    knn_votes: str = "weighted",
+    knn_weights: str = "similarity",
 ) -> ProbeSettings:
     """The config's section `probe`.
 
@@ -33,7 +33,7 @@ def make_settings(
         knn_temperature: of the vote, above 0.
         label_fractions: shares of the training labels that the probes see, each in (0, 1].
         batch_size: images in one forward pass of the encoder, at least 1.
-        knn_votes: "weighted" by similarity, or "uniform"; see `nearest.knn`.
+        knn_weights: "similarity" by similarity, or "uniform"; see `nearest.knn`.
 
     Raises:
         base.InputError: a value is out of its range.
@@ -48,5 +48,5 @@ def make_settings(
         )
     if batch_size < 1:
         raise base.InputError(f"probe.batch_size must be at least 1; got {batch_size}. Use 512.")
-    base.check_choice(knn_votes, nearest.VOTES, name="probe.knn_votes", remedy="Use weighted.")
-    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size, knn_votes)
+    base.check_choice(knn_weights, nearest.WEIGHTS, name="probe.knn_weights", remedy="Use similarity.")
+    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size, knn_weights)

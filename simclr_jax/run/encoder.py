@@ -156,7 +156,7 @@ def load(path: str | os.PathLike[str], *, checkpoint: str = "latest") -> Encoder
     return Encoder(
         config_lib.call(models.make_encoder, config, "encoder"),
         encoder_variables,
-        size=config["augment"]["size"],
+        size=config["augment"]["image_size"],
         resize=config["augment"]["resize"],
         step=step,
         source=str(folder),

@@ -40,7 +40,7 @@ def make_predict(
     Compiled once for all splits: the last batch is padded and the padding cut off.
     """
     sharding.check_batch_size(batch_size, mesh, name="probe.batch_size")
-    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
+    eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))
 
     def predict_rows(variables: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
         return fn(variables, eval_view(images, sizes))
@@ -54,7 +54,7 @@ def make_predict(
 
 def evaluation_images(image_set: data.ImageSet, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> np.ndarray:
     """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures."""
-    eval_view = sharding.map_rows(augment.make_eval_view(size=size, resize=resize), mesh, row_args=(True, True))
+    eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))
     crop = jax.jit(
         lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"),
         out_shardings=sharding.replicated(mesh),

@@ -31,12 +31,31 @@ _FREE = (
     "train.evaluate_every_epochs",
     "train.max_resident_gigabytes",
     "train.parameter_sharding",
-    "train.folded_bn",
+    "train.fused_conv_bn",
     "train.deterministic",
     "train.stretch_schedule",
 )
 _LENGTH = ("train.num_epochs", "schedule.restart_epochs")
 _ABSENT = "absent"
+
+
+# How older runs called a key -> today's name; and old words for today's values.
+OLD_NAMES = {
+    "augment.size": "augment.image_size",
+    "augment.strength": "augment.color_jitter_strength",
+    "augment.jitter_probability": "augment.color_jitter_probability",
+    "augment.gray_probability": "augment.grayscale_probability",
+    "augment.min_area": "augment.crop_min_scale",
+    "data.max_skipped": "data.max_corrupt_fraction",
+    "method.head_layers": "method.num_proj_layers",
+    "method.head_dim": "method.proj_out_dim",
+    "method.head_width": "method.proj_hidden_dim",
+    "method.selector": "method.ft_proj_selector",
+    "probe.knn_votes": "probe.knn_weights",
+    "schedule.scaling": "schedule.learning_rate_scaling",
+    "train.folded_bn": "train.fused_conv_bn",
+}
+_OLD_VALUES = {("probe.knn_weights", "weighted"): "similarity"}
 
 
 class Data(NamedTuple):
@@ -54,7 +73,20 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
         base.InputError: config.json cannot be read.
     """
-    return _completed(workdir_lib.read_config(workdir))
+    return _completed(with_new_names(workdir_lib.read_config(workdir)))
+
+
+def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run with today's names for the keys of `OLD_NAMES`."""
+    renamed: dict[str, Any] = {}
+    for section, values in config.items():
+        renamed[section] = values
+        if isinstance(values, Mapping):
+            renamed[section] = {}
+            for key, value in values.items():
+                name = OLD_NAMES.get(f"{section}.{key}", f"{section}.{key}")
+                renamed[section][name.partition(".")[2]] = _OLD_VALUES.get((name, str(value)), value)
+    return renamed
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:

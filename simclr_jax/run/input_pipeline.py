@@ -66,7 +66,7 @@ def make_feed(
 
 def make_resident_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, shape: tuple[int, int]) -> Feed:
     """The whole split on every device; the host sends indices only."""
-    source = sharding.put_replicated(mesh, resident.take_split(image_set))
+    source = sharding.put_replicated(mesh, resident.split_arrays(image_set))
 
     def draw(step: int) -> tuple[Any, base.Array]:
         count = shape[0] * shape[1]
@@ -81,17 +81,17 @@ def make_streamed_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch
 
     Every process reads only the rows of its own devices. The device computes while the host reads the next rows.
     """
-    split = resident.take_split(image_set)
+    split = resident.split_arrays(image_set)
 
     def draw(step: int) -> tuple[Any, base.Array]:
         indices = order.stream_indices(seed, step * batch_size, batch_size, num_examples=len(image_set.images))
         source = jax.tree.map(lambda array: sharding.gather_rows(mesh, array, indices), split)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 
-    return Feed(draw, take_rows, source_is_rows=True, name="streamed from the host")
+    return Feed(draw, sent_rows, source_is_rows=True, name="streamed from the host")
 
 
-def take_rows(source: resident.ResidentSplit, indices: base.Array, positions: base.Array) -> base.Batch:
+def sent_rows(source: resident.SplitArrays, indices: base.Array, positions: base.Array) -> base.Batch:
     """The batch whose rows have been sent; pure, meant to run inside `jit`. See `resident.gather_batch`."""
     image, size, label = (jnp.asarray(array) for array in source)
     return base.Batch(image=image, size=size, label=label, position=positions, mask=indices >= 0)

@@ -11,9 +11,9 @@ from simclr_jax import base
 from simclr_jax.run import checkpoint, features, identity
 from simclr_jax.run import workdir as workdir_lib
 
-_HEAD_KEYS = ("head_layers", "head_dim", "head_width")
+_HEAD_KEYS = ("num_proj_layers", "proj_out_dim", "proj_hidden_dim")
 _OWN_KEYS = ("dtype", "norm", "remat")
-_VIEW_KEYS = ("size", "resize")
+_VIEW_KEYS = ("image_size", "resize")
 
 
 def inherit(config: Mapping[str, Any], *, resumed: pathlib.Path | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
             got = "nothing" if found is None else f"shape {list(np.shape(found))}"
             raise base.InputError(
                 f"The run in {workdir} must have the weight {'/'.join(names[1:])} of shape {list(leaf.shape)}; it has "
-                f"{got}. Lower method.selector to the layers that its head has, or start from another run."
+                f"{got}. Lower method.ft_proj_selector to the layers that its head has, or start from another run."
             )
         return np.asarray(found, leaf.dtype)
 

@@ -75,14 +75,14 @@ def make_program(
         base.InputError: a value of the config is not valid.
     """
     check_sections(config, mesh)
-    train, size = config["train"], config["augment"]["size"]
+    train, size = config["train"], config["augment"]["image_size"]
     encoder = make_encoder(config, mesh)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes)
     sizes = run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
-    make_views = make_view_recipe(config, mesh)
-    load_batch = input_pipeline.take_rows if shape.is_streamed else resident.gather_batch
+    make_views = make_recipe(config, mesh)
+    load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
         train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
     )
@@ -123,11 +123,11 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
         "encoder",
         bn_groups=groups,
         bn_parts=mesh.size,
-        bn_folded=folds_batch_norm(config, platform=base.platform(mesh)),
+        fused_conv_bn=fuses_conv_bn(config, platform=base.platform(mesh)),
     )
 
 
-def make_view_recipe(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
+def make_recipe(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
     """The augmentation of the config's section `augment`; its `loop` "auto" is what suits the devices of `mesh`.
 
     Raises:
@@ -139,9 +139,9 @@ def make_view_recipe(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
     return config_lib.call(augment.make_simclr_views, {**config, "augment": section}, "augment")
 
 
-def folds_batch_norm(config: Mapping[str, Any], *, platform: str) -> bool:
-    """Whether bfloat16 BatchNorm takes the forms of `models.folded`, which pay on GPUs alone; `train.folded_bn`."""
-    return platform == "gpu" and bool(config["train"]["folded_bn"])
+def fuses_conv_bn(config: Mapping[str, Any], *, platform: str) -> bool:
+    """Whether bfloat16 BatchNorm takes the forms of `models.fused_conv_bn`, which pay on GPUs alone."""
+    return platform == "gpu" and bool(config["train"]["fused_conv_bn"])
 
 
 def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, bool] | None:
@@ -160,7 +160,7 @@ def abstract_arguments(
     whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
     count, placed = (batch_size, rows) if shape.is_streamed else (shape.num_examples, whole)
     struct: Any = jax.ShapeDtypeStruct
-    source = resident.ResidentSplit(
+    source = resident.SplitArrays(
         images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
         sizes=struct((count, 2), jnp.int32, sharding=placed),
         labels=struct((count,), jnp.int32, sharding=placed),
@@ -203,13 +203,13 @@ def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, nu
 
 def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
     """A line for people where views are larger than the images kept for them, "" where they are not."""
-    size = config["augment"]["size"]
+    size = config["augment"]["image_size"]
     if size <= max(canvas):
         return ""
     more = "" if config["data"]["canvas_size"] is None else f" Raise data.canvas_size from {max(canvas)} to keep more."
     return (
-        f"Views of augment.size {size} pixels are cut from images of at most {max(canvas)} and enlarged: they show no "
-        f"more than smaller views would.{more}"
+        f"Views of augment.image_size {size} pixels are cut from images of at most {max(canvas)} and enlarged: they "
+        f"show no more than smaller views would.{more}"
     )
 
 

@@ -31,7 +31,7 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )
-    size, resize = config["augment"]["size"], config["augment"]["resize"]
+    size, resize = config["augment"]["image_size"], config["augment"]["resize"]
     return training_loop.Run(
         config=config,
         mesh=mesh,
@@ -65,7 +65,7 @@ def _load_splits(
     fraction = config["split"]["label_fraction"]
     if fraction is not None or config["method"]["name"] == "supervised":
         rows = probes.rows_to_train(train_set.labels, class_names=train_set.class_names, fraction=fraction)
-        train_set = train_set if len(rows) == len(train_set.images) else data.take(train_set, rows)
+        train_set = train_set if len(rows) == len(train_set.images) else data.subset(train_set, rows)
     if settings.batch_size > len(train_set.images):
         raise base.InputError(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "

@@ -32,7 +32,7 @@ class LoopSettings(NamedTuple):
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
     max_resident_gigabytes: see `input_pipeline.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`.
     bn_group: over which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
-    `sharding.state_placement`. folded_bn: see `program.folds_batch_norm`.
+    `sharding.state_placement`. fused_conv_bn: see `program.fuses_conv_bn`.
     deterministic: see `program.compiler_options`. stretch_schedule: see `identity.check_config`.
     """
 
@@ -47,7 +47,7 @@ class LoopSettings(NamedTuple):
     num_chunks: int = 1
     bn_group: str = "global"
     parameter_sharding: str = "replicated"
-    folded_bn: bool = True
+    fused_conv_bn: bool = True
     deterministic: bool = False
     stretch_schedule: bool = False
 
@@ -204,7 +204,7 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
                 num_classes=len(train_set.class_names),
                 k=run.probe.knn_k,
                 temperature=run.probe.knn_temperature,
-                votes=run.probe.knn_votes,
+                weights=run.probe.knn_weights,
             )
     except base.InputError as error:
         progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")

@@ -30,7 +30,7 @@ def _positions(images, first=0):
 
 
 SIZE = 48
-RECIPE = views.make_recipe(size=SIZE)
+RECIPE = views.make_recipe(image_size=SIZE)
 IMAGES = _pictures(6, 50, 60)
 KEY = jax.random.key(11)
 DRAW = jax.jit(lambda key, sizes, positions: views.draw_views(key, sizes, positions, recipe=RECIPE))
@@ -73,7 +73,7 @@ def test_views_from_given_draws_equal_the_reference(loop):
         canvas[k, : picture.shape[0], : picture.shape[1]] = picture
     ours = {}
     for impl, brightness in (("simclrv1", "add"), ("simclrv2", "multiply")):
-        recipe = views.make_recipe(size=int(arrays["out_size"]), brightness=brightness, loop=loop)
+        recipe = views.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness, loop=loop)
         ours[impl] = np.asarray(jax.jit(lambda i, d, r=recipe: views.apply_views(i, d, recipe=r))(canvas, draws))
     assert set(arrays["param/impl"]) == set(ours)
     for k, impl in enumerate(arrays["param/impl"]):
@@ -93,8 +93,8 @@ def _check_view_distribution(case, num_views):
     """Views of the four recorded pictures; in one view the four share a sigma, as in the recorded batches."""
     arrays, quantiles = golden.load("pipeline_stats"), golden.load("view_quantiles")
     make = augment.make_simclr_views(
-        size=int(arrays[f"{case}/size"]),
-        strength=float(arrays[f"{case}/strength"]),
+        image_size=int(arrays[f"{case}/size"]),
+        color_jitter_strength=float(arrays[f"{case}/strength"]),
         blur_probability=0.5 if arrays[f"{case}/blur"] else 0.0,
         num_views=num_views,
         loop="map",
@@ -165,7 +165,9 @@ def test_views_of_an_image_do_not_depend_on_the_batch_around_it():
 def test_views_replayed_from_their_draws_are_bit_exact():
     draws = DRAW(KEY, _sizes(IMAGES), _positions(IMAGES))
     np.testing.assert_array_equal(APPLY(IMAGES, draws), APPLY(IMAGES, jax.tree.map(np.asarray, draws)))
-    made = jax.jit(augment.make_simclr_views(size=SIZE, loop="map"))(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))
+    made = jax.jit(augment.make_simclr_views(image_size=SIZE, loop="map"))(
+        KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES)
+    )
     np.testing.assert_allclose(APPLY(IMAGES, draws), made, atol=REORDERED)
 
 
@@ -180,7 +182,7 @@ def test_one_view_equals_its_place_in_the_batch():
 @pytest.mark.parametrize("size, canvas", [(SIZE, (50, 60)), (96, (130, 110))])
 def test_map_and_vmap_give_the_same_views(size, canvas):
     images = _pictures(6, *canvas)
-    recipe = views.make_recipe(size=size)
+    recipe = views.make_recipe(image_size=size)
     draws = DRAW(KEY, _sizes(images), _positions(images))
     made = {
         loop: jax.jit(lambda i, d, loop=loop: views.apply_views(i, d, recipe=recipe._replace(loop=loop)))(images, draws)
@@ -226,17 +228,17 @@ def _count(primitive, make, images):
 
 def test_operations_with_probability_zero_are_not_compiled():
     off = {"blur_probability": 0.0, "loop": "map"}
-    assert _count("dot_general", augment.make_simclr_views(size=32, loop="map"), IMAGES) == 4
-    assert _count("dot_general", augment.make_simclr_views(size=32, **off), IMAGES) == 2
-    conditionals = _count("cond", augment.make_simclr_views(size=32, **off), IMAGES)
+    assert _count("dot_general", augment.make_simclr_views(image_size=32, loop="map"), IMAGES) == 4
+    assert _count("dot_general", augment.make_simclr_views(image_size=32, **off), IMAGES) == 2
+    conditionals = _count("cond", augment.make_simclr_views(image_size=32, **off), IMAGES)
     assert conditionals == 6  # jitter, its four places, grey
-    for setting in ({"strength": 0.0}, {"jitter_probability": 0.0}):
-        assert _count("cond", augment.make_simclr_views(size=32, **off, **setting), IMAGES) == 1
-    assert _count("cond", augment.make_crop_flip_views(size=32, loop="map"), IMAGES) == 0
+    for setting in ({"color_jitter_strength": 0.0}, {"color_jitter_probability": 0.0}):
+        assert _count("cond", augment.make_simclr_views(image_size=32, **off, **setting), IMAGES) == 1
+    assert _count("cond", augment.make_crop_flip_views(image_size=32, loop="map"), IMAGES) == 0
 
 
 def test_views_at_once_use_neither_gathers_of_pixels_nor_convolutions_and_two_products():
-    make = augment.make_simclr_views(size=32, loop="vmap")
+    make = augment.make_simclr_views(image_size=32, loop="vmap")
     images = jnp.asarray(IMAGES)
     text = jax.jit(make).lower(KEY, images, _sizes(images), _positions(images)).as_text()
     assert "stablehlo.convolution" not in text
@@ -246,10 +248,10 @@ def test_views_at_once_use_neither_gathers_of_pixels_nor_convolutions_and_two_pr
 
 
 def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
-    make = augment.make_crop_flip_views(size=24, loop="map")
+    make = augment.make_crop_flip_views(image_size=24, loop="map")
     made = jax.jit(make)(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))
     assert made.shape == (6, 1, 24, 24, 3) and made.dtype == jnp.float32
-    recipe = views.make_recipe(size=24, num_views=1)
+    recipe = views.make_recipe(image_size=24, num_views=1)
     draws = jax.jit(lambda s, p: views.draw_views(KEY, s, p, recipe=recipe))(_sizes(IMAGES), _positions(IMAGES))
     assert 0 < int(draws.flip.sum()) < 6
     one = jax.jit(lambda image, box, mirrored: flip.adjust_flip(crop.adjust_crop(image, box, size=24), mirrored))
@@ -266,7 +268,7 @@ def test_eval_view_equals_the_reference(loop):
         image, size = arrays[f"eval/{case}/input_u8"], int(case.split("_to_")[1])
         # An odd canvas with garbage outside the valid region, unless the image is as it should be.
         canvas = image if size == 32 else np.pad(image, ((0, 9), (0, 4), (0, 0)), constant_values=200)
-        make = jax.jit(augment.make_eval_view(size=size, resize=resize, loop=loop))
+        make = jax.jit(augment.make_eval_view(image_size=size, resize=resize, loop=loop))
         ours = make(canvas[None], np.asarray([image.shape[:2]], np.int32))
         assert ours.shape == (1, size, size, 3) and ours.dtype == jnp.float32
         rows = arrays[f"eval/{case}/rows"]
@@ -281,7 +283,9 @@ def test_eval_view_of_large_images_has_the_references_mean_and_deviation(case):
     i, j, c = np.ogrid[:height, :width, :3]
     k = int(arrays[f"eval/{case}/formula_k"])
     image = (((i * i * k + 5 * i * j + 11 * j + 40 * c + (i * j) // 7) // 16) % 256).astype(np.uint8)
-    ours = np.asarray(jax.jit(augment.make_eval_view(size=224))(image[None], _sizes(image[None])))[0].astype(np.float64)
+    ours = np.asarray(jax.jit(augment.make_eval_view(image_size=224))(image[None], _sizes(image[None])))[0].astype(
+        np.float64
+    )
     # Statistics are stored in float32.
     np.testing.assert_allclose(ours.mean(axis=(0, 1)), arrays[f"eval/{case}/output_tf2_channel_mean"], atol=1e-5)
     np.testing.assert_allclose(ours.std(axis=(0, 1)), arrays[f"eval/{case}/output_tf2_channel_std"], atol=1e-5)
@@ -295,9 +299,9 @@ def test_eval_view_of_a_photo_equals_the_printed_values():
         "tf1": (0.500412, 0.284448, (0.964706, 0.117647, 0.27451), (0.168695, 0.325558, 0.48242)),
     }
     for resize, (mean, deviation, first, last) in printed.items():
-        ours = np.asarray(jax.jit(augment.make_eval_view(size=224, resize=resize))(image, _sizes(image)))[0].astype(
-            np.float64
-        )
+        ours = np.asarray(jax.jit(augment.make_eval_view(image_size=224, resize=resize))(image, _sizes(image)))[
+            0
+        ].astype(np.float64)
         # Printed with six decimals.
         np.testing.assert_allclose([ours.mean(), ours.std()], [mean, deviation], atol=2e-6)
         np.testing.assert_allclose([ours[0, 0], ours[223, 223]], [first, last], atol=2e-6)
@@ -305,7 +309,7 @@ def test_eval_view_of_a_photo_equals_the_printed_values():
 
 def test_eval_view_of_small_images_is_the_image_itself():
     images = _pictures(3, 32, 32)
-    ours = jax.jit(augment.make_eval_view(size=32))(images, _sizes(images))
+    ours = jax.jit(augment.make_eval_view(image_size=32))(images, _sizes(images))
     np.testing.assert_allclose(ours, images.astype(np.float32) / 255, rtol=0, atol=1e-7)
 
 
@@ -314,21 +318,23 @@ def test_eval_view_of_a_small_target_keeps_the_whole_short_side():
     box = crop.CropBox(*(jnp.int32(v) for v in (0, 12, 40, 40)))
     picture = jnp.asarray(image[0].astype(np.float32) / 255)
     expected = np.clip(jax.jit(lambda p, b: crop.adjust_crop(p, b, size=(32, 32)))(picture, box), 0, 1)
-    np.testing.assert_allclose(jax.jit(augment.make_eval_view(size=32))(image, _sizes(image))[0], expected, atol=2e-6)
+    np.testing.assert_allclose(
+        jax.jit(augment.make_eval_view(image_size=32))(image, _sizes(image))[0], expected, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"size": 0}, "size must be .*got 0"),
-        ({"size": 32, "strength": 1.5}, "strength must be at most 1.25"),
-        ({"size": 32, "resize": "cubic"}, "tf2, tf1; got 'cubic'"),
-        ({"size": 32, "brightness": "v1"}, "multiply, add; got 'v1'"),
-        ({"size": 32, "loop": "scan"}, "auto, map, vmap; got 'scan'"),
-        ({"size": 32, "blur_sigma_per": "batch"}, "view, image; got 'batch'"),
-        ({"size": 32, "blur_probability": 1.5}, "blur_probability must be in"),
-        ({"size": 32, "min_area": 0.0}, "min_area must be in"),
-        ({"size": 32, "num_views": 0}, "num_views must be at least 1"),
+        ({"image_size": 0}, "size must be .*got 0"),
+        ({"image_size": 32, "color_jitter_strength": 1.5}, "strength must be at most 1.25"),
+        ({"image_size": 32, "resize": "cubic"}, "tf2, tf1; got 'cubic'"),
+        ({"image_size": 32, "brightness": "v1"}, "multiply, add; got 'v1'"),
+        ({"image_size": 32, "loop": "scan"}, "auto, map, vmap; got 'scan'"),
+        ({"image_size": 32, "blur_sigma_per": "batch"}, "view, image; got 'batch'"),
+        ({"image_size": 32, "blur_probability": 1.5}, "blur_probability must be in"),
+        ({"image_size": 32, "crop_min_scale": 0.0}, "crop_min_scale must be in"),
+        ({"image_size": 32, "num_views": 0}, "num_views must be at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_pipeline_is_built(settings, message):
@@ -339,21 +345,21 @@ def test_wrong_settings_are_refused_when_the_pipeline_is_built(settings, message
 
 def test_unknown_settings_of_a_recipe_are_named():
     with pytest.raises(base.InputError, match="blurr"):
-        views.make_recipe(size=32, blurr=1)
+        views.make_recipe(image_size=32, blurr=1)
     with pytest.raises(base.InputError, match="auto, map, vmap"):
-        augment.make_eval_view(size=32, loop="pmap")
+        augment.make_eval_view(image_size=32, loop="pmap")
 
 
 def test_sizes_and_positions_have_defaults_and_one_image_gives_its_views():
     images = jnp.asarray(np.random.default_rng(3).integers(0, 256, (3, 20, 24, 3)), jnp.uint8)
-    make_views = jax.jit(augment.make_simclr_views(size=16, blur_probability=0.0))
+    make_views = jax.jit(augment.make_simclr_views(image_size=16, blur_probability=0.0))
     sizes, positions = jnp.asarray([[20, 24]] * 3, jnp.int32), jnp.arange(3, dtype=jnp.int32)
     views = make_views(KEY, images)
     np.testing.assert_array_equal(views, make_views(KEY, images, sizes, positions))
     np.testing.assert_array_equal(make_views(KEY, images[0]), views[0])
     floats = images.astype(jnp.float32) * (1 / 255)
     np.testing.assert_allclose(make_views(KEY, floats), views, atol=1e-6)
-    eval_view = augment.make_eval_view(size=16)
+    eval_view = augment.make_eval_view(image_size=16)
     np.testing.assert_array_equal(eval_view(images[0]), eval_view(images, sizes)[0])
 
 
@@ -368,4 +374,4 @@ def test_sizes_and_positions_have_defaults_and_one_image_gives_its_views():
 )
 def test_images_of_another_layout_are_refused_with_the_remedy(shape, remedy):
     with pytest.raises(base.InputError, match=remedy):
-        augment.make_simclr_views(size=16)(KEY, jnp.zeros(shape, jnp.uint8))
+        augment.make_simclr_views(image_size=16)(KEY, jnp.zeros(shape, jnp.uint8))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import gpu_memory, pieces
+from benchmarks import gpu_memory, resumable
 from tests.devices import run_tiny
 
 
@@ -65,27 +65,27 @@ def tries(monkeypatch, tmp_path):
 
 def test_running_out_of_memory_is_a_result_and_the_table_tells_both_deviations(tries, capsys):
     path, tried = tries
-    assert gpu_memory.run({"whole": CASE}, path, pieces.Clock(9))
+    assert gpu_memory.run({"whole": CASE}, path, resumable.Clock(9))
     assert tried == [80, 96, 112]
     assert "| whole | 80 | 96 | -17 % | 9.6e-05 GB | 0.000106 GB | +10 % | 3 |" in capsys.readouterr().out
 
 
 def test_a_call_without_time_keeps_the_tries_and_the_next_one_goes_on(tries, capsys, monkeypatch):
     path, tried = tries
-    clock = pieces.Clock(9)
+    clock = resumable.Clock(9)
     known = gpu_memory.in_own_process
     monkeypatch.setattr(
         gpu_memory, "in_own_process", lambda *a, **k: (clock.stop() if a[0] != ["--probe"] else None) or known(*a, **k)
     )
     assert not gpu_memory.run({"whole": CASE}, path, clock) and tried == [80]
     monkeypatch.setattr(gpu_memory, "in_own_process", known)
-    assert gpu_memory.run({"whole": CASE}, path, pieces.Clock(9)) and tried == [80, 96, 112]
+    assert gpu_memory.run({"whole": CASE}, path, resumable.Clock(9)) and tried == [80, 96, 112]
     assert "| whole | 80 | 96 |" in capsys.readouterr().out
 
 
 def test_without_a_gpu_nothing_is_tried(tries, capsys):
     path, tried = tries
-    assert not gpu_memory.run({"whole": CASE._replace(budget=None)}, path, pieces.Clock(9)) and not tried
+    assert not gpu_memory.run({"whole": CASE._replace(budget=None)}, path, resumable.Clock(9)) and not tried
     assert "There is no GPU here" in capsys.readouterr().out
 
 

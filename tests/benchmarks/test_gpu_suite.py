@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from benchmarks import contest, gpu_suite
+from benchmarks import gpu_suite, harness
 from benchmarks.gpu_rows import figures, rows, settings, table
 from tests import test_architecture as architecture
 
@@ -72,14 +72,18 @@ def test_the_ceilings_on_an_h200_are_those_derived_by_hand(name, expected):
 def test_the_ceiling_does_not_depend_on_forms_of_batch_norm_and_needs_the_probes():
     config = settings.load(settings.CIFAR, figures.Job(tiny=True))
     plain = settings.ceiling(config, **H200)
-    config["encoder"]["norm"], config["train"]["folded_bn"] = "frozen", False
+    config["encoder"]["norm"], config["train"]["fused_conv_bn"] = "frozen", False
     assert settings.ceiling(config, **H200) == plain
     assert "ceiling" not in settings.ceiling(config, flops=None, bandwidth=4.3e12)
 
 
 def test_tiny_settings_are_tiny_and_full_ones_are_the_recipes():
     full = settings.load(settings.RESNET50, JOB, batch_size=512)
-    assert (full["encoder"]["name"], full["augment"]["size"], full["train"]["batch_size"]) == ("resnet50", 224, 512)
+    assert (full["encoder"]["name"], full["augment"]["image_size"], full["train"]["batch_size"]) == (
+        "resnet50",
+        224,
+        512,
+    )
     assert settings.canvas(settings.RESNET50, JOB) == 384
     assert settings.num_images(settings.CIFAR, 512, JOB) == 50_000
     tiny = settings.load(settings.RESNET50, figures.Job(tiny=True), batch_size=4096)
@@ -175,22 +179,22 @@ def test_only_rounds_of_a_gpu_are_kept(tmp_path, capsys, about, words):
 
 def test_a_round_is_kept_and_the_page_shows_all_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_suite, "ROUNDS", tmp_path / "gpu")
-    monkeypatch.setattr(contest, "README", tmp_path / "README.md")
-    contest.README.write_text(
-        contest.replace_part((architecture.ROOT / "benchmarks/README.md").read_text(), "gpu_suite", "")
+    monkeypatch.setattr(harness, "README", tmp_path / "README.md")
+    harness.README.write_text(
+        harness.replace_part((architecture.ROOT / "benchmarks/README.md").read_text(), "gpu_suite", "")
     )
     file = tmp_path / "result.json"
     for name, moment in (("second", 2.0), ("first", 1.0)):
         file.write_text(json.dumps(make_round(*FULL, time=moment)))
         assert gpu_suite.main([f"--show={file}", f"--write={name}"]) == 0
-    page = contest.README.read_text()
+    page = harness.README.read_text()
     assert page.index("#### first") < page.index("#### second")
     assert json.loads((tmp_path / "gpu" / "first.json").read_text())["rows"]
 
 
 def test_the_page_shows_the_rounds_that_are_kept():
     text = table.page(gpu_suite.read_rounds(gpu_suite.ROUNDS))
-    assert text in contest.README.read_text()
+    assert text in harness.README.read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from benchmarks import (
     bench_nt_xent,
     bench_startup,
     bench_train_step,
-    contest,
+    harness,
     step_table,
     timing,
 )
@@ -35,7 +35,7 @@ ABOUT = {
 
 
 def make_program(**changes):
-    ours = contest.Implementation(lambda case, quick: contest.Work({}, lambda: None))
+    ours = harness.Implementation(lambda case, quick: harness.Work({}, lambda: None))
     peer = ours._replace(needs=("a_module_that_is_nowhere",), python="peers")
     settings = {
         "file": __file__,
@@ -44,11 +44,11 @@ def make_program(**changes):
         "implementations": {"ours": ours, "peer": peer},
         "compare": lambda theirs, ours: "",
         "packages": ("jax",),
-        "number": contest.per_second,
+        "number": harness.per_second,
         "unit": "images per CPU second",
         "words": "What is\n    measured.",
     }
-    return contest.Program(**{**settings, **changes})
+    return harness.Program(**{**settings, **changes})
 
 
 def result(*cpu_ms, **changes):
@@ -63,7 +63,7 @@ RESULTS = {
 
 def test_the_table_of_fixed_numbers():
     # 100 images in 10, 20, 25 ms are 10000, 5000, 4000 a second; the peer's median is 1428.6 by its median time of 70.
-    assert contest.table(make_program(), RESULTS).splitlines() == [
+    assert harness.table(make_program(), RESULTS).splitlines() == [
         "| implementation | small | large |",
         "| --- | --- | --- |",
         "| ours | 5000 (4000 to 10000), 250 MB (+20) | 2000 (2000 to 2000), 200 MB (+20) |",
@@ -74,16 +74,16 @@ def test_the_table_of_fixed_numbers():
 def test_the_ratio_is_the_peers_cost_also_where_the_number_is_a_time():
     program = make_program(number=lambda cpu_ms, amount: cpu_ms)
     results = {"small": {"ours": [result(10.0)], "peer": [result(5.0)]}}
-    assert "| peer | 5 (5 to 5), x0.50, 200 MB (+20) |" in contest.table(program, results)
+    assert "| peer | 5 (5 to 5), x0.50, 200 MB (+20) |" in harness.table(program, results)
 
 
 def test_failures_and_cases_without_a_program_are_rows():
     results = {"small": {"ours": [result(10.0)], "peer": [{"error": "exit 1: odd | thing"}]}, "large": {"ours": []}}
-    assert contest.table(make_program(), results).splitlines()[-1] == "| peer | failed: odd / thing | - |"
+    assert harness.table(make_program(), results).splitlines()[-1] == "| peer | failed: odd / thing | - |"
 
 
 def test_the_part_of_the_page_names_command_versions_hardware_and_date():
-    text = contest.part(make_program(), RESULTS, ABOUT, command="python benchmarks/x.py")
+    text = harness.part(make_program(), RESULTS, ABOUT, command="python benchmarks/x.py")
     assert text.startswith(
         "What is measured.\n\n```\npython benchmarks/x.py\n```\n\n22 November 2026, commit abc1234, 2 CPU"
     )
@@ -93,16 +93,16 @@ def test_the_part_of_the_page_names_command_versions_hardware_and_date():
 
 def test_only_the_marked_part_of_the_page_is_replaced():
     page = "before\n<!-- x: from here on written by make bench -->\n\nold\n\n<!-- end of x -->\nbehind\n"
-    replaced = contest.replace_part(page, "x", "new")
+    replaced = harness.replace_part(page, "x", "new")
     assert replaced == page.replace("old", "new")
-    assert contest.replace_part(replaced, "x", "old") == page
+    assert harness.replace_part(replaced, "x", "old") == page
     with pytest.raises(ValueError, match="once each"):
-        contest.replace_part(page, "y", "new")
+        harness.replace_part(page, "y", "new")
 
 
 @pytest.mark.parametrize("stem", bench_all.PROGRAMS)
 def test_the_page_has_a_place_for_every_program(stem):
-    assert contest.replace_part(contest.README.read_text(), stem, "new")
+    assert harness.replace_part(harness.README.read_text(), stem, "new")
 
 
 def test_make_bench_runs_every_program_within_its_minutes():
@@ -114,10 +114,10 @@ def test_make_bench_runs_every_program_within_its_minutes():
 
 
 def test_the_shown_command_has_no_paths():
-    options = contest._parser(make_program()).parse_args(
+    options = harness._parser(make_program()).parse_args(
         ["--peers_python=/home/me/python", "--rounds=2", "--case=small"]
     )
-    shown = contest.shown_command(make_program(), options)
+    shown = harness.shown_command(make_program(), options)
     assert "/home" not in shown and "--rounds=2" in shown and "--peers_python=PYTHON_WITH_THE_PEERS" in shown
 
 
@@ -166,14 +166,14 @@ def test_steps_are_timed_for_the_network_of_every_shipped_config():
     for path in (timing.ROOT / "configs").glob("[!_]*.py"):
         config = config_lib.load_file(path.stem)
         encoder = config.encoder
-        assert (encoder.name, encoder.width_multiplier, encoder.stem, config.augment.size) in timed, path.stem
+        assert (encoder.name, encoder.width_multiplier, encoder.stem, config.augment.image_size) in timed, path.stem
 
 
 def test_the_table_of_steps_has_a_row_a_network_and_a_place_on_its_page():
     cells = {"resnet18, cifar stem, 32 px": "1 / 2", "resnet50, imagenet stem, 64 px": "3 / 4"}
     lines = step_table.table(cells, [32, 64]).splitlines()
     assert lines[2:] == ["| resnet18, cifar stem | 1 / 2 | - |", "| resnet50, imagenet stem | - | 3 / 4 |"]
-    assert contest.replace_part(step_table.PAGE.read_text(), "step_table", "new", by=step_table.BY)
+    assert harness.replace_part(step_table.PAGE.read_text(), "step_table", "new", by=step_table.BY)
 
 
 def test_other_pictures_are_refused():
@@ -203,9 +203,9 @@ def test_a_job_without_its_library_is_absent_and_rounds_end_with_the_time(capsys
 def test_the_official_code_counts_as_absent_without_its_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SIMCLR_TF2_FOLDER", str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="SIMCLR_TF2_FOLDER does not name"):
-        contest.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py")
+        harness.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py")
     (tmp_path / "objective.py").touch()
-    assert contest.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py") == str(tmp_path)
+    assert harness.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py") == str(tmp_path)
     assert "official TF2" in bench_nt_xent.IMPLEMENTATIONS
 
 
@@ -230,7 +230,7 @@ def test_the_quick_run_works_without_peers(stem):
 @pytest.mark.slow
 def test_a_peer_that_is_not_installed_is_a_row_and_no_failure(capsys, monkeypatch):
     monkeypatch.setattr(
-        contest, "_missing", lambda implementation: "ModuleNotFoundError" if implementation.needs else ""
+        harness, "_missing", lambda implementation: "ModuleNotFoundError" if implementation.needs else ""
     )
-    assert contest.run(bench_augment.PROGRAM, ["--quick"]) == 0
+    assert harness.run(bench_augment.PROGRAM, ["--quick"]) == 0
     assert capsys.readouterr().out.count("not installed |") == len(bench_augment.PROGRAM.implementations) - 1

@@ -52,7 +52,7 @@ def outputs(workdir: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     written = workdir_lib.read_config(workdir)
     encoder = config_lib.call(models.make_encoder, written, "encoder")
     method = written["method"]
-    head = heads.ProjectionHead(method["head_layers"], method["head_dim"])
+    head = heads.ProjectionHead(method["num_proj_layers"], method["proj_out_dim"])
     _, params, state = features.load_variables(workdir, which="latest")
 
     def apply(module, part, x):
@@ -164,7 +164,7 @@ def test_all_sections_but_encoder_and_method_are_those_of_the_config(tmp_path, s
     }
     assert written["encoder"]["dtype"] == "bfloat16" and written["encoder"]["name"] == "resnet10"
     method = written["method"]
-    assert (method["name"], method["head_layers"], method["head_dim"]) == ("simclr", 2, 8)
+    assert (method["name"], method["num_proj_layers"], method["proj_out_dim"]) == ("simclr", 2, 8)
     assert method["temperature"] == asked["method"]["temperature"] and method["supervised_weight"] == 0.0
 
 
@@ -211,7 +211,7 @@ def test_a_head_that_was_cut_off_for_fine_tuning_is_kept(tmp_path, source):
     variables.save(source, by_name)
     run_convert(tmp_path / "run", source, selector="1")
     method = workdir_lib.read_config(tmp_path / "run")["method"]
-    assert (method["name"], method["selector"], method["head_layers"]) == ("supervised", 1, 2)
+    assert (method["name"], method["selector"], method["num_proj_layers"]) == ("supervised", 1, 2)
     _, params, _ = features.load_variables(tmp_path / "run", which="latest")
     assert params["projection_head"].keys() == {"dense1", "bn1"}
 
@@ -222,7 +222,7 @@ def test_torchvision_files_become_runs_with_torchvisions_padding(tmp_path, sourc
     safetensors.numpy.save_file(state, source)
     run_convert(tmp_path / "run", source)
     written = workdir_lib.read_config(tmp_path / "run")
-    assert written["encoder"]["padding"] == "torchvision" and written["method"]["head_layers"] == 0
+    assert written["encoder"]["padding"] == "torchvision" and written["method"]["num_proj_layers"] == 0
     assert written["method"]["name"] == "supervised"
     step, params, state = features.load_variables(tmp_path / "run", which="latest")
     found = variables.flatten(params, state["batch_stats"])

@@ -34,8 +34,8 @@ def make_run(
     """A run folder as train leaves it, with golden weights (BatchNorm statistics far from 0 and 1); the weights."""
     settings = config_lib.load_file("default").to_dict()
     settings["encoder"] |= encoder
-    settings["augment"]["size"] = size
-    settings["method"] |= {"head_layers": 2, "head_dim": 8, "selector": selector}
+    settings["augment"]["image_size"] = size
+    settings["method"] |= {"num_proj_layers": 2, "proj_out_dim": 8, "selector": selector}
     network = models.make_encoder(**settings["encoder"])
     images = jnp.zeros((2, size, size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))
@@ -309,7 +309,7 @@ def test_the_documented_preprocessing_is_that_of_evaluation(tmp_path, monkeypatc
     photos = np.random.default_rng(0).integers(0, 256, (2, 48, 61, 3), np.uint8)
     scope = {"photos": photos}
     exec(compile(doc_block("def preprocess"), str(DOCS), "exec"), scope)
-    eval_view = augment.make_eval_view(size=size, resize="tf2")
+    eval_view = augment.make_eval_view(image_size=size, resize="tf2")
     expected = np.asarray(eval_view(jnp.asarray(photos), jnp.asarray([[48, 61]] * 2, jnp.int32)))
     # Without the reference's table of rounded bicubic weights: 1.5e-3 at most (golden files' README).
     np.testing.assert_allclose(scope["images"], expected, rtol=0, atol=1.5e-3)

@@ -19,7 +19,7 @@ from simclr_jax.run import workdir as workdir_lib
 
 # A step of this run takes milliseconds, so that a kill hits any phase of the program.
 OVERRIDES = [
-    "--config.augment.size=8",
+    "--config.augment.image_size=8",
     "--config.train.batch_size=32",
     "--config.train.log_every_steps=1",
     "--config.train.checkpoint_every_steps=5",

@@ -18,7 +18,11 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, splits
 from simclr_jax.run import workdir as workdir_lib
 
-OVERRIDES = ["--config.augment.size=8", "--config.train.num_epochs=0.3", "--config.train.evaluate_every_epochs=0.0"]
+OVERRIDES = [
+    "--config.augment.image_size=8",
+    "--config.train.num_epochs=0.3",
+    "--config.train.evaluate_every_epochs=0.0",
+]
 
 
 def settings(*overrides: str) -> dict:
@@ -86,7 +90,7 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(workdir, tmp_path, cap
 
 def partly(image_set, *, labels=None, rows=60, **changes):
     """The first images of a split with other labels or names."""
-    small = data.take(image_set, np.arange(rows))
+    small = data.subset(image_set, np.arange(rows))
     return small._replace(labels=small.labels if labels is None else np.resize(labels, rows), **changes)
 
 

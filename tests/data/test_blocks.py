@@ -35,9 +35,11 @@ def _encoded(items):
     return imageset.Encoded("test", "0" * 64, (), ids, lambda: 16, read)
 
 
-def _decode(items, max_skipped):
+def _decode(items, max_corrupt_fraction):
     rows = []
-    decoded = blocks.decode_split(_encoded(items), rows.append, canvas_size=16, max_skipped=max_skipped, progress=False)
+    decoded = blocks.decode_split(
+        _encoded(items), rows.append, canvas_size=16, max_corrupt_fraction=max_corrupt_fraction, progress=False
+    )
     return decoded, np.concatenate(rows)
 
 
@@ -61,7 +63,7 @@ def test_damaged_files_are_named_and_left_out():
 
 
 @pytest.mark.parametrize(
-    ("num_bad", "max_skipped", "fine"),
+    ("num_bad", "max_corrupt_fraction", "fine"),
     [
         (0, 0, True),
         (1, 0, False),
@@ -72,13 +74,13 @@ def test_damaged_files_are_named_and_left_out():
         (51, 0.5, False),
     ],
 )
-def test_the_quota_is_a_share_of_the_files_rounded_up(num_bad, max_skipped, fine):
+def test_the_quota_is_a_share_of_the_files_rounded_up(num_bad, max_corrupt_fraction, fine):
     items = [b"junk"] * num_bad + [_encode(Image.new("RGB", (8, 8)))] * (100 - num_bad)
     if fine:
-        assert len(_decode(items, max_skipped)[0].skipped) == num_bad
+        assert len(_decode(items, max_corrupt_fraction)[0].skipped) == num_bad
         return
     with pytest.raises(base.InputError, match=f"got {num_bad} among the first 100: file0: not a JPEG") as caught:
-        _decode(items, max_skipped)
+        _decode(items, max_corrupt_fraction)
     assert "\n" not in str(caught.value)
 
 

@@ -31,8 +31,10 @@ class _Split:
         return stream.getvalue(), 0
 
 
-def _load(split, cache_dir, max_skipped=0.25):
-    return cache.load_or_decode(split.encoded, cache_dir=cache_dir, max_skipped=max_skipped, progress=False)
+def _load(split, cache_dir, max_corrupt_fraction=0.25):
+    return cache.load_or_decode(
+        split.encoded, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction, progress=False
+    )
 
 
 def _assert_equal(left, right):
@@ -141,14 +143,14 @@ def test_pickled_arrays_are_never_loaded(tmp_path):
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path):
     with pytest.raises(base.InputError, match="at most 0 of 4 images"):
-        _load(_Split(), tmp_path, max_skipped=0)
+        _load(_Split(), tmp_path, max_corrupt_fraction=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_quota_holds_for_a_cached_split_too(tmp_path):
     _load(_Split(), tmp_path)
     with pytest.raises(base.InputError, match="at most 0 of 4 images"):
-        _load(_Split(), tmp_path, max_skipped=0)
+        _load(_Split(), tmp_path, max_corrupt_fraction=0)
 
 
 def test_remains_of_a_killed_run_are_removed_after_a_day(tmp_path):
@@ -193,4 +195,4 @@ def test_a_split_larger_than_memory_needs_a_cache():
     split = _Split()
     encoded = split.encoded._replace(ids=range(10**9), canvas_size=lambda: 4096)
     with pytest.raises(base.InputError, match="Give a cache_dir"):
-        cache.load_or_decode(encoded, cache_dir="", max_skipped=0, progress=False)
+        cache.load_or_decode(encoded, cache_dir="", max_corrupt_fraction=0, progress=False)

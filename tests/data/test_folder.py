@@ -204,7 +204,7 @@ def test_every_start_says_what_was_understood_and_what_is_damaged(tmp_path, caps
     (root / "train" / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff junk")
     (root / "train" / "ant" / "page.jpg").write_bytes(b"<!DOCTYPE html>")
     for _ in range(2):  # decoded, then from the cache
-        _load(root, "train", progress=True, cache_dir=cache_dir, max_skipped=0.2)
+        _load(root, "train", progress=True, cache_dir=cache_dir, max_corrupt_fraction=0.2)
         first, *others = (line for line in capsys.readouterr().err.splitlines() if line and "images/s" not in line)
         assert first == (
             f"folder:{root}: 14 training images from train/; 4 test images from test/; 2 classes (ant, bee); "
@@ -292,11 +292,11 @@ def test_hostile_names_stay_on_one_line_and_valid_text(tmp_path):
     raw = os.path.join(os.fsencode(tmp_path), b"latin\xe9.png")
     os.rename(tmp_path / "sp ace.png", raw)
     (tmp_path / "bad\nfile.png").write_bytes(b"junk")
-    loaded = _load(tmp_path, max_skipped=0.5)
+    loaded = _load(tmp_path, max_corrupt_fraction=0.5)
     assert set(loaded.ids) == {*names, "latin\\xe9.png"} - {"sp ace.png"}
     assert "".join(loaded.ids).encode("utf-8")
     assert loaded.skipped == ("bad\\nfile.png: not a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file",)
-    assert "bad\\nfile.png" in _refusal(tmp_path, max_skipped=0)
+    assert "bad\\nfile.png" in _refusal(tmp_path, max_corrupt_fraction=0)
 
 
 def test_the_canvas_is_that_of_the_largest_picture_up_to_256(tmp_path):
@@ -346,7 +346,7 @@ def test_a_huge_file_is_skipped_unread(tmp_path):
         _save(tmp_path / f"{index}.png")
     with open(tmp_path / "huge.png", "wb") as stream:
         stream.truncate(2**40)
-    loaded = _load(tmp_path, max_skipped=0.1)
+    loaded = _load(tmp_path, max_corrupt_fraction=0.1)
     assert loaded.skipped == ("huge.png: larger than 268 MB (shrink it, or raise max_megapixels)",)
 
 

@@ -18,7 +18,7 @@ def _image_set(count=5, side=4):
 def _split(image_set):
     sizes = image_set.sizes - np.arange(len(image_set.sizes), dtype=np.int32)[:, None]
     arrays = (image_set.images, sizes, image_set.labels)
-    return resident.ResidentSplit(*map(jnp.asarray, arrays))
+    return resident.SplitArrays(*map(jnp.asarray, arrays))
 
 
 def test_gather_batch_takes_the_named_rows():

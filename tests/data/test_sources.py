@@ -50,9 +50,9 @@ def test_an_unknown_split_lists_the_valid_ones(name, split, valid):
     [
         ({"canvas_size": 4}, "canvas_size must be a whole number of pixels"),
         ({"canvas_size": 64}, "canvas_size applies to tfds and folder sets"),
-        ({"max_skipped": -0.1}, "max_skipped must be a share from 0 to 1"),
-        ({"max_skipped": 10}, "max_skipped must be a share from 0 to 1"),
-        ({"max_skipped": float("nan")}, "max_skipped must be a share from 0 to 1"),
+        ({"max_corrupt_fraction": -0.1}, "max_corrupt_fraction must be a share from 0 to 1"),
+        ({"max_corrupt_fraction": 10}, "max_corrupt_fraction must be a share from 0 to 1"),
+        ({"max_corrupt_fraction": float("nan")}, "max_corrupt_fraction must be a share from 0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

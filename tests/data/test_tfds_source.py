@@ -64,7 +64,7 @@ def test_a_data_set_without_pictures_is_refused(tmp_path):
 
 
 def _load(name, split, data_dir, **changes):
-    settings = {"cache_dir": "", "progress": False, "max_skipped": 0.05} | changes
+    settings = {"cache_dir": "", "progress": False, "max_corrupt_fraction": 0.05} | changes
     return data.load_split(f"tfds:{name}", split, data_dir=data_dir, **settings)
 
 

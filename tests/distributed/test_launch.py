@@ -41,40 +41,38 @@ def free_port() -> int:
 
 
 def test_a_plain_machine_is_a_single_process():
-    assert distributed.find_place({}) is None
-    assert distributed.find_place({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None, (
-        "outside srun"
-    )
-    assert distributed.find_place({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
-    assert distributed.find_place({**OPENMPI, "OMPI_COMM_WORLD_SIZE": "1"}) is None
-    assert distributed.find_place({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) is None, "not an indexed job"
-    assert distributed.find_place({"TPU_WORKER_HOSTNAMES": "localhost"}, on_tpu=True) is None, "a slice of one host"
-    assert distributed.find_place({"TPU_SKIP_MDS_QUERY": "1"}, on_tpu=True) is None
-    assert distributed.find_place({"JAX_PLATFORMS": "cpu"}, on_tpu=True) is None
+    assert distributed.find_job({}) is None
+    assert distributed.find_job({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None, "outside srun"
+    assert distributed.find_job({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert distributed.find_job({**OPENMPI, "OMPI_COMM_WORLD_SIZE": "1"}) is None
+    assert distributed.find_job({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) is None, "not an indexed job"
+    assert distributed.find_job({"TPU_WORKER_HOSTNAMES": "localhost"}, on_tpu=True) is None, "a slice of one host"
+    assert distributed.find_job({"TPU_SKIP_MDS_QUERY": "1"}, on_tpu=True) is None
+    assert distributed.find_job({"JAX_PLATFORMS": "cpu"}, on_tpu=True) is None
 
 
 @pytest.mark.parametrize("environment", [{}, SLURM, OPENMPI, KUBERNETES])
 def test_one_process_can_be_asked_for_whatever_the_environment_says(environment):
-    assert distributed.find_place(environment, num_processes="1") is None
+    assert distributed.find_job(environment, num_processes="1") is None
 
 
 @pytest.mark.parametrize("environment", [{}, SLURM, OPENMPI, KUBERNETES])
 def test_three_flags_go_before_any_launcher(environment):
-    place = distributed.find_place(environment, **FLAGS)
-    assert place == distributed.Place("flags", "10.0.0.1:1234", 4, 3)
+    job = distributed.find_job(environment, **FLAGS)
+    assert job == distributed.Job("flags", "10.0.0.1:1234", 4, 3)
 
 
 def test_slurm_gives_every_task_of_the_step_its_gpu():
-    place = distributed.find_place(SLURM)
-    assert place == distributed.Place("slurm", f"gpu007:{61440 + 70000 % 4096}", 32, 9, (1,), 4)
-    assert distributed.find_place({**SLURM, "CUDA_VISIBLE_DEVICES": "0"}).local_device_ids is None, (
+    job = distributed.find_job(SLURM)
+    assert job == distributed.Job("slurm", f"gpu007:{61440 + 70000 % 4096}", 32, 9, (1,), 4)
+    assert distributed.find_job({**SLURM, "CUDA_VISIBLE_DEVICES": "0"}).local_device_ids is None, (
         "bound by SLURM already"
     )
-    assert distributed.find_place({**SLURM, "CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device_ids == (1,)
+    assert distributed.find_job({**SLURM, "CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device_ids == (1,)
     one_each = {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
-    assert distributed.find_place(one_each).local_device_ids is None, "one task a node sees all GPUs of the node"
-    assert distributed.find_place({**SLURM, "JAX_COORDINATOR_PORT": "5000"}).coordinator == "gpu007:5000"
-    assert distributed.find_place(SLURM, coordinator="10.0.0.7:99").coordinator == "10.0.0.7:99"
+    assert distributed.find_job(one_each).local_device_ids is None, "one task a node sees all GPUs of the node"
+    assert distributed.find_job({**SLURM, "JAX_COORDINATOR_PORT": "5000"}).coordinator == "gpu007:5000"
+    assert distributed.find_job(SLURM, coordinator="10.0.0.7:99").coordinator == "10.0.0.7:99"
 
 
 @pytest.mark.parametrize(
@@ -99,25 +97,25 @@ def test_the_first_host_of_a_compressed_list(nodes, first):
 
 
 def test_open_mpi_meets_where_it_was_started():
-    place = distributed.find_place(OPENMPI)
-    assert place is not None and place.coordinator is not None
-    assert place.coordinator.startswith("10.96.0.1:") and (place.num_processes, place.process_id) == (16, 9)
-    assert place.local_device_ids == (1,) and place.num_hosts is None
-    assert distributed.find_place({**OPENMPI, **SLURM}).launcher == "openmpi", "mpirun in a SLURM job leaves both"
+    job = distributed.find_job(OPENMPI)
+    assert job is not None and job.coordinator is not None
+    assert job.coordinator.startswith("10.96.0.1:") and (job.num_processes, job.process_id) == (16, 9)
+    assert job.local_device_ids == (1,) and job.num_hosts is None
+    assert distributed.find_job({**OPENMPI, **SLURM}).launcher == "openmpi", "mpirun in a SLURM job leaves both"
     local = {**OPENMPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "16", "OMPI_MCA_orte_hnp_uri": "", "PMIX_NAMESPACE": "p@1"}
-    assert distributed.find_place(local).coordinator.startswith("localhost:")
+    assert distributed.find_job(local).coordinator.startswith("localhost:")
     with pytest.raises(base.InputError, match="got no --coordinator, and the environment of openmpi does not tell"):
-        distributed.find_place({**OPENMPI, "OMPI_MCA_orte_hnp_uri": ""})  # Open MPI 5 on two hosts
+        distributed.find_job({**OPENMPI, "OMPI_MCA_orte_hnp_uri": ""})  # Open MPI 5 on two hosts
 
 
 def test_kubernetes_and_tpus_are_left_to_jax():
-    assert distributed.find_place(KUBERNETES) == distributed.Place("k8s", process_id=3)
-    place = distributed.find_place(KUBERNETES, coordinator="job-0.svc:99", num_processes="4")
-    assert place == distributed.Place("k8s", "job-0.svc:99", 4, 3)
-    assert distributed.find_place({"TPU_WORKER_HOSTNAMES": "a,b"}, on_tpu=True) == distributed.Place("gketpu")
+    assert distributed.find_job(KUBERNETES) == distributed.Job("k8s", process_id=3)
+    job = distributed.find_job(KUBERNETES, coordinator="job-0.svc:99", num_processes="4")
+    assert job == distributed.Job("k8s", "job-0.svc:99", 4, 3)
+    assert distributed.find_job({"TPU_WORKER_HOSTNAMES": "a,b"}, on_tpu=True) == distributed.Job("gketpu")
     several_slices = {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}
-    assert distributed.find_place(several_slices, on_tpu=True) == distributed.Place("gketpu")
-    assert distributed.find_place({}, on_tpu=True) == distributed.Place("gcetpu")
+    assert distributed.find_job(several_slices, on_tpu=True) == distributed.Job("gketpu")
+    assert distributed.find_job({}, on_tpu=True) == distributed.Job("gcetpu")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,7 @@ def test_kubernetes_and_tpus_are_left_to_jax():
 )
 def test_half_given_flags_and_numbers_out_of_range_are_refused_in_one_line(environment, flags, said):
     with pytest.raises(base.InputError) as caught:
-        distributed.find_place(environment, **flags)
+        distributed.find_job(environment, **flags)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -160,26 +158,26 @@ def test_a_coordinator_that_means_this_host_is_refused_where_there_are_others(mo
     """node1 resolves to 127.0.1.1, as a host's own name does on many systems."""
     known = {"localhost": "127.0.0.1", "node1": "127.0.1.1"}
     monkeypatch.setattr(socket, "getaddrinfo", lambda name, *rest, **kw: [(0, 0, 0, "", (known.get(name, name), 0))])
-    place = distributed.Place("slurm", f"{host}:1", 2, 0, num_hosts=num_hosts)
+    job = distributed.Job("slurm", f"{host}:1", 2, 0, num_hosts=num_hosts)
     if loopback == "refused":
         with pytest.raises(base.InputError, match=f"got {host}, which means this host itself"):
-            initialize._is_loopback(host, place)
+            initialize._is_loopback(host, job)
     else:
-        assert initialize._is_loopback(host, place) is loopback
+        assert initialize._is_loopback(host, job) is loopback
 
 
 def roll_call(*processes: tuple[int, int], seconds: float = 5.0) -> list[Any]:
     """What the processes of the given (num_processes, process_id) are told, called as threads in that order."""
     address, results = ("127.0.0.1", free_port()), [None] * len(processes)
 
-    def take_part(place: int) -> None:
-        count, index = processes[place]
+    def take_part(job: int) -> None:
+        count, index = processes[job]
         try:
-            results[place] = initialize.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
+            results[job] = initialize.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
         except base.InputError as error:
-            results[place] = str(error)
+            results[job] = str(error)
 
-    threads = [threading.Thread(target=take_part, args=(place,)) for place in range(len(processes))]
+    threads = [threading.Thread(target=take_part, args=(job,)) for job in range(len(processes))]
     for thread in threads:
         thread.start()
         time.sleep(0.05)
@@ -316,13 +314,13 @@ def both(peers, act):
     """Results of act(peer) of all, run side by side; exceptions as their texts."""
     results: list[Any] = [None] * len(peers)
 
-    def run(place: int) -> None:
+    def run(job: int) -> None:
         try:
-            results[place] = act(peers[place])
+            results[job] = act(peers[job])
         except base.InputError as error:
-            results[place] = str(error)
+            results[job] = str(error)
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(peers))]
+    threads = [threading.Thread(target=run, args=(job,)) for job in range(len(peers))]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -44,7 +44,7 @@ def budget(dtype):
     settings = config_lib.load_file("demo").to_dict()
     settings["train"]["batch_size"] = 16
     settings["encoder"].update(name="resnet10", width_multiplier=0.0625)
-    settings["augment"]["size"] = 24
+    settings["augment"]["image_size"] = 24
     shape = program_lib.DataShape(num_examples=64, num_classes=0, canvas=(24, 24), is_streamed=False)
     mesh = sharding.make_mesh()
     settings["encoder"]["dtype"] = dtype
@@ -71,7 +71,7 @@ def train_method(name, num_devices, train_set):
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
     method = program_lib.make_method(encoder, {"method": {"name": name}}, mesh, num_classes=10)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
-    views = augment.make_simclr_views(size=8, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
+    views = augment.make_crop_flip_views(image_size=8)
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))
     step = train_step.make_train_step(method, tx, load, schedule=lambda s: LEARNING_RATE)
@@ -173,7 +173,7 @@ _SPLIT = """
     from simclr_jax.run import setup
 
     settings = config_lib.load_file("smoke").to_dict()
-    settings["encoder"]["width_multiplier"], settings["augment"]["size"] = 0.5, 8
+    settings["encoder"]["width_multiplier"], settings["augment"]["image_size"] = 0.5, 8
     settings["optimizer"]["name"], settings["schedule"]["base_learning_rate"] = "lars", 0.001
     settings["train"]["batch_size"], settings["train"]["evaluate_every_epochs"] = 8, 0.0
     found = {}

@@ -55,7 +55,7 @@ def test_the_arguments_of_an_encoder_are_read_back_from_its_variables(case):
     }
     # Thin networks round down, so another factor may be found; what it builds is the same.
     assert shapes_of(found.encoder) == shapes_of(arguments)
-    assert (found.head_layers, found.head_dim, found.num_classes) == (0, 0, 0)
+    assert (found.num_proj_layers, found.proj_out_dim, found.num_classes) == (0, 0, 0)
 
 
 def shapes_of(arguments) -> dict[str, tuple[int, ...]]:
@@ -81,14 +81,14 @@ def test_heads_are_counted_and_measured():
     by_name |= {f"projection_head/bn{i}/bias": np.zeros(32) for i in (1, 2)}
     by_name |= {"supervised_head/dense/kernel": np.zeros((32, 11))}
     found = detect.find_network(by_name, padding="reference")
-    assert (found.head_layers, found.head_stored, found.head_dim, found.num_classes) == (3, 3, 7, 11)
+    assert (found.num_proj_layers, found.head_stored, found.proj_out_dim, found.num_classes) == (3, 3, 7, 11)
 
 
 def test_a_head_whose_last_batch_norm_has_a_bias_was_cut_off():
     by_name = shapes_by_name(models.make_encoder("resnet10", width_multiplier=0.0625))
     by_name |= {"projection_head/dense1/kernel": np.zeros((32, 32)), "projection_head/bn1/bias": np.zeros(32)}
     found = detect.find_network(by_name, padding="reference")
-    assert (found.head_layers, found.head_stored, found.head_dim) == (2, 1, 0)
+    assert (found.num_proj_layers, found.head_stored, found.proj_out_dim) == (2, 1, 0)
 
 
 def test_blocks_of_no_known_network_are_refused_with_the_known_ones():

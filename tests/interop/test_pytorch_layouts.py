@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-def simclrv2_modules(*, selective: bool, head_layers: int) -> list[tuple[str, str]]:
+def simclrv2_modules(*, selective: bool, num_proj_layers: int) -> list[tuple[str, str]]:
     """(their module, ours), in the order in which SimCLRv2-Pytorch builds a ResNet-50."""
     stem = [("0", "conv1"), ("1.0", "bn1"), ("2", "conv2"), ("3.0", "bn2"), ("4", "conv3"), ("5.0", "bn3")]
     rows = [(f"resnet.net.0.{a}", f"encoder/stem/{b}") for a, b in (stem if selective else stem[:2])]
@@ -25,18 +25,18 @@ def simclrv2_modules(*, selective: bool, head_layers: int) -> list[tuple[str, st
                 rows.append((f"{theirs}.projection.shortcut" + ".2" * selective, f"{ours}/proj_conv"))
                 rows.append((f"{theirs}.projection.bn.0", f"{ours}/proj_bn"))
             rows += [(f"{theirs}.net.{a}", f"{ours}/{b}") for a, b in (mixed if selective else plain)]
-    for layer in range(head_layers):
+    for layer in range(num_proj_layers):
         rows.append((f"head.layers.{3 * layer}", f"projection_head/dense{layer + 1}"))
         rows.append((f"head.layers.{3 * layer + 1}", f"projection_head/bn{layer + 1}"))
     return rows
 
 
-def simclrv2_state(*, selective: bool, head_layers: int = 3):
+def simclrv2_state(*, selective: bool, num_proj_layers: int = 3):
     """(state, our variables): every array differs, kernels have four different sides."""
     state, expected = {}, {}
-    for theirs, ours in simclrv2_modules(selective=selective, head_layers=head_layers):
+    for theirs, ours in simclrv2_modules(selective=selective, num_proj_layers=num_proj_layers):
         if "bn" in ours:
-            last = ours == f"projection_head/bn{head_layers}"
+            last = ours == f"projection_head/bn{num_proj_layers}"
             for leaf, our_leaf in NORM.items():
                 state[f"{theirs}.{leaf}"] = RNG.normal(size=3) * (not (last and leaf == "bias"))
                 if not (last and leaf == "bias"):
@@ -71,7 +71,7 @@ def test_every_entry_of_simclrv2_pytorch_is_its_variable(selective, prefix):
     assert read.unknown == [] and read.padding == "reference" and read.torchvision == {}
     assert read.ignored["the zero bias of the last BatchNorm"] == ["head.layers.7.bias"]
     assert len(read.ignored["BatchNorm's counters"]) == sum("bn" in ours for _, ours in simclrv2_modules(
-        selective=selective, head_layers=3))  # fmt: skip
+        selective=selective, num_proj_layers=3))  # fmt: skip
 
 
 def test_a_last_bias_that_is_not_zero_is_kept_so_that_the_shapes_refuse_it():

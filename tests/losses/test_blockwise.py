@@ -42,7 +42,7 @@ def evaluate(z, *, temperature: float, normalize: bool = True, block_size: int =
     """(loss, metrics, gradient) as of `nt_xent_blockwise`, with 1 / temperature as data: few compilations serve all."""
     z = jnp.asarray(z)
     _, scale, bounded = blockwise.prepare(z, temperature=temperature, block_size=block_size, normalize=normalize)
-    plan = cuts.make_plan(z.shape[0], block_size=block_size, bounded=bounded)
+    plan = cuts.make_tiling(z.shape[0], block_size=block_size, bounded=bounded)
     (loss, metrics), gradient = jax.device_get(_value_and_gradient(z, scale, plan, normalize))
     return loss, metrics, gradient
 

@@ -27,7 +27,7 @@ def numbers_for(tree, seed: int = 0):
 
 
 def test_rows_of_an_image_are_neighbours_in_one_forward_pass():
-    method = simclr.make_simclr(ENCODER, head_layers=2, head_dim=5)
+    method = simclr.make_simclr(ENCODER, num_proj_layers=2, proj_out_dim=5)
     params, state = (numbers_for(tree) for tree in shapes(method))
     outputs, new_state = jax.jit(lambda views: method.embed(params, state, views, None, None))(VIEWS)
     rows = VIEWS.reshape(6, 8, 8, 3)
@@ -71,14 +71,14 @@ def test_loss_is_the_scaled_mean_and_the_metrics_hold_the_mean(loss_scale):
     assert new_state == state
 
 
-@pytest.mark.parametrize("head_layers", [0, 1, 4])
-def test_the_head_has_the_layers_asked_for(head_layers):
-    method = simclr.make_simclr(ENCODER, head_layers=head_layers, head_dim=7)
+@pytest.mark.parametrize("num_proj_layers", [0, 1, 4])
+def test_the_head_has_the_layers_asked_for(num_proj_layers):
+    method = simclr.make_simclr(ENCODER, num_proj_layers=num_proj_layers, proj_out_dim=7)
     params, state = shapes(method)
     assert set(params) == set(state["batch_stats"]) == {"encoder", "projection_head"}
-    assert len(params["projection_head"]) == 2 * head_layers
+    assert len(params["projection_head"]) == 2 * num_proj_layers
     outputs, new_state = jax.eval_shape(method.embed, params, state, jnp.asarray(VIEWS), None, None)
-    assert outputs["z"].shape == (3, 2, 7 if head_layers else ENCODER.num_features)
+    assert outputs["z"].shape == (3, 2, 7 if num_proj_layers else ENCODER.num_features)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
 
 
@@ -144,7 +144,7 @@ def test_every_form_of_the_loss_has_the_same_value():
 
 def test_make_simclr_refuses_an_impossible_head():
     with pytest.raises(base.InputError, match="0 to 4; got 9"):
-        simclr.make_simclr(ENCODER, head_layers=9)
+        simclr.make_simclr(ENCODER, num_proj_layers=9)
 
 
 def make_batch(labels) -> base.Batch:
@@ -159,12 +159,12 @@ def make_batch(labels) -> base.Batch:
 
 
 def with_classifier(**options) -> base.Method:
-    options = {"head_layers": 2, "head_dim": 5, "num_classes": 4, "supervised_weight": 0.5, **options}
+    options = {"num_proj_layers": 2, "proj_out_dim": 5, "num_classes": 4, "supervised_weight": 0.5, **options}
     return simclr.make_simclr(ENCODER, **options)
 
 
 def test_the_classifier_adds_its_head_and_nothing_else_changes():
-    plain, more = simclr.make_simclr(ENCODER, head_layers=2, head_dim=5), with_classifier()
+    plain, more = simclr.make_simclr(ENCODER, num_proj_layers=2, proj_out_dim=5), with_classifier()
     params, state = plain.init(jax.random.key(3), jnp.asarray(VIEWS))
     params_more, state_more = more.init(jax.random.key(3), jnp.asarray(VIEWS))
     head = params_more["supervised_head"]["dense"]
@@ -248,7 +248,7 @@ def test_a_batch_without_labels_has_no_classification_loss():
 
 
 def test_without_a_classifier_labels_are_not_read():
-    method = simclr.make_simclr(ENCODER, head_layers=1, num_classes=4)
+    method = simclr.make_simclr(ENCODER, num_proj_layers=1, num_classes=4)
     params, state = shapes(method)
     outputs, _ = jax.eval_shape(method.embed, params, state, jnp.asarray(VIEWS), None, None)
     assert "supervised_head" not in params and set(outputs) == {"z"}

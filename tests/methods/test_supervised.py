@@ -14,7 +14,7 @@ from simclr_jax.models import heads, resnet
 
 ENCODER = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
 VIEWS = np.random.default_rng(0).random((4, 1, 8, 8, 3), np.float32)
-HEAD = {"head_layers": 3, "head_dim": 5}
+HEAD = {"num_proj_layers": 3, "proj_out_dim": 5}
 
 
 def make_batch(labels) -> base.Batch:
@@ -45,7 +45,7 @@ def avals(tree):
 @pytest.mark.few(2)
 @pytest.mark.parametrize(("selector", "layers", "width"), [(0, 0, 16), (1, 1, 16), (2, 2, 16), (3, 3, 5), (-1, 3, 5)])
 def test_the_layers_in_front_of_the_classifier_exist_as_in_a_pretrained_run_and_no_others(selector, layers, width):
-    params, state = shapes(supervised.make_supervised(ENCODER, num_classes=7, selector=selector, **HEAD))
+    params, state = shapes(supervised.make_supervised(ENCODER, num_classes=7, ft_proj_selector=selector, **HEAD))
     pretrained, pretrained_state = shapes(simclr.make_simclr(ENCODER, **HEAD))
     names = {f"{kind}{layer}" for layer in range(1, layers + 1) for kind in ("dense", "bn")}
     for ours, theirs in ((params, pretrained), (state["batch_stats"], pretrained_state["batch_stats"])):
@@ -57,7 +57,7 @@ def test_the_layers_in_front_of_the_classifier_exist_as_in_a_pretrained_run_and_
 
 
 def test_a_new_classifier_is_zero_and_the_first_update_moves_nothing_else():
-    method = supervised.make_supervised(ENCODER, num_classes=7, selector=1, **HEAD)
+    method = supervised.make_supervised(ENCODER, num_classes=7, ft_proj_selector=1, **HEAD)
     params, state = method.init(jax.random.key(0), jnp.asarray(VIEWS))
     assert not any(leaf.any() for leaf in jax.tree.leaves(params["supervised_head"]))
 
@@ -77,7 +77,7 @@ def test_a_new_classifier_is_zero_and_the_first_update_moves_nothing_else():
 
 @functools.cache
 def gradient_of(selector: int):
-    method = supervised.make_supervised(ENCODER, num_classes=7, selector=selector, **HEAD)
+    method = supervised.make_supervised(ENCODER, num_classes=7, ft_proj_selector=selector, **HEAD)
     params, state = (numbers_for(tree) for tree in shapes(method))
 
     def total(params):
@@ -124,7 +124,7 @@ def test_logits_are_a_linear_map_of_the_selected_activation_of_the_whole_head(se
 def test_label_smoothing_raises_the_loss_of_a_certain_classifier():
     outputs = {}
     for smoothing in (0.0, 0.5):
-        method = supervised.make_supervised(ENCODER, num_classes=3, label_smoothing=smoothing, head_layers=0)
+        method = supervised.make_supervised(ENCODER, num_classes=3, label_smoothing=smoothing, num_proj_layers=0)
         params, state = (numbers_for(tree) for tree in shapes(method))
         params["supervised_head"]["dense"] = {"kernel": jnp.zeros((16, 3)), "bias": jnp.asarray([10.0, 0.0, 0.0])}
         embed = jax.jit(method.embed, static_argnums=4)
@@ -134,10 +134,10 @@ def test_label_smoothing_raises_the_loss_of_a_certain_classifier():
 
 
 def test_classify_is_the_eval_mode_of_the_trained_network():
-    method = supervised.make_supervised(ENCODER, num_classes=7, selector=1, **HEAD)
+    method = supervised.make_supervised(ENCODER, num_classes=7, ft_proj_selector=1, **HEAD)
     params, state = (numbers_for(tree) for tree in shapes(method))
     statistics = jax.tree.map(jnp.abs, state["batch_stats"])
-    classify = methods.make_classify(ENCODER, selector=1, **HEAD)
+    classify = methods.make_classify(ENCODER, ft_proj_selector=1, **HEAD)
     logits = jax.jit(classify)(params, statistics, VIEWS[:, 0])
     h = ENCODER.apply({"params": params["encoder"], "batch_stats": statistics["encoder"]}, VIEWS[:, 0], train=False)
     part = params["projection_head"]
@@ -153,21 +153,21 @@ def test_classify_is_the_eval_mode_of_the_trained_network():
 
 @pytest.mark.parametrize("selector", [0, 1])
 def test_classify_serves_the_classifier_trained_alongside_simclr(selector):
-    method = simclr.make_simclr(ENCODER, num_classes=7, supervised_weight=1.0, selector=selector, **HEAD)
+    method = simclr.make_simclr(ENCODER, num_classes=7, supervised_weight=1.0, ft_proj_selector=selector, **HEAD)
     params, state = (numbers_for(tree) for tree in shapes(method))
     statistics = jax.tree.map(jnp.abs, state["batch_stats"])
-    ours = jax.jit(methods.make_classify(ENCODER, selector=selector, **HEAD))(params, statistics, VIEWS[:, 0])
+    ours = jax.jit(methods.make_classify(ENCODER, ft_proj_selector=selector, **HEAD))(params, statistics, VIEWS[:, 0])
     needed = {f"{kind}{layer}" for layer in range(1, selector + 1) for kind in ("dense", "bn")}
 
     def keep(tree):
         return {**tree, "projection_head": {k: v for k, v in tree["projection_head"].items() if k in needed}}
 
-    fewer = jax.jit(methods.make_classify(ENCODER, selector=selector, **HEAD))
+    fewer = jax.jit(methods.make_classify(ENCODER, ft_proj_selector=selector, **HEAD))
     np.testing.assert_array_equal(ours, fewer(keep(params), keep(statistics), VIEWS[:, 0]))
 
 
 def test_classify_takes_trees_without_an_entry_for_an_empty_head():
-    method = supervised.make_supervised(ENCODER, num_classes=3, head_layers=3)
+    method = supervised.make_supervised(ENCODER, num_classes=3, num_proj_layers=3)
     params, state = (numbers_for(tree) for tree in shapes(method))
     statistics = jax.tree.map(jnp.abs, state["batch_stats"])
     assert params.pop("projection_head") == statistics.pop("projection_head") == {}
@@ -176,7 +176,7 @@ def test_classify_takes_trees_without_an_entry_for_an_empty_head():
 
 
 def test_fine_tuning_learns_the_labels_of_a_few_images():
-    method = supervised.make_supervised(ENCODER, num_classes=2, selector=1, **HEAD)
+    method = supervised.make_supervised(ENCODER, num_classes=2, ft_proj_selector=1, **HEAD)
     tx = optim.make_optimizer("sgd", learning_rate=0.02, weight_decay=0.0)
     batch = make_batch((0, 1, 1, 0))
 
@@ -195,7 +195,7 @@ def test_fine_tuning_learns_the_labels_of_a_few_images():
     [
         ({"num_classes": 1}, "num_classes of at least 2; got 1"),
         ({"selector": 4}, "selector must be -4 to 3 for a head of 3 layers; got 4"),
-        ({"head_layers": 5}, "0 to 4; got 5"),
+        ({"num_proj_layers": 5}, "0 to 4; got 5"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1; got 1.0"),
     ],
 )

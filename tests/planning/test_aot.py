@@ -100,7 +100,7 @@ def test_only_a_gpu_is_asked_for_the_same_bits():
 def test_batch_norm_is_folded_on_gpus_unless_the_config_says_no(monkeypatch, platform, asked, folds):
     monkeypatch.setattr(base, "platform", lambda mesh=None: platform)
     config = config_lib.load_file("imagenet_resnet50").to_dict()
-    config["train"]["folded_bn"] = asked
+    config["train"]["fused_conv_bn"] = asked
     assert program_lib.make_encoder(config, sharding.make_mesh(1)).norm.folded is folds
 
 

@@ -54,7 +54,7 @@ def test_uniform_votes_equal_scikit_learn_with_its_defaults_ties_included(k):
     """An even k among 5 classes leaves many equal votes, which both give to the lower class."""
     train, labels, test, _ = _data(num_train=400, num_test=300)
     reference = sk_neighbors.KNeighborsClassifier(k, metric="cosine").fit(train.astype(np.float64), labels)
-    predictions = probes.knn(train, labels, test, num_classes=5, k=k, votes="uniform")
+    predictions = probes.knn(train, labels, test, num_classes=5, k=k, weights="uniform")
     assert np.array_equal(predictions, reference.predict(test.astype(np.float64)))
     counts = np.sort(reference.predict_proba(test.astype(np.float64)), axis=1)
     assert k == 1 or (counts[:, -1] == counts[:, -2]).any()
@@ -62,8 +62,8 @@ def test_uniform_votes_equal_scikit_learn_with_its_defaults_ties_included(k):
 
 def test_votes_are_of_a_known_kind():
     train, labels, test, _ = _data()
-    with pytest.raises(base.InputError, match="votes of kNN must be one of weighted, uniform"):
-        probes.knn(train, labels, test, num_classes=5, votes="soft")
+    with pytest.raises(base.InputError, match="weights of kNN must be one of similarity, uniform"):
+        probes.knn(train, labels, test, num_classes=5, weights="soft")
 
 
 def test_knn_is_the_same_in_small_blocks(monkeypatch):
@@ -102,7 +102,7 @@ def test_neighbors_finds_each_row_itself_first():
 def test_knn_protocol_names_the_neighbours_really_used():
     assert probes.knn_protocol(200, 0.1, 6344) == "knn.k200.t0.1.v1"
     assert probes.knn_protocol(200, 0.07, 63) == "knn.k63.t0.07.v1"
-    assert probes.knn_protocol(10, 0.1, 50000, votes="uniform") == "knn.k10.uniform.v1"
+    assert probes.knn_protocol(10, 0.1, 50000, weights="uniform") == "knn.k10.uniform.v1"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def settings(draw) -> dict:
     """Arguments of `make_schedule` whose warm-up ends before the training does."""
     values = {
         "base_learning_rate": draw(st.floats(1e-4, 10)),
-        "scaling": draw(st.sampled_from(["linear", "sqrt", "none"])),
+        "learning_rate_scaling": draw(st.sampled_from(["linear", "sqrt", "none"])),
         "batch_size": draw(st.one_of(st.integers(1, 300), st.sampled_from([256, 512, 1000, 4096, 8192]))),
         "num_examples": draw(st.one_of(st.integers(1, 5000), st.sampled_from([50_000, 1_281_167]))),
         "num_epochs": draw(epochs),
@@ -41,7 +41,7 @@ def counts_of(values: dict) -> tuple[int, int]:
 
 def peak_of(values: dict) -> float:
     b, rate = values["batch_size"], values["base_learning_rate"]
-    return {"linear": rate * b / 256, "sqrt": rate * b**0.5, "none": rate}[values["scaling"]]
+    return {"linear": rate * b / 256, "sqrt": rate * b**0.5, "none": rate}[values["learning_rate_scaling"]]
 
 
 def rates_of(values: dict, steps: np.ndarray, dtype: str) -> np.ndarray:

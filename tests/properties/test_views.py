@@ -20,10 +20,16 @@ TOLERANCE = 5e-6
 CANVAS, SIZE = (33, 29), 20
 BATCH = 2
 RECIPES = {
-    name: augment.make_recipe(size=SIZE, **settings)
+    name: augment.make_recipe(image_size=SIZE, **settings)
     for name, settings in {
         "tf2": {},
-        "tf1": {"resize": "tf1", "brightness": "add", "strength": 0.5, "blur_sigma_per": "image", "min_area": 0.3},
+        "tf1": {
+            "resize": "tf1",
+            "brightness": "add",
+            "color_jitter_strength": 0.5,
+            "blur_sigma_per": "image",
+            "crop_min_scale": 0.3,
+        },
     }.items()
 }
 DRAW = {
@@ -64,7 +70,9 @@ def make_views(name: str, seed: int, images, sizes, places):
 def expected_view(image: np.ndarray, draws: augment.ViewDraws, recipe: augment.ViewRecipe) -> np.ndarray:
     """The view of one image in float64, from its draws."""
     box = tuple(int(value) for value in draws.box)
-    view = oracle.crop_resize(image.astype(np.float64) / 255, box, (recipe.size, recipe.size), resize=recipe.resize)
+    view = oracle.crop_resize(
+        image.astype(np.float64) / 255, box, (recipe.image_size, recipe.image_size), resize=recipe.resize
+    )
     if draws.flip:
         view = view[:, ::-1]
     if draws.jitter_applied:
@@ -82,7 +90,7 @@ def expected_view(image: np.ndarray, draws: augment.ViewDraws, recipe: augment.V
         view = oracle.grey(view)
     view = np.clip(view, 0, 1)
     if draws.blur_applied:
-        view = np.clip(oracle.blur(view, float(draws.blur_sigma), kernel_size=recipe.size // 10), 0, 1)
+        view = np.clip(oracle.blur(view, float(draws.blur_sigma), kernel_size=recipe.image_size // 10), 0, 1)
     return view
 
 
@@ -173,7 +181,7 @@ def test_the_two_views_of_an_image_are_drawn_independently(name, seed):
         assert len(np.unique(leaf)) == leaf.size
 
 
-EVAL_VIEWS = {size: jax.jit(augment.make_eval_view(size=size)) for size in (24, 40)}
+EVAL_VIEWS = {size: jax.jit(augment.make_eval_view(image_size=size)) for size in (24, 40)}
 
 
 @FEW

@@ -52,7 +52,7 @@ def test_an_argument_behind_the_colon_reaches_get_config():
     ("override", "section", "key", "value"),
     [
         ("train.batch_size=128", "train", "batch_size", 128),
-        ("augment.strength=0.25", "augment", "strength", 0.25),
+        ("augment.color_jitter_strength=0.25", "augment", "color_jitter_strength", 0.25),
         ("train.num_epochs=3", "train", "num_epochs", 3.0),
         ("schedule.base_learning_rate=1e-2", "schedule", "base_learning_rate", 1e-2),
         ("encoder.name=resnet50", "encoder", "name", "resnet50"),
@@ -134,7 +134,7 @@ def malformed_words(seed: int) -> list[str]:
             [f"--config.train.batch_size=n{junk}"],
             [f"--config.train.batch_size={junk}.5.5"],
             [f"--config.probe.label_fractions=({junk}"],
-            [f"--config.augment.strength=a{junk}"],
+            [f"--config.augment.color_jitter_strength=a{junk}"],
             [f"--q{junk}"],
             [f"--q{junk}=2"],
             [f"word{junk}"],
@@ -165,20 +165,21 @@ train.steps_per_dispatch=0 train.log_every_steps=0 train.checkpoint_every_steps=
 train.evaluate_every_epochs=-1 train.evaluate_every_epochs=nan train.batch_size=99999999999999999999
 encoder.name=foo encoder.stem=foo encoder.dtype=int8 encoder.width_multiplier=-1 encoder.width_multiplier=nan
 encoder.width_multiplier=inf encoder.dtype=float64
-augment.size=0 augment.size=-3 augment.size=99999999999 augment.strength=9 augment.strength=nan augment.resize=foo
+augment.image_size=0 augment.image_size=-3 augment.image_size=99999999999
+augment.color_jitter_strength=9 augment.color_jitter_strength=nan augment.resize=foo
 augment.brightness=foo augment.flip_probability=2 augment.blur_probability=nan augment.blur_sigma_per=foo
-augment.min_area=0 augment.min_area=nan
+augment.crop_min_scale=0 augment.crop_min_scale=nan
 method.name=foo method.temperature=-1 method.temperature=0 method.temperature=nan method.temperature=inf
-method.head_layers=9 method.head_layers=-1 method.head_dim=0 method.head_dim=-4 method.loss_scale=nan
+method.num_proj_layers=9 method.num_proj_layers=-1 method.proj_out_dim=0 method.proj_out_dim=-4 method.loss_scale=nan
 method.loss_scale=0
 optimizer.name=foo optimizer.weight_decay=nan optimizer.weight_decay=-1 optimizer.momentum=nan optimizer.momentum=2
-schedule.scaling=foo schedule.warmup_epochs=-1 schedule.warmup_epochs=nan schedule.warmup_epochs=50
+schedule.learning_rate_scaling=foo schedule.warmup_epochs=-1 schedule.warmup_epochs=nan schedule.warmup_epochs=50
 schedule.base_learning_rate=nan schedule.base_learning_rate=-1 schedule.base_learning_rate=inf
 data.name=foo data.name= data.name=folder: data.name=tfds: data.name=folder:/no/such/folder
-data.canvas_size=0 data.max_skipped=2 data.max_skipped=nan split.train=foo split.test=foo
+data.canvas_size=0 data.max_corrupt_fraction=2 data.max_corrupt_fraction=nan split.train=foo split.test=foo
 seed=-1 seed=99999999999999999999
 probe.batch_size=0 probe.knn_k=0 probe.knn_temperature=0 probe.knn_temperature=nan probe.label_fractions=(0.0,)
-probe.label_fractions=(2.0,) probe.knn_votes=foo method.head_width=0 probe.label_fractions=()
+probe.label_fractions=(2.0,) probe.knn_weights=foo method.proj_hidden_dim=0 probe.label_fractions=()
 """.split()  # noqa: SIM905
 
 
@@ -234,14 +235,18 @@ def test_a_config_that_lacks_keys_is_refused_with_their_names(tmp_path):
         ("smoke", "data.data_dir"),
         ("smoke", "init.workdir"),
         ("smoke", "split.label_fraction"),
-        ("smoke", "method.head_width"),
+        ("smoke", "method.proj_hidden_dim"),
         ("smoke", "train.max_resident_gigabytes"),
-        ("finetune:/run", "augment.size"),
+        ("finetune:/run", "augment.image_size"),
     ],
 )
 def test_none_opens_a_key_that_may_be_open_and_the_last_word_counts(name, key, none):
     section, _, leaf = key.partition(".")
-    value = "8" if leaf in ("canvas_size", "label_fraction", "head_width", "max_resident_gigabytes", "size") else "/x"
+    value = (
+        "8"
+        if leaf in ("canvas_size", "label_fraction", "proj_hidden_dim", "max_resident_gigabytes", "image_size")
+        else "/x"
+    )
     for words in ([f"--config.{key}={none}"], [f"--config.{key}", none], [f"--config.{key}={value}"] * 2):
         words = [f"--config={name}", f"--config.{key}={value}", *words]
         got = parse(*words)[0][section][leaf]
@@ -250,15 +255,20 @@ def test_none_opens_a_key_that_may_be_open_and_the_last_word_counts(name, key, n
 
 
 @pytest.mark.parametrize(
-    "key", ["train.batch_size", "augment.strength", "train.folded_bn", "probe.label_fractions", "seed"]
+    "key", ["train.batch_size", "augment.color_jitter_strength", "train.fused_conv_bn", "probe.label_fractions", "seed"]
 )
 def test_none_for_a_key_that_needs_a_value_lists_the_keys_that_do_not(key):
     message = message_of("--config=smoke", f"--config.{key}=None")
-    assert f"--config.{key} must be" in message and "data.canvas_size" in message and "method.head_width" in message
+    assert (
+        f"--config.{key} must be" in message and "data.canvas_size" in message and "method.proj_hidden_dim" in message
+    )
 
 
 def test_a_word_that_is_none_stays_a_word_where_it_is_a_choice():
-    assert parse("--config=smoke", "--config.schedule.scaling=none")[0].schedule.scaling == "none"
+    assert (
+        parse("--config=smoke", "--config.schedule.learning_rate_scaling=none")[0].schedule.learning_rate_scaling
+        == "none"
+    )
 
 
 def test_paths_are_absolute_whatever_the_current_folder(tmp_path, monkeypatch):

@@ -35,10 +35,10 @@ FREE = [
     "train.max_resident_gigabytes=0.5",
     "train.parameter_sharding=fsdp",
     "train.deterministic=True",
-    "train.folded_bn=False",
+    "train.fused_conv_bn=False",
     "data.cache_dir=elsewhere",
     "data.data_dir=elsewhere",
-    "data.max_skipped=0.5",
+    "data.max_corrupt_fraction=0.5",
     "data.name=folder:moved",
     "split.test=all",
     "encoder.remat=blocks",
@@ -48,13 +48,13 @@ FREE = [
 ]
 FIXED = [
     "seed=1",
-    "augment.size=8",
-    "augment.strength=0.1",
+    "augment.image_size=8",
+    "augment.color_jitter_strength=0.1",
     "encoder.width_multiplier=0.125",
     "encoder.dtype=bfloat16",
     "encoder.norm=group",
     "method.temperature=0.3",
-    "method.head_dim=8",
+    "method.proj_out_dim=8",
     "optimizer.name=lars",
     "optimizer.weight_decay=0.5",
     "schedule.base_learning_rate=0.5",
@@ -110,21 +110,34 @@ def test_keys_that_an_older_run_lacks_mean_their_default(tmp_path, name):
     older = json.loads(json.dumps(settings(name=name)))
     for key in (
         "train.deterministic",
-        "train.folded_bn",
-        "probe.knn_votes",
+        "train.fused_conv_bn",
+        "probe.knn_weights",
         "schedule.restart_epochs",
         "encoder.remat",
     ):
         section, _, name_in_it = key.partition(".")
         del older[section][name_in_it]
-    older["method"].pop("head_width", None)
+    older["method"].pop("proj_hidden_dim", None)
     older["method"].pop("label_smoothing", None)
     workdir_lib.write_config(tmp_path, older)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     assert identity.check_config(tmp_path, settings(name=name)) == ""
-    assert identity.read_config(tmp_path)["probe"]["knn_votes"] == "weighted"
+    assert identity.read_config(tmp_path)["probe"]["knn_weights"] == "similarity"
     with pytest.raises(base.InputError, match=r"encoder\.norm: 'batch' there, 'group' asked"):
         identity.check_config(tmp_path, settings("encoder.norm=group", name=name))
+
+
+def test_a_run_with_the_names_of_before_is_the_same_run(tmp_path):
+    older = json.loads(json.dumps(settings()))
+    for old, new in identity.OLD_NAMES.items():
+        (section, before), (_, now) = old.split("."), new.split(".")
+        older[section][before] = older[section].pop(now)
+    assert "strength" in older["augment"] and "num_proj_layers" not in older["method"]
+    older["probe"]["knn_votes"] = "weighted"
+    workdir_lib.write_config(tmp_path, older)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert identity.check_config(tmp_path, settings()) == ""
+    assert identity.read_config(tmp_path) == json.loads(json.dumps(settings()))
 
 
 def test_chunks_are_free_where_they_are_exact(tmp_path):

@@ -42,8 +42,11 @@ def test_encoder_head_data_and_image_size_come_from_the_run(workdir):
     mine = pretrained.inherit(finetune(workdir, "--config.encoder.dtype=bfloat16"))
     assert mine["encoder"] == {**theirs["encoder"], "dtype": "bfloat16"}
     assert mine["data"] == theirs["data"] and mine["split"]["train"] == theirs["split"]["train"]
-    assert mine["augment"]["size"] == 8 and mine["augment"]["jitter_probability"] == 0.0
-    assert mine["method"]["name"] == "supervised" and mine["method"]["head_layers"] == theirs["method"]["head_layers"]
+    assert mine["augment"]["image_size"] == 8 and mine["augment"]["color_jitter_probability"] == 0.0
+    assert (
+        mine["method"]["name"] == "supervised"
+        and mine["method"]["num_proj_layers"] == theirs["method"]["num_proj_layers"]
+    )
 
 
 def test_norm_and_remat_are_the_configs_where_the_weights_fit_both(workdir):
@@ -53,8 +56,8 @@ def test_norm_and_remat_are_the_configs_where_the_weights_fit_both(workdir):
 
 
 def test_data_that_are_named_are_not_replaced(workdir):
-    mine = pretrained.inherit(finetune(workdir, "--config.data.name=photo-patches", "--config.augment.size=16"))
-    assert mine["data"]["name"] == "photo-patches" and mine["augment"]["size"] == 16
+    mine = pretrained.inherit(finetune(workdir, "--config.data.name=photo-patches", "--config.augment.image_size=16"))
+    assert mine["data"]["name"] == "photo-patches" and mine["augment"]["image_size"] == 16
     assert mine["split"]["test"] == "test"
 
 
@@ -69,10 +72,10 @@ def of_half_the_labels(workdir) -> dict:
         "--config.split.label_fraction=0.5",
         "--config.train.num_epochs=12",
         "--config.optimizer.name=adamw",
-        "--config.schedule.scaling=none",
+        "--config.schedule.learning_rate_scaling=none",
         "--config.schedule.base_learning_rate=0.01",
         "--config.augment.flip_probability=0.0",
-        "--config.augment.min_area=0.5",
+        "--config.augment.crop_min_scale=0.5",
         "--config.train.evaluate_every_epochs=0.0",
     )
 
@@ -116,7 +119,7 @@ def test_weights_of_another_shape_are_named_in_one_line(workdir):
 
 def test_a_selector_beyond_the_head_is_refused_before_the_data_are_read(workdir):
     with pytest.raises(base.InputError, match="selector"):
-        setup.make_run(pretrained.inherit(finetune(workdir, "--config.method.selector=4")))
+        setup.make_run(pretrained.inherit(finetune(workdir, "--config.method.ft_proj_selector=4")))
 
 
 def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp_path):

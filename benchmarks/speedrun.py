@@ -1,8 +1,8 @@
 """The race: minutes from nothing to 90 % kNN (k = 10, cosine) on CIFAR-10 with a ResNet-18, seed by seed.
 
-    python benchmarks/race.py --workdir=runs/race --data_name=tfds:cifar10/jpeg --data_dir=FOLDER --minutes=9
-    python benchmarks/race.py --workdir=runs/race ... --peer      the peer's recipe on the same data
-    python benchmarks/race.py --tiny                              all of it on a CPU in about a minute; no figures
+    python benchmarks/speedrun.py --workdir=runs/speedrun --data_name=tfds:cifar10/jpeg --data_dir=FOLDER --minutes=9
+    python benchmarks/speedrun.py --workdir=runs/speedrun ... --peer      the peer's recipe on the same data
+    python benchmarks/speedrun.py --tiny                              all of it on a CPU in about a minute; no figures
 
 Each call lasts at most `--minutes`; the same command goes on until every seed has reached the target or its last
 epoch. The clock counts all of every call: process start, import, reading data, compiling, evaluating, saving. It then
@@ -19,17 +19,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import pieces, timing
+from benchmarks import resumable, timing
 
-RECIPES = {"ours": "cifar10_race", "peer": "cifar10_race_peer"}
+RECIPES = {"ours": "cifar10_speedrun", "peer": "cifar10_speedrun_peer"}
 # No run begins with less than this left: it would hardly have compiled.
 LEAST_SECONDS = 60.0
 _COLORS = {"ours": "#0072b2", "peer": "#d55e00"}  # also told apart by those who see fewer colours
 # Small enough for a minute on a quiet CPU; what is measured means nothing.
 TINY_TARGET = 0.4
 TINY = {
-    **pieces.TINY,
-    "method.head_width": 32,
+    **resumable.TINY,
+    "method.proj_hidden_dim": 32,
     "train.batch_size": 64,
     "train.num_epochs": 6.0,
     "train.log_every_steps": 2,
@@ -58,7 +58,7 @@ class Race(NamedTuple):
         return self.folder / f"{recipe}-seed{seed}"
 
 
-def race_on(race: Race, clock: pieces.Clock, *, verdict: pieces.Verdict | None = None) -> bool:
+def race_on(race: Race, clock: resumable.Clock, *, verdict: resumable.Verdict | None = None) -> bool:
     """Goes on with the race until the clock has run down; returns whether all seeds are at their end.
 
     `verdict` may stop a run in place of the target.
@@ -66,14 +66,14 @@ def race_on(race: Race, clock: pieces.Clock, *, verdict: pieces.Verdict | None =
     for recipe in race.recipes:
         for seed in race.seeds:
             folder = race.run_folder(recipe, seed)
-            if pieces.read(folder).ended in ("reached", "finished"):
+            if resumable.read(folder).ended in ("reached", "finished"):
                 continue
             if clock.left < LEAST_SECONDS:
                 return False
             config = RECIPES[recipe] + (f":epochs={race.epochs}" if race.epochs else "")
-            words = pieces.train_words(config, {**race.overrides, "seed": seed})
-            stop = verdict or pieces.reaching(folder, race.target)
-            summary = pieces.go_on(folder, words, clock=clock, verdict=stop, environment=race.environment)
+            words = resumable.train_words(config, {**race.overrides, "seed": seed})
+            stop = verdict or resumable.reaching(folder, race.target)
+            summary = resumable.go_on(folder, words, clock=clock, verdict=stop, environment=race.environment)
             if summary.ended not in ("reached", "finished"):
                 if summary.ended:
                     raise RuntimeError(f"{recipe}, seed {seed}: {summary.ended}")
@@ -81,16 +81,16 @@ def race_on(race: Race, clock: pieces.Clock, *, verdict: pieces.Verdict | None =
     return True
 
 
-def summaries(race: Race) -> dict[str, dict[int, pieces.Summary]]:
+def summaries(race: Race) -> dict[str, dict[int, resumable.Summary]]:
     """Recipe -> seed -> summary of all runs in the folder that have begun, the other recipe's as well."""
-    found: dict[str, dict[int, pieces.Summary]] = {}
+    found: dict[str, dict[int, resumable.Summary]] = {}
     for recipe in RECIPES:
         for path in sorted(race.folder.glob(f"{recipe}-seed*")):
-            found.setdefault(recipe, {})[int(path.name.rpartition("seed")[2])] = pieces.read(path)
+            found.setdefault(recipe, {})[int(path.name.rpartition("seed")[2])] = resumable.read(path)
     return found
 
 
-def table(found: Mapping[str, Mapping[int, pieces.Summary]], target: float) -> str:
+def table(found: Mapping[str, Mapping[int, resumable.Summary]], target: float) -> str:
     """The race as a table in Markdown, with mean and standard deviation over the seeds of a recipe that reached it."""
     goal = f"{100 * target:g} %"
     head = f"| recipe | seed | minutes to {goal} | epochs | best kNN | starting | compiling | evaluating |"
@@ -102,15 +102,19 @@ def table(found: Mapping[str, Mapping[int, pieces.Summary]], target: float) -> s
             firsts += [first[0]] if first else []
             reached = f"{first[0]:.1f}" if first else f"not in {run.minutes:.1f}" + ("" if run.ended else ", goes on")
             best = "-" if run.best is None else f"{100 * run.best:.2f}"
-            shares = [pieces.minutes_and_share(s, run.minutes) for s in (run.starting, run.compiling, run.evaluating)]
+            shares = [
+                resumable.minutes_and_share(s, run.minutes) for s in (run.starting, run.compiling, run.evaluating)
+            ]
             lines.append(f"| {recipe} | {seed} | {reached} | {run.epochs:.0f} | {best} | {' | '.join(shares)} |")
-        best = pieces.mean_and_spread([100 * run.best for run in seeds.values() if run.best is not None], ".2f")
+        best = resumable.mean_and_spread([100 * run.best for run in seeds.values() if run.best is not None], ".2f")
         count = f"{len(firsts)} of {len(seeds)} seeds"
-        lines.append(f"| {recipe} | {count} | {pieces.mean_and_spread(firsts, '.1f')} | | {best} | | | |")
+        lines.append(f"| {recipe} | {count} | {resumable.mean_and_spread(firsts, '.1f')} | | {best} | | | |")
     return "\n".join(lines)
 
 
-def draw(found: Mapping[str, Mapping[int, pieces.Summary]], target: float, *, title: str, path: pathlib.Path) -> None:
+def draw(
+    found: Mapping[str, Mapping[int, resumable.Summary]], target: float, *, title: str, path: pathlib.Path
+) -> None:
     """The kNN accuracy over minutes as PNG: a line for each seed, the target dashed."""
     import matplotlib
 
@@ -147,10 +151,10 @@ def report(race: Race, *, output: pathlib.Path) -> str:
     found = summaries(race)
     if not found:
         return ""
-    title = pieces.data_title(str(race.overrides.get("data.name", "tfds:cifar10")))
+    title = resumable.data_title(str(race.overrides.get("data.name", "tfds:cifar10")))
     output.mkdir(parents=True, exist_ok=True)
     title += ", tiny" if race.overrides.get("encoder.name") else ", ResNet-18"
-    draw(found, race.target, title=title, path=output / "race.png")
+    draw(found, race.target, title=title, path=output / "speedrun.png")
     about = timing.describe(("jax", "jaxlib", "flax", "optax"))
     devices = ", ".join(sorted({run.devices for seeds in found.values() for run in seeds.values()} - {""}))
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -158,7 +162,7 @@ def report(race: Race, *, output: pathlib.Path) -> str:
         f"{title}, kNN with k = 10, cosine, uniform votes. {about['date']}, commit {about['commit']}, "
         f"Python {about['python']}, {versions}; {devices}; {about['hardware']}.\n\n{table(found, race.target)}\n"
     )
-    (output / "race.md").write_text(text)
+    (output / "speedrun.md").write_text(text)
     return text
 
 
@@ -169,19 +173,21 @@ def tiny(folder: pathlib.Path) -> bool:
     """
     quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     race = Race(folder, ("ours",), (0, 1), TINY_TARGET, TINY, environment=quick)
-    clock = pieces.Clock(5)
+    clock = resumable.Clock(5)
     # As a clock that has run down would: after some updates, before a score is enough.
     done = race_on(race, clock, verdict=lambda line: clock.stop() or "" if line.startswith("step ") else "")
-    stopped = pieces.read(race.run_folder("ours", 0))
+    stopped = resumable.read(race.run_folder("ours", 0))
     print(f"stopped after {stopped.minutes:.2f} minutes; going on")
-    return not done and not stopped.ended and race_on(race, pieces.Clock(5))
+    return not done and not stopped.ended and race_on(race, resumable.Clock(5))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a call of the race; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, help="where all runs are kept")
-    parser.add_argument("--output", type=pathlib.Path, help="where race.md and race.png go; default: the workdir")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="where speedrun.md and speedrun.png go; default: the workdir"
+    )
     parser.add_argument("--seeds", default="0,1,2", help="of the runs, one after another")
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
     parser.add_argument("--target", type=float, default=90.0, help="kNN accuracy in per cent")
@@ -192,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="proves all of it on a CPU in about a minute")
     asked = parser.parse_args(arguments)
     if asked.tiny:
-        folder = pieces.tiny_folder(asked.workdir)
+        folder = resumable.tiny_folder(asked.workdir)
         whole = tiny(folder)
         print(report(Race(folder, ("ours",), (0, 1), TINY_TARGET, TINY), output=asked.output or folder))
         return 0 if whole else 1
@@ -205,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = tuple(int(seed) for seed in asked.seeds.split(","))
     race = Race(asked.workdir, (recipe,), seeds, asked.target / 100, overrides, asked.epochs)
     try:
-        done = race_on(race, pieces.Clock(asked.minutes))
+        done = race_on(race, resumable.Clock(asked.minutes))
     except RuntimeError as error:
         print(f"race: {error}", file=sys.stderr)
         return 1

@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks import pieces, race
+from benchmarks import resumable, speedrun
 from tests.devices import run_tiny
 
-RUN = pieces.Summary(
+RUN = resumable.Summary(
     minutes=10.0,
     starting=6.0,
     compiling=60.0,
@@ -31,39 +31,39 @@ def contest(tmp_path, monkeypatch):
         return logs[folder.name]
 
     empty = RUN._replace(ended="", scores=(), minutes=0.0)
-    monkeypatch.setattr(pieces, "go_on", go_on)
-    monkeypatch.setattr(pieces, "read", lambda folder: logs.get(folder.name, empty))
-    return race.Race(tmp_path, ("ours",), (3, 4), 0.9, {"data.name": "digits"}), started, ends
+    monkeypatch.setattr(resumable, "go_on", go_on)
+    monkeypatch.setattr(resumable, "read", lambda folder: logs.get(folder.name, empty))
+    return speedrun.Race(tmp_path, ("ours",), (3, 4), 0.9, {"data.name": "digits"}), started, ends
 
 
 def test_seeds_run_one_after_another_and_none_twice(contest):
     asked, started, _ = contest
-    assert race.race_on(asked, pieces.Clock(9)) and race.race_on(asked, pieces.Clock(9))
+    assert speedrun.race_on(asked, resumable.Clock(9)) and speedrun.race_on(asked, resumable.Clock(9))
     assert [name for name, _ in started] == ["ours-seed3", "ours-seed4"]
-    assert started[1][1][3:] == ["--config=cifar10_race", "--config.data.name=digits", "--config.seed=4"]
+    assert started[1][1][3:] == ["--config=cifar10_speedrun", "--config.data.name=digits", "--config.seed=4"]
 
 
 def test_a_seed_that_was_stopped_goes_on_before_the_next_begins(contest):
     asked, started, ends = contest
     ends["ours-seed3"] = ""
-    assert not race.race_on(asked, pieces.Clock(9))
+    assert not speedrun.race_on(asked, resumable.Clock(9))
     ends["ours-seed3"] = "finished"
-    assert race.race_on(asked._replace(epochs=7), pieces.Clock(9))
+    assert speedrun.race_on(asked._replace(epochs=7), resumable.Clock(9))
     assert [name for name, _ in started] == ["ours-seed3", "ours-seed3", "ours-seed4"]
-    assert "--config=cifar10_race:epochs=7" in started[-1][1]
+    assert "--config=cifar10_speedrun:epochs=7" in started[-1][1]
 
 
 def test_no_run_begins_with_too_little_left_and_a_failure_is_told(contest):
     asked, started, ends = contest
-    assert not race.race_on(asked, pieces.Clock(race.LEAST_SECONDS / 60 - 0.1)) and not started
+    assert not speedrun.race_on(asked, resumable.Clock(speedrun.LEAST_SECONDS / 60 - 0.1)) and not started
     ends["ours-seed3"] = "exit 1: no data"
     with pytest.raises(RuntimeError, match="ours, seed 3: exit 1: no data"):
-        race.race_on(asked, pieces.Clock(9))
+        speedrun.race_on(asked, resumable.Clock(9))
 
 
 def test_what_went_wrong_is_one_line(contest, monkeypatch, capsys, tmp_path):
     contest[2]["ours-seed0"] = "exit 2: simclr-jax train: no such data"
-    assert race.main([f"--workdir={tmp_path}"]) == 1
+    assert speedrun.main([f"--workdir={tmp_path}"]) == 1
     assert capsys.readouterr().err == "race: ours, seed 0: exit 2: simclr-jax train: no such data\n"
 
 
@@ -71,7 +71,7 @@ FOUND = {"ours": {0: RUN, 1: RUN._replace(scores=((5.0, 1, 0.95),))}, "peer": {0
 
 
 def test_the_table_of_fixed_numbers():
-    assert race.table(FOUND, 0.9).splitlines() == [
+    assert speedrun.table(FOUND, 0.9).splitlines() == [
         "| recipe | seed | minutes to 90 % | epochs | best kNN | starting | compiling | evaluating |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| ours | 0 | 8.0 | 12 | 91.00 | 6 s (1 %) | 60 s (10 %) | 30 s (5 %) |",
@@ -85,21 +85,21 @@ def test_the_table_of_fixed_numbers():
 def test_the_picture_is_drawn_also_for_runs_without_a_score(tmp_path):
     from PIL import Image
 
-    race.draw(FOUND, 0.9, title="digits", path=tmp_path / "race.png")
-    with Image.open(tmp_path / "race.png") as picture:
+    speedrun.draw(FOUND, 0.9, title="digits", path=tmp_path / "speedrun.png")
+    with Image.open(tmp_path / "speedrun.png") as picture:
         # Lines of both recipes' colours but the peer's, which has no score, and marks in the legend for both.
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20)}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors
 
 
 def test_without_a_run_there_is_no_report(tmp_path):
-    assert race.report(race.Race(tmp_path, ("ours",), (0,), 0.9, {}), output=tmp_path) == ""
+    assert speedrun.report(speedrun.Race(tmp_path, ("ours",), (0,), 0.9, {}), output=tmp_path) == ""
     with pytest.raises(SystemExit):
-        race.main([])
+        speedrun.main([])
 
 
 @pytest.mark.slow
 def test_the_tiny_form_stops_goes_on_and_reaches_its_target(tmp_path):
-    done = run_tiny("race.py", f"--workdir={tmp_path}")
+    done = run_tiny("speedrun.py", f"--workdir={tmp_path}")
     assert "Going on from step" in done.stderr and "| ours | 2 of 2 seeds |" in done.stdout
-    assert {"race.png", "race.md"} <= {path.name for path in (tmp_path / "tiny").iterdir()}
+    assert {"speedrun.png", "speedrun.md"} <= {path.name for path in (tmp_path / "tiny").iterdir()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from simclr_jax.models import convolution, folded, norms, resnet
+from simclr_jax.models import convolution, fused_conv_bn, norms, resnet
 
 EPSILON = 1e-5
 
@@ -54,7 +54,9 @@ def test_a_folded_convolution_equals_the_two_operations_and_their_gradients(dtyp
         gradients = pull_back((wide[4], jnp.zeros_like(mean), jnp.zeros_like(variance)))
         own = [x.astype(dtype) for x in wide]
         (ours, *statistics), ours_back = jax.vjp(
-            lambda a, kernel, *affine: folded.convolve_normalized(a, kernel, affine, epsilon=EPSILON, parts=parts),
+            lambda a, kernel, *affine: fused_conv_bn.convolve_normalized(
+                a, kernel, affine, epsilon=EPSILON, parts=parts
+            ),
             *own[:4],
         )
         assert ours.dtype == dtype
@@ -72,7 +74,9 @@ def test_a_folded_convolution_of_bfloat16_is_as_near_as_the_two_operations_are()
     exact = plain_norm(jnp.einsum("nhwk,kc->nhwc", jnp.asarray(a, jnp.float32), kernel), scale, bias)[0]
     y = convolution.convolve(a, jnp.asarray(kernel, jnp.bfloat16)[None, None], 1)
     two = plain_norm(y.astype(jnp.float32), scale, bias)[0].astype(jnp.bfloat16)
-    one, pull_back = jax.vjp(lambda a: folded.convolve_normalized(a, kernel, (scale, bias), epsilon=EPSILON)[0], a)
+    one, pull_back = jax.vjp(
+        lambda a: fused_conv_bn.convolve_normalized(a, kernel, (scale, bias), epsilon=EPSILON)[0], a
+    )
     assert one.dtype == jnp.bfloat16
     errors = [np.sqrt(np.mean(np.square(np.asarray(y, np.float64) - np.asarray(exact)))) for y in (one, two)]
     assert errors[0] < 1.5 * errors[1]
@@ -96,7 +100,7 @@ def test_normalize_relu_equals_its_definition_and_gradient(dtype, tolerance, par
         gradients = pull_back((cotangent, jnp.zeros_like(mean), jnp.zeros_like(variance)))
         own = [part.astype(dtype) for part in (x, scale, bias)]
         found, ours_back = jax.vjp(
-            lambda x, *affine: folded.normalize_relu(x, affine, epsilon=EPSILON, parts=parts), *own
+            lambda x, *affine: fused_conv_bn.normalize_relu(x, affine, epsilon=EPSILON, parts=parts), *own
         )
         for value, reference in zip(found, (y, mean, variance), strict=True):
             near(value, reference, tolerance)
@@ -107,7 +111,7 @@ def test_normalize_relu_equals_its_definition_and_gradient(dtype, tolerance, par
 
 def test_relu_has_the_values_and_the_gradient_of_jax():
     x = jnp.asarray([-2.0, -0.0, 0.0, 3.0], jnp.float32)
-    (ours, pull_back), (expected, jax_back) = jax.vjp(folded.relu, x), jax.vjp(nn.relu, x)
+    (ours, pull_back), (expected, jax_back) = jax.vjp(fused_conv_bn.relu, x), jax.vjp(nn.relu, x)
     np.testing.assert_array_equal(ours, expected)
     np.testing.assert_array_equal(pull_back(x + 1)[0], jax_back(x + 1)[0])
 
