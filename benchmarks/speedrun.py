@@ -59,7 +59,7 @@ class Race(NamedTuple):
 
 
 def race_on(race: Race, clock: resumable.Clock, *, verdict: resumable.Verdict | None = None) -> bool:
-    """Goes on with the race until the clock has run down; returns whether all seeds are at their end.
+    """Goes on with the speedrun until the clock has run down; returns whether all seeds are at their end.
 
     `verdict` may stop a run in place of the target.
     """
@@ -167,7 +167,7 @@ def report(race: Race, *, output: pathlib.Path) -> str:
 
 
 def tiny(folder: pathlib.Path) -> bool:
-    """All that the race does, on a CPU within a minute: a stop, going on from there, a target reached, a second seed.
+    """All that the speedrun does, on a CPU within a minute: a stop, going on from there, a target reached, a second seed.
 
     Returns whether the stop left something to go on with and all runs came to their end.
     """
@@ -182,7 +182,7 @@ def tiny(folder: pathlib.Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a call of the race; returns the exit code."""
+    """Runs a call of the speedrun; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, help="where all runs are kept")
     parser.add_argument(
