@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/simclr-jax
 # Bytecode is kept: every process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small lint clean
+.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small docs lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report. On a CPU a tenth of the time goes
 # into pages of memory, of which glibc asks for larger ones when it is told to.
@@ -74,6 +74,10 @@ aot: $(VENV)/.aot
 aot-small: $(VENV)/.aot
 	$(VENV)/bin/python benchmarks/aot.py --small
 
+# The documentation site, with the reference from the docstrings and the tutorial executed; a warning is an error.
+docs: $(VENV)/.docs
+	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build
+
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -87,7 +91,7 @@ $(VENV)/.version: FORCE
 	  if [ ! -f $@ ] || [ "$$(cat $@)" != "$$v" ]; then \
 	    rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$v" > $@; fi
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.convert $(VENV)/.bench $(VENV)/.aot $(VENV)/.dev: pyproject.toml $(VENV)/.version
+$(VENV)/.demo $(VENV)/.test $(VENV)/.convert $(VENV)/.bench $(VENV)/.aot $(VENV)/.docs $(VENV)/.dev: pyproject.toml $(VENV)/.version
 	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRA)]"
 	@touch $@
 
@@ -96,6 +100,7 @@ $(VENV)/.test: EXTRA = test
 $(VENV)/.convert: EXTRA = test,convert
 $(VENV)/.bench: EXTRA = bench
 $(VENV)/.aot: EXTRA = aot-gpu,aot-tpu
+$(VENV)/.docs: EXTRA = docs
 $(VENV)/.dev: EXTRA = dev
 
 FORCE:

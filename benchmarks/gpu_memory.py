@@ -218,7 +218,7 @@ class OutOfTime(Exception):
 
 
 def find(name: str, case: Case, found: dict[str, Any], clock: Any, save: Callable[[], None]) -> dict[str, Any]:
-    """A row of the table; `found` holds the device and the tries of earlier calls and takes those until `clock` ends."""
+    """A row of the table; `found` holds the device and the tries of earlier calls and takes new ones."""
     memory = case.budget or found["device"]["limit_bytes"]
     predicted, peak = predict(case, kind=found["device"]["kind"], memory=memory)
     tries = found["tries"].setdefault(name, {})

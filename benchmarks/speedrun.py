@@ -167,7 +167,7 @@ def report(race: Race, *, output: pathlib.Path) -> str:
 
 
 def tiny(folder: pathlib.Path) -> bool:
-    """All that the speedrun does, on a CPU within a minute: a stop, going on from there, a target reached, a second seed.
+    """All that a speedrun does, on a CPU in a minute: a stop, going on from there, a target reached, a second seed.
 
     Returns whether the stop left something to go on with and all runs came to their end.
     """
