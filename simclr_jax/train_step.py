@@ -36,7 +36,11 @@ class Chunks(NamedTuple):
 
 
 def check_chunks(batch_size: int, chunks: Chunks) -> None:
-    """Raises InputError unless every device's share of the batch, B/D images, falls into C equal chunks."""
+    """Raises InputError unless every device's share of the batch, B/D images, falls into C equal chunks.
+
+    Example:
+        >>> train_step.check_chunks(4096, train_step.Chunks(num_chunks=8, num_devices=8))
+    """
     share, count = batch_size // chunks.num_devices, chunks.num_chunks
     if count < 1 or share % count:
         divisors = [n for n in range(1, share + 1) if share % n == 0]
@@ -86,7 +90,12 @@ def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadVi
 
 
 def views_key(key: base.Array, step: base.Array) -> base.Array:
-    """The key of all views of update `step` (0-based) of the run with key `key`."""
+    """The key of all views of update `step` (0-based) of the run with key `key`.
+
+    Example:
+        >>> train_step.views_key(key, 3).shape
+        ()
+    """
     return jax.random.fold_in(jax.random.fold_in(key, step), 0)
 
 
@@ -205,6 +214,10 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
     The result is a pure function to be wrapped in `jax.jit`, called as `update(state, views, labels=None, key=None)`
     with views float [B, V, h, w, 3] and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read.
     The state comes from `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+
+    Example:
+        >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
+        >>> update = jax.jit(train_step.make_update(method, optim.make_lars(0.3)))
     """
 
     def load_views(
@@ -268,6 +281,13 @@ def repeat_steps(train_step: TrainStep) -> Dispatch:
 def init_state(
     method: base.Method, tx: optax.GradientTransformation, key: base.Array, *, views_shape: tuple[int, ...]
 ) -> base.TrainState:
-    """The state before the first update, for views of shape (B, V, h, w, 3). Pure: wrap it in `jit` or `eval_shape`."""
+    """The state before the first update, for views of shape (B, V, h, w, 3). Pure: wrap it in `jit` or `eval_shape`.
+
+    Example:
+        >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
+        >>> init = lambda: train_step.init_state(method, optim.make_lars(0.3), key, views_shape=(2, 2, 32, 32, 3))
+        >>> jax.eval_shape(init).step.dtype
+        dtype('int32')
+    """
     params, method_state = method.init(key, jnp.zeros(views_shape, jnp.float32))
     return base.TrainState(jnp.zeros((), jnp.int32), params, method_state, tx.init(params))

@@ -10,13 +10,13 @@ import numpy as np
 from benchmarks.parity_rows import table
 from benchmarks.parity_rows.table import Case, Row
 from simclr_jax import augment
-from simclr_jax.augment import color_jitter, crop, views
+from simclr_jax.augment import color_jitter, crop, resizing, views
 from tests import golden
 
 GROUP = "Augmentation: crops and resizing"
 NUM_DRAWS = 20_000
 
-WEIGHTS = jax.jit(crop.resize_weights, static_argnames=("source_size", "out_size", "resize"))
+WEIGHTS = jax.jit(resizing.resize_weights, static_argnames=("source_size", "out_size", "resize"))
 ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("size", "resize"))
 CENTER_BOX = jax.jit(crop.center_crop_box, static_argnames="aspect")
 

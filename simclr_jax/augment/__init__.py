@@ -36,9 +36,10 @@ from simclr_jax.augment.crop import (
     center_crop_box,
     draw_crop_box,
     random_resized_crop,
-    resize_weights,
 )
+from simclr_jax.augment.eval_view import make_eval_view
 from simclr_jax.augment.flip import adjust_flip, draw_flip, random_flip
+from simclr_jax.augment.resizing import resize_weights
 from simclr_jax.augment.views import (
     ViewDraws,
     ViewRecipe,
@@ -47,7 +48,6 @@ from simclr_jax.augment.views import (
     draw_view,
     draw_views,
     make_crop_flip_views,
-    make_eval_view,
     make_recipe,
     make_simclr_views,
 )

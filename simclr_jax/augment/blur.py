@@ -27,6 +27,10 @@ def blur_kernel(sigma: base.Array | float, *, kernel_size: int) -> base.Array:
     """The taps, float32 [2 * (kernel_size // 2) + 1], of a Gaussian of `sigma` pixels; they sum to 1.
 
     Reference: google-research/simclr data_util.gaussian_blur.
+
+    Example:
+        >>> [round(float(tap), 3) for tap in augment.blur_kernel(1.0, kernel_size=4)]
+        [0.054, 0.244, 0.403, 0.244, 0.054]
     """
     radius = _half_width(kernel_size)
     distance = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
@@ -101,13 +105,22 @@ def adjust_gaussian_blur(image: base.Array, sigma: base.Array | float, *, kernel
     Pixels outside the image count as 0, so borders darken. Float32 in and out, not clipped.
 
     Reference: google-research/simclr data_util.gaussian_blur (padding "SAME").
+
+    Example:
+        >>> augment.adjust_gaussian_blur(image, 1.0, kernel_size=4).shape
+        (8, 10, 3)
     """
     image = pixels.as_float(image)
     return jnp.swapaxes(blur_planes(jnp.swapaxes(image, 1, 2), sigma, kernel_size=kernel_size), 1, 2)
 
 
 def draw_sigma(key: base.Array) -> base.Array:
-    """A standard deviation in pixels, float32, uniform in SIGMA_RANGE."""
+    """A standard deviation in pixels, float32, uniform in SIGMA_RANGE.
+
+    Example:
+        >>> 0.1 <= float(augment.draw_sigma(key)) < 2.0
+        True
+    """
     return jax.random.uniform(key, (), jnp.float32, *SIGMA_RANGE)
 
 
@@ -116,6 +129,10 @@ def random_gaussian_blur(key: base.Array, image: base.Array, *, probability: flo
 
     Not clipped. Reference: google-research/simclr data_util.random_blur; the sigma is this image's own, see
     `views.make_simclr_views` for the reference's choice of one per view.
+
+    Example:
+        >>> augment.random_gaussian_blur(key, image).shape
+        (8, 10, 3)
     """
     applied_key, sigma_key = jax.random.split(key)
     image = pixels.as_float(image)

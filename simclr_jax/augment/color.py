@@ -37,6 +37,10 @@ def adjust_brightness(image: base.Array, factor: base.Array | float) -> base.Arr
     """`image` times `factor` (SimCLRv2's form).
 
     Reference: google-research/simclr data_util.random_brightness, impl "simclrv2".
+
+    Example:
+        >>> float(augment.adjust_brightness(image, 1.5)[0, 0, 0])
+        0.75
     """
     image = pixels.as_float(image)
     return image * scalar(factor, image)
@@ -46,6 +50,10 @@ def adjust_brightness_additive(image: base.Array, delta: base.Array | float) -> 
     """`image` plus `delta` (the form of the first SimCLR release).
 
     Reference: google-research/simclr data_util.random_brightness, impl "simclrv1".
+
+    Example:
+        >>> float(augment.adjust_brightness_additive(image, 0.25)[0, 0, 0])
+        0.75
     """
     image = pixels.as_float(image)
     return image + scalar(delta, image)
@@ -55,6 +63,10 @@ def adjust_contrast(image: base.Array, factor: base.Array | float, *, channel_ax
     """Distances from each channel's own mean times `factor`; `image` is one image.
 
     Reference: tf.image.adjust_contrast. Not torchvision's contrast, which blends with the mean grey value.
+
+    Example:
+        >>> augment.adjust_contrast(image, 0.8).shape
+        (8, 10, 3)
     """
     mean = image = pixels.as_float(image)
     # One axis at a time: each step is a sum of whole rows, which vectorises and rounds less than one long sum.
@@ -70,6 +82,10 @@ def adjust_saturation(image: base.Array, factor: base.Array | float, *, channel_
     Pixels whose three channels are <= 0 (bicubic overshoot) have no saturation and become their largest value.
 
     Reference: tf.image.adjust_saturation.
+
+    Example:
+        >>> augment.adjust_saturation(jnp.asarray([[[0.5, 0.25, 0.25]]]), 0.0).tolist()
+        [[[0.5, 0.5, 0.5]]]
     """
     image = pixels.as_float(image)
     value, ratio = saturation_ratio(_channels(image, channel_axis), factor)
@@ -91,6 +107,10 @@ def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: in
     Hue is carried multiplied by six times the chroma, which needs no division and is exact for grey pixels.
 
     Reference: tf.image.adjust_hue.
+
+    Example:
+        >>> augment.adjust_hue(jnp.asarray([[[1.0, 0.0, 0.0]]]), 0.5).tolist()
+        [[[0.0, 1.0, 1.0]]]
     """
     image = pixels.as_float(image)
     low, chroma, hue = turned_hue(_channels(image, channel_axis), delta)
@@ -124,6 +144,10 @@ def adjust_grayscale(image: base.Array, *, channel_axis: int = -1) -> base.Array
     """The luma 0.2989 R + 0.5870 G + 0.1140 B in all three channels.
 
     Reference: tf.image.rgb_to_grayscale.
+
+    Example:
+        >>> augment.adjust_grayscale(image).shape
+        (8, 10, 3)
     """
     image = pixels.as_float(image)
     return jnp.broadcast_to(luma(_channels(image, channel_axis)), image.shape)
@@ -155,61 +179,121 @@ def adjust_grayscale_at_once(channels: Channels, applied: base.Array) -> Channel
 
 
 def draw_brightness(key: base.Array, *, limit: float = 0.8) -> base.Array:
-    """A factor for `adjust_brightness`: float32 ~ U[max(1 - limit, 0), 1 + limit)."""
+    """A factor for `adjust_brightness`: float32 ~ U[max(1 - limit, 0), 1 + limit).
+
+    Example:
+        >>> 0.2 <= float(augment.draw_brightness(key, limit=0.8)) < 1.8
+        True
+    """
     return jax.random.uniform(key, (), jnp.float32, max(1 - limit, 0.0), 1 + limit)
 
 
 def random_brightness(key: base.Array, image: base.Array, *, limit: float = 0.8) -> base.Array:
-    """`image` with its brightness times U[max(1 - limit, 0), 1 + limit); not clipped."""
+    """`image` with its brightness times U[max(1 - limit, 0), 1 + limit); not clipped.
+
+    Example:
+        >>> augment.random_brightness(key, image).shape
+        (8, 10, 3)
+    """
     return adjust_brightness(image, draw_brightness(key, limit=limit))
 
 
 def draw_brightness_additive(key: base.Array, *, limit: float = 0.8) -> base.Array:
-    """An offset for `adjust_brightness_additive`: float32 ~ U[-limit, limit)."""
+    """An offset for `adjust_brightness_additive`: float32 ~ U[-limit, limit).
+
+    Example:
+        >>> abs(float(augment.draw_brightness_additive(key, limit=0.1))) <= 0.1
+        True
+    """
     return jax.random.uniform(key, (), jnp.float32, -limit, limit)
 
 
 def random_brightness_additive(key: base.Array, image: base.Array, *, limit: float = 0.8) -> base.Array:
-    """`image` plus U[-limit, limit), the first SimCLR release's brightness; not clipped."""
+    """`image` plus U[-limit, limit), the first SimCLR release's brightness; not clipped.
+
+    Example:
+        >>> augment.random_brightness_additive(key, image, limit=0.1).shape
+        (8, 10, 3)
+    """
     return adjust_brightness_additive(image, draw_brightness_additive(key, limit=limit))
 
 
 def draw_contrast(key: base.Array, *, limit: float = 0.8) -> base.Array:
-    """A factor for `adjust_contrast`: float32 ~ U[1 - limit, 1 + limit). Raises InputError for one outside [0, 1]."""
+    """A factor for `adjust_contrast`: float32 ~ U[1 - limit, 1 + limit). Raises InputError for one outside [0, 1].
+
+    Example:
+        >>> 0.5 <= float(augment.draw_contrast(key, limit=0.5)) < 1.5
+        True
+    """
     return _uniform_around_one(key, limit, "contrast")
 
 
 def random_contrast(key: base.Array, image: base.Array, *, limit: float = 0.8) -> base.Array:
-    """`image` with its contrast times U[1 - limit, 1 + limit). Raises InputError for a limit outside [0, 1]."""
+    """`image` with its contrast times U[1 - limit, 1 + limit). Raises InputError for a limit outside [0, 1].
+
+    Example:
+        >>> augment.random_contrast(key, image).shape
+        (8, 10, 3)
+    """
     return adjust_contrast(image, draw_contrast(key, limit=limit))
 
 
 def draw_saturation(key: base.Array, *, limit: float = 0.8) -> base.Array:
-    """A factor for `adjust_saturation`: float32 ~ U[1 - limit, 1 + limit). Raises InputError outside [0, 1]."""
+    """A factor for `adjust_saturation`: float32 ~ U[1 - limit, 1 + limit). Raises InputError outside [0, 1].
+
+    Example:
+        >>> 0.5 <= float(augment.draw_saturation(key, limit=0.5)) < 1.5
+        True
+    """
     return _uniform_around_one(key, limit, "saturation")
 
 
 def random_saturation(key: base.Array, image: base.Array, *, limit: float = 0.8) -> base.Array:
-    """`image` with its saturation times U[1 - limit, 1 + limit). Raises InputError for a limit outside [0, 1]."""
+    """`image` with its saturation times U[1 - limit, 1 + limit). Raises InputError for a limit outside [0, 1].
+
+    Example:
+        >>> augment.random_saturation(key, image).shape
+        (8, 10, 3)
+    """
     return adjust_saturation(image, draw_saturation(key, limit=limit))
 
 
 def draw_hue(key: base.Array, *, limit: float = 0.2) -> base.Array:
-    """A shift in turns for `adjust_hue`: float32 ~ U[-limit, limit). Raises InputError outside [0, 0.5]."""
+    """A shift in turns for `adjust_hue`: float32 ~ U[-limit, limit). Raises InputError outside [0, 0.5].
+
+    Example:
+        >>> abs(float(augment.draw_hue(key, limit=0.2))) <= 0.2
+        True
+    """
     return _uniform_hue(key, limit)
 
 
 def random_hue(key: base.Array, image: base.Array, *, limit: float = 0.2) -> base.Array:
-    """`image` with its hue shifted by U[-limit, limit) turns. Raises InputError for a limit outside [0, 0.5]."""
+    """`image` with its hue shifted by U[-limit, limit) turns. Raises InputError for a limit outside [0, 0.5].
+
+    Example:
+        >>> augment.random_hue(key, image, limit=0.1).shape
+        (8, 10, 3)
+    """
     return adjust_hue(image, draw_hue(key, limit=limit))
 
 
 def draw_grayscale(key: base.Array, *, probability: float = 0.2) -> base.Array:
-    """Whether to make an image grey: bool scalar, True with `probability`."""
+    """Whether to make an image grey: bool scalar, True with `probability`.
+
+    Example:
+        >>> bool(augment.draw_grayscale(key, probability=1.0))
+        True
+    """
     return jax.random.bernoulli(key, probability)
 
 
 def random_grayscale(key: base.Array, image: base.Array, *, probability: float = 0.2) -> base.Array:
-    """`image`, made grey with `probability`."""
+    """`image`, made grey with `probability`.
+
+    Example:
+        >>> augment.random_grayscale(key, image).shape
+        (8, 10, 3)
+    """
     image = pixels.as_float(image)
     return jnp.where(draw_grayscale(key, probability=probability), adjust_grayscale(image), image)

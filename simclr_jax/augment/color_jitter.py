@@ -59,6 +59,10 @@ def draw_color_jitter(key: base.Array, *, strength: float = 1.0, brightness: str
         InputError: strength above 1.25 or negative, unknown brightness form.
 
     Reference: SimCLR, appendix A, figure "color distortion"; google-research/simclr data_util.color_jitter_rand.
+
+    Example:
+        >>> augment.draw_color_jitter(key, strength=0.5).order.shape
+        (4,)
     """
     check_jitter(strength, brightness)
     u = jax.random.uniform(key, (5,))
@@ -80,6 +84,11 @@ def adjust_color_jitter(
 
     Reference: google-research/simclr data_util.color_jitter_rand. Brightness "multiply" is its impl "simclrv2",
     "add" its impl "simclrv1".
+
+    Example:
+        >>> jitter = augment.draw_color_jitter(key, strength=0.5)
+        >>> augment.adjust_color_jitter(image, jitter).shape
+        (8, 10, 3)
     """
     check_jitter(0.0, brightness)
     image = pixels.as_float(image)
@@ -167,6 +176,11 @@ def _contrast_to_mean(channel: base.Array, mean: base.Array, factor: base.Array)
 def random_color_jitter(
     key: base.Array, image: base.Array, *, strength: float = 1.0, brightness: str = "multiply"
 ) -> base.Array:
-    """`image` after a colour jitter with fresh draws, in [0, 1]. Raises InputError as `draw_color_jitter`."""
+    """`image` after a colour jitter with fresh draws, in [0, 1]. Raises InputError as `draw_color_jitter`.
+
+    Example:
+        >>> augment.random_color_jitter(key, image, strength=0.5).shape
+        (8, 10, 3)
+    """
     jitter = draw_color_jitter(key, strength=strength, brightness=brightness)
     return adjust_color_jitter(image, jitter, brightness=brightness)

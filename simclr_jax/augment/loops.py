@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import crop
+from simclr_jax.augment import resizing
 
-RESIZE_PRODUCTS = {"map": crop.resize_planes_banded, "vmap": crop.resize_planes}
+RESIZE_PRODUCTS = {"map": resizing.resize_planes_banded, "vmap": resizing.resize_planes}
 
 
 def resolve_loop(loop: str) -> str:
@@ -33,12 +33,12 @@ def over_examples(function: Callable[[Any], base.Array], examples: Any, *, loop:
 def unit_planes(image: base.Array, *, loop: str = "map") -> base.Array:
     """uint8 or float [H, W, 3] -> float32 [H, 3, W] in [0, 1]; both forms give the same bits."""
     if image.dtype != jnp.uint8:
-        return crop.to_planes(image).astype(jnp.float32)
+        return resizing.to_planes(image).astype(jnp.float32)
     if resolve_loop(loop) == "map":
-        return crop.to_planes(image).astype(jnp.float32) * (1 / 255)
+        return resizing.to_planes(image).astype(jnp.float32) * (1 / 255)
     # The barrier leaves the planes as bytes in memory; the product that reads them makes the floats, which XLA's
     # matrix products on GPUs do for signed bytes and not for unsigned ones.
     signed = lax.bitcast_convert_type(image ^ np.uint8(128), jnp.int8)
-    planes = crop.to_planes(signed)
+    planes = resizing.to_planes(signed)
     lines = lax.optimization_barrier(planes.reshape(planes.shape[0], -1))
     return (lines.reshape(planes.shape).astype(jnp.float32) + 128.0) * (1 / 255)

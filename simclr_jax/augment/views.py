@@ -4,7 +4,6 @@ Drawing and applying are separate pure functions, so any view can be replayed ex
 cheap and runs for the whole batch at once; applying runs image by image on a CPU and all at once on accelerators.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels
+from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels, resizing
 
 # Up to this size the reference neither crops in evaluation nor uses the ImageNet stem.
 SMALL_IMAGE = 32
-CENTER_FRACTION = 0.875
-
-EvalView = Callable[..., base.Array]
 
 
 class ViewDraws(NamedTuple):
@@ -58,7 +54,8 @@ class ViewRecipe(NamedTuple):
         return self.color_jitter_probability > 0 and self.color_jitter_strength > 0
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Raises InputError for a side of views that is out of range."""
     if not 1 <= size <= 4096:
         raise base.InputError(f"image_size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
 
@@ -68,6 +65,10 @@ def make_recipe(**settings: Any) -> ViewRecipe:
 
     Raises:
         InputError: a value outside its range, an unknown choice or an unknown setting.
+
+    Example:
+        >>> augment.make_recipe(image_size=32, color_jitter_strength=0.5).num_views
+        2
     """
     unknown = sorted(set(settings) - set(ViewRecipe._fields))
     if unknown or "image_size" not in settings:
@@ -76,9 +77,9 @@ def make_recipe(**settings: Any) -> ViewRecipe:
             f"got {', '.join(sorted(settings)) or 'none'}. Correct the names."
         )
     recipe = ViewRecipe(**settings)
-    _check_size(recipe.image_size)
+    check_size(recipe.image_size)
     color_jitter.check_jitter(recipe.color_jitter_strength, recipe.brightness, name="color_jitter_strength")
-    crop.check_resize(recipe.resize)
+    resizing.check_resize(recipe.resize)
     base.check_choice(recipe.blur_sigma_per, ("view", "image"), name="blur_sigma_per", remedy="Use view.")
     base.check_choice(recipe.loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
     for name in ("flip_probability", "color_jitter_probability", "grayscale_probability", "blur_probability"):
@@ -97,6 +98,11 @@ def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, reci
 
     `key` belongs to this view of this example alone, `shared_key` to this view of the whole batch: by default the
     blur's sigma is drawn from it.
+
+    Example:
+        >>> recipe = augment.make_recipe(image_size=4)
+        >>> augment.draw_view(key, key, jnp.asarray([8, 10]), recipe=recipe).flip.shape
+        ()
     """
     box_key, chance_key, jitter_key, sigma_key = jax.random.split(key, 4)
     box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.crop_min_scale, 1.0))
@@ -120,12 +126,18 @@ def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> ba
     Crop and resize, flip, jitter, grey, clip, blur, clip. Operations that the recipe rules out are not compiled.
 
     Reference: google-research/simclr data_util.preprocess_for_train and batch_random_blur.
+
+    Example:
+        >>> recipe = augment.make_recipe(image_size=4)
+        >>> draws = augment.draw_view(key, key, jnp.asarray([8, 10]), recipe=recipe)
+        >>> augment.apply_view(images[0], draws, recipe=recipe).shape
+        (4, 4, 3)
     """
-    return crop.from_planes(_apply_planes(loops.unit_planes(image), draws, recipe=recipe))
+    return resizing.from_planes(_apply_planes(loops.unit_planes(image), draws, recipe=recipe))
 
 
 def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
-    axis, size = crop.PLANES_AXIS, recipe.image_size
+    axis, size = resizing.PLANES_AXIS, recipe.image_size
     flip = draws.flip if recipe.flip_probability > 0 else False
     product = loops.RESIZE_PRODUCTS[loops.resolve_loop(recipe.loop)]
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize, product=product)
@@ -183,6 +195,11 @@ def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, rec
         key: the step's key.
         sizes: int32 [B, 2], valid (height, width) of every image.
         positions: int32 [B], place of every image in the global batch.
+
+    Example:
+        >>> recipe = augment.make_recipe(image_size=4)
+        >>> augment.draw_views(key, jnp.full((4, 2), 8), jnp.arange(4), recipe=recipe).flip.shape
+        (4, 2)
     """
     example_root, shared_root = jax.random.split(key)
     views = jnp.arange(recipe.num_views, dtype=jnp.int32)
@@ -199,7 +216,14 @@ def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, rec
 
 
 def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
-    """All views of a batch from their draws: uint8 [B, H, W, 3] -> float32 [B, V, size, size, 3]."""
+    """All views of a batch from their draws: uint8 [B, H, W, 3] -> float32 [B, V, size, size, 3].
+
+    Example:
+        >>> recipe = augment.make_recipe(image_size=4)
+        >>> draws = augment.draw_views(key, jnp.full((4, 2), 8), jnp.arange(4), recipe=recipe)
+        >>> augment.apply_views(images, draws, recipe=recipe).shape
+        (4, 2, 4, 4, 3)
+    """
 
     def apply_example(example: tuple[base.Array, ViewDraws]) -> base.Array:
         image, example_draws = example
@@ -250,7 +274,7 @@ def make_simclr_views(
         image_size: side of the square views, pixels.
         color_jitter_strength: 0 (leaves it out) to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10.
         brightness: "multiply" (SimCLRv2 and the reference's default) or "add" (first SimCLR release).
-        resize: "tf2" or "tf1", the bicubic of either release; see `crop.resize_weights`.
+        resize: "tf2" or "tf1", the bicubic of either release; see `resizing.resize_weights`.
         flip_probability, color_jitter_probability, grayscale_probability, blur_probability: chance of each operation
             per view; one with probability 0 is not compiled at all. The CIFAR recipes switch the blur off.
         blur_sigma_per: "view": one sigma for this view of the whole batch, as the reference does; "image": one each.
@@ -263,6 +287,11 @@ def make_simclr_views(
 
     Reference: SimCLR (Chen et al., 2020), appendix A; google-research/simclr data_util.preprocess_image. Differs in
     the random numbers, and in that a sigma is shared by the global batch, not by one replica's part of it.
+
+    Example:
+        >>> make_views = augment.make_simclr_views(image_size=6, blur_probability=0.0)
+        >>> make_views(key, images).shape
+        (4, 2, 6, 6, 3)
     """
     return _make_views(make_recipe(**locals()))
 
@@ -280,47 +309,13 @@ def make_crop_flip_views(
     Returns float32 [B, 1, image_size, image_size, 3]. Arguments and errors as in `make_simclr_views`.
 
     Reference: google-research/simclr data_util.preprocess_for_train with color_distort=False.
+
+    Example:
+        >>> augment.make_crop_flip_views(image_size=6)(key, images).shape
+        (4, 1, 6, 6, 3)
     """
     return _make_views(
         make_recipe(
             **locals(), num_views=1, color_jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0
         )
     )
-
-
-def make_eval_view(*, image_size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
-    """The deterministic view of evaluation: uint8 or float [B, H, W, 3] -> float32 [B, h, w, 3] in [0, 1].
-
-    The result is called with images and, where they fill their canvas in part, `sizes` int32 [B, 2], their valid
-    (height, width). A single image [H, W, 3] gives a single view.
-
-    Above 32 pixels: the central 87.5 % of the shorter side of the valid region, bicubic resize, clip to [0, 1]. Up to
-    32 pixels: no crop; an image that already has the size is returned unchanged, any other one is the central square
-    of its whole shorter side, resized.
-
-    Raises InputError for an image_size below 1 and an unknown `resize` or `loop`.
-
-    Reference: google-research/simclr data_util.preprocess_for_eval. Differs at 32 pixels or less, where the reference
-    refuses images of any other size.
-    """
-    _check_size(image_size)
-    crop.check_resize(resize)
-    base.check_choice(loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    fraction = CENTER_FRACTION if image_size > SMALL_IMAGE else 1.0
-
-    def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
-        image, valid = example
-        box = crop.center_crop_box(valid[0], valid[1], fraction=fraction)
-        product = loops.RESIZE_PRODUCTS[loops.resolve_loop(loop)]
-        planes = crop.crop_planes(
-            loops.unit_planes(image, loop=loop), box, out_size=(image_size, image_size), resize=resize, product=product
-        )
-        return jnp.clip(crop.from_planes(planes), 0.0, 1.0)
-
-    def eval_view(images: base.Array, sizes: base.Array | None = None) -> base.Array:
-        pixels.check_images(images)
-        if images.ndim == 3:
-            return eval_view(images[None], None if sizes is None else sizes[None])[0]
-        return loops.over_examples(view_one, (images, pixels.full_sizes(images) if sizes is None else sizes), loop=loop)
-
-    return eval_view

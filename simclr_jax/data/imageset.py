@@ -116,6 +116,11 @@ def fit_to_canvas(image: np.ndarray, canvas_size: int) -> tuple[np.ndarray, tupl
 
     Returns:
         canvas uint8 [canvas_size, canvas_size, 3], zero outside the image; (height, width), each at least 1.
+
+    Example:
+        >>> canvas, size = data.fit_to_canvas(np.zeros((100, 50, 3), np.uint8), 32)
+        >>> canvas.shape, size
+        ((32, 32, 3), (32, 16))
     """
     height, width = fitted_size(image.shape[0], image.shape[1], canvas_size)
     if (height, width) != image.shape[:2]:
@@ -177,7 +182,12 @@ def _are_finite(*values: object) -> bool:
 
 
 def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
-    """The examples at `rows` (int [M]) as a split of their own; their images are read into memory."""
+    """The examples at `rows` (int [M]) as a split of their own; their images are read into memory.
+
+    Example:
+        >>> data.subset(data.load_split("digits", "train"), np.arange(5)).images.shape
+        (5, 32, 32, 3)
+    """
     digest = hashlib.sha256(image_set.fingerprint.encode() + np.asarray(rows, "<i8").tobytes())
     return image_set._replace(
         images=np.asarray(image_set.images[rows]),

@@ -65,6 +65,10 @@ def load_split(
     Raises:
         base.InputError: an unknown name or split, missing or unreadable data, too many damaged files, a missing
             package, or a value out of range.
+
+    Example:
+        >>> data.load_split("digits", "train").images.shape
+        (1348, 32, 32, 3)
     """
     if not 0 <= max_corrupt_fraction <= 1:
         raise base.InputError(
@@ -120,6 +124,10 @@ def has_split(
 
     Raises:
         base.InputError: an unknown data set, or one that is missing or cannot be read.
+
+    Example:
+        >>> data.has_split("digits", "test")
+        True
     """
     del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
@@ -205,6 +213,10 @@ def describe_split(
 
     Raises:
         base.InputError: an unknown name or split, or data that are neither known nor here.
+
+    Example:
+        >>> data.describe_split("digits", "train")
+        (1348, 10, 32)
     """
     del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     known = _PUBLISHED.get((name, split))

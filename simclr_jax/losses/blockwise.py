@@ -45,6 +45,12 @@ def nt_xent_blockwise(
 
     Reference: as for `losses.nt_xent`. The recomputation of tiles from kept log-sum-exps follows FlashAttention
     (arXiv 2205.14135) and Inf-CL (arXiv 2410.17243); that a tile is used in both directions is particular to NT-Xent.
+
+    Example:
+        >>> z = jax.random.normal(key, (8, 2, 16))
+        >>> loss, _ = losses.nt_xent_blockwise(z, temperature=0.5, block_size=4)
+        >>> bool(jnp.allclose(loss, losses.nt_xent(z, temperature=0.5)[0], rtol=1e-5))
+        True
     """
     u, scale, bounded = prepare(z, temperature=temperature, block_size=block_size, normalize=normalize)
     return nt_xent_in_tiles(u, scale, cuts.make_tiling(z.shape[0], block_size=block_size, bounded=bounded))

@@ -27,6 +27,10 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
             range.
 
     Reference: add_supervised_loss in objective.py (TF1, which smooths) and tf2/objective.py (which does not).
+
+    Example:
+        >>> losses.cross_entropy(jnp.asarray([[2.0, 0.0]]), jnp.asarray([0])).round(3).tolist()
+        [0.12700000405311584]
     """
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise base.InputError(
@@ -64,6 +68,10 @@ def weighted_mean(values: Array, weights: Array) -> Array:
         weights: float, of a shape that broadcasts to that of `values`.
 
     Reference: tf.losses with its default reduction SUM_BY_NONZERO_WEIGHTS, used by objective.py (TF1).
+
+    Example:
+        >>> float(losses.weighted_mean(jnp.asarray([1.0, 3.0, 9.0]), jnp.asarray([1.0, 1.0, 0.0])))
+        2.0
     """
     weights = jnp.broadcast_to(weights, values.shape).astype(values.dtype)
     count = jnp.count_nonzero(weights).astype(values.dtype)

@@ -103,6 +103,12 @@ def nt_xent(
     paper's mean over 2B anchors, the code adds the means of both views (twice this value); the code subtracts 1e9 from
     the logit of the row itself, here it is left out exactly; the batch is one global array, where the code gathers
     from replicas.
+
+    Example:
+        >>> z = jax.random.normal(key, (8, 2, 16))
+        >>> loss, metrics = losses.nt_xent(z, temperature=0.5)
+        >>> loss.shape, sorted(metrics)
+        ((), ['contrastive_accuracy', 'contrastive_entropy'])
     """
     check_pairs(z, temperature)
     if weights is not None and jnp.shape(weights) not in ((), z.shape[:1]):
@@ -127,5 +133,10 @@ def nt_xent(
 
 
 def collapse_value(batch_size: int) -> float:
-    """ln(2B-1), the value of `nt_xent` when all embeddings are equal; a run that stays there has learnt nothing."""
+    """ln(2B-1), the value of `nt_xent` when all embeddings are equal; a run that stays there has learnt nothing.
+
+    Example:
+        >>> round(losses.collapse_value(256), 3)
+        6.236
+    """
     return math.log(2 * batch_size - 1)

@@ -32,6 +32,10 @@ def distillation(student_logits: Array, teacher_logits: Array, *, temperature: f
 
     Reference: SimCLRv2 equation 2; add_kd_loss in their notebook on distillation (loss_scale = temperature**2), which
     averages over the examples.
+
+    Example:
+        >>> losses.distillation(jnp.ones((4, 3)), jnp.ones((4, 3)), temperature=1.0).round(3).tolist()
+        [1.099000096321106, 1.099000096321106, 1.099000096321106, 1.099000096321106]
     """
     if student_logits.shape != teacher_logits.shape:
         raise base.InputError(

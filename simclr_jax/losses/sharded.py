@@ -38,6 +38,12 @@ def nt_xent_gathered(
 
     Raises:
         InputError: as `losses.nt_xent_blockwise`, or B is not a multiple of the number of devices.
+
+    Example:
+        >>> mesh = jax.make_mesh((1,), ("batch",))
+        >>> loss, _ = losses.nt_xent_gathered(jax.random.normal(key, (8, 2, 16)), mesh=mesh)
+        >>> loss.shape
+        ()
     """
     return _spread(z, _Link(mesh, ring=False), temperature=temperature, block_size=block_size, normalize=normalize)
 
@@ -49,6 +55,12 @@ def nt_xent_ring(
 
     Devices - 1 permutes in each pass, one chunk travelling while the chunk before is worked on; the backward pass sends
     rows and normalizers round once more. Arguments and errors are those of `nt_xent_gathered`.
+
+    Example:
+        >>> mesh = jax.make_mesh((1,), ("batch",))
+        >>> loss, _ = losses.nt_xent_ring(jax.random.normal(key, (8, 2, 16)), mesh=mesh)
+        >>> loss.shape
+        ()
     """
     return _spread(z, _Link(mesh, ring=True), temperature=temperature, block_size=block_size, normalize=normalize)
 

@@ -25,6 +25,10 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
     A run that stays at it learns nothing.
+
+    Example:
+        >>> round(methods.uninformed_loss({"name": "supervised"}, batch_size=256, num_classes=10), 3)
+        2.303
     """
     if section["name"] == "supervised":
         return math.log(num_classes)
@@ -34,7 +38,11 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
 
 
 def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int) -> None:
-    """Raises base.InputError for a batch that the method of the config's section `method` cannot learn from."""
+    """Raises base.InputError for a batch that the method of the config's section `method` cannot learn from.
+
+    Example:
+        >>> methods.check_batch({"name": "simclr"}, batch_size=256, num_views=2)
+    """
     if section["name"] == "supervised":
         return
     if num_views != 2:

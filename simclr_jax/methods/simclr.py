@@ -70,6 +70,12 @@ def make_simclr(
     Reference: SimCLR algorithm 1, section 2.2 and appendix B.6; SimCLRv2 section 2; tf2/model.py and tf2/run.py of
     their code. Deliberate differences: the rows of a batch are ordered image by image and not view by view; the
     classifier is off unless it is asked for, and unlabelled images do not count for it.
+
+    Example:
+        >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"), temperature=0.5)
+        >>> params, _ = jax.eval_shape(method.init, key, jnp.zeros((2, 2, 32, 32, 3)))
+        >>> sorted(params)
+        ['encoder', 'projection_head']
     """
     head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
     if not 0 < temperature < math.inf:

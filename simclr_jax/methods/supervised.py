@@ -55,6 +55,12 @@ def make_supervised(
     zero_init_logits_layer as in its recipes. Deliberate differences: the code builds the whole head and, unless LARS
     is used, decays also the layers that nothing reads, here they do not exist; its TF1 version leaves the head's
     layers at their pretrained values, here they are trained, as the paper says; label smoothing is that of TF1.
+
+    Example:
+        >>> method = methods.make_supervised(models.make_encoder("resnet18", stem="cifar"), num_classes=10)
+        >>> params, _ = jax.eval_shape(method.init, key, jnp.zeros((2, 1, 32, 32, 3)))
+        >>> sorted(params)
+        ['encoder', 'projection_head', 'supervised_head']
     """
     head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
     num_layers = network.num_layers_before(head, ft_proj_selector)
@@ -107,6 +113,9 @@ def make_classify(
 
     Raises:
         InputError: num_proj_layers, proj_out_dim, proj_hidden_dim or ft_proj_selector is out of range.
+
+    Example:
+        >>> classify = methods.make_classify(models.make_encoder("resnet18"))
     """
     head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
     net = network.make_network(encoder, head, num_layers=network.num_layers_before(head, ft_proj_selector))

@@ -87,6 +87,12 @@ def make_encoder(
             multiplier or ratio out of range, ratios with torchvision's padding, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
+
+    Example:
+        >>> encoder = models.make_encoder("resnet18", stem="cifar")
+        >>> shapes = jax.eval_shape(lambda: encoder.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+        >>> sorted(shapes)
+        ['batch_stats', 'params']
     """
     base.check_choice(name, ENCODERS, name="name")
     base.check_choice(stem, resnet.STEMS, name="stem")

@@ -29,12 +29,21 @@ def weight_mask(params: PyTree) -> PyTree:
     Kernels of convolutions and dense layers, embeddings and the like: every leaf called "kernel", and every other one
     of more than one dimension that is not called "bias" or "scale". It holds for any Flax module, whatever its fields
     are called. Parameters of normalisations and biases are vectors, and False.
+
+    Example:
+        >>> optim.weight_mask({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)})
+        {'bias': False, 'kernel': True}
     """
     return jax.tree.map_with_path(lambda path, leaf: _is_weight(_names(path), leaf), params)
 
 
 def adapted_mask(params: PyTree) -> PyTree:
-    """Which parameters LARS gives a trust ratio: the weights of `weight_mask` outside "supervised_head"."""
+    """Which parameters LARS gives a trust ratio: the weights of `weight_mask` outside "supervised_head".
+
+    Example:
+        >>> optim.adapted_mask({"supervised_head": {"kernel": jnp.ones((3, 2))}})
+        {'supervised_head': {'kernel': False}}
+    """
     return jax.tree.map_with_path(
         lambda path, leaf: _is_weight(_names(path), leaf) and "supervised_head" not in _names(path), params
     )
@@ -45,6 +54,10 @@ def normalization_mask(params: PyTree) -> PyTree:
 
     A bias beside a kernel is that layer's; scale and bias alone are a normalisation's. It goes by shape and not by the
     modules' names.
+
+    Example:
+        >>> optim.normalization_mask({"norm": {"scale": jnp.ones(2)}, "dense": {"kernel": jnp.ones((2, 2))}})
+        {'dense': {'kernel': False}, 'norm': {'scale': True}}
     """
     with_weights = {
         tuple(_names(path)[:-1])
@@ -55,5 +68,10 @@ def normalization_mask(params: PyTree) -> PyTree:
 
 
 def not_normalization(params: PyTree) -> PyTree:
-    """The opposite of `normalization_mask`: what SGD decays."""
+    """The opposite of `normalization_mask`: what SGD decays.
+
+    Example:
+        >>> optim.not_normalization({"norm": {"scale": jnp.ones(2)}, "dense": {"kernel": jnp.ones((2, 2))}})
+        {'dense': {'kernel': True}, 'norm': {'scale': False}}
+    """
     return jax.tree.map(lambda is_norm: not is_norm, normalization_mask(params))

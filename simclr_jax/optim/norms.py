@@ -12,7 +12,12 @@ PyTree = base.PyTree
 
 
 def global_norm(tree: PyTree) -> base.Array:
-    """The L2 norm of all leaves of a tree together, a float32 scalar (float64 if a leaf is)."""
+    """The L2 norm of all leaves of a tree together, a float32 scalar (float64 if a leaf is).
+
+    Example:
+        >>> float(optim.global_norm({"a": jnp.asarray([3.0]), "b": jnp.asarray([4.0])}))
+        5.0
+    """
     columns = jnp.concatenate(_sums_over_columns(jax.tree.leaves(tree)))
     # Without the barrier XLA takes the sum of every leaf's columns apart again.
     return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(columns)))

@@ -89,6 +89,9 @@ def make_lars_popular(
 
     Reference: lars_optimizer.py of the code with classic_momentum=False, which none of its recipes uses. Deliberate
     difference: the decay of the supervised kernel, see `make_lars`.
+
+    Example:
+        >>> tx = optim.make_lars_popular(0.3, weight_decay=1e-6)
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
@@ -118,6 +121,9 @@ def make_sgd(
     Reference: add_weight_decay and MomentumOptimizer in model.py (TF1) of the code, which sets nesterov=True.
     Deliberate differences: the decay is added to the gradient, not to the loss; the learning rate stays outside the
     velocity, as in TF1 (for TF2 see `make_sgd_keras`).
+
+    Example:
+        >>> tx = optim.make_sgd(0.1, weight_decay=1e-4, nesterov=True)
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
@@ -137,6 +143,9 @@ def make_sgd_keras(
 
     Reference: add_weight_decay and the Keras SGD in build_optimizer of tf2/model.py, which sets nesterov=True.
     Deliberate difference: the decay is added to the gradient, not to the loss.
+
+    Example:
+        >>> tx = optim.make_sgd_keras(0.1, weight_decay=1e-4, nesterov=True)
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
@@ -164,6 +173,9 @@ def make_adamw(
 
     Reference: Loshchilov and Hutter 2019. Deliberate difference: the reference code has Adam with an L2 term in the
     loss, which Adam's scaling would weaken.
+
+    Example:
+        >>> tx = optim.make_adamw(1e-3, weight_decay=1e-4)
     """
     adamw = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=decay_mask, nesterov=nesterov)
 
@@ -203,6 +215,9 @@ def make_optimizer(
 
     Raises:
         InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
+
+    Example:
+        >>> tx = optim.make_optimizer("lars", learning_rate=0.3, weight_decay=1e-6)
     """
     base.check_choice(name, OPTIMIZERS, name="name")
     schedule.check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")

@@ -21,12 +21,21 @@ def num_train_steps(*, num_examples: int, batch_size: int, num_epochs: float) ->
     """Number of updates in `num_epochs` epochs of global batches: floor(N*E / b) + 1.
 
     Reference: get_train_steps in data.py / tf2/run.py of the code; the additional step is the reference's.
+
+    Example:
+        >>> optim.num_train_steps(num_examples=50000, batch_size=512, num_epochs=100.0)
+        9766
     """
     return int(num_examples * num_epochs // batch_size) + 1
 
 
 def num_warmup_steps(*, num_examples: int, batch_size: int, warmup_epochs: float) -> int:
-    """Number of warm-up updates: round(floor(E_w*N / b)), as the reference counts them."""
+    """Number of warm-up updates: round(floor(E_w*N / b)), as the reference counts them.
+
+    Example:
+        >>> optim.num_warmup_steps(num_examples=50000, batch_size=512, warmup_epochs=10.0)
+        976
+    """
     return round(warmup_epochs * num_examples // batch_size)
 
 
@@ -42,6 +51,10 @@ def peak_learning_rate(*, base_learning_rate: float, batch_size: int, learning_r
         InputError: unknown learning_rate_scaling.
 
     Reference: SimCLR section 2.2 (linear), appendix B.1 (sqrt). "none" is an addition.
+
+    Example:
+        >>> optim.peak_learning_rate(base_learning_rate=0.3, batch_size=4096)
+        4.8
     """
     factors = {"linear": batch_size / 256, "sqrt": math.sqrt(batch_size), "none": 1.0}
     base.check_choice(learning_rate_scaling, factors, name="learning_rate_scaling")
@@ -80,6 +93,13 @@ def make_schedule(
 
     Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2. Restarts are an addition
     (Loshchilov and Hutter 2017, with a warm-up in every period).
+
+    Example:
+        >>> schedule = optim.make_schedule(
+        ...     base_learning_rate=0.3, batch_size=256, num_examples=2560, num_epochs=10.0, warmup_epochs=1.0
+        ... )
+        >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 101)]
+        [0.0, 0.15, 0.3, 0.0]
     """
     check_range("base_learning_rate", base_learning_rate, low=0.0, remedy="0.3 for LARS, 0.001 for AdamW")
     check_range("warmup_epochs", warmup_epochs, low=0.0, remedy="10.0, or 0.0 for none")

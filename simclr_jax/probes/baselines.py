@@ -19,6 +19,10 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
 
     Args:
         images: uint8 [N, H, W, 3], evaluation views (no padding).
+
+    Example:
+        >>> probes.pixel_features(np.zeros((2, 4, 4, 3), np.uint8)).shape
+        (2, 16)
     """
     images = images[..., :1] if _is_grey(images) else images
     height, width = images.shape[1:3]
@@ -44,6 +48,10 @@ def histogram_features(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
     Args:
         images: uint8 [N, H, W, 3], evaluation views (no padding).
         bins: equal bins over 0..255, in [1, 256].
+
+    Example:
+        >>> probes.histogram_features(np.zeros((2, 4, 4, 3), np.uint8)).shape
+        (2, 32)
     """
     images = images[..., :1] if _is_grey(images) else images
     channels = images.shape[-1]
@@ -66,6 +74,11 @@ def reduce_by_pca(
     subspace iteration from a fixed start, which is exact for the leading components and approximate for the last few.
 
     Reference: Halko, Martinsson, Tropp 2011, algorithm 4.4, with 8 iterations and 20 extra directions.
+
+    Example:
+        >>> train, test = probes.reduce_by_pca(np.eye(6), np.eye(6), num_components=2)
+        >>> train.shape, test.shape
+        ((6, 2), (6, 2))
     """
     mean = train_features.mean(axis=0, dtype=np.float64).astype(np.float32)
     sample = train_features[:: -(-len(train_features) // 10_000)] - mean

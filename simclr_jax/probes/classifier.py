@@ -21,6 +21,10 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
 
     Reference: top-1 and top-5 in tf2/metrics.py. Deliberate difference: Keras counts every class that ties with the
     k-th one, by which equal logits are always right.
+
+    Example:
+        >>> probes.top_k_accuracy(np.asarray([[0.1, 0.9], [0.8, 0.2]]), np.asarray([1, 1]), k=1)
+        0.5
     """
     logits, labels = np.asarray(logits), np.asarray(labels, np.int64)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:

@@ -17,7 +17,12 @@ FEW_TEST_IMAGES = 30
 
 
 def labelled_rows(labels: np.ndarray | None) -> np.ndarray:
-    """The rows that have a label (0 or above): sorted int64 indices; none where there are no labels at all (None)."""
+    """The rows that have a label (0 or above): sorted int64 indices; none where there are no labels at all (None).
+
+    Example:
+        >>> probes.labelled_rows(np.asarray([3, -1, 0])).tolist()
+        [0, 2]
+    """
     return np.flatnonzero(np.asarray([] if labels is None else labels) >= 0)
 
 
@@ -31,6 +36,10 @@ def why_no_probe(train_labels: np.ndarray, test_labels: np.ndarray | None, *, cl
         train_labels: int [N], -1 = unlabelled.
         test_labels: int [M], -1 = unlabelled; None or empty where there is no test split.
         class_names: `class_names[label]`; empty for data without classes.
+
+    Example:
+        >>> probes.why_no_probe(np.asarray([0, 0]), np.asarray([0]), class_names=["cat"])
+        'one class, cat: is the folder one level too high?'
     """
     taught = np.unique(np.asarray(train_labels)[labelled_rows(train_labels)])
     if not class_names:
@@ -61,6 +70,10 @@ def cautions(train_labels: np.ndarray, test_labels: np.ndarray, *, class_names: 
         train_labels: int [N], -1 = unlabelled.
         test_labels: int [M], of which at least one is labelled.
         class_names: `class_names[label]`.
+
+    Example:
+        >>> probes.cautions(np.arange(40) % 2, np.arange(40) % 2, class_names=["cat", "dog"])
+        []
     """
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     taught, tested = train_labels[labelled_rows(train_labels)], test_labels[labelled_rows(test_labels)]
@@ -90,7 +103,12 @@ def cautions(train_labels: np.ndarray, test_labels: np.ndarray, *, class_names: 
 
 
 def largest_error(num_test: int) -> float:
-    """The largest standard error, in per cent points, that a share of `num_test` rows can have: 50 / sqrt(M)."""
+    """The largest standard error, in per cent points, that a share of `num_test` rows can have: 50 / sqrt(M).
+
+    Example:
+        >>> probes.largest_error(10000)
+        0.5
+    """
     return float(50 / np.sqrt(num_test))
 
 
@@ -118,6 +136,11 @@ def knn_accuracy(
         k: neighbours, capped at the labelled training rows.
         temperature: see `nearest.knn`.
         weights: see `nearest.knn`.
+
+    Example:
+        >>> features, labels = np.asarray([[1.0, 0.0], [0.0, 1.0]]), np.asarray([0, 1])
+        >>> probes.knn_accuracy(features, labels, features, test_labels=labels, k=1)
+        1.0
     """
     train, test = labelled_rows(train_labels), labelled_rows(test_labels)
     if not len(train) or not len(test):
@@ -147,6 +170,11 @@ def linear_accuracy(
         test_labels: int [M], -1 = unlabelled.
         num_classes: C; None for one more than the largest training label.
         seed: of the split that chooses the strength of L2.
+
+    Example:
+        >>> features, labels = np.repeat(np.eye(2), 10, axis=0), np.repeat([0, 1], 10)
+        >>> probes.linear_accuracy(features, labels, features, test_labels=labels)
+        1.0
     """
     train, test = labelled_rows(train_labels), labelled_rows(test_labels)
     if not len(train) or not len(test):
@@ -174,6 +202,10 @@ def rows_to_train(labels: np.ndarray, *, class_names: Sequence[str], fraction: f
 
     Raises:
         base.InputError: the labelled images are not of at least two classes, or the fraction is out of range.
+
+    Example:
+        >>> probes.rows_to_train(np.asarray([0, 1, -1]), class_names=["cat", "dog"]).tolist()
+        [0, 1]
     """
     present = np.unique(np.asarray(labels)[labelled_rows(labels)])
     if len(present) < 2:

@@ -67,6 +67,11 @@ def linear(
     Reference: SimCLR appendix B.8 (L2-regularised multinomial logistic regression by L-BFGS, strength chosen on a
     validation split, no augmentation). Differences: features are standardised, the strength multiplies the mean
     rather than the sum so that it carries over from the split to all rows, and the grid has 8 values, not 45.
+
+    Example:
+        >>> features, labels = np.repeat(np.eye(2), 10, axis=0), np.repeat([0, 1], 10)
+        >>> probes.linear(features, labels, np.eye(2)).predictions.tolist()
+        [0, 1]
     """
     base.check_choice(scaling, _SCALINGS, name="scaling", remedy="Use 'each'.")
     scales = _SCALINGS[scaling]
@@ -97,6 +102,12 @@ def fit_logistic(
 
     Minimises mean cross-entropy + regularization / 2 * |weights|^2; the bias is free. This is the objective of
     scikit-learn's LogisticRegression with C = 1 / (regularization * number of rows).
+
+    Example:
+        >>> features, labels = np.asarray([[-1.0], [1.0]]), np.asarray([0, 1])
+        >>> weights, bias = probes.fit_logistic(features, labels, num_classes=2, regularization=0.1)
+        >>> weights.shape, bias.shape
+        ((1, 2), (2,))
     """
     labels = nearest.checked_labels(labels, rows=len(features), num_classes=num_classes)
     rows = _padded_count(len(labels))

@@ -28,6 +28,11 @@ def neighbors(features: np.ndarray, query_features: np.ndarray, *, k: int) -> tu
 
     Raises:
         InputError: if k is not in [1, N], or the widths of the two arrays differ.
+
+    Example:
+        >>> similarities, rows = probes.neighbors(np.eye(3), np.asarray([[0.9, 0.1, 0.0]]), k=2)
+        >>> rows.tolist()
+        [[0, 1]]
     """
     features, query_features = _checked(features, query_features)
     if not 1 <= k <= len(features):
@@ -81,6 +86,11 @@ def knn(
     the vote unchanged and cannot overflow. Uniform votes are scikit-learn's KNeighborsClassifier(k, metric="cosine"),
     which gives equal votes to the lower class as well. Difference: of rows that are equally near, the one that comes
     first is a neighbour here; which one is there depends on how the distances were partitioned.
+
+    Example:
+        >>> features, labels = np.asarray([[1.0, 0.0], [0.0, 1.0]]), np.asarray([0, 1])
+        >>> probes.knn(features, labels, np.asarray([[0.9, 0.1]]), k=1).tolist()
+        [0]
     """
     base.check_choice(weights, WEIGHTS, name="weights of kNN", remedy="Use similarity.")
     if k < 1 or not temperature > 0:
@@ -100,7 +110,12 @@ def knn(
 
 
 def knn_protocol(k: int, temperature: float, num_train: int, *, weights: str = "similarity") -> str:
-    """The name of the kNN protocol as it was run: "knn.k200.t0.1.v1", "knn.k10.uniform.v1" (k at most num_train)."""
+    """The name of the kNN protocol as it was run: "knn.k200.t0.1.v1", "knn.k10.uniform.v1" (k at most num_train).
+
+    Example:
+        >>> probes.knn_protocol(200, 0.1, 50000)
+        'knn.k200.t0.1.v1'
+    """
     return f"knn.k{min(k, num_train)}.{f't{temperature:g}' if weights == 'similarity' else weights}.v1"
 
 
@@ -109,6 +124,10 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
     Raises:
         InputError: if no row is labelled.
+
+    Example:
+        >>> probes.accuracy(np.asarray([0, 1, 1]), np.asarray([0, 1, -1]))
+        1.0
     """
     labels = np.asarray(labels)
     labelled = labels >= 0
@@ -118,7 +137,12 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def confusion(predictions: np.ndarray, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """int64 [C, C]: how many rows of class i (first axis) were called class j; rows with label -1 are left out."""
+    """int64 [C, C]: how many rows of class i (first axis) were called class j; rows with label -1 are left out.
+
+    Example:
+        >>> probes.confusion(np.asarray([0, 1, 1]), np.asarray([0, 1, 0]), num_classes=2).tolist()
+        [[1, 1], [0, 1]]
+    """
     labels, predictions = np.asarray(labels, np.int64), np.asarray(predictions, np.int64)
     cells = (labels * num_classes + predictions)[labels >= 0]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)

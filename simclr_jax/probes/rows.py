@@ -48,6 +48,12 @@ def probe_rows(
         InputError: if the features do not have one row per label.
 
     Reference: for the standard error Agresti and Coull 1998, with one added success and failure in place of two.
+
+    Example:
+        >>> features, labels = np.repeat(np.eye(2), 10, axis=0), np.repeat([0, 1], 10)
+        >>> rows = probes.probe_rows({"h": (features, features)}, labels, labels, num_classes=2, fractions=(1.0,))
+        >>> [(row["probe"], row["accuracy"]) for row in rows]
+        [('knn', 1.0), ('linear', 1.0)]
     """
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     _check_rows(features, len(train_labels), len(test_labels))

@@ -37,6 +37,10 @@ def make_settings(
 
     Raises:
         base.InputError: a value is out of its range.
+
+    Example:
+        >>> probes.make_settings(knn_k=20, knn_temperature=0.1, label_fractions=(1.0,), batch_size=256).knn_weights
+        'similarity'
     """
     if knn_k < 1:
         raise base.InputError(f"probe.knn_k must be at least 1; got {knn_k}. Use 200.")

@@ -30,6 +30,10 @@ def label_subset(labels: np.ndarray, fraction: float, *, seed: int = 0) -> np.nd
     Reference: SimCLR section 4.2 and the lists of `imagenet2012_subset` (random within class, 1 % inside 10 %). Those
     lists fix the total (12,811 images, 12 or 13 per class); here each class is rounded by itself, which is what keeps
     subsets of any two fractions nested.
+
+    Example:
+        >>> probes.label_subset(np.arange(100) % 10, 0.1).shape
+        (10,)
     """
     if not 0.0 < fraction <= 1.0:
         raise base.InputError(f"label_fraction must lie in (0, 1]; got {fraction}. Use for example 0.01, 0.1 or 1.0.")
@@ -44,6 +48,11 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int = 0) -> t
 
     A class with n >= 2 examples gives max(1, floor(fraction * n + 1/2)) of them to `held_out`, but always keeps one;
     a class with a single example keeps it. So `held_out` is empty when no class has two examples.
+
+    Example:
+        >>> kept, held_out = probes.stratified_split(np.arange(20) % 2, 0.2)
+        >>> len(kept), len(held_out)
+        (16, 4)
     """
     labels = np.asarray(labels)
     order = _random_order(len(labels), seed=seed, stream=_SPLIT_STREAM)

@@ -136,13 +136,8 @@ def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> 
         ) from error
 
 
-def has_steps(folder: pathlib.Path) -> bool:
-    """Whether a state was ever saved in the folder, without opening it."""
-    return bool(saved_steps(folder))
-
-
 def saved_steps(folder: pathlib.Path) -> list[int]:
-    """The steps whose states are in the folder, in order, without opening it."""
+    """The steps with a state in the folder, in order."""
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 

@@ -86,7 +86,7 @@ def load_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, bas
         base.InputError: there is no such checkpoint, or it is damaged.
     """
     folder = pathlib.Path(workdir) / "checkpoints"
-    if not checkpoint.has_steps(folder):
+    if not checkpoint.saved_steps(folder):
         raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
     with checkpoint.open_checkpoints(folder, read_only=True) as checkpoints:
         steps = sorted(checkpoints.all_steps())

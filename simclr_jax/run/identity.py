@@ -121,7 +121,7 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     if not changed:
         return ""
-    if not checkpoint.has_steps(workdir / "checkpoints"):
+    if not checkpoint.saved_steps(workdir / "checkpoints"):
         return f"The run in {workdir} had saved nothing yet; it starts with {_listed(changed, old, new)}."
     length = [key for key in changed if key in _LENGTH]
     if length:
@@ -175,7 +175,7 @@ def describe(name: str, train_set: data.ImageSet) -> Data:
 
 def check_data(workdir: pathlib.Path, now: Data) -> None:
     """Raises base.InputError if a run that has saved a state was started with other training data."""
-    if not checkpoint.has_steps(workdir / "checkpoints"):
+    if not checkpoint.saved_steps(workdir / "checkpoints"):
         return
     before = read_data(workdir)
     problem = "" if before is None else _difference(before, now)

@@ -51,7 +51,7 @@ def inherit(config: Mapping[str, Any], *, resumed: pathlib.Path | None = None) -
 def _source(workdir: str, resumed: pathlib.Path | None) -> pathlib.Path:
     """The run to inherit from: that in `workdir`, or one that has already inherited from it."""
     if resumed is not None and not workdir_lib.has_config(pathlib.Path(workdir)) and workdir_lib.has_config(resumed):
-        has_state = checkpoint.has_steps(resumed / "checkpoints")
+        has_state = checkpoint.saved_steps(resumed / "checkpoints")
         if has_state and workdir_lib.read_config(resumed)["init"]["workdir"] == workdir:
             return resumed
     return workdir_lib.require_run(workdir)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from simclr_jax import base
-from simclr_jax.augment import crop, flip
+from simclr_jax.augment import crop, flip, resizing
 from tests import golden
 
 # Resizing with the 1/1024 table differs from the reference by float32 rounding only.
 RESIZE_TOLERANCE = 2e-6
 
 
-WEIGHTS = jax.jit(crop.resize_weights, static_argnames=("source_size", "out_size", "resize"))
+WEIGHTS = jax.jit(resizing.resize_weights, static_argnames=("source_size", "out_size", "resize"))
 ADJUST_CROP = jax.jit(crop.adjust_crop, static_argnames=("size", "resize"))
 
 
@@ -101,8 +101,8 @@ def test_resize_weights_do_not_look_beyond_the_window_and_sum_to_one():
 
 
 def test_flip_reverses_the_output_rows():
-    plain = crop.resize_weights(3, 17, source_size=30, out_size=24)
-    flipped = jax.jit(lambda f: crop.resize_weights(3, 17, source_size=30, out_size=24, flip=f))(True)
+    plain = resizing.resize_weights(3, 17, source_size=30, out_size=24)
+    flipped = jax.jit(lambda f: resizing.resize_weights(3, 17, source_size=30, out_size=24, flip=f))(True)
     np.testing.assert_allclose(flipped, plain[::-1], rtol=0, atol=1e-7)
 
 
@@ -114,7 +114,7 @@ def test_banded_resize_equals_the_dense_product(resize):
     def both(box, flip):
         settings = {"out_size": (96, 128), "resize": resize}
         dense = crop.crop_planes(planes, box, flip, **settings)
-        return dense, crop.crop_planes(planes, box, flip, **settings, product=crop.resize_planes_banded)
+        return dense, crop.crop_planes(planes, box, flip, **settings, product=resizing.resize_planes_banded)
 
     # The whole image, its far corner, a window smaller than the four taps, one row and one column.
     for box in ((0, 0, 130, 200), (67, 101, 63, 99), (127, 0, 3, 2), (129, 3, 1, 190), (5, 199, 120, 1)):
@@ -305,7 +305,7 @@ def test_flip_mirrors_left_to_right_and_half_of_the_time():
 
 def test_resize_errors_name_the_kernels():
     with pytest.raises(base.InputError, match="tf2, tf1; got 'bicubic'"):
-        crop.resize_weights(0, 4, source_size=4, out_size=2, resize="bicubic")
+        resizing.resize_weights(0, 4, source_size=4, out_size=2, resize="bicubic")
 
 
 def test_formula_image_evaluation_crop_equals_the_reference():

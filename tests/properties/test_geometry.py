@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from simclr_jax import augment
-from simclr_jax.augment import crop
+from simclr_jax.augment import crop, resizing
 from tests import properties
 from tests.properties import augment_float64 as oracle
 
@@ -28,7 +28,7 @@ resizes = st.sampled_from(["tf1", "tf2"])
 
 @functools.partial(jax.jit, static_argnames=("source_size", "out_size", "resize"))
 def _weights(offset, extent, flip, *, source_size, out_size, resize):
-    return crop.resize_weights(offset, extent, source_size=source_size, out_size=out_size, resize=resize, flip=flip)
+    return resizing.resize_weights(offset, extent, source_size=source_size, out_size=out_size, resize=resize, flip=flip)
 
 
 def check_weights(extent: int, offset: int, flip: bool, *, source_size: int, out_size: int, resize: str) -> None:
@@ -139,9 +139,9 @@ def test_both_resize_products_agree_for_any_window(data, seed, resize, flip):
 
 @functools.partial(jax.jit, static_argnames="resize")
 def _both_products(image, box, flip, *, resize):
-    planes = crop.to_planes(image)
+    planes = resizing.to_planes(image)
     make = functools.partial(crop.crop_planes, planes, box, flip, out_size=(64, 64), resize=resize)
-    return make(product=crop.resize_planes), make(product=crop.resize_planes_banded)
+    return make(product=resizing.resize_planes), make(product=resizing.resize_planes_banded)
 
 
 @FEW

@@ -1,0 +1,40 @@
+"""Every public function of the library has an example in its docstring, and every example gives what it says."""
+
+import doctest
+import importlib
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOMS = ("augment", "losses", "methods", "models", "optim", "probes", "data", "train_step")
+# What only programs of this package call, with arguments of several lines.
+WITHOUT = {"make_load_views", "differentiate_whole", "differentiate_in_chunks", "make_train_step"} | {
+    *("single_step", "repeat_steps"),
+}
+
+
+def functions():
+    for room in ROOMS:
+        module = importlib.import_module(f"simclr_jax.{room}")
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", own):
+            function = getattr(module, name)
+            if inspect.isfunction(function) and not name.startswith("_"):
+                yield pytest.param(room, name, id=f"{room}.{name}")
+
+
+@pytest.mark.parametrize(("room", "name"), functions())
+def test_an_example_gives_what_it_says(room, name):
+    module = importlib.import_module(f"simclr_jax.{room}")
+    rooms = {other: importlib.import_module(f"simclr_jax.{other}") for other in ROOMS}
+    given = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
+    given |= {"image": jnp.full((8, 10, 3), 0.5), "images": jnp.full((4, 8, 10, 3), 100, jnp.uint8)}
+    found = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs={**rooms, **given})
+    examples = [example for test in found for example in test.examples]
+    assert bool(examples) != (name in WITHOUT), f"{room}.{name} shows no example"
+    for test in found:
+        result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+        assert result.failed == 0
