@@ -26,7 +26,7 @@ def functions():
                 yield pytest.param(room, name, id=f"{room}.{name}")
 
 
-@pytest.mark.parametrize(("room", "name"), functions())
+@pytest.mark.parametrize(("room", "name"), [*functions()])
 def test_an_example_gives_what_it_says(room, name):
     module = importlib.import_module(f"simclr_jax.{room}")
     rooms = {other: importlib.import_module(f"simclr_jax.{other}") for other in ROOMS}

@@ -116,7 +116,7 @@ def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: in
     low, chroma, hue = turned_hue(_channels(image, channel_axis), delta)
     shape = [1] * image.ndim
     shape[channel_axis] = 3
-    return hue_wave(low, chroma, hue, jnp.asarray(np.reshape(HUE_LAGS, shape), image.dtype))
+    return hue_wave(low, chroma, hue, lag=jnp.asarray(np.reshape(HUE_LAGS, shape), image.dtype))
 
 
 def turned_hue(channels: Channels, delta: base.Array | float) -> tuple[base.Array, base.Array, base.Array]:
@@ -132,7 +132,7 @@ def turned_hue(channels: Channels, delta: base.Array | float) -> tuple[base.Arra
     return low, chroma, hue + (delta - jnp.floor(delta)) * (6 * chroma)
 
 
-def hue_wave(low: base.Array, chroma: base.Array, hue: base.Array, lag: base.Array) -> base.Array:
+def hue_wave(low: base.Array, chroma: base.Array, hue: base.Array, *, lag: base.Array) -> base.Array:
     """A channel's value: green and blue follow red's triangle wave, a third and two thirds of a turn later."""
     zero, turn = scalar(0.0, low), 6 * chroma
     phase = hue - lag * chroma

@@ -156,7 +156,7 @@ def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJi
     low, chroma, hue = color.turned_hue(channels, jitter.hue)
     results = []
     for channel, lag in zip(channels, color.HUE_LAGS, strict=True):
-        turned = color.hue_wave(low, chroma, hue, color.scalar(lag, channel))
+        turned = color.hue_wave(low, chroma, hue, lag=color.scalar(lag, channel))
         saturated = value - (value - channel) * ratio
         brightened = brighten(channel, jitter.brightness)
         chosen = jnp.where(operation == 0, brightened, jnp.where(operation == 2, saturated, turned))

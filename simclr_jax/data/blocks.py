@@ -44,7 +44,7 @@ def decode_split(
     Raises:
         base.InputError: more than ceil(max_corrupt_fraction * number of files) are damaged, or none is good.
     """
-    digest = hashlib.sha256()
+    digest, count = hashlib.sha256(), len(encoded.ids)
     sizes: list[tuple[int, int]] = []
     labels: list[int] = []
     ids: list[str] = []
@@ -59,9 +59,7 @@ def decode_split(
             ids += [encoded.ids[i] for i in block.indices]
             contents += block.contents
             skipped += block.skipped
-            check_skipped(
-                skipped, num_files=len(encoded.ids), max_corrupt_fraction=max_corrupt_fraction, seen=block.end
-            )
+            check_skipped(skipped, num_files=count, max_corrupt_fraction=max_corrupt_fraction, seen=block.end)
     if not ids:
         raise base.InputError(
             f"{encoded.title} must hold at least one readable image; got {len(skipped)} damaged ones: "
