@@ -160,7 +160,8 @@ def _read_card(path: pathlib.Path) -> tuple[str | None, int | None]:
         content: Mapping[str, Any] = json.loads((folder / opening.CARD).read_text())
         if path.is_dir() or path.name in content["files"]:
             padding = str(content["encoder"]["arguments"]["padding"])
-            return padding, int(content["training"]["config"]["method"].get("selector", 0))
+            method = content["training"]["config"]["method"]
+            return padding, int(method.get("ft_proj_selector", method.get("selector", 0)))  # its name in older exports
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no card, or another program's
     return None, None

@@ -202,7 +202,7 @@ def test_a_fine_tuned_checkpoint_says_what_was_chosen_and_why(tmp_path, source, 
     said = capsys.readouterr().out
     assert "3 classes on layer 1 of the projection head (step 3754: fine-tuned with 10 % of the labels)" in said
     method = workdir_lib.read_config(tmp_path / "run")["method"]
-    assert (method["name"], method["selector"]) == ("supervised", 1)
+    assert (method["name"], method["ft_proj_selector"]) == ("supervised", 1)
 
 
 def test_a_head_that_was_cut_off_for_fine_tuning_is_kept(tmp_path, source):
@@ -211,7 +211,7 @@ def test_a_head_that_was_cut_off_for_fine_tuning_is_kept(tmp_path, source):
     variables.save(source, by_name)
     run_convert(tmp_path / "run", source, selector="1")
     method = workdir_lib.read_config(tmp_path / "run")["method"]
-    assert (method["name"], method["selector"], method["num_proj_layers"]) == ("supervised", 1, 2)
+    assert (method["name"], method["ft_proj_selector"], method["num_proj_layers"]) == ("supervised", 1, 2)
     _, params, _ = features.load_variables(tmp_path / "run", which="latest")
     assert params["projection_head"].keys() == {"dense1", "bn1"}
 

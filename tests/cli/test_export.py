@@ -35,7 +35,7 @@ def make_run(
     settings = config_lib.load_file("default").to_dict()
     settings["encoder"] |= encoder
     settings["augment"]["image_size"] = size
-    settings["method"] |= {"num_proj_layers": 2, "proj_out_dim": 8, "selector": selector}
+    settings["method"] |= {"num_proj_layers": 2, "proj_out_dim": 8, "ft_proj_selector": selector}
     network = models.make_encoder(**settings["encoder"])
     images = jnp.zeros((2, size, size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))

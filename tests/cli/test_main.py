@@ -148,7 +148,7 @@ import importlib
 from simclr_jax import __main__ as cli
 from simclr_jax.run import workdir as workdir_lib
 for verb in cli._VERBS:
-    importlib.import_module("simclr_jax." + verb)
+    importlib.import_module("simclr_jax.cli." + verb)
     assert cli.main([verb, "--help"]) == 0
 with workdir_lib.lock(pathlib.Path(sys.argv[1])):
     assert workdir_lib.lock_holder(pathlib.Path(sys.argv[1])).startswith(str(os.getpid()))
