@@ -19,7 +19,7 @@ def test_shipped_configs_and_the_page_template_travel_in_the_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import importlib.resources, simclr_jax; from simclr_jax import config;"
+        "import importlib.resources, simclr_jax; from simclr_jax.run import config;"
         "print(simclr_jax.__file__, config.load_file('cifar10:epochs=7').train.num_epochs,"
         "(importlib.resources.files('simclr_jax') / 'page' / 'page.html.j2').is_file(),"
         "sorted(shipped.configs()))"

@@ -120,7 +120,7 @@ def score_classifier(
     classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
     predict = features.make_predict(
         lambda variables, images: classify(variables["params"], variables["batch_stats"], images),
-        size=views["size"],
+        size=views["image_size"],
         resize=views["resize"],
         batch_size=config["probe"]["batch_size"],
         mesh=sharding.make_mesh(),

@@ -183,14 +183,14 @@ def test_the_classifier_adds_its_head_and_nothing_else_changes():
 @pytest.mark.parametrize(("selector", "width"), [(0, 16), (1, 16), (2, 5), (-1, 5)])
 def test_the_classifier_reads_the_selected_activation(selector, width):
     assert ENCODER.num_features == 16
-    params, _ = shapes(with_classifier(selector=selector))
+    params, _ = shapes(with_classifier(ft_proj_selector=selector))
     assert params["supervised_head"]["dense"]["kernel"].shape == (width, 4)
 
 
 @functools.cache
 def compiled_with_classifier(selector: int):
     """(params, state, function of the batch that gives ((loss, metrics), gradient))."""
-    method = with_classifier(selector=selector)
+    method = with_classifier(ft_proj_selector=selector)
     params, state = (numbers_for(tree) for tree in shapes(method))
 
     @jax.jit
@@ -260,7 +260,7 @@ def test_without_a_classifier_labels_are_not_read():
         ({"supervised_weight": -1.0}, "supervised_weight must be at least 0 and finite; got -1.0"),
         ({"supervised_weight": float("nan")}, "supervised_weight must be at least 0"),
         ({"num_classes": 0}, "num_classes of at least 2; got 0"),
-        ({"selector": 3}, "selector must be -3 to 2 for a head of 2 layers; got 3"),
+        ({"ft_proj_selector": 3}, "selector must be -3 to 2 for a head of 2 layers; got 3"),
     ],
 )
 def test_make_simclr_refuses_an_impossible_classifier(options, message):

@@ -194,7 +194,7 @@ def test_fine_tuning_learns_the_labels_of_a_few_images():
     ("options", "message"),
     [
         ({"num_classes": 1}, "num_classes of at least 2; got 1"),
-        ({"selector": 4}, "selector must be -4 to 3 for a head of 3 layers; got 4"),
+        ({"ft_proj_selector": 4}, "selector must be -4 to 3 for a head of 3 layers; got 4"),
         ({"num_proj_layers": 5}, "0 to 4; got 5"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1; got 1.0"),
     ],

@@ -79,7 +79,7 @@ def test_head_has_the_variables_of_the_reference(case):
 def test_hidden_layers_may_have_a_width_of_their_own():
     shapes = shapes_of(heads.ProjectionHead(3, 5, width=7), 4)["params"]
     assert [shapes[f"dense{layer}"]["kernel"].shape for layer in (1, 2, 3)] == [(4, 7), (7, 7), (7, 5)]
-    with pytest.raises(base.InputError, match="width must be at least 1; got 0"):
+    with pytest.raises(base.InputError, match="proj_hidden_dim must be at least 1; got 0"):
         heads.ProjectionHead(2, 5, width=0)
 
 

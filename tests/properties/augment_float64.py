@@ -57,12 +57,10 @@ def center_crop(height: int, width: int, *, fraction: float = 0.875) -> tuple[in
     return math.floor((height - side + 1) / 2), math.floor((width - side + 1) / 2), side, side
 
 
-def crop_extent(
-    aspect: float, pick: float, height: int, width: int, *, crop_min_scale: float
-) -> tuple[int, int] | None:
+def crop_extent(aspect: float, pick: float, height: int, width: int, *, min_area: float) -> tuple[int, int] | None:
     """One attempt of the crop sampler in float64: (height, width), or None if the attempt fails.
 
-    `pick` in [0, 1) chooses the crop height from the integers allowed by the area range (crop_min_scale, 1).
+    `pick` in [0, 1) chooses the crop height from the integers allowed by the area range (min_area, 1).
     """
     area = height * width
     tallest = round_half_even(math.sqrt(area / aspect))
@@ -70,16 +68,16 @@ def crop_extent(
         tallest = math.floor((width + 0.5 - 1e-7) / aspect)
         tallest -= round_half_even(tallest * aspect) > width
     tallest = min(tallest, height)
-    lowest = min(round_half_even(math.sqrt(crop_min_scale * area / aspect)), tallest)
+    lowest = min(round_half_even(math.sqrt(min_area * area / aspect)), tallest)
     tall = lowest + math.floor(pick * (tallest - lowest + 1))
     wide = round_half_even(tall * aspect)
-    if tall * wide < crop_min_scale * area:
+    if tall * wide < min_area * area:
         tall += 1
         wide = round_half_even(tall * aspect)
     if tall * wide > area:
         tall -= 1
         wide = round_half_even(tall * aspect)
-    legal = crop_min_scale * area <= tall * wide <= area and 0 < tall <= height and 0 < wide <= width
+    legal = min_area * area <= tall * wide <= area and 0 < tall <= height and 0 < wide <= width
     return (tall, wide) if legal and tall * wide >= 0.1 * area else None
 
 

@@ -230,7 +230,7 @@ FILLED = """
 import pathlib, resource, sys
 from simclr_jax import base
 from simclr_jax.run import checkpoint, progress
-from tests.test_checkpoint import make_state
+from tests.run.test_checkpoint import make_state
 progress.quiet_libraries()
 try:
     with checkpoint.open_checkpoints(sys.argv[1]) as checkpoints:

@@ -72,7 +72,7 @@ def test_the_handlers_come_back_after_an_error():
 
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import os, signal\nfrom simclr_jax import progress\n"
+        "import os, signal\nfrom simclr_jax.run import progress\n"
         "with progress.stop_signals():\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here')\n"
