@@ -19,10 +19,10 @@ def test_shipped_configs_and_the_page_template_travel_in_the_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import importlib.resources, simclr_jax; from simclr_jax.run import config;"
+        "import importlib.resources, simclr_jax; from simclr_jax.run import config, shipped_configs;"
         "print(simclr_jax.__file__, config.load_file('cifar10:epochs=7').train.num_epochs,"
-        "(importlib.resources.files('simclr_jax') / 'page' / 'page.html.j2').is_file(),"
-        "sorted(shipped.configs()))"
+        "(importlib.resources.files('simclr_jax') / 'html_report' / 'page.html.j2').is_file(),"
+        "sorted(shipped_configs.configs()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
