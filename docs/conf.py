@@ -1,5 +1,7 @@
 """The documentation site: these pages, the reference from the docstrings, and the tutorial, which is executed."""
 
+import re
+
 import simclr_jax
 
 project = "simclr_jax"
@@ -23,3 +25,30 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 suppress_warnings = ["myst.xref_missing"]
+
+
+def _for_sphinx(app, what, name, obj, options, lines):
+    """Norms such as |W| are no substitutions, and the fields of a class are a list."""
+    del app, name, obj, options
+    fields = re.compile(r"^([a-z_]\w*(?:, \w+)*): ")
+    result: list[str] = []
+    for line in lines:
+        line = line.replace("|", r"\|") if ">>>" not in line and "..." not in line[:8] else line
+        if what == "class" and fields.match(line):
+            if not (result and result[-1].startswith(("*", "  "))):
+                result.append("")
+            line = fields.sub(r"* ``\1``: ", line)
+        result.append(line)
+    lines[:] = result
+
+
+def _skip_fields(app, what, name, obj, skip, options):
+    """The fields of a NamedTuple stand in its docstring."""
+    del app, what, name, options
+    return skip or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+
+
+def setup(app):
+    """Hooks of this site."""
+    app.connect("autodoc-skip-member", _skip_fields)
+    app.connect("autodoc-process-docstring", _for_sphinx, priority=100)

@@ -1,7 +1,7 @@
 """SimCLR for JAX users: faithful to the original, fast, practical.
 
 What one tries first stands here, the rest one room further: `augment`, `losses`, `models`, `methods`, `optim`,
-`train_step`, `probes`, `data`. docs/library.md shows all of it at work.
+`train_step`, `probes`, `data`. docs/library.md shows all of it at work::
 
     import simclr_jax
 

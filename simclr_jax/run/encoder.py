@@ -26,8 +26,10 @@ _STEP = 64
 class Embedding(NamedTuple):
     """Features of a set of images, row by row.
 
-    features: float32 [N, D]. names: of the images, a path below the folder for a folder's. labels: int32 [N], -1 where
-    an image has none. class_names: `class_names[label]`.
+    features: float32 [N, D].
+    names: of the images, the path below the folder for a folder's.
+    labels: int32 [N], -1 where an image has none.
+    class_names: `class_names[label]`.
     """
 
     features: np.ndarray
@@ -140,7 +142,8 @@ def load(path: str | os.PathLike[str], *, checkpoint: str = "latest") -> Encoder
     Raises:
         InputError: neither is there, or no such checkpoint.
 
-    Example:
+    Example::
+
         encoder = simclr_jax.load("runs/demo")
         features = encoder(images)
     """
