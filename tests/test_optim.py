@@ -78,7 +78,7 @@ RECIPES = [
         "epochs",
         "warmup",
         "rate",
-        "learning_rate_scaling",
+        "scaling",
         "warmup_steps",
         "steps",
         "peak",
