@@ -22,9 +22,10 @@ SUPERVISED_KERNEL = "supervised_head/dense/kernel"
 
 
 def schedule_of(case: str) -> optax.Schedule:
-    value = {key: SCHEDULES[f"{case}/{key}"].item() for key in ("base_learning_rate", "scaling", "warmup_epochs")}
     return optim.make_schedule(
-        **value,
+        base_learning_rate=SCHEDULES[f"{case}/base_learning_rate"].item(),
+        learning_rate_scaling=SCHEDULES[f"{case}/scaling"].item(),
+        warmup_epochs=SCHEDULES[f"{case}/warmup_epochs"].item(),
         batch_size=SCHEDULES[f"{case}/batch_size"].item(),
         num_examples=SCHEDULES[f"{case}/num_examples"].item(),
         num_epochs=SCHEDULES[f"{case}/epochs"].item(),

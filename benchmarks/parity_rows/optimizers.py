@@ -74,11 +74,10 @@ def _lars_tf1(variant: str) -> Iterator[Case]:
 def schedule_of(case: str) -> optax.Schedule:
     """Our schedule with the settings of a golden case."""
     arrays = golden.load("schedule")
-    value = {
-        key: arrays[f"{case}/{key}"].item() for key in ("base_learning_rate", "learning_rate_scaling", "warmup_epochs")
-    }
     return optim.make_schedule(
-        **value,
+        base_learning_rate=arrays[f"{case}/base_learning_rate"].item(),
+        learning_rate_scaling=arrays[f"{case}/scaling"].item(),
+        warmup_epochs=arrays[f"{case}/warmup_epochs"].item(),
         batch_size=arrays[f"{case}/batch_size"].item(),
         num_examples=arrays[f"{case}/num_examples"].item(),
         num_epochs=arrays[f"{case}/epochs"].item(),
