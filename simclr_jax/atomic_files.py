@@ -137,7 +137,7 @@ def one_line(path: str | os.PathLike[str], *, rule: str = "A file must be writab
 
 
 def refusal(error: OSError, path: str | os.PathLike[str], *, rule: str = "A file must be writable") -> str:
-    """One line for people: the rule, the file that cannot be written, why, and what to do."""
+    """One readable line: the rule, the file that cannot be written, why, and what to do."""
     where, reason = os.fspath(path), error.strerror or type(error).__name__
     remedy = "Choose another place."
     if error.errno in NO_ROOM:

@@ -119,7 +119,7 @@ def _find_role(source: pathlib.Path, read: foreign.Foreign, network: detect.Netw
         reason = f"the folder name {with_labels[0].strip('/')}"
     elif read.step in _PRETRAINED:
         reason = f"step {read.step}: pretrained, with a linear classifier"
-    # What was trained with labels is told by its selector, its step or its folder, or by having no projection head.
+    # What was trained with labels is known by its selector, its step or its folder, or by having no projection head.
     supervised = chosen > 0 or read.step in _ALL_LABELS or with_labels is not None
     supervised |= not network.head_stored and not pretrained
     if not network.head_stored and chosen:
@@ -181,7 +181,7 @@ def _check_shapes(
 
 
 def _compare(read: foreign.Foreign, network: detect.Network) -> str:
-    """How far the features of both sides are apart on one batch, or why that is not known, as a line for people."""
+    """How far the features of both sides are apart on one batch, or why that is not known, as a readable line."""
     if not read.torchvision:
         return f"Not compared with the other program: {read.layout} has no network here that could be run."
     arguments = {**network.encoder, "padding": "torchvision", "dtype": "float32"}
@@ -237,7 +237,7 @@ def _write_run(
 def _summary(
     workdir: str, config: Mapping[str, Any], read: foreign.Foreign, network: detect.Network, role: _Role
 ) -> str:
-    """What was found and written, for people."""
+    """The lines that the user sees: what was found and written."""
     encoder = ", ".join(f"{key} {value}" for key, value in network.encoder.items() if key != "name" and value)
     counted = sum(value.size for name, value in variables.only(read.by_name, "encoder").items())
     ignored = ", ".join(f"{count} {kind}" for kind, count in read.ignored.items()) or "none"

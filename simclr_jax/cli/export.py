@@ -252,7 +252,7 @@ def _check_target(target: pathlib.Path) -> None:
 
 
 def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
-    """What was written and what to do next, for people."""
+    """The lines that the user sees: what was written and what to do next."""
     files = content["files"]
     width = max(map(len, [CARD, *files]))
     lines = [f"Wrote {output}, the encoder of step {content['training']['step']}:"]

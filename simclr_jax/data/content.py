@@ -1,4 +1,4 @@
-"""Pictures that carry no information: found while decoding, and told in a sentence each.
+"""Pictures that carry no information: found while decoding, one sentence each.
 
 A run on black pictures, or on one picture in a thousand copies, trains without a fault and learns nothing.
 """

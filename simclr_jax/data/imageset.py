@@ -23,7 +23,7 @@ class ImageSet(NamedTuple):
     fingerprint: sha256 (hex) of all of the above: equal fingerprints mean equal data, wherever it lies.
     skipped: one line "name: reason" for every damaged file which was left out.
     warnings: what is odd about the split, a sentence each: images without content, copies, a tiny test split ...
-        They are for people, and no part of the fingerprint.
+        They are shown, and are no part of the fingerprint.
     """
 
     images: np.ndarray
@@ -65,7 +65,7 @@ class Encoded(NamedTuple):
     canvas_size: side of the square canvas, asked for only if something must be decoded.
     read: example index -> (file bytes, label); called from several threads.
     rules: how its files are decoded.
-    understood: one line for people: what the source found and how the split came about.
+    understood: one line to show: what the source found and how the split came about.
     warnings: see `ImageSet`; those which are known before decoding.
     """
 

@@ -1,6 +1,6 @@
 """Which folders of a data set are splits, which are classes, and what is held out: decided from paths alone.
 
-A layout is either understood, and then told in one line, or refused: never quietly given another meaning.
+A layout is either understood, and then described in one line, or refused: never quietly given another meaning.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
     """What was understood.
 
     files: images of both splits, sorted by name.
-    train_from, test_from: where the splits come from, for people.
+    train_from, test_from: where the splits come from, in words.
     left_out: folder -> number of its images that belong to no split.
     warnings: a sentence for each thing that may not be meant so.
     """

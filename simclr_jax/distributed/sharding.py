@@ -212,7 +212,7 @@ def make_vote(mesh: Mesh) -> Callable[[int], int]:
 
 
 def device_summary(mesh: Mesh) -> str:
-    """For people: how many devices of what kind."""
+    """How many devices of what kind, in words: "8 x NVIDIA H200 (gpu)"."""
     device = mesh.devices.flat[0]
     processes = len({device.process_index for device in mesh.devices.flat})
     of = f" of {processes} processes" if processes > 1 else ""
@@ -220,7 +220,7 @@ def device_summary(mesh: Mesh) -> str:
 
 
 def local_summary() -> str:
-    """For people: the devices of this process, which every process of a run must have alike."""
+    """The devices of this process in words, which every process of a run must have alike."""
     devices = jax.local_devices()
     return f"{len(devices)} x {getattr(devices[0], 'device_kind', devices[0].platform)}"
 

@@ -83,7 +83,7 @@ def find_network(by_name: Mapping[str, np.ndarray], *, padding: str) -> Network:
         "padding": "torchvision" if basic and not projects else padding,
     }
     classes = _first_shape(by_name, "supervised_head/dense/kernel")
-    # Only a head's last BatchNorm has no bias: where all have one, the layers behind were cut off for fine-tuning.
+    # Only a head's last BatchNorm has no bias: where all have one, the later layers were cut off for fine-tuning.
     whole = f"projection_head/bn{len(head)}/bias" not in by_name
     return Network(
         encoder,

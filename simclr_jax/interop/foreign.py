@@ -22,7 +22,7 @@ _SHOWN = 6
 class Foreign(NamedTuple):
     """The weights of a file, as our variables by name in float32, and what is known about them.
 
-    layout: for people. padding: what the weights were made for, "reference" or "torchvision".
+    layout: its name in messages. padding: what the weights were made for, "reference" or "torchvision".
     selector: the layer that the classifier stands on, None if the file does not say. step: of training, likewise.
     files: name -> SHA-256. ignored: kind -> number of variables.
     torchvision: the same weights as torchvision's class loads them; empty for another layout.

@@ -52,7 +52,7 @@ _HEAD = re.compile(r"head\.layers\.(\d+)\.(\w+)")
 class State(NamedTuple):
     """What a state dict means.
 
-    layout: for people. padding: what the weights were made for, "reference" or "torchvision".
+    layout: its name in messages. padding: what the weights were made for, "reference" or "torchvision".
     by_name: our variables. ignored: kind -> names without meaning for us. unknown: names that nobody knows.
     missing: names that the file lacks. torchvision: the same weights as torchvision's class loads them; empty for
     another layout.
@@ -211,16 +211,14 @@ def _owner(name: str, prefix: str) -> str:
 
 
 def _note(net: resnets.ResNet, kernel: int) -> str:
-    """What positions in a Sequential tell of ReLU and max-pool behind the first convolution, if it is unusual."""
+    """What positions in a Sequential tell of ReLU and max-pool after the first convolution, if it is unusual."""
     if net.between == 0:
         return (
             "by its positions, no ReLU follows the first BatchNorm in this Sequential (lightly's ResNetGenerator taken "
             "apart has none); here one does, so features differ until the run is fine-tuned"
         )
     if net.between == 1 and kernel > 3:
-        return (
-            "by its positions, this Sequential has no ReLU or no max-pool behind the first convolution; here are both"
-        )
+        return "by its positions, this Sequential has no ReLU or no max-pool after the first convolution; here are both"
     return ""
 
 
@@ -236,7 +234,7 @@ def _prefix(names: list[str]) -> str | None:
 def _projection_first(names: list[str]) -> bool:
     """Whether blocks list their projection before conv1: simclr-converter does so to get TensorFlow's order."""
     pair = ["layer1.0.downsample.0.weight", "layer1.0.conv1.weight"]
-    # Some writers sort; in sorted names the projection comes behind conv1, so order proves something only here.
+    # Some writers sort; in sorted names the projection comes after conv1, so order proves something only here.
     return [name for name in names if name in pair] == pair
 
 

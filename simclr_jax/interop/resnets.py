@@ -193,5 +193,5 @@ def _shared(path: Path, other: Path) -> int:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that puts 10 behind 9."""
+    """A sort key that puts 10 after 9."""
     return [(int(part or -1), text) for text, part in re.findall(r"(\D*)(\d*)", ".".join(path))]

@@ -48,7 +48,7 @@ _TF2 = (
     (_BLOCK + r"/(?:projection|shortcut)_layers/\d/bn/(\w+)", _OURS + "/proj_bn", _NORM),
     *((f"{_BASIC}/{at}/conv2d/(kernel)", f"{_OURS}/conv{n}", _LAYER) for at, n in ((0, 1), (2, 2))),
     *((rf"{_BASIC}/{at}/bn/(\w+)", f"{_OURS}/bn{n}", _NORM) for at, n in ((1, 1), (3, 2))),
-    # The last convolution of a bottleneck is at 6, or at 5 behind a selective kernel.
+    # The last convolution of a bottleneck is at 6, or at 5 after a selective kernel.
     *((f"{_MAIN}/{at}/conv2d/(kernel)", f"{_OURS}/conv{n}", _LAYER) for at, n in ((0, 1), (3, 2), (5, 3), (6, 3))),
     *((rf"{_MAIN}/{at}/bn/(\w+)", f"{_OURS}/bn{n}", _NORM) for at, n in ((1, 1), (4, 2), (6, 3), (7, 3))),
     (_MAIN + "/3/conv2d_fixed_padding/conv2d/(kernel)", _OURS + "/sk/conv", _LAYER),
@@ -67,7 +67,7 @@ _TF2 = (
 class Names(NamedTuple):
     """What the names of a checkpoint mean.
 
-    layout: for people. found: our name -> the file's. ignored: kind -> the file's names that are no weights.
+    layout: its name in messages. found: our name -> the file's. ignored: kind -> the file's names that are no weights.
     unknown: names without a meaning. missing: names that the closest known network has and the file lacks.
     """
 

@@ -165,7 +165,7 @@ def _tensors_of_module(module: _StandIn, prefix: str, *, is_tensor: Any) -> Iter
 
 
 def _described(content: Any) -> str:
-    """The content of a file for people: its keys, or its class."""
+    """The content of a file in words: its keys, or its class."""
     if isinstance(content, Mapping):
         listed = [f"{key} ({type(value).__name__})" for key, value in list(content.items())[:_SHOWN]]
         return base.one_line(", ".join(listed)) or "nothing"

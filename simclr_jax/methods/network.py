@@ -44,7 +44,7 @@ def num_layers_before(head: heads.ProjectionHead, selector: int) -> int:
 
 
 def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: int) -> Network:
-    """`encoder` and the first `num_layers` layers of `head`; the layers behind have no variables.
+    """`encoder` and the first `num_layers` layers of `head`; later layers have no variables.
 
     The head normalises as the encoder does, whatever it was made with.
     """

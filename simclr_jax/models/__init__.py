@@ -1,4 +1,4 @@
-"""Flax modules: encoders that map images to representations, and the heads behind them.
+"""Flax modules: encoders that map images to representations, and the heads on top of them.
 
 ENCODERS is the table of encoders; `make_encoder` builds one from the plain values of a config.
 """
@@ -73,7 +73,7 @@ def make_encoder(
         padding: "reference", or "torchvision" for a network whose weights and features are those of torchvision's class
             (max-pool padded on all sides, no projection shortcut where shapes fit); the latter allows no sk_ratio or
             se_ratio.
-        norm: "batch", "group" or "frozen", in the encoder and in the heads behind it; see `norms.Norm`. Only with the
+        norm: "batch", "group" or "frozen", in the encoder and in its heads; see `norms.Norm`. Only with the
             latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights.
         bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
             must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.

@@ -1,4 +1,4 @@
-"""What stands behind an encoder: the projection head, and the choice of one of its activations."""
+"""The projection head on top of an encoder, and the choice of one of its activations."""
 
 from collections.abc import Sequence
 
@@ -51,7 +51,7 @@ class ProjectionHead(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, *, train: bool) -> tuple[Array, ...]:
-        """Maps h [N, D] to (h, output of layer 1, ..., z [N, d]); outputs are taken behind the ReLU."""
+        """Maps h [N, D] to (h, output of layer 1, ..., z [N, d]); outputs are taken after the ReLU."""
         state_dtype = layers.state_dtype(self.dtype)
         norm = norms.make_norm(self.dtype, train, self.norm)
         activations = [h.astype(state_dtype)]
@@ -83,7 +83,7 @@ def select(activations: Sequence[Array], selector: int) -> Array:
 
     Args:
         activations: result of ProjectionHead, (h, output of layer 1, ..., z).
-        selector: 0 is h, 1 the first layer behind its ReLU, ..., -1 the final output z.
+        selector: 0 is h, 1 the first layer after its ReLU, ..., -1 the final output z.
 
     Raises:
         InputError: `selector` counts beyond the head's layers.

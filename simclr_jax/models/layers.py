@@ -150,7 +150,10 @@ class BatchNorm(nn.Module):
         return y
 
     def _by_batch(self, x: Array, affine: tuple[Array, Array], relu: bool) -> tuple[Array, Array, Array]:
-        """(normalised x, mean, variance): by the statistics of x or of groups of its rows; means of those are told."""
+        """(normalised x, mean, variance): by the statistics of x or of groups of its rows.
+
+        With groups, the mean and variance returned are the averages over the groups.
+        """
         parts = max(self.num_parts // self.num_groups, 1)
         if self.folded and relu:
             return fused_conv_bn.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))

@@ -1,8 +1,8 @@
 """Convolutions as sums of matrix products, one for each tap of the kernel: the form that is fast on a CPU.
 
 XLA's own convolution there collapses where the output has two rows or columns, to a hundredth of its speed, and stays
-behind the products wherever an output has few pixels and channels enough. A tap is multiplied only with pixels that it
-sees: at 2x2 pixels, under a kernel of 3x3, those are 16 of 36 pairs, the others lie in the padding.
+slower than the products wherever an output has few pixels and channels enough. A tap is multiplied only with pixels
+that it sees: at 2x2 pixels, under a kernel of 3x3, those are 16 of 36 pairs, the others lie in the padding.
 
 All work on so many images at once as stay in a core's cache. `parts` is of how many equal runs of rows, each on a
 device of its own, the batch consists: every part has groups and sums of its own, so that no image leaves its device.

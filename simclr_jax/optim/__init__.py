@@ -1,6 +1,6 @@
 """Optimization: epochs to steps, the learning-rate schedule, and optimizers with SimCLR's exclusions.
 
-Which parameters are decayed and adapted is told by their shapes, see `weight_mask`. Other masks may be given, as in
+Which parameters are decayed and adapted follows from their shapes, see `weight_mask`. Other masks may be given, as in
 Optax: a tree of bools, or a function from the parameters to one.
 """
 

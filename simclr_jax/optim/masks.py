@@ -1,4 +1,4 @@
-"""Which parameters are decayed and adapted, told by their shapes, so that any Flax module is treated right.
+"""Which parameters are decayed and adapted: it follows from their shapes, so that any Flax module is treated right.
 
 The one name that counts is "supervised_head", a classifier trained alongside.
 """

@@ -83,7 +83,7 @@ def make_lars_popular(
     decay_mask: masks.Mask = masks.weight_mask,
     adapt_mask: masks.Mask = masks.adapted_mask,
 ) -> optax.GradientTransformation:
-    """LARS with trust ratio and learning rate behind the momentum: lr 0.001 |W| / |v| v for a velocity v.
+    """LARS with trust ratio and learning rate applied after the momentum: lr 0.001 |W| / |v| v for a velocity v.
 
     A changed learning rate acts at once on the whole velocity. Arguments are those of `make_lars`.
 

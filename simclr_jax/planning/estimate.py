@@ -283,7 +283,7 @@ def _forward_bytes(layer: Layer) -> int:
 def _backward_bytes(layer: Layer) -> int:
     """Two products of A and X; BatchNorm's two passes over the gradient and its input, which write one array.
 
-    Folded, the gradient behind the addition is masked and written once, and the input goes through a product more.
+    Folded, the gradient after the addition is masked and written once, and the input goes through a product more.
     """
     elements = {"norm": 5 * layer.writes, "folded": 3 * layer.writes + 2 * layer.reads, "block": layer.writes}
     return elements.get(layer.kind, 2 * (layer.reads + layer.writes)) * layer.itemsize

@@ -15,7 +15,7 @@ from simclr_jax import base
 class Device(NamedTuple):
     """One kind of device.
 
-    name: for people. platform: "gpu", "tpu" or "cpu".
+    name: as it is shown. platform: "gpu", "tpu" or "cpu".
     memory_bytes: as the compiler or the driver counts it. usable: share of it that a program may count on.
     flops: bfloat16 multiply-adds counted as two, per second, dense. bandwidth: of its memory, bytes per second.
     reached_flops, reached_bandwidth: what large products and copies reach, same units.
@@ -159,7 +159,7 @@ def topology(kind: str, num_devices: int) -> str:
 
 
 def description(kind: str) -> str:
-    """The text by which XLA's GPU compiler is told of a GPU that is not here (a GpuTargetConfigProto).
+    """The text by which XLA's GPU compiler knows a GPU that is not here (a GpuTargetConfigProto).
 
     Reference: the fields that every supported JAX knows; with XLA's own full description of an H200 the compiled
     program is the same to the byte.

@@ -151,7 +151,7 @@ def _bits(dtype: str) -> int:
 
 
 def _balanced(text: str, start: int) -> int:
-    """Index behind the bracket that closes the one at `start`."""
+    """Index after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)

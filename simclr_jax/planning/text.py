@@ -7,7 +7,7 @@ from simclr_jax import units
 
 
 def as_text(plan: Mapping[str, Any]) -> str:
-    """The plan for people: a few short tables."""
+    """The plan as text: a few short tables."""
     run, counted, compiled, modelled = (plan[part] for part in ("run", "counted", "compiled", "modelled"))
     lines = _run_lines(run, counted)
     if isinstance(compiled, str):

@@ -1,6 +1,6 @@
 """Which rows carry a label, and whether a score on them can tell anything: asked before a probe or classifier runs.
 
-Everywhere a label of -1 means unlabelled. Reasons and notes are clauses and sentences for people; nothing raises
+Everywhere a label of -1 means unlabelled. Reasons and notes are clauses and sentences to show; nothing raises
 but the checks of training, because a measurement which cannot be made is left out and never ends a run.
 """
 

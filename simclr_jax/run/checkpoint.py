@@ -76,7 +76,7 @@ def open_checkpoints(
     try:
         yield checkpoints
     except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to be told
+        with contextlib.suppress(Exception):  # the first error is the one to show
             checkpoints.close()
         if not read_only:
             _remove_half_written(path)
@@ -156,7 +156,7 @@ def restore_latest(
     Args:
         checkpoints: from `open_checkpoints`.
         like: the target.
-        warn: told of every damaged step.
+        warn: called with a line for every damaged step.
         any_process: flag -> whether it is true in any process of the run; see `distributed.Peers.any`. A step that one
             process cannot read is passed over by all.
 

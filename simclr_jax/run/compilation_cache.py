@@ -1,8 +1,8 @@
 """Compiled programs, kept on disk from one start to the next.
 
-JAX keeps them where it is told to; this says where if nobody else has. An entry is found again by the program, its
-options and the versions of JAX and XLA, which JAX sees to, and by the processor, which is seen to here: programs for a
-CPU hold instructions that another one may lack.
+JAX keeps them in the folder that it is given; this module gives it one if nobody else has. JAX finds an entry by the
+program, its options and the versions of JAX and XLA. The processor is taken care of here: programs for a CPU hold
+instructions that another one may lack.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MAX_BYTES = 2 * 2**30
 def keep() -> None:
     """Lets JAX keep compiled programs in the user's cache folder, in at most `MAX_BYTES`.
 
-    Does nothing where JAX has been told a folder (JAX_COMPILATION_CACHE_DIR) or to keep none
+    Does nothing where JAX has been given a folder (JAX_COMPILATION_CACHE_DIR) or to keep none
     (JAX_ENABLE_COMPILATION_CACHE=0), and where the folder cannot be written: a run is never refused for it.
     """
     told, is_on = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@
 a program assembled from recorded settings runs where neither is installed.
 
 A config is a Python file with `get_config()`. It is named by path or, for those that ship with the package, by its bare
-name; `:ARG` behind it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value, or opens it: None.
+name; `:ARG` after it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value, or opens it: None.
 Paths are absolute from here on (`paths` has the rule), so that a run can be looked at from any folder.
 """
 
@@ -38,7 +38,7 @@ def parse_flags(
     """(config, flag values) of one command line.
 
     Args:
-        argv: the words behind the verb.
+        argv: the words after the verb.
         names: string flags and their defaults.
         with_config: whether `--config` and its overrides are part of this command line; it is then required.
 

@@ -26,7 +26,7 @@ class Feed(NamedTuple):
     draw: step -> (source, indices int32 [K, B]), the arguments of the dispatch that begins with update step + 1.
     load_batch: (source, indices [B], positions [B]) -> Batch, row by row, inside the compiled step.
     source_is_rows: whether the source is split over devices by rows; otherwise every device holds all of it.
-    name: for people.
+    name: as it is shown at the start of a run.
     """
 
     draw: Callable[[int], tuple[Any, base.Array]]

@@ -61,7 +61,7 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
     """`state` with the encoder and the projection head of the run in `workdir`, as NumPy arrays.
 
     A classifier is not taken over: it belongs to the classes of its data. Layers of that run's head which this state
-    lacks are left behind.
+    lacks are left out.
 
     Args:
         state: freshly initialised.

@@ -202,7 +202,7 @@ def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, nu
 
 
 def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
-    """A line for people where views are larger than the images kept for them, "" where they are not."""
+    """A line to show where views are larger than the images kept for them, "" where they are not."""
     size = config["augment"]["image_size"]
     if size <= max(canvas):
         return ""

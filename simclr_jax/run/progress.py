@@ -23,7 +23,7 @@ class Stop:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The signal's name, as users know it."""
         return signal_name(self.number)
 
     def __bool__(self) -> bool:
@@ -95,7 +95,7 @@ def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: flo
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr so that stdout stays clean for tables."""
+    """Shows a line to the user, on stderr so that stdout stays clean for tables."""
     if not _muted.is_set():
         print(line, file=sys.stderr, flush=True)
 

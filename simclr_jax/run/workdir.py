@@ -1,4 +1,4 @@
-"""What a run writes for people and tools beside its checkpoints, written and read here only.
+"""What a run writes for users and tools beside its checkpoints, written and read here only.
 
 A workdir holds: config.json (the resolved config), metrics.jsonl (one JSON object a line), events.* (TensorBoard),
 results.json (probes and summary), lock (the process that trains in it; .lock is what it holds), checkpoints/ and
@@ -29,7 +29,7 @@ _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 class RunLog(NamedTuple):
     """Open files of a run: the metrics file, the TensorBoard events, and the seconds trained before this process.
 
-    warn: told, once, when a row could not be written; a log does not decide over the training.
+    warn: called once with a line when a row could not be written; a log never stops the training.
     """
 
     metrics: Any
