@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -84,3 +85,15 @@ def test_every_random_augmentation_has_a_deterministic_twin():
         for prefix in ("random_", "adjust_"):
             function = getattr(augment, prefix + name, None)
             assert function is None or function.__doc__, f"augment.{prefix}{name} says nothing"
+
+
+ROOT = PACKAGE.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+WRITTEN = {"parity.md", "aot.md"}  # by programs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_120(page):
+    text = re.sub(r"(?s)```.*?```|<!-- \S+: from here on.*?<!-- end of", "", page.read_text())
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "<", "![", "    ", "#"))]
+    assert page.name in WRITTEN or [line for line in prose if len(line) > 120 and " " in line[2:]] == []
