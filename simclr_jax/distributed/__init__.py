@@ -1,6 +1,6 @@
 """One run in several processes: who takes part, what they must have in common, and how they end together.
 
-JAX runs the same program in every process: one per host, or one per GPU. Only this folder and `sharding.py` know it.
+JAX runs the same program in every process: one per host, or one per GPU. Only this folder knows it.
 """
 
 from simclr_jax.distributed.cluster import Job, find_job

@@ -42,7 +42,7 @@ def find_job(
     process_id: str | None = None,
     on_tpu: bool = False,
 ) -> Job | None:
-    """The place of this process; None where it is the only one.
+    """The job that this process belongs to; None where it is on its own.
 
     Args:
         environment: such as `os.environ`.
