@@ -171,13 +171,13 @@ def shares(job: Job) -> Iterator[Figure]:
 
 
 @functools.wraps(augment.make_simclr_views)
-def corners(*, size: int, num_views: int = 2, **settings_of_views: Any) -> base.MakeViews:
+def corners(*, image_size: int, num_views: int = 2, **settings_of_views: Any) -> base.MakeViews:
     """The least that views can be: every view is a corner of its image, as float."""
     del settings_of_views
 
     def make_views(key: base.Array, images: base.Array, sizes: base.Array, positions: base.Array) -> base.Array:
         del key, sizes, positions
-        return jnp.stack([images[:, :size, :size].astype(jnp.float32) / 255] * num_views, axis=1)
+        return jnp.stack([images[:, :image_size, :image_size].astype(jnp.float32) / 255] * num_views, axis=1)
 
     return make_views
 

@@ -44,7 +44,7 @@ def test_parameters_of_resnet50_are_torchvisions(imagenet):
 )
 def test_wide_networks_have_the_published_parameters_and_the_derived_roofline(encoder, millions, ceiling):
     # The table by hand has BatchNorm apart from the convolutions.
-    plain = {"train__batch_size": 64, "train__folded_bn": False}
+    plain = {"train__batch_size": 64, "train__fused_conv_bn": False}
     wide = planned(**plain, **{f"encoder__{key}": value for key, value in encoder.items()})
     assert abs(wide["counted"]["num_encoder_params"] / 1e6 - millions) <= 1.0
     if ceiling:
