@@ -13,6 +13,7 @@ import functools
 import math
 import pathlib
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -341,6 +342,9 @@ def _reason(error: Exception, folder: pathlib.Path) -> str:
 
 def _remove_half_written(folder: pathlib.Path) -> None:
     """Frees what a save that failed has left; only who holds the run's lock may call it."""
-    if jax.process_index() == 0 and folder.is_dir():
-        for path in folder.glob("*.orbax-checkpoint-tmp*"):
+    tries = 40 if jax.process_index() == 0 else 0  # a writer in the background that has not failed yet may add files
+    while tries and (left := list(folder.glob("*.orbax-checkpoint-tmp*"))):
+        for path in left:
             shutil.rmtree(path, ignore_errors=True)
+        tries -= 1
+        time.sleep(0.05)

@@ -206,11 +206,12 @@ def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch,
 def test_a_hangup_saves_like_sigterm_unless_it_is_ignored(monkeypatch):
     from simclr_jax.run import progress
 
-    with progress.stop_signals() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
+        with progress.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with progress.stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
