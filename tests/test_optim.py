@@ -397,8 +397,8 @@ class _Foreign(nn.Module):
         x = x.mean(axis=1)
         x = nn.MultiHeadDotProductAttention(2)(x, x)
         x = x + self.param("positions", nn.initializers.normal(), (1, *x.shape[1:]))
-        x = nn.LayerNorm(use_scale=False, name="kernel_like")(x)
-        return nn.Dense(3, name="bn_like")(x)
+        x = nn.LayerNorm(use_scale=False)(x)
+        return nn.Dense(3, name="bn")(x)
 
 
 def test_masks_are_right_for_networks_with_other_names():
@@ -409,7 +409,7 @@ def test_masks_are_right_for_networks_with_other_names():
     )
     kernels = {name for name in weights if name.endswith("kernel")}
     assert {name for name, value in weights.items() if value} == {*kernels, "positions"} and len(kernels) == 6
-    expected = {"BatchNorm_0/scale", "BatchNorm_0/bias", "second/scale", "second/bias", "kernel_like/bias"}
+    expected = {"BatchNorm_0/scale", "BatchNorm_0/bias", "second/scale", "second/bias", "LayerNorm_0/bias"}
     assert {name for name, value in norms.items() if value} == expected
     # What is not a normalisation's is decayed by SGD, biases included; LARS takes the weights alone.
     for make, decayed in ((optim.make_sgd, set(norms) - expected), (optim.make_lars, {*kernels, "positions"})):

@@ -3,6 +3,7 @@
 The one name that counts is "supervised_head", a classifier trained alongside.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from simclr_jax import base
 
 PyTree = base.PyTree
+_NORM = re.compile(r"(.*_)?bn\d*|.*norm.*", re.IGNORECASE)
 Mask = PyTree | Callable[[PyTree], PyTree]
 
 
@@ -52,19 +54,27 @@ def adapted_mask(params: PyTree) -> PyTree:
 def normalization_mask(params: PyTree) -> PyTree:
     """Which parameters belong to a normalisation (BatchNorm, GroupNorm, LayerNorm): a module that has no weights.
 
-    A bias beside a kernel is that layer's; scale and bias alone are a normalisation's. It goes by shape and not by the
-    modules' names.
+    A bias beside a kernel is that layer's; a scale without one is a normalisation's, and so is the bias beside it. A
+    bias on its own counts where its module is called bn, norm or the like.
 
     Example:
         >>> optim.normalization_mask({"norm": {"scale": jnp.ones(2)}, "dense": {"kernel": jnp.ones((2, 2))}})
         {'dense': {'kernel': False}, 'norm': {'scale': True}}
     """
-    with_weights = {
-        tuple(_names(path)[:-1])
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if _is_weight(_names(path), leaf)
-    }
-    return jax.tree.map_with_path(lambda path, _: tuple(_names(path)[:-1]) not in with_weights, params)
+    leaves: dict[tuple[str, ...], set[str]] = {}
+    weights = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *module, name = _names(path)
+        leaves.setdefault(tuple(module), set()).add(name)
+        if _is_weight([*module, name], leaf):
+            weights.add(tuple(module))
+
+    def is_normalization(path: tuple[Any, ...], _: Any) -> bool:
+        module = tuple(_names(path)[:-1])
+        called_so = bool(module) and _NORM.fullmatch(module[-1]) is not None
+        return module not in weights and ("scale" in leaves[module] or called_so)
+
+    return jax.tree.map_with_path(is_normalization, params)
 
 
 def not_normalization(params: PyTree) -> PyTree:
