@@ -71,7 +71,8 @@ def train_method(name, num_devices, train_set):
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
     method = program_lib.make_method(encoder, {"method": {"name": name}}, mesh, num_classes=10)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
-    views = augment.make_crop_flip_views(image_size=8)
+    off = {f"{what}_probability": 0.0 for what in ("color_jitter", "grayscale", "blur")}
+    views = augment.make_simclr_views(image_size=8, **off)
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))
     step = train_step.make_train_step(method, tx, load, schedule=lambda s: LEARNING_RATE)
