@@ -96,8 +96,8 @@ def compare(theirs: list[float], ours: list[float]) -> str:
     return ""
 
 
-def _program(case: Case) -> tuple[Any, Any, Any]:
-    """(method, optimizer, schedule) of the program for one device."""
+def _program(case: Case) -> tuple[Any, Any]:
+    """(method, optimizer) of the program for one device."""
     from simclr_jax import methods, models, optim
 
     # torchvision's padding, so that its class computes the same function of the same weights.
@@ -108,7 +108,7 @@ def _program(case: Case) -> tuple[Any, Any, Any]:
         encoder, num_proj_layers=HEAD_LAYERS, proj_out_dim=HEAD_DIM, temperature=TEMPERATURE, loss_scale=1.0
     )
     tx = optim.make_optimizer("sgd", learning_rate=RATE, weight_decay=0.0, momentum=MOMENTUM)
-    return method, tx, lambda step: RATE
+    return method, tx
 
 
 def _first_state(case: Case) -> Any:
@@ -117,35 +117,26 @@ def _first_state(case: Case) -> Any:
 
     from simclr_jax import train_step
 
-    method, tx, _ = _program(case)
+    method, tx = _program(case)
     shape = (2, 2, case.size, case.size, 3)
     return jax.jit(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=shape))()
 
 
 def _ours(name: str, quick: bool) -> harness.Work:
-    """`train_step.make_train_step` as `train` compiles it, its views being given."""
+    """`train_step.make_update`: the step that `train` compiles, its views being given."""
     del quick
     import jax
-    import jax.numpy as jnp
 
-    from simclr_jax import base, train_step
+    from simclr_jax import train_step
 
     case = ALL_CASES[name]
-    method, tx, schedule = _program(case)
+    method, tx = _program(case)
 
-    def load_views(key: Any, source: Any, indices: Any, positions: Any) -> tuple[base.Batch, Any]:
-        del key
-        count = indices.shape[0]
-        image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
-        return base.Batch(image=image, size=size, label=indices, position=positions, mask=indices >= 0), source
-
-    step = train_step.make_train_step(method, tx, load_views, schedule=schedule)
-    key, views = jax.random.key(1), jax.device_put(views_of(case))
-    indices, holder = jnp.arange(case.batch_size, dtype=jnp.int32), [_first_state(case)]
-    compiled = jax.jit(step, donate_argnums=0).lower(holder[0], key, views, indices).compile()
+    views, holder = jax.device_put(views_of(case)), [_first_state(case)]
+    compiled = jax.jit(train_step.make_update(method, tx), donate_argnums=0).lower(holder[0], views).compile()
 
     def call() -> Any:
-        holder[0], metrics = compiled(holder[0], key, views, indices)
+        holder[0], metrics = compiled(holder[0], views)
         return metrics["loss"]
 
     ready = lambda loss: jax.block_until_ready((loss, holder[0]))  # noqa: E731

@@ -19,8 +19,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from simclr_jax import data
-
-_ENDINGS = {b"\xff\xd8\xff": "jpg", b"\x89PN": "png", b"RIF": "webp", b"BM": "bmp"}
+from simclr_jax.data import kinds
 
 
 def files(name: str, split: str, *, data_dir: str | None) -> Iterator[tuple[str, bytes]]:
@@ -31,8 +30,7 @@ def files(name: str, split: str, *, data_dir: str | None) -> Iterator[tuple[str,
     encoded = opened(rest, split, data_dir=data_dir, canvas_size=None)
     for index in range(len(encoded.ids)):
         content, label = encoded.read(index)
-        ending = next(ending for start, ending in _ENDINGS.items() if content.startswith(start))
-        yield f"{encoded.class_names[label]}/{index:06d}.{ending}", content
+        yield f"{encoded.class_names[label]}/{index:06d}.{str(kinds.image_format(content[:64])).lower()}", content
 
 
 def pack(name: str, *, data_dir: str | None, output: pathlib.Path, splits: Sequence[str] = ("train", "test")) -> int:

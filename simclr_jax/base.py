@@ -40,7 +40,7 @@ def one_line(text: object, limit: int = 400) -> str:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """ "section.key" -> value of nested mappings such as a config."""
+    """The values of nested mappings such as a config, by "section.key"."""
     entries: dict[str, Any] = {}
     for key, value in tree.items():
         entries.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
@@ -48,7 +48,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def platform(mesh: jax.sharding.Mesh | None = None) -> str:
-    """ "cpu", "gpu" or "tpu": what the devices of `mesh` are, here or only described to a compiler.
+    """What the devices of `mesh` are, here or only described to a compiler: "cpu", "gpu" or "tpu".
 
     Without a mesh, what JAX runs on by default in this process.
     """

@@ -11,8 +11,13 @@ import pytest
 
 ROOMS = ("augment", "losses", "methods", "models", "optim", "probes", "data", "train_step")
 # What only programs of this package call, with arguments of several lines.
-WITHOUT = {"make_load_views", "differentiate_whole", "differentiate_in_chunks", "make_train_step"} | {
-    *("single_step", "repeat_steps"),
+WITHOUT = {
+    "differentiate_in_chunks",
+    "differentiate_whole",
+    "make_load_views",
+    "make_train_step",
+    "repeat_steps",
+    "single_step",
 }
 
 

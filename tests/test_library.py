@@ -149,6 +149,14 @@ class Flat(nn.Module):
         return nn.LayerNorm()(nn.Dense(4)(x.reshape(len(x), -1)))
 
 
+class Wrapped(nn.Module):
+    """Hands on whatever it is called with."""
+
+    @nn.compact
+    def __call__(self, *images, **how):
+        return Flat(name="inner")(*images, **how)
+
+
 class Pixels(nn.Module):
     """Returns a map instead of a vector."""
 
@@ -173,6 +181,8 @@ def test_an_own_module_trains_and_one_of_another_form_is_refused():
     assert np.isfinite(float(metrics["loss"])) and int(new.step) == 1
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params["encoder"], new.params["encoder"])
     assert moved["Dense_0"]["kernel"]
+    wrapped = methods.make_simclr(Wrapped()).init(jax.random.key(0), views)[0]["encoder"]
+    assert set(wrapped) == {"inner"}
     for module, said in (
         (Pixels(), r"one vector an image, \[N, D\]; Pixels returns"),
         (Deaf(), "has no argument train"),

@@ -12,18 +12,20 @@ def as_float(image: base.Array) -> base.Array:
         InputError: another type, such as int32 or bool.
     """
     image = jnp.asarray(image)
-    if image.dtype == jnp.uint8:
-        return image.astype(jnp.float32) * (1 / 255)
-    if not jnp.issubdtype(image.dtype, jnp.floating):
+    _check_type(image)
+    return image.astype(jnp.float32) * (1 / 255) if image.dtype == jnp.uint8 else image
+
+
+def _check_type(image: base.Array) -> None:
+    if image.dtype != jnp.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
         raise base.InputError(f"images must be uint8 in [0, 255] or float in [0, 1]; got {image.dtype}. Convert them.")
-    return image
 
 
 def check_images(images: base.Array) -> None:
     """Raises InputError unless `images` is [H, W, 3] or [B, H, W, 3], uint8 or float."""
     shape, remedy = list(images.shape), "Give RGB images with the channels last."
     if len(shape) in (3, 4) and shape[-1] == 3:
-        as_float(images[:0])
+        _check_type(images)
         return
     if len(shape) in (3, 4) and shape[-3] == 3:
         remedy = "Put the channels last: jnp.moveaxis(images, -3, -1)."

@@ -111,7 +111,7 @@ def score_classifier(
     Images without a label do not count. With five classes or fewer there is no "top_5", which could not fail. The run
     must have a classifier, see `has_classifier`.
     """
-    section, views = config["method"], config["augment"]
+    section = config["method"]
     arguments = {
         key: section[key]
         for key in ("num_proj_layers", "proj_out_dim", "proj_hidden_dim", "ft_proj_selector")
@@ -120,10 +120,7 @@ def score_classifier(
     classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
     predict = features.make_predict(
         lambda variables, images: classify(variables["params"], variables["batch_stats"], images),
-        size=views["image_size"],
-        resize=views["resize"],
-        batch_size=config["probe"]["batch_size"],
-        mesh=sharding.make_mesh(),
+        **features.evaluation_settings(config),
     )
     logits = predict({"params": params, "batch_stats": method_state["batch_stats"]}, test_set)
     ranks = {name: k for name, k in {"top_1": 1, "top_5": 5}.items() if k < len(test_set.class_names)}
@@ -139,16 +136,15 @@ def collect_features(
 
     The histogram is there for `photo-patches` only, where grey values alone tell much of which picture it is.
     """
-    mesh = sharding.make_mesh()
     encoder = config_lib.call(models.make_encoder, config, "encoder")
-    size, batch_size = config["augment"]["image_size"], config["probe"]["batch_size"]
-    views = {"size": size, "resize": config["augment"]["resize"], "batch_size": batch_size, "mesh": mesh}
-    encode = features.make_encode(encoder, **views)
+    how = features.evaluation_settings(config)
+    size, mesh = how["size"], how["mesh"]
+    encode = features.make_encode(encoder, **how)
     init = sharding.jit_once(
         lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False), mesh
     )
     untrained = init(jax.random.key(config["seed"]))
-    images = [features.evaluation_images(split, **views) for split in (train_set, test_set)]
+    images = [features.evaluation_images(split, **how) for split in (train_set, test_set)]
     collected = {
         config["method"]["name"]: (encode(variables, train_set), encode(variables, test_set)),
         "untrained": (encode(untrained, train_set), encode(untrained, test_set)),

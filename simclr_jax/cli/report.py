@@ -122,33 +122,27 @@ def _choose_features(
             step, results = None, {key: value for key, value in results.items() if key != "probes"}
         elif saved and saved[-1] > step:
             notes.append(
-                f"This page is of step {step}; the run has gone on to step {saved[-1]}. Evaluate that one first."
+                f"This page is of step {step}; the run has gone on to step {saved[-1]}: run simclr-jax "
+                "evaluate again to have that one."
             )
         if kept is not None:
             return kept.step, (kept.train_h, kept.test_h), results, notes
     which = "latest" if step is None else str(step)
     found, variables = features.load_encoder_variables(folder, which=which)
-    encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **_evaluation(config))
+    encode = features.make_encode(
+        config_lib.call(models.make_encoder, config, "encoder"), **features.evaluation_settings(config)
+    )
     test_set = None if both.is_same else both.test_set
     test_h = None if test_set is None else encode(variables, test_set)
     return found, (encode(variables, both.train_set), test_h), results, notes
 
 
-def _evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "size": config["augment"]["image_size"],
-        "resize": config["augment"]["resize"],
-        "batch_size": config["probe"]["batch_size"],
-        "mesh": sharding.make_mesh(),
-    }
-
-
 def _look(config: Mapping[str, Any], both: splits.Splits, h: _Features) -> _Seen:
-    is_training = both.test_set is None or both.is_same
-    train_images = features.evaluation_images(both.train_set, **_evaluation(config))
-    if is_training or both.test_set is None or h[1] is None:
+    how = features.evaluation_settings(config)
+    train_images = features.evaluation_images(both.train_set, **how)
+    if both.test_set is None or h[1] is None:
         return _Seen(both, h[0], train_images, both.train_set, h[0], train_images, True)
-    test_images = features.evaluation_images(both.test_set, **_evaluation(config))
+    test_images = features.evaluation_images(both.test_set, **how)
     return _Seen(both, h[0], train_images, both.test_set, h[1], test_images, False)
 
 

@@ -88,7 +88,8 @@ def make_network(encoder: nn.Module, head: heads.ProjectionHead, *, num_layers: 
 
 def _shape_of_h(encoder: nn.Module, key: Array, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Raises InputError for a module that does not do what this package asks of an encoder."""
-    if "train" not in inspect.signature(type(encoder).__call__).parameters:
+    parameters = inspect.signature(type(encoder).__call__).parameters
+    if "train" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
         raise base.InputError(
             "An encoder is called as encoder(images, train=True or False); "
             f"{type(encoder).__name__}.__call__ has no argument train. Add one, used or not."
@@ -98,7 +99,7 @@ def _shape_of_h(encoder: nn.Module, key: Array, images: jax.ShapeDtypeStruct) ->
         shapes = jax.tree.map(lambda leaf: list(leaf.shape), h)
         raise base.InputError(
             f"An encoder must return one vector an image, [N, D]; {type(encoder).__name__} returns {shapes} for "
-            f"images {list(images.shape)}. Take the mean over the pixels, or leave the classifier out."
+            f"images {list(images.shape)}. Take the mean over the pixels, and leave out a classifier."
         )
     return h
 

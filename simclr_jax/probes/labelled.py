@@ -4,7 +4,8 @@ Everywhere a label of -1 means unlabelled. Reasons and notes are clauses and sen
 but the checks of training, because a measurement which cannot be made is left out and never ends a run.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,14 +143,9 @@ def knn_accuracy(
         >>> probes.knn_accuracy(features, labels, features, test_labels=labels, k=1)
         1.0
     """
-    train, test = labelled_rows(train_labels), labelled_rows(test_labels)
-    if not len(train) or not len(test):
-        return None
-    how: dict[str, Any] = {"k": k, "temperature": temperature, "weights": weights}
-    predictions = nearest.knn(
-        train_features[train], np.asarray(train_labels)[train], test_features[test], num_classes=num_classes, **how
-    )
-    return nearest.accuracy(predictions, np.asarray(test_labels)[test])
+    how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "weights": weights}
+    predict = functools.partial(nearest.knn, **how)
+    return _accuracy(predict, (train_features, train_labels), (test_features, test_labels))
 
 
 def linear_accuracy(
@@ -176,17 +172,25 @@ def linear_accuracy(
         >>> probes.linear_accuracy(features, labels, features, test_labels=labels)
         1.0
     """
-    train, test = labelled_rows(train_labels), labelled_rows(test_labels)
-    if not len(train) or not len(test):
+
+    def predict(*arrays: np.ndarray) -> np.ndarray:
+        return logistic.linear(*arrays, num_classes=num_classes, seed=seed).predictions
+
+    return _accuracy(predict, (train_features, train_labels), (test_features, test_labels))
+
+
+def _accuracy(
+    predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+) -> float | None:
+    """The accuracy of `predict` on the labelled rows of both (features, labels); None if one of them has none."""
+    (train_h, train_labels), (test_h, test_labels) = ((h, np.asarray(labels)) for h, labels in (train, test))
+    fitted, scored = labelled_rows(train_labels), labelled_rows(test_labels)
+    if not len(fitted) or not len(scored):
         return None
-    probe = logistic.linear(
-        train_features[train],
-        np.asarray(train_labels)[train],
-        test_features[test],
-        num_classes=num_classes,
-        seed=seed,
-    )
-    return nearest.accuracy(probe.predictions, np.asarray(test_labels)[test])
+    predictions = predict(train_h[fitted], train_labels[fitted], test_h[scored])
+    return nearest.accuracy(predictions, test_labels[scored])
 
 
 def rows_to_train(labels: np.ndarray, *, class_names: Sequence[str], fraction: float | None = None) -> np.ndarray:

@@ -99,8 +99,6 @@ class Encoder:
         return Embedding(h, tuple(image_set.ids), np.asarray(image_set.labels), tuple(image_set.class_names))
 
     def _encode(self, images: np.ndarray, sizes: np.ndarray, *, batch_size: int) -> np.ndarray:
-        mesh = sharding.make_mesh()
-        batch_size = -(-batch_size // mesh.size) * mesh.size
         encode = _make_encode(self.module, self.size, self.resize, batch_size)
         rows = data.ImageSet(images, sizes, np.full(len(images), -1, np.int32), (), (), "", ())
         return encode(self.variables, rows)
@@ -108,8 +106,10 @@ class Encoder:
 
 @functools.lru_cache(maxsize=8)
 def _make_encode(module: nn.Module, size: int, resize: str, batch_size: int) -> features.EncodeFn:
-    """One compiled function for all calls of an encoder."""
-    return features.make_encode(module, size=size, resize=resize, batch_size=batch_size, mesh=sharding.make_mesh())
+    """One compiled function for all calls of an encoder; the devices share a batch, which is rounded up for them."""
+    mesh = sharding.make_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    return features.make_encode(module, size=size, resize=resize, batch_size=batch_size, mesh=mesh)
 
 
 def _sizes(images: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def _load_export(folder: pathlib.Path) -> Encoder:
     params, batch_stats = variables.unflatten(variables.only(by_name, "encoder"))
     return Encoder(
         models.make_encoder(**content["encoder"]["arguments"]),
-        {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})},
+        features.encoder_variables(params, {"batch_stats": batch_stats}),
         size=content["preprocessing"]["size"],
         resize=content["preprocessing"]["resize"],
         step=content["training"]["step"],

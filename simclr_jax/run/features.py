@@ -18,6 +18,16 @@ from simclr_jax.run import workdir as workdir_lib
 EncodeFn = Callable[[base.PyTree, data.ImageSet], np.ndarray]
 
 
+def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the images of a run are evaluated: the arguments of `make_encode`, `make_predict` and `evaluation_images`."""
+    return {
+        "size": config["augment"]["image_size"],
+        "resize": config["augment"]["resize"],
+        "batch_size": config["probe"]["batch_size"],
+        "mesh": sharding.make_mesh(),
+    }
+
+
 def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> EncodeFn:
     """(variables, image_set) -> h float32 [N, D]: evaluation crops through the encoder with its moving statistics.
 

@@ -81,7 +81,7 @@ def make_program(
     sizes = run_length(config, num_examples=shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
-    make_views = make_recipe(config, mesh)
+    make_views = make_augmentation(config, mesh)
     load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
         train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
@@ -127,7 +127,7 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
     )
 
 
-def make_recipe(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
+def make_augmentation(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
     """The augmentation of the config's section `augment`; its `loop` "auto" is what suits the devices of `mesh`.
 
     Raises:

@@ -31,7 +31,6 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )
-    size, resize = config["augment"]["image_size"], config["augment"]["resize"]
     return training_loop.Run(
         config=config,
         mesh=mesh,
@@ -44,7 +43,7 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         placement=program.placement,
         settings=settings,
         train_steps=program.train_steps,
-        encode=features.make_encode(program.encoder, size=size, resize=resize, batch_size=probe.batch_size, mesh=mesh),
+        encode=features.make_encode(program.encoder, **features.evaluation_settings(config)),
         num_steps=program.num_steps,
     )
 

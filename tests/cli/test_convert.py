@@ -364,6 +364,14 @@ def foreign_layouts(model, torch) -> dict[str, dict]:
     }
 
 
+def assert_same_features(run, model, torch):
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    found = outputs(run, images)["features"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("layout", ["sequential", "lightning", "dino", "byol", "whole"])
 def test_networks_of_other_programs_compute_here_what_they_compute_there(tmp_path, torchvision, layout):
     torch = pytest.importorskip("torch")
@@ -374,12 +382,8 @@ def test_networks_of_other_programs_compute_here_what_they_compute_there(tmp_pat
                 tensor.uniform_(0.5, 1.5)
     torch.save(foreign_layouts(model, torch)[layout], tmp_path / "w.pth")
     run_convert(tmp_path / "run", tmp_path / "w.pth", network="teacher" if layout == "dino" else "")
-    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     model.fc = torch.nn.Identity()
-    with torch.no_grad():
-        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    found = outputs(tmp_path / "run", images)["features"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert_same_features(tmp_path / "run", model, torch)
 
 
 def test_a_network_of_lightly_computes_here_what_it_computes_there(tmp_path):
@@ -387,9 +391,5 @@ def test_a_network_of_lightly_computes_here_what_it_computes_there(tmp_path):
     model = pytest.importorskip("lightly.models").ResNetGenerator("resnet-9", width=0.125)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     run_convert(tmp_path / "run", tmp_path / "w.pth")
-    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     model.linear = torch.nn.Identity()
-    with torch.no_grad():
-        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    found = outputs(tmp_path / "run", images)["features"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert_same_features(tmp_path / "run", model, torch)

@@ -1,6 +1,8 @@
 """Evaluate, report and preview on one small run, and features underneath them."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
@@ -36,9 +38,21 @@ def workdir(small_run):
     return small_run
 
 
-def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(workdir, capsys):
-    assert evaluate.main(workdir=str(workdir), checkpoint="latest") == 0
-    rows = json.loads((workdir / "results.json").read_text())["probes"]
+@pytest.fixture(scope="module")
+def evaluated(small_run, tmp_path_factory):
+    """(a run that was evaluated at step 5 and has gone on to step 9, what evaluate printed)."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(small_run, run)
+    (run / "checkpoints" / "7").rename(run / "checkpoints" / "5")
+    shutil.copytree(run / "checkpoints" / "5", run / "checkpoints" / "9")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert evaluate.main(workdir=str(run), checkpoint="5") == 0
+    return run, printed.getvalue()
+
+
+def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(evaluated):
+    run, table = evaluated
+    rows = json.loads((run / "results.json").read_text())["probes"]
     seen = {(row["features"], row["labels"], row["probe"]) for row in rows}
     assert seen == {
         (name, labels, probe)
@@ -50,7 +64,6 @@ def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(workdi
     # Digits are nearly solved by pixels: a table that says otherwise mixes its rows up.
     pixels = next(r for r in rows if (r["features"], r["labels"], r["probe"]) == ("pixels", "100%", "linear"))
     assert pixels["accuracy"] > 0.9
-    table = capsys.readouterr().out
     assert "untrained" in table and "chance" in table and pixels["protocol"] in table
 
 
@@ -59,14 +72,10 @@ def written_report(workdir, target):
     return target.read_text()
 
 
-def test_a_report_is_of_the_network_whose_probes_it_shows(workdir, tmp_path, capsys, monkeypatch):
+def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, capsys, monkeypatch):
     """The evaluated step's own features, as kept; its checkpoint where they are gone; else no probes at all."""
     run = tmp_path / "run"
-    shutil.copytree(workdir, run)
-    (run / "checkpoints" / "7").rename(run / "checkpoints" / "5")  # what was evaluated; a later one follows
-    shutil.copytree(run / "checkpoints" / "5", run / "checkpoints" / "9")
-    assert evaluate.main(workdir=str(run), checkpoint="5") == 0
-    capsys.readouterr()
+    shutil.copytree(evaluated[0], run)
     made = features.make_encode
     monkeypatch.setattr(features, "make_encode", lambda *_, **how: pytest.fail("the features are kept"))
     page = written_report(run, tmp_path / "page.html")
