@@ -38,8 +38,8 @@ def find_job(
     environment: Mapping[str, str],
     *,
     coordinator: str | None = None,
-    num_processes: str | None = None,
-    process_id: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     on_tpu: bool = False,
 ) -> Job | None:
     """The job that this process belongs to; None where it is on its own.
@@ -47,7 +47,7 @@ def find_job(
     Args:
         environment: such as `os.environ`.
         coordinator: flag, HOST:PORT of process 0.
-        num_processes: flag; "1" alone says that this process is on its own, whatever the environment says.
+        num_processes: flag; 1 alone says that this process is on its own, whatever the environment says.
         process_id: flag.
         on_tpu: whether this machine has a TPU of Google's cloud; see `has_tpu`.
 
@@ -175,7 +175,7 @@ def _variable(environment: Mapping[str, str], *names: str) -> int | None:
     return next((_number(environment[name], name, low=0) for name in names if environment.get(name)), None)
 
 
-def _number(text: str | None, name: str, *, low: int) -> int | None:
+def _number(text: str | int | None, name: str, *, low: int) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,9}", str(text)) or int(text) < low:

@@ -29,8 +29,8 @@ _SPARE_SECONDS = 60  # that JAX waits longer than we do, so that ours are the wo
 def join(
     *,
     coordinator: str | None = None,
-    num_processes: str | None = None,
-    process_id: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Peers:
     """Connects this process with the others of its job, before any device is touched; alone it does nothing.
