@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from simclr_jax import atomic_files, base, models
 from simclr_jax.interop import detect, foreign, torch_side, variables
@@ -150,10 +151,10 @@ def _expected_shapes(encoder: nn.Module, network: detect.Network, role: _Role) -
     head = heads.ProjectionHead(network.num_proj_layers, network.proj_out_dim or 1)
     activations, head_tree = jax.eval_shape(lambda x: head.init_with_output(jax.random.key(0), x, train=False), h)
     shapes = {
-        f"{part}/{jax.tree_util.keystr(path[1:], simple=True, separator='/')}": leaf.shape
+        "/".join([part, *path]): leaf.shape
         for part, tree in (("encoder", encoder_tree), ("projection_head", head_tree))
-        for path, leaf in jax.tree.leaves_with_path(tree)
-        if part == "encoder" or int(re.sub(r"\D", "", str(path[1].key))) <= network.head_stored
+        for (_, *path), leaf in traverse_util.flatten_dict(tree).items()
+        if part == "encoder" or int(re.sub(r"\D", "", path[0])) <= network.head_stored
     }
     if network.num_classes:
         width = heads.select(activations, role.selector).shape[-1]

@@ -1,9 +1,14 @@
 """Where this process stands in a job of several: read from flags and from what launchers leave in the environment.
 
-Pure: the environment comes in as a mapping. JAX has a detection of its own; it is asked only where the answer needs
-the network (TPU on Compute Engine, Kubernetes' API). Elsewhere the reading here corrects three things: JAX shows a
-process of SLURM or Open MPI one GPU even where it is the only process of its host, it takes the tasks of a whole job
-where a step has fewer, and without its environment it fails where a plain run on one device was meant.
+Pure: the environment comes in as a mapping. JAX's own detection (`jax.distributed.initialize`) tells nothing before it
+connects, so it is used only where the answer needs the network (TPU on Compute Engine, Kubernetes' API). For SLURM and
+Open MPI the address must be known earlier, for the roll call of `initialize`, and four things differ from JAX 0.10:
+
+- A process that is alone on its host has all GPUs of it, not one: https://github.com/jax-ml/jax/issues/16788; one that
+  is given a single GPU has that one: https://github.com/jax-ml/jax/issues/23452.
+- The number of processes is that of the SLURM step, not of the whole job, of which the step may be a part.
+- Open MPI 5 is known by its variables, on one host: https://github.com/jax-ml/jax/issues/14576.
+- No launcher at all is no error: the process is on its own.
 """
 
 import glob

@@ -283,7 +283,11 @@ def _end(status: int) -> None:
 
 
 def _store() -> Any:
-    """The client of the coordination service. JAX has no public name for it; its own checkpointing uses this one."""
+    """The client of JAX's coordination service. It has no public name; Orbax and JAX's own checkpointing use this one.
+
+    `jax.experimental.multihost_utils`, which is public, is no substitute: it computes on the devices, waits without a
+    time limit and cannot say which process did not come.
+    """
     from jax._src import distributed
 
     return distributed.global_state.client
