@@ -72,7 +72,7 @@ def convert(
     _check_workdir(folder)
     atomic_files.check_folder(folder, flag="--workdir")
     read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
-    found = detect.find_network(read.by_name, padding=read.padding if padding == "auto" else padding)
+    found = detect.find_architecture(read.by_name, padding=read.padding if padding == "auto" else padding)
     if padding not in ("auto", found.encoder["padding"]):
         raise base.InputError(
             f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
@@ -99,14 +99,14 @@ def _check_workdir(folder: pathlib.Path) -> None:
         )
 
 
-def _find_role(source: pathlib.Path, read: foreign.Foreign, network: detect.Network, *, selector: str) -> _Role:
+def _find_role(source: pathlib.Path, read: foreign.Foreign, found: detect.Architecture, *, selector: str) -> _Role:
     """What the network was trained for, by the flag, the step number, or the names of the folders it lies in."""
     place = str(source.absolute())
     few_labels = re.search(r"finetuned?_(1|10)pct", place)
     with_labels = re.search(r"finetuned?_\d+pct|/supervised/", place)
     pretrained = read.pretrained or read.step in _PRETRAINED
-    chosen, reason = 0, "nothing says that the network was fine-tuned" if network.head_stored else "no projection head"
-    if not network.num_classes:
+    chosen, reason = 0, "nothing says that the network was fine-tuned" if found.head_stored else "no projection head"
+    if not found.num_classes:
         reason = "the file has no classifier"
     elif read.selector is not None:
         chosen, reason = read.selector, "by the card of the export"
@@ -122,44 +122,44 @@ def _find_role(source: pathlib.Path, read: foreign.Foreign, network: detect.Netw
         reason = f"step {read.step}: pretrained, with a linear classifier"
     # What was trained with labels is known by its selector, its step or its folder, or by having no projection head.
     supervised = chosen > 0 or read.step in _ALL_LABELS or with_labels is not None
-    supervised |= not network.head_stored and not pretrained
-    if not network.head_stored and chosen:
+    supervised |= not found.head_stored and not pretrained
+    if not found.head_stored and chosen:
         chosen, reason = 0, f"{reason}; the file has no projection head"
-    if selector != "auto" and not network.num_classes:
+    if selector != "auto" and not found.num_classes:
         raise base.InputError(f"--selector says what a classifier stands on; {source} has none. Leave it out.")
     if selector != "auto":
         chosen, reason, supervised = int(selector), "by --selector", supervised or selector != "0"
-    layers = network.head_stored
+    layers = found.head_stored
     if chosen > layers:
         raise base.InputError(f"--selector must be 0 to {layers}, the layers of the head in the file; got {chosen}.")
-    return _Role("supervised" if supervised and network.num_classes else "simclr", chosen, reason)
+    return _Role("supervised" if supervised and found.num_classes else "simclr", chosen, reason)
 
 
-def _resolve_config(config: Mapping[str, Any], network: detect.Network, role: _Role) -> dict[str, Any]:
+def _resolve_config(config: Mapping[str, Any], found: detect.Architecture, role: _Role) -> dict[str, Any]:
     """The config with the encoder and the method that the file holds."""
-    head = {"num_proj_layers": network.num_proj_layers, "proj_out_dim": network.proj_out_dim or 128}
+    head = {"num_proj_layers": found.num_proj_layers, "proj_out_dim": found.proj_out_dim or 128}
     method: dict[str, Any] = {"name": role.method, **head, "ft_proj_selector": role.selector}
     if role.method == "simclr" and config["method"]["name"] == "simclr":
         method = {**config["method"], **method, "supervised_weight": 0.0}
-    return {**config, "encoder": {**config["encoder"], **network.encoder}, "method": method}
+    return {**config, "encoder": {**config["encoder"], **found.encoder}, "method": method}
 
 
-def _expected_shapes(encoder: nn.Module, network: detect.Network, role: _Role) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(encoder: nn.Module, found: detect.Architecture, role: _Role) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all variables that the network has once it is built."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     h, encoder_tree = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, train=False), image)
-    head = heads.ProjectionHead(network.num_proj_layers, network.proj_out_dim or 1)
+    head = heads.ProjectionHead(found.num_proj_layers, found.proj_out_dim or 1)
     activations, head_tree = jax.eval_shape(lambda x: head.init_with_output(jax.random.key(0), x, train=False), h)
     shapes = {
         "/".join([part, *path]): leaf.shape
         for part, tree in (("encoder", encoder_tree), ("projection_head", head_tree))
         for (_, *path), leaf in traverse_util.flatten_dict(tree).items()
-        if part == "encoder" or int(re.sub(r"\D", "", path[0])) <= network.head_stored
+        if part == "encoder" or int(re.sub(r"\D", "", path[0])) <= found.head_stored
     }
-    if network.num_classes:
+    if found.num_classes:
         width = heads.select(activations, role.selector).shape[-1]
-        shapes["supervised_head/dense/kernel"] = (width, network.num_classes)
-        shapes["supervised_head/dense/bias"] = (network.num_classes,)
+        shapes["supervised_head/dense/kernel"] = (width, found.num_classes)
+        shapes["supervised_head/dense/bias"] = (found.num_classes,)
     return shapes
 
 
@@ -181,11 +181,11 @@ def _check_shapes(
         )
 
 
-def _compare(read: foreign.Foreign, network: detect.Network) -> str:
+def _compare(read: foreign.Foreign, found: detect.Architecture) -> str:
     """How far the features of both sides are apart on one batch, or why that is not known, as a readable line."""
     if not read.torchvision:
         return f"Not compared with the other program: {read.layout} has no network here that could be run."
-    arguments = {**network.encoder, "padding": "torchvision", "dtype": "float32"}
+    arguments = {**found.encoder, "padding": "torchvision", "dtype": "float32"}
     side = 32 if arguments["stem"] == "cifar" else 64
     images = np.random.default_rng(0).random((2, side, side, 3), np.float32)
     theirs, obstacle = torch_side.torchvision_features(read.torchvision, images, name=str(arguments["name"]))
@@ -197,12 +197,14 @@ def _compare(read: foreign.Foreign, network: detect.Network) -> str:
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(lambda v, x: encoder.apply(v, x, train=False))(tree, images))
     distance = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    pool = "" if network.encoder["padding"] == "torchvision" else " (both with torchvision's padding)"
+    pool = "" if found.encoder["padding"] == "torchvision" else " (both with torchvision's padding)"
     verdict = "" if distance < 1e-3 else " This is more than rounding: do not trust the conversion."
     return f"Largest difference to torchvision's features on one batch{pool}: {distance:.1e} of the largest.{verdict}"
 
 
-def _make_record(source: pathlib.Path, read: foreign.Foreign, network: detect.Network, role: _Role) -> dict[str, Any]:
+def _make_record(
+    source: pathlib.Path, read: foreign.Foreign, found: detect.Architecture, role: _Role
+) -> dict[str, Any]:
     """Where the weights come from, for results.json."""
     return {
         "source": source.name,
@@ -211,7 +213,7 @@ def _make_record(source: pathlib.Path, read: foreign.Foreign, network: detect.Ne
         "step": read.step,
         "num_variables": len(read.by_name),
         "num_ignored": read.ignored,
-        "num_classes": network.num_classes,
+        "num_classes": found.num_classes,
         "selector": role.selector,
         "selector_reason": role.reason,
         "fingerprint": variables.fingerprint(variables.only(read.by_name, "encoder")),
@@ -236,20 +238,20 @@ def _write_run(
 
 
 def _summary(
-    workdir: str, config: Mapping[str, Any], read: foreign.Foreign, network: detect.Network, role: _Role
+    workdir: str, config: Mapping[str, Any], read: foreign.Foreign, found: detect.Architecture, role: _Role
 ) -> str:
     """The lines that the user sees: what was found and written."""
-    encoder = ", ".join(f"{key} {value}" for key, value in network.encoder.items() if key != "name" and value)
+    encoder = ", ".join(f"{key} {value}" for key, value in found.encoder.items() if key != "name" and value)
     counted = sum(value.size for name, value in variables.only(read.by_name, "encoder").items())
     ignored = ", ".join(f"{count} {kind}" for kind, count in read.ignored.items()) or "none"
-    whole = f"{network.num_proj_layers} layers to {network.proj_out_dim}"
-    head = whole if network.proj_out_dim else f"first layers: {network.head_stored}" if network.head_stored else "none"
-    classifier = f"{network.num_classes} classes on {_activation(role.selector)} ({role.reason})"
+    whole = f"{found.num_proj_layers} layers to {found.proj_out_dim}"
+    head = whole if found.proj_out_dim else f"first layers: {found.head_stored}" if found.head_stored else "none"
+    classifier = f"{found.num_classes} classes on {_activation(role.selector)} ({role.reason})"
     lines = [
         f"Wrote {workdir}. Source: {read.layout}" + ("" if read.step is None else f", step {read.step}") + ".",
-        f"encoder          {network.encoder['name']}, {encoder}; {counted / 1e6:.1f} million parameters and statistics",
+        f"encoder          {found.encoder['name']}, {encoder}; {counted / 1e6:.1f} million parameters and statistics",
         f"projection head  {head}",
-        f"classifier       {classifier if network.num_classes else 'none'}",
+        f"classifier       {classifier if found.num_classes else 'none'}",
         f"variables        {len(read.by_name)} taken; ignored: {ignored}",
         f"config           method {role.method}, encoder.dtype {config['encoder']['dtype']}, "
         f"data {config['data']['name']}",

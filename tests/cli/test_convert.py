@@ -190,7 +190,7 @@ ROLES = [
 @pytest.mark.parametrize("case", ROLES, ids=lambda case: "-".join(map(str, case[:4])))
 def test_step_folder_and_flag_tell_what_the_classifier_stands_on(case, source):
     step, folder, head, flag, method, selector = case
-    network = convert_weights.detect.Network({}, len(head), head[-1] if head else 0, len(head), num_classes=3)
+    network = convert_weights.detect.Architecture({}, len(head), head[-1] if head else 0, len(head), num_classes=3)
     read = convert_weights.foreign.Foreign({}, "", "reference", None, step, {}, {}, {}, pretrained=False, note="")
     path = pathlib.Path(folder, "r50_1x_sk0", "model.ckpt")
     assert convert_weights._find_role(path, read, network, selector=flag)[:2] == (method, selector)
