@@ -11,7 +11,8 @@ def make_parser() -> flags.Parser:
         "convert",
         description="""\
 Makes a run of published weights: to evaluate, to fine-tune
-(train --config=finetune:RUN) and to export.""",
+(train --config=finetune:RUN) and to export. The config says which data the
+weights are evaluated on.""",
         examples=("--input=r50_1x_sk0/model.ckpt-250228 --workdir=runs/r50",),
     )
     source = (
@@ -31,7 +32,6 @@ Makes a run of published weights: to evaluate, to fine-tune
     parser.add_argument("--ignore", default="", metavar="NAMES", help=ignore)
     network = "which of several networks in a PyTorch file, such as teacher"
     parser.add_argument("--network", default="", metavar="NAME", help=network)
-    # The config says which data the weights are evaluated on.
     flags.add_config(parser, default="imagenet_resnet50")
     return parser
 

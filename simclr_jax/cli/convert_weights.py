@@ -26,7 +26,7 @@ _PRETRAINED = (250228, 225206)
 
 
 class _Role(NamedTuple):
-    """What the network was trained for: the method, the layer its classifier stands on, and how that is known."""
+    """What the network was trained for: the method, the layer under its classifier, and how that is known."""
 
     method: str
     selector: int
@@ -55,9 +55,9 @@ def convert(
         workdir: a folder that does not exist or is empty.
         input: what `foreign.read` takes.
         weights: "model", or "ema" for the moving averages in checkpoints of SimCLRv2 pretraining.
-        selector: the activation under the classifier, 0 for h, 1 for the first layer of the head ...; "auto" goes by
-            the step number or the name of the folder.
-        padding: "reference" or "torchvision", what the weights were trained with; "auto" goes by the layout.
+        selector: the activation under the classifier, 0 for h, 1 for the first layer of the head ...; "auto" uses the
+            step number or the name of the folder.
+        padding: "reference" or "torchvision", what the weights were trained with; "auto" uses the layout.
         ignore: names of variables to leave out, as shell patterns with commas between.
         network: which of several networks in a file of PyTorch, as `foreign.read` takes it.
 
@@ -100,7 +100,7 @@ def _check_workdir(folder: pathlib.Path) -> None:
 
 
 def _find_role(source: pathlib.Path, read: foreign.Foreign, found: detect.Architecture, *, selector: str) -> _Role:
-    """What the network was trained for, by the flag, the step number, or the names of the folders it lies in."""
+    """What the network was trained for, by the flag, the step number, or the names of its folders."""
     place = str(source.absolute())
     few_labels = re.search(r"finetuned?_(1|10)pct", place)
     with_labels = re.search(r"finetuned?_\d+pct|/supervised/", place)

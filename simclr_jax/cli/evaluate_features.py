@@ -158,7 +158,7 @@ def collect_features(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The probe rows (at least one) as text: a line for each kind of features, a column for each probe and share.
 
-    Below stand what guessing scores, and on how many labels and test images the numbers rest.
+    Below: what guessing scores, and the numbers of labels and test images.
     """
     columns = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
     names = list(dict.fromkeys(row["features"] for row in rows))

@@ -118,15 +118,15 @@ def serialize_encoder(encoder: nn.Module, encoder_variables: base.PyTree, *, siz
 
 
 def _parse_formats(text: str) -> tuple[str, ...]:
-    asked = FORMATS if text == "all" else tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in asked if name not in FORMATS]
+    chosen = FORMATS if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    unknown = [name for name in chosen if name not in FORMATS]
     if unknown:
         raise base.InputError(f"--format must be all or some of {', '.join(FORMATS)}; got {unknown[0]!r}.")
-    return asked
+    return chosen
 
 
 def _load(folder: pathlib.Path, *, which: str, head: str) -> tuple[int, variables.ByName]:
-    """(step, variables by name) of the encoder and the heads that were asked for."""
+    """(step, variables by name) of the encoder and the chosen heads."""
     step, params, method_state = features.load_variables(folder, which=which)
     whole = variables.flatten(params, method_state["batch_stats"])
     found = [part for part in HEADS[head] if variables.only(whole, part)]
@@ -142,7 +142,7 @@ _Writer = Callable[[pathlib.Path, _Exported], list[pathlib.Path]]
 
 
 def _choose_writers(exported: _Exported, formats: tuple[str, ...], *, strict: bool) -> dict[str, _Writer]:
-    """Format -> what writes it. One that has no form for this run is refused if `strict`, else left out aloud."""
+    """Format -> what writes it. One without a form for this run is refused if `strict`, else left out."""
     writers: dict[str, _Writer] = {"torch": _write_torch, "flax": _write_flax, "stablehlo": _write_stablehlo}
     obstacles = {name: _obstacle(exported, name) for name in formats}
     possible = [name for name in FORMATS if not _obstacle(exported, name)]
@@ -163,7 +163,7 @@ def _obstacle(exported: _Exported, name: str) -> str:
     if name == "torch" and arguments["norm"] == "group":
         return "torchvision's networks have BatchNorm; this encoder has norm group."
     if name == "torch" and exported.selector and variables.only(exported.by_name, "supervised_head"):
-        return f"torchvision's fc stands on h; this run's classifier stands on layer {exported.selector} of its head."
+        return f"torchvision's fc takes h; this run's classifier takes layer {exported.selector} of its head."
     encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
     if name == "stablehlo" and encoder_bytes > _STABLEHLO_LIMIT:
         return f"A serialized export holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."

@@ -1,6 +1,6 @@
 """What the verbs' command lines share: the parser, the types of flags, and the flags that several verbs have.
 
-A verb's file declares its flags in `add_flags(parser)`, by argparse's own `add_argument`; values arrive typed in the
+A verb's file declares its flags in `make_parser()`, by argparse's own `add_argument`; values arrive typed in the
 verb's `main`. Neither here nor at the top of a verb's file is JAX or NumPy imported: help and mistakes come at once.
 """
 

@@ -20,7 +20,7 @@ _NUM_MAPPED = 50  # a map of fewer images shows nothing
 
 
 class _Seen(NamedTuple):
-    """What the encoder makes of the training images and of those that the page shows and asks about."""
+    """Features and images of the training split, and of the split that the page shows."""
 
     both: splits.Splits
     train_h: np.ndarray
@@ -167,7 +167,7 @@ def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
 
 
 def _neighbors(seen: _Seen) -> html_report.Neighbors | None:
-    """Evenly spaced images, each with the training images that lie nearest to it; None with a single image."""
+    """Evenly spaced images, each with the training images nearest to it; None with a single image."""
     k = min(_NUM_NEIGHBORS, len(seen.train_h) - seen.is_training)
     if k < 1:
         return None
@@ -196,7 +196,7 @@ def _nearest(seen: _Seen, space: tuple[np.ndarray, np.ndarray], queries: np.ndar
     _, found = probes.neighbors(space[0], space[1][queries], k=k + seen.is_training)
     if not seen.is_training:
         return found
-    # Among equal images the row itself may lie beyond the k + 1 nearest: then the last is dropped in its place.
+    # Among equal images the row itself may not be one of the k + 1 nearest: then the last is dropped in its place.
     others = [row[row != query][:k] for row, query in zip(found, queries, strict=True)]
     return np.stack(others)
 
@@ -204,19 +204,19 @@ def _nearest(seen: _Seen, space: tuple[np.ndarray, np.ndarray], queries: np.ndar
 def _match_rates(
     seen: _Seen, spaces: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> tuple[tuple[float, float] | None, int]:
-    """How often the nearest labelled training images are of the class of a labelled image: (rates, images asked)."""
+    """How often the nearest training images are of the class of a labelled image: (rates, number of images)."""
     train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
-    bank, asked = probes.labelled_rows(train_labels), _evenly_spaced(probes.labelled_rows(labels), _NUM_MATCHED)
+    bank, chosen = probes.labelled_rows(train_labels), _evenly_spaced(probes.labelled_rows(labels), _NUM_MATCHED)
     k = min(_NUM_NEIGHBORS, len(bank) - seen.is_training)
-    if not len(asked) or k < 1 or not np.isin(labels[asked], train_labels[bank]).any():
+    if not len(chosen) or k < 1 or not np.isin(labels[chosen], train_labels[bank]).any():
         return None, 0
     rates = []
     for train, shown in spaces.values():
         # Places in the bank, so that an image is found, and left out, by its place there.
-        queries, rows = (np.searchsorted(bank, asked), shown[bank]) if seen.is_training else (asked, shown)
+        queries, rows = (np.searchsorted(bank, chosen), shown[bank]) if seen.is_training else (chosen, shown)
         found = _nearest(seen, (train[bank], rows), queries, k=k)
-        rates.append(float(np.mean(train_labels[bank][found] == labels[asked, None])))
-    return (rates[0], rates[1]), len(asked)
+        rates.append(float(np.mean(train_labels[bank][found] == labels[chosen, None])))
+    return (rates[0], rates[1]), len(chosen)
 
 
 def _evenly_spaced(rows: np.ndarray, wanted: int) -> np.ndarray:
@@ -236,7 +236,7 @@ def _map(seen: _Seen) -> html_report.Embedding:
 
 
 def _confusion(config: Mapping[str, Any], seen: _Seen) -> html_report.Confusion | None:
-    """kNN's mistakes among the labelled images; None where no probe could tell anything."""
+    """kNN's mistakes among the labelled images; None where no probe could measure anything."""
     if splits.why_no_probe(seen.both) is not None:
         return None
     num_classes = len(seen.both.train_set.class_names)
@@ -244,11 +244,11 @@ def _confusion(config: Mapping[str, Any], seen: _Seen) -> html_report.Confusion 
     k, temperature, weights = probe.knn_k, probe.knn_temperature, probe.knn_weights
     how: dict[str, Any] = {"num_classes": num_classes, "k": k, "temperature": temperature, "weights": weights}
     train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
-    bank, asked = probes.labelled_rows(train_labels), probes.labelled_rows(labels)
-    predictions = probes.knn(seen.train_h[bank], train_labels[bank], seen.shown_h[asked], **how)
-    counts = probes.confusion(predictions, labels[asked], num_classes=num_classes)
+    bank, chosen = probes.labelled_rows(train_labels), probes.labelled_rows(labels)
+    predictions = probes.knn(seen.train_h[bank], train_labels[bank], seen.shown_h[chosen], **how)
+    counts = probes.confusion(predictions, labels[chosen], num_classes=num_classes)
     protocol = probes.knn_protocol(k, temperature, len(bank), weights=weights)
-    return html_report.Confusion(counts, probe=f"{protocol}, all labels, {len(asked):,} test images")
+    return html_report.Confusion(counts, probe=f"{protocol}, all labels, {len(chosen):,} test images")
 
 
 def _data_summary(config: Mapping[str, Any], both: splits.Splits) -> dict[str, Any]:

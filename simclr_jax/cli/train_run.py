@@ -63,7 +63,7 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
                 progress.say(changes)
         run = setup.make_run(config)
         peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
-        # The lock's text tells a folder that all hosts share from folders of the same name.
+        # By the lock's text a folder that all hosts share differs from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": workdir_lib.lock_holder(folder)})
         if peers.is_main:
             identity.check_data(folder, run.source)

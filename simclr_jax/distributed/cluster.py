@@ -1,8 +1,8 @@
-"""Where this process stands in a job of several: read from flags and from what launchers leave in the environment.
+"""Which process of a job this is, and how to reach the others: from flags and the variables that launchers set.
 
-Pure: the environment comes in as a mapping. JAX's own detection (`jax.distributed.initialize`) tells nothing before it
-connects, so it is used only where the answer needs the network (TPU on Compute Engine, Kubernetes' API). For SLURM and
-Open MPI the address must be known earlier, for the roll call of `initialize`, and four things differ from JAX 0.10:
+Pure: the environment comes in as a mapping. JAX's own detection (`jax.distributed.initialize`) returns nothing before
+it connects, so it is used only where the answer needs the network (TPU on Compute Engine, Kubernetes' API). For SLURM
+and Open MPI the address must be known earlier, for the roll call of `initialize`, and four things differ from JAX 0.10:
 
 - A process that is alone on its host has all GPUs of it, not one: https://github.com/jax-ml/jax/issues/16788; one that
   is given a single GPU has that one: https://github.com/jax-ml/jax/issues/23452.
@@ -22,7 +22,7 @@ from simclr_jax import base
 
 
 class Job(NamedTuple):
-    """Where a process stands.
+    """A process within its job.
 
     launcher: "flags", "slurm", "openmpi", "gketpu", "gcetpu" or "k8s".
     coordinator: HOST:PORT of process 0. None = JAX asks the launcher for it, and for the two numbers.
@@ -87,7 +87,7 @@ def find_job(
 
 
 def has_tpu() -> bool:
-    """Whether this machine has a TPU of Google's cloud and the library to use it; asks neither network nor JAX."""
+    """Whether this machine has a TPU of Google's cloud and the library to use it; uses neither network nor JAX."""
     if importlib.util.find_spec("libtpu") is None:
         return False
     google = "0x1ae0"
@@ -107,7 +107,7 @@ def first_host(node_list: str) -> str:
 
 
 def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Job | None:
-    """What the launcher says. Open MPI goes before SLURM, whose variables of its daemons `mpirun` leaves there."""
+    """The job that the environment describes. Open MPI is read before SLURM, whose variables `mpirun` sets too."""
     for read in (_openmpi, _slurm):
         job = read(environment)
         if job is not None:
@@ -124,7 +124,7 @@ def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Job | 
 
 
 def _slurm(environment: Mapping[str, str]) -> Job | None:
-    """A step of several tasks. Outside of `srun` there is no step, so that a plain batch script stays alone."""
+    """The job of a SLURM step of several tasks; None outside of `srun`, such as in a plain batch script."""
     if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= environment.keys():
         return None
     count = _variable(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -144,7 +144,7 @@ def _slurm(environment: Mapping[str, str]) -> Job | None:
 
 
 def _openmpi(environment: Mapping[str, str]) -> Job | None:
-    """Ranks of `mpirun`. Open MPI 5 no longer tells where it was started: then all ranks must be on one host."""
+    """The job of `mpirun`. Open MPI 5 does not say where it was started: all ranks must be on one host."""
     count = _variable(environment, "OMPI_COMM_WORLD_SIZE")
     if count is None or count == 1:
         return None
@@ -171,7 +171,7 @@ def _devices(environment: Mapping[str, str], *, local: int, alone: bool) -> tupl
 
 
 def _port(environment: Mapping[str, str], job: int) -> str:
-    """A port of the upper ephemeral range that all processes of a job compute alike, as JAX does."""
+    """A port from 61440 to 65535 that is the same in all processes of a job; JAX computes it like this."""
     return environment.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
 
 

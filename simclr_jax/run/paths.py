@@ -63,7 +63,7 @@ def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
     """Makes sure that checkpoints can be kept below a folder: Orbax takes its name for a pattern and loses their parts.
 
     Raises:
-        base.InputError: the absolute path holds a letter that stands for others in patterns, or a backslash that is
+        base.InputError: the absolute path holds a letter with a meaning in patterns, or a backslash that is
             not this system's separator.
     """
     whole = os.path.abspath(path)

@@ -215,7 +215,7 @@ def test_a_head_that_the_run_does_not_have_is_refused(tmp_path):
 def test_a_classifier_that_does_not_stand_on_h_is_no_torchvision_fc(tmp_path):
     make_run(tmp_path / "run", num_classes=3, selector=1, **THIN)
     arguments = {"workdir": str(tmp_path / "run"), "output": str(tmp_path / "out"), **ARGUMENTS, "head": "classifier"}
-    with pytest.raises(base.InputError, match="classifier stands on layer 1"):
+    with pytest.raises(base.InputError, match="classifier takes layer 1"):
         export.main(**{**arguments, "format": "torch"})
     assert export.main(**{**arguments, "format": "flax"}) == 0
     card = json.loads((tmp_path / "out" / "card.json").read_text())
