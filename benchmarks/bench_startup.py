@@ -24,7 +24,7 @@ from benchmarks import harness, timing
 IMPORT, TRAINER, HELP, VERB_HELP, STEP = "import", "import of the trainer", "--help", "train --help", "first step"
 COMMANDS = {
     IMPORT: ["-c", "import simclr_jax; print(simclr_jax.__version__)"],
-    TRAINER: ["-c", "import simclr_jax.cli.train"],
+    TRAINER: ["-c", "import simclr_jax.cli.train_run"],
     HELP: ["-m", "simclr_jax", "--help"],
     VERB_HELP: ["-m", "simclr_jax", "train", "--help"],
     STEP: ["-c", "from benchmarks import bench_startup; bench_startup.first_step('{config}')"],
@@ -151,7 +151,7 @@ PROGRAM = harness.Program(
     number=lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
     unit="CPU seconds of a whole process",
     words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
-    import of what others need; {TRAINER} is import simclr_jax.cli.train with JAX, Flax, Optax and Orbax. "First step":
+    import of what others need; {TRAINER} is import simclr_jax.cli.train_run: JAX, Flax, Optax and Orbax. "First step":
     the config demo is read, the data loaded, the program compiled and one update made; once with an empty cache of
     compiled programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same.
     Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache

@@ -5,15 +5,30 @@ B batch, V views, N = B*V rows, D representation, d projection, K steps or neigh
 `h` representation [N, D], `z` projection [B, V, d].
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
-import jax
+if TYPE_CHECKING:
+    import jax
 
-Array = jax.Array
+    Array = jax.Array
+    Metrics = Mapping[str, Array]
+    Schedule = Callable[[Array], Array]
+
 PyTree = Any
-Metrics = Mapping[str, Array]
+
+
+def __getattr__(name: str) -> Any:
+    """The types that are JAX's, once they are used: what only reads a command line or a path does not wait for JAX."""
+    if name not in ("Array", "Metrics", "Schedule"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import jax
+
+    types = {"Array": jax.Array, "Metrics": Mapping[str, jax.Array], "Schedule": Callable[[jax.Array], jax.Array]}
+    return types[name]
 
 
 class InputError(ValueError):
@@ -52,6 +67,8 @@ def platform(mesh: jax.sharding.Mesh | None = None) -> str:
 
     Without a mesh, what JAX runs on by default in this process.
     """
+    import jax
+
     found = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     return "gpu" if found in ("cuda", "rocm") else found
 
@@ -159,6 +176,3 @@ class Method(NamedTuple):
     embed: Embed
     loss: Loss
     update: Update
-
-
-Schedule = Callable[[Array], Array]

@@ -73,7 +73,7 @@ def small_run(tmp_path_factory):
         "--config.train.num_epochs=0.3",
         "--config.train.evaluate_every_epochs=0.0",
     ]
-    settings, _ = config_lib.parse_flags(["--config=smoke", *short], names={}, with_config=True)
+    settings = config_lib.load_file("smoke", *short)
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small_run"
     with filelock.FileLock(f"{folder}.lock"):

@@ -88,7 +88,7 @@ def _canonical(ours: str) -> str:
 def _outputs(file: str) -> dict[str, np.ndarray]:
     """Features, projections and logits in float32, of the network that our detection reads off the variables."""
     by_name = _by_name(file)
-    network = detect.find_network(by_name, padding="reference")
+    network = detect.find_architecture(by_name, padding="reference")
     params, batch_stats = variables.unflatten(by_name)
     encoder, head = (
         models.make_encoder(**network.encoder),

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one file each; none imports another."""
+"""The verbs of the command line: VERB.py has the flags and `main`, VERB_*.py its work where that is long."""

@@ -1,174 +1,28 @@
-"""`simclr-jax evaluate`: what the frozen features of a run are worth, beside features that took no training."""
+"""`simclr-jax evaluate`: what a run's frozen features are worth; `evaluate_features` does the work."""
 
-import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from simclr_jax import base, data, methods, models, probes
-from simclr_jax.distributed import sharding
-from simclr_jax.run import compilation_cache, feature_store, features, identity, paths, progress, splits
-from simclr_jax.run import config as config_lib
-from simclr_jax.run import workdir as workdir_lib
+from simclr_jax.cli import flags
 
 
-def main(*, workdir: str, checkpoint: str, **moved: str | None) -> int:
-    """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
-
-    Prints a table of `probes` (see `probes.probe_rows`) and, for a run with a classifier of the same classes, its
-    scores; then writes `probes`, `evaluated_step` and `classifier` (see `score_classifier`) to results.json. Images
-    without a label take no part.
-
-    `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
-
-    Raises:
-        base.InputError: no run or no such checkpoint, or nothing can be measured on its data.
-    """
-    progress.quiet_libraries()
-    compilation_cache.keep()
-    folder = workdir_lib.require_run(workdir)
-    config = config_lib.with_data(identity.read_config(folder), **moved)
-    probe = config_lib.call(probes.make_settings, config, "probe")
-    step, params, method_state = features.load_variables(folder, which=checkpoint)
-    both = splits.load(config)
-    note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
-    if note:
-        progress.say(note)
-    reason = splits.why_no_probe(both)
-    scores_classifier = has_classifier(params, both.test_set) and not both.is_same
-    if reason is not None and not scores_classifier:
-        raise base.InputError(
-            "Probes need labelled images of several classes in the training and the test split; here "
-            f"{reason}{'' if reason.endswith('?') else '.'} What the encoder finds alike needs no labels: "
-            f"simclr-jax report {paths.as_flag('workdir', workdir)}"
-        )
-    assert both.test_set is not None
-    progress.say(f"Evaluating step {step} on {len(probes.labelled_rows(both.test_set.labels))} test images ...")
-    rows: list[dict[str, Any]] = []
-    collected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if reason is None:
-        variables = features.encoder_variables(params, method_state)
-        collected = collect_features(config, variables, train_set=both.train_set, test_set=both.test_set)
-        rows = probe_rows(collected, probe, both=both)
-    scores = score_classifier(config, params, method_state, test_set=both.test_set) if scores_classifier else None
-    # Shown before anything is stored: a full disk loses nothing.
-    _show(table(rows) if rows else f"No probes: {reason}", scores, splits.cautions(both) if rows else [])
-    workdir_lib.update_results(
-        folder, probes=rows, classifier=scores, evaluated_step=step, environment=workdir_lib.environment()
+def make_parser() -> flags.Parser:
+    """The flags of `evaluate`."""
+    parser = flags.Parser(
+        "evaluate",
+        description="""\
+Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and
+100 % of the labels, beside an untrained network and raw pixels. Prints a table
+and writes results.json.""",
+        examples=("--workdir=runs/demo",),
     )
-    name = config["method"]["name"]
-    if name in collected:
-        of_train, of_test = collected[name]
-        kept = feature_store.save(folder, step=step, train=(of_train, both.train_set), test=(of_test, both.test_set))
-        if not kept:
-            progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
-    return 0
+    flags.add_workdir(parser)
+    flags.add_checkpoint(parser)
+    flags.add_data(parser)
+    return parser
 
 
-def _show(text: str, scores: Mapping[str, Any] | None, sentences: Sequence[str]) -> None:
-    print(text)
-    if scores is not None:
-        shown = [f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5") if name in scores]
-        print(f"its classifier  {'  '.join(shown)}  on {scores['num_images']} test images")
-    for sentence in sentences:
-        print(sentence)
-    sys.stdout.flush()
+def main(**values: Any) -> int:
+    """Evaluates a run; see `evaluate_features.evaluate`."""
+    from simclr_jax.cli import evaluate_features
 
-
-def probe_rows(
-    collected: Mapping[str, tuple[np.ndarray, np.ndarray]], probe: probes.ProbeSettings, *, both: splits.Splits
-) -> list[dict[str, Any]]:
-    """The rows of the table for features of both splits; see `probes.probe_rows`."""
-    assert both.test_set is not None
-    return probes.probe_rows(
-        collected,
-        both.train_set.labels,
-        both.test_set.labels,
-        num_classes=len(both.train_set.class_names),
-        fractions=probe.label_fractions,
-        k=probe.knn_k,
-        temperature=probe.knn_temperature,
-        weights=probe.knn_weights,
-    )
-
-
-def has_classifier(params: base.PyTree, test_set: data.ImageSet | None) -> bool:
-    """Whether the run has a classifier of as many classes as the data have, and labelled test images to score it on."""
-    if test_set is None or not len(probes.labelled_rows(test_set.labels)):
-        return False
-    classifier = params.get("supervised_head")
-    return classifier is not None and classifier["dense"]["bias"].shape == (len(test_set.class_names),)
-
-
-def score_classifier(
-    config: Mapping[str, Any], params: base.PyTree, method_state: base.PyTree, *, test_set: data.ImageSet
-) -> dict[str, Any]:
-    """{"top_1", "top_5", "num_images", "protocol"} of the run's own classifier on centre crops of the test images.
-
-    Images without a label do not count. With five classes or fewer there is no "top_5", which could not fail. The run
-    must have a classifier, see `has_classifier`.
-    """
-    section = config["method"]
-    arguments = {
-        key: section[key]
-        for key in ("num_proj_layers", "proj_out_dim", "proj_hidden_dim", "ft_proj_selector")
-        if key in section
-    }
-    classify = methods.make_classify(config_lib.call(models.make_encoder, config, "encoder"), **arguments)
-    predict = features.make_predict(
-        lambda variables, images: classify(variables["params"], variables["batch_stats"], images),
-        **features.evaluation_settings(config),
-    )
-    logits = predict({"params": params, "batch_stats": method_state["batch_stats"]}, test_set)
-    ranks = {name: k for name, k in {"top_1": 1, "top_5": 5}.items() if k < len(test_set.class_names)}
-    scores = {name: probes.top_k_accuracy(logits, test_set.labels, k=k) for name, k in ranks.items()}
-    num_images = len(probes.labelled_rows(test_set.labels))
-    return {**scores, "num_images": num_images, "protocol": "classifier.centre-crop.v1"}
-
-
-def collect_features(
-    config: Mapping[str, Any], variables: base.PyTree, *, train_set: data.ImageSet, test_set: data.ImageSet
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> (train, test) features: the trained encoder, the same one untrained, pixels, and grey histograms.
-
-    The histogram is there for `photo-patches` only, where grey values alone tell much of which picture it is.
-    """
-    encoder = config_lib.call(models.make_encoder, config, "encoder")
-    how = features.evaluation_settings(config)
-    size, mesh = how["size"], how["mesh"]
-    encode = features.make_encode(encoder, **how)
-    init = sharding.jit_once(
-        lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False), mesh
-    )
-    untrained = init(jax.random.key(config["seed"]))
-    images = [features.evaluation_images(split, **how) for split in (train_set, test_set)]
-    collected = {
-        config["method"]["name"]: (encode(variables, train_set), encode(variables, test_set)),
-        "untrained": (encode(untrained, train_set), encode(untrained, test_set)),
-        "pixels": (probes.pixel_features(images[0]), probes.pixel_features(images[1])),
-    }
-    if config["data"]["name"] == "photo-patches":
-        collected["histogram"] = (probes.histogram_features(images[0]), probes.histogram_features(images[1]))
-    return collected
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The probe rows (at least one) as text: a line for each kind of features, a column for each probe and share.
-
-    Below stand what guessing scores, and on how many labels and test images the numbers rest.
-    """
-    columns = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
-    names = list(dict.fromkeys(row["features"] for row in rows))
-    cells = {(row["features"], row["probe"], row["labels"]): row["accuracy"] for row in rows}
-    counts = {(row["probe"], row["labels"]): row["num_labels"] for row in rows}
-    lines = [f"{'accuracy, %':<12}" + "".join(f"{probe} {labels}".rjust(13) for probe, labels in columns)]
-    lines += [f"{name:<12}" + "".join(f"{100 * cells[name, *column]:13.1f}" for column in columns) for name in names]
-    chance, num_test = rows[0]["chance"], rows[0]["num_test"]
-    lines += [f"{'chance':<12}" + f"{100 * chance:13.1f}" * len(columns)]
-    lines += [f"{'labels':<12}" + "".join(f"{counts[column]:13d}" for column in columns)]
-    error = probes.largest_error(num_test)
-    lines += [f"on {num_test} labelled test images: a standard error of at most {error:.1f} points"]
-    return "\n".join([*lines, f"protocols: {', '.join(dict.fromkeys(row['protocol'] for row in rows))}"])
+    return evaluate_features.evaluate(**values)

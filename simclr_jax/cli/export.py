@@ -1,270 +1,40 @@
-"""`simclr-jax export`: the encoder of a run as files that others can load: PyTorch, Flax, StableHLO, and a card."""
+"""`simclr-jax export`: the encoder of a run for other programs; `export_files` does the work."""
 
-import contextlib
-import hashlib
-import inspect
-import json
-import os
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
-import jax
-import numpy as np
-from jax import export as jax_export
-
-from simclr_jax import atomic_files, base, models, units
-from simclr_jax.augment import eval_view, views
-from simclr_jax.interop import card, torchvision, variables
-from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, identity, paths, progress
-from simclr_jax.run import workdir as workdir_lib
-
-CARD = "card.json"
-FORMATS = ("torch", "flax", "stablehlo")
-HEADS = {
-    "none": (),
-    "projection": ("projection_head",),
-    "classifier": ("supervised_head",),
-    "all": ("projection_head", "supervised_head"),
-}
-PLATFORMS = ("cpu", "cuda", "tpu")
-# A serialized export is one flatbuffer, which ends at 2 GiB; the program itself takes less than a hundredth.
-_STABLEHLO_LIMIT = int(1.9 * 2**30)
+from simclr_jax.cli import flags
 
 
-class _Exported(NamedTuple):
-    """What is about to be written: weights by name, the network, and the run's own settings."""
-
-    by_name: variables.ByName
-    encoder: nn.Module
-    arguments: dict[str, Any]
-    selector: int
-    size: int
-
-
-def main(*, workdir: str, output: str, checkpoint: str, format: str, head: str) -> int:
-    """Writes the encoder of the run in `workdir` to the folder `output`; returns the exit status.
-
-    Args:
-        workdir: of a run made by train.
-        output: a folder that does not exist, is empty, or holds an earlier export, which is then replaced.
-        checkpoint: "latest", "best" or a step number.
-        format: "all" or some of "torch", "flax" and "stablehlo", with commas between; "all" leaves out, with a word,
-            what this encoder has no form for.
-        head: which heads go with the encoder: "none", "projection", "classifier" or "all" (those the run has).
-
-    Raises:
-        base.InputError: no run or checkpoint, an unknown value, a format or head that this run has no form for, or
-            a folder that cannot be written or holds something else.
-    """
-    progress.quiet_libraries()
-    formats = _parse_formats(format)
-    base.check_choice(head, HEADS, name="--head")
-    # Absolute, so that "." and ".." have a name that a folder beside them can be called after.
-    folder, target = workdir_lib.require_run(workdir), pathlib.Path(os.path.abspath(output))
-    _check_target(target)
-    atomic_files.check_folder(target, flag="--output")
-    config, results = identity.read_config(folder), workdir_lib.read_results(folder)
-    step, by_name = _load(folder, which=checkpoint, head=head)
-    exported = _Exported(
-        by_name,
-        config_lib.call(models.make_encoder, config, "encoder"),
-        encoder_arguments(config),
-        config["method"].get("ft_proj_selector", 0),  # runs of methods without a classifier have none
-        config["augment"]["image_size"],
+def make_parser() -> flags.Parser:
+    """The flags of `export`."""
+    parser = flags.Parser(
+        "export",
+        description="""\
+Writes the encoder of a run for use elsewhere, with a card (JSON) of what it is
+and how good.""",
+        examples=("--workdir=runs/demo --output=exported",),
     )
-    writers = _choose_writers(exported, formats, strict=format != "all")
-    with atomic_files.replacing_folder(target, flag="--output") as fresh:
-        files = {}
-        for kind, write in writers.items():
-            for path in write(fresh, exported):
-                files[path.name] = _file_entry(kind, path, size=exported.size)
-        training = {"config": config, "step": step, "checkpoint": checkpoint}
-        # A converted run was trained elsewhere; its record says where from.
-        training |= {key: results[key] for key in ("environment", "converted") if key in results}
-        content = _make_card(exported, files=files, training=training, results=results)
-        workdir_lib.write_json(fresh / CARD, content)
-    print(_summary(output, content, workdir=workdir))
-    return 0
-
-
-def encoder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `models.make_encoder` for a run: the config's, and the defaults of those that it predates."""
-    parameters = inspect.signature(models.make_encoder).parameters
-    return {name: config["encoder"].get(name, parameter.default) for name, parameter in parameters.items()}
-
-
-def serialize_encoder(encoder: nn.Module, encoder_variables: base.PyTree, *, size: int) -> bytes:
-    """The frozen encoder as a serialized `jax.export.Exported` with its weights inside.
-
-    Its function: images float32 [b, size, size, 3] in [0, 1] -> h float32 [b, D], moving BatchNorm statistics, any
-    b >= 1, on the platforms PLATFORMS.
-
-    Raises:
-        base.InputError: the package flatbuffers is missing.
-    """
-    frozen = jax.tree.map(np.asarray, encoder_variables)
-    (batch,) = jax_export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), np.float32)
-    encode = jax.jit(lambda images: encoder.apply(frozen, images, train=False))
-    try:
-        return bytes(jax_export.export(encode, platforms=PLATFORMS)(images).serialize())
-    except ImportError as error:
-        raise base.InputError(
-            f"The stablehlo format needs flatbuffers ({error}). Install it: pip install flatbuffers"
-        ) from error
-
-
-def _parse_formats(text: str) -> tuple[str, ...]:
-    asked = FORMATS if text == "all" else tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in asked if name not in FORMATS]
-    if unknown:
-        raise base.InputError(f"--format must be all or some of {', '.join(FORMATS)}; got {unknown[0]!r}.")
-    return asked
-
-
-def _load(folder: pathlib.Path, *, which: str, head: str) -> tuple[int, variables.ByName]:
-    """(step, variables by name) of the encoder and the heads that were asked for."""
-    step, params, method_state = features.load_variables(folder, which=which)
-    whole = variables.flatten(params, method_state["batch_stats"])
-    found = [part for part in HEADS[head] if variables.only(whole, part)]
-    if head not in ("none", "all") and not found:
-        raise base.InputError(
-            f"--head={head} needs a run with a {HEADS[head][0]}; this one has {', '.join(variables.parts(whole))}. "
-            "Use --head=none or --head=all."
-        )
-    return step, {name: value for part in ("encoder", *found) for name, value in variables.only(whole, part).items()}
-
-
-_Writer = Callable[[pathlib.Path, _Exported], list[pathlib.Path]]
-
-
-def _choose_writers(exported: _Exported, formats: tuple[str, ...], *, strict: bool) -> dict[str, _Writer]:
-    """Format -> what writes it. One that has no form for this run is refused if `strict`, else left out aloud."""
-    writers: dict[str, _Writer] = {"torch": _write_torch, "flax": _write_flax, "stablehlo": _write_stablehlo}
-    obstacles = {name: _obstacle(exported, name) for name in formats}
-    possible = [name for name in FORMATS if not _obstacle(exported, name)]
-    for name, obstacle in obstacles.items():
-        if obstacle and strict:
-            raise base.InputError(f"{obstacle} Use --format={' or --format='.join(possible)}.")
-        if obstacle:
-            progress.say(f"Without {name}: {obstacle}")
-    return {name: writers[name] for name, obstacle in obstacles.items() if not obstacle}
-
-
-def _obstacle(exported: _Exported, name: str) -> str:
-    """Why this run has no form in the format `name`; "" if it has one."""
-    arguments = exported.arguments
-    if name == "torch" and card.torch_class(arguments) is None:
-        ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
-        return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
-    if name == "torch" and arguments["norm"] == "group":
-        return "torchvision's networks have BatchNorm; this encoder has norm group."
-    if name == "torch" and exported.selector and variables.only(exported.by_name, "supervised_head"):
-        return f"torchvision's fc stands on h; this run's classifier stands on layer {exported.selector} of its head."
-    encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
-    if name == "stablehlo" and encoder_bytes > _STABLEHLO_LIMIT:
-        return f"A serialized export holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
-    return ""
-
-
-def _write_torch(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    """encoder.safetensors with torchvision's names (and fc), projection_head.safetensors beside it."""
-    by_part = {part: variables.only(exported.by_name, part) for part in variables.parts(exported.by_name)}
-    network = by_part["encoder"] | by_part.get("supervised_head", {})
-    files = {"encoder.safetensors": network}
-    if "projection_head" in by_part:
-        files["projection_head.safetensors"] = by_part["projection_head"]
-    for name, part in files.items():
-        variables.save(folder / name, torchvision.to_torchvision(part))
-    return [folder / name for name in files]
-
-
-def _write_flax(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    path = folder / "variables.safetensors"
-    variables.save(path, exported.by_name)
-    return [path]
-
-
-def _write_stablehlo(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    params, batch_stats = variables.unflatten(variables.only(exported.by_name, "encoder"))
-    frozen = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
-    path = folder / "encoder.jax_export"
-    path.write_bytes(serialize_encoder(exported.encoder, frozen, size=exported.size))
-    return [path]
-
-
-def _file_entry(kind: str, path: pathlib.Path, *, size: int) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return card.file_entry(kind, size=size, num_bytes=path.stat().st_size, sha256=digest)
-
-
-def _make_card(
-    exported: _Exported, *, files: Mapping[str, Any], training: Mapping[str, Any], results: Mapping[str, Any]
-) -> dict[str, Any]:
-    config, by_name = training["config"], exported.by_name
-    params, batch_stats = variables.unflatten(variables.only(by_name, "encoder"))
-    images = jax.ShapeDtypeStruct((1, exported.size, exported.size, 3), np.float32)
-    frozen = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
-    h = jax.eval_shape(lambda v, x: exported.encoder.apply(v, x, train=False), frozen, images)
-    return card.make_card(
-        encoder={
-            "arguments": exported.arguments,
-            "representation_size": h.shape[-1],
-            "num_parameters": sum(value.size for value in jax.tree.leaves(params)),
-            "num_statistics": sum(value.size for value in jax.tree.leaves(batch_stats)),
-            "torch_class": card.torch_class(exported.arguments),
-        },
-        heads=[
-            card.head_entry(part, list(by_name), selector=exported.selector)
-            for part in variables.parts(by_name)
-            if part != "encoder"
-        ],
-        preprocess=card.preprocessing(
-            size=exported.size,
-            center_crop=eval_view.CENTER_FRACTION if exported.size > views.SMALL_IMAGE else 1.0,
-            resize=config["augment"]["resize"],
-        ),
-        training=training,
-        accuracies=card.accuracy(results, step=training["step"]),
-        fingerprints={part: variables.fingerprint(variables.only(by_name, part)) for part in variables.parts(by_name)},
-        files=files,
-        exported_with=workdir_lib.environment(),
+    flags.add_workdir(parser, "the folder of a run made by train or convert")
+    parser.add_argument("--output", type=flags.path, required=True, metavar="FOLDER", help="where the files go")
+    flags.add_checkpoint(parser)
+    parser.add_argument(
+        "--format",
+        default="all",
+        metavar="NAMES",
+        help="all, or some of torch (torchvision's names), flax, stablehlo with commas between; default %(default)s",
     )
+    parser.add_argument(
+        "--head",
+        default="none",
+        metavar="WHICH",
+        help="what goes with the encoder: %(choices)s; default %(default)s",
+        **flags.one_of("none", "projection", "classifier", "all"),
+    )
+    return parser
 
 
-def _check_target(target: pathlib.Path) -> None:
-    """Raises InputError unless `target` is free, empty, or a whole earlier export and nothing else."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    ours = set()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((target / CARD).read_text())
-        ours = {CARD, *content["files"]} if content["format"] == card.FORMAT else set()
-    if not target.is_dir() or {path.name for path in target.iterdir()} - ours:
-        raise base.InputError(
-            f"--output must be a new folder, an empty one, or an earlier export; {target} holds something else. "
-            "Choose another folder."
-        )
+def main(**values: Any) -> int:
+    """Writes the files; see `export_files.export`."""
+    from simclr_jax.cli import export_files
 
-
-def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
-    """The lines that the user sees: what was written and what to do next."""
-    files = content["files"]
-    width = max(map(len, [CARD, *files]))
-    lines = [f"Wrote {output}, the encoder of step {content['training']['step']}:"]
-    lines += [f"{name:<{width}}  {units.size(entry['bytes']):>9}  {entry['format']}" for name, entry in files.items()]
-    lines.append(f"{CARD:<{width}}  {'':>9}  what it is, how to feed and to load it")
-    lines.append(f"fingerprint {content['fingerprint']}")
-    if "encoder.safetensors" in files:
-        lines.append(f"encoder.safetensors loads into {content['encoder']['torch_class']}")
-    if content["accuracy"]["rows"]:
-        lines.append("Next: docs/weights.md has the lines that load each file")
-    else:
-        step = content["training"]["step"]
-        lines.append(f"The card has no accuracy. {content['accuracy']['note']} To measure it, then export again:")
-        lines.append(f"simclr-jax evaluate {paths.as_flag('workdir', workdir)} --checkpoint={step}")
-    return "\n".join(lines)
+    return export_files.export(**values)

@@ -1,60 +1,94 @@
 """`simclr-jax plan`: what a run would need and take on given hardware, before it is started and without running it."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from simclr_jax import atomic_files, base
-from simclr_jax.planning import plan as plan_lib
-from simclr_jax.planning import text as plan_text
-from simclr_jax.run import pretrained
+from simclr_jax import atomic_files
+from simclr_jax.cli import flags
+
+DEVICE_KINDS = ("h200", "h100", "a100", "v4", "v5e", "v5p", "v6e", "cpu")
+
+
+def make_parser() -> flags.Parser:
+    """The flags of `plan`."""
+    parser = flags.Parser(
+        "plan",
+        description="""\
+Says what a run would need and take on given hardware, without running it:
+parameters, FLOPs, memory, the largest batch that fits, communication, learning
+rate, steps, time. The hardware's own compiler answers where it is installed
+(extras aot-gpu, aot-tpu); the rest is counted or modelled.""",
+        examples=("--config=imagenet_resnet50 --device_kind=h200 --devices=64",),
+    )
+    parser.add_argument(
+        "--device_kind",
+        default="h200",
+        metavar="KIND",
+        help="%(choices)s; default %(default)s",
+        **flags.one_of(*DEVICE_KINDS),
+    )
+    parser.add_argument(
+        "--devices",
+        type=flags.whole_number(1, 65536, such_as=8),
+        default=8,
+        metavar="N",
+        help="how many: GPUs, or chips of a TPU slice; default %(default)s",
+    )
+    parser.add_argument(
+        "--memory",
+        type=flags.positive_number("GB of one device", such_as=80),
+        metavar="GB",
+        help="of one device that may be used; default: what is usual",
+    )
+    parser.add_argument(
+        "--compiler",
+        default="auto",
+        metavar="WHICH",
+        help="%(choices)s: auto asks the hardware's compiler where it is installed; default %(default)s",
+        **flags.one_of("auto", "none"),
+    )
+    parser.add_argument("--output", type=flags.path, metavar="FILE", help="the same as JSON")
+    flags.add_config(parser)
+    return parser
 
 
 def main(
-    *, config: Mapping[str, Any], devices: str, device_kind: str, memory: str | None, compiler: str, output: str | None
+    *,
+    config: Mapping[str, Any],
+    devices: int = 8,
+    device_kind: str = "h200",
+    memory: float | None = None,
+    compiler: str = "auto",
+    output: str | None = None,
 ) -> int:
     """Prints the plan of the run that `config` describes; returns the exit status.
 
     Args:
         config: of a run.
-        devices: a number.
+        devices: how many, at least 1.
         device_kind: a key of `hardware.DEVICES`.
         memory: GB of one device that the program may use; None for the usual share of the kind's.
         compiler: "auto" asks the hardware's compiler where it is installed, "none" never does.
         output: a file for the same as JSON.
 
     Raises:
-        base.InputError: a flag or a value of the config is not valid.
+        base.InputError: a value of the config is not valid, or `output` cannot be written.
     """
-    if compiler not in ("auto", "none"):
-        raise base.InputError(f"--compiler must be auto or none; got {compiler[:40]!r}. Use auto.")
+    from simclr_jax.planning import plan as plan_lib
+    from simclr_jax.planning import text as plan_text
+    from simclr_jax.run import pretrained
+
     if output is not None:
         atomic_files.check_target(output)
     plan = plan_lib.make_plan(
         pretrained.inherit(config),
         kind=device_kind,
-        devices=_whole_number("--devices", devices),
-        memory=None if memory is None else _gigabytes(memory),
+        devices=devices,
+        memory=None if memory is None else memory * 1e9,
         compiler=compiler,
     )
     print(plan_text.as_text(plan))
     if output is not None:
         atomic_files.write_text(output, json.dumps(plan, indent=1) + "\n")
     return 0
-
-
-def _whole_number(flag: str, value: str) -> int:
-    if not value.isdigit() or not 1 <= int(value) <= 65536:
-        raise base.InputError(f"{flag} must be a whole number from 1 to 65536; got {value[:40]!r}. Use for example 8.")
-    return int(value)
-
-
-def _gigabytes(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < 1e6:
-        raise base.InputError(f"--memory must be GB of one device, above 0; got {value[:40]!r}. Use for example 80.")
-    return number * 1e9

@@ -5,12 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
-
-from simclr_jax import atomic_files, augment, base, data
-from simclr_jax.html_report import pictures
-from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, pretrained, progress
+from simclr_jax import atomic_files, base
+from simclr_jax.cli import flags
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,16 +21,46 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def main(*, config: Mapping[str, Any], output: str, num_images: str) -> int:
+def make_parser() -> flags.Parser:
+    """The flags of `preview`."""
+    parser = flags.Parser(
+        "preview",
+        description="Draws the augmented views that a config would train on, before training.",
+        examples=("--config=demo --config.augment.color_jitter_strength=1.0",),
+    )
+    parser.add_argument(
+        "--output",
+        type=flags.path,
+        default="views.png",
+        metavar="FILE",
+        help="the picture: .png, .jpg or .webp; default %(default)s",
+    )
+    parser.add_argument(
+        "--num_images",
+        type=flags.whole_number(1, 64, such_as=8),
+        default=8,
+        metavar="N",
+        help="rows of the picture, up to 64; default %(default)s",
+    )
+    flags.add_config(parser)
+    return parser
+
+
+def main(*, config: Mapping[str, Any], output: str = "views.png", num_images: int = 8) -> int:
     """Writes the picture `output` with `num_images` rows: the image and views of it; returns the exit status.
 
     The ending of `output` is the format: .png, .jpg, .jpeg or .webp.
 
     Raises:
-        base.InputError: a flag or a value of the config is not valid.
+        base.InputError: `output` or a value of the config is not valid.
     """
-    if not num_images.isdigit() or not 1 <= int(num_images) <= 64:
-        raise base.InputError(f"--num_images must be a number from 1 to 64; got {num_images!r}.")
+    import jax
+
+    from simclr_jax import augment, data
+    from simclr_jax.html_report import pictures
+    from simclr_jax.run import config as config_lib
+    from simclr_jax.run import features, pretrained, progress
+
     _check_output(output)
     config = pretrained.inherit(config)
     image_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
@@ -44,7 +70,7 @@ def main(*, config: Mapping[str, Any], output: str, num_images: str) -> int:
         make_views,
         image_set,
         size=config["augment"]["image_size"],
-        num_images=int(num_images),
+        num_images=num_images,
         key=jax.random.key(config["seed"]),
     )
     sheet = pictures.contact_sheet(samples, title=f"{config['data']['name']}: images and views of them")

@@ -1,9 +1,14 @@
-"""Where this process stands in a job of several: read from flags and from what launchers leave in the environment.
+"""Which process of a job this is, and how to reach the others: from flags and the variables that launchers set.
 
-Pure: the environment comes in as a mapping. JAX has a detection of its own; it is asked only where the answer needs
-the network (TPU on Compute Engine, Kubernetes' API). Elsewhere the reading here corrects three things: JAX shows a
-process of SLURM or Open MPI one GPU even where it is the only process of its host, it takes the tasks of a whole job
-where a step has fewer, and without its environment it fails where a plain run on one device was meant.
+Pure: the environment comes in as a mapping. JAX's own detection (`jax.distributed.initialize`) returns nothing before
+it connects, so it is used only where the answer needs the network (TPU on Compute Engine, Kubernetes' API). For SLURM
+and Open MPI the address must be known earlier, for the roll call of `initialize`, and four things differ from JAX 0.10:
+
+- A process that is alone on its host has all GPUs of it, not one: https://github.com/jax-ml/jax/issues/16788; one that
+  is given a single GPU has that one: https://github.com/jax-ml/jax/issues/23452.
+- The number of processes is that of the SLURM step, not of the whole job, of which the step may be a part.
+- Open MPI 5 is known by its variables, on one host: https://github.com/jax-ml/jax/issues/14576.
+- No launcher at all is no error: the process is on its own.
 """
 
 import glob
@@ -17,7 +22,7 @@ from simclr_jax import base
 
 
 class Job(NamedTuple):
-    """Where a process stands.
+    """A process within its job.
 
     launcher: "flags", "slurm", "openmpi", "gketpu", "gcetpu" or "k8s".
     coordinator: HOST:PORT of process 0. None = JAX asks the launcher for it, and for the two numbers.
@@ -38,8 +43,8 @@ def find_job(
     environment: Mapping[str, str],
     *,
     coordinator: str | None = None,
-    num_processes: str | None = None,
-    process_id: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     on_tpu: bool = False,
 ) -> Job | None:
     """The job that this process belongs to; None where it is on its own.
@@ -47,7 +52,7 @@ def find_job(
     Args:
         environment: such as `os.environ`.
         coordinator: flag, HOST:PORT of process 0.
-        num_processes: flag; "1" alone says that this process is on its own, whatever the environment says.
+        num_processes: flag; 1 alone says that this process is on its own, whatever the environment says.
         process_id: flag.
         on_tpu: whether this machine has a TPU of Google's cloud; see `has_tpu`.
 
@@ -82,7 +87,7 @@ def find_job(
 
 
 def has_tpu() -> bool:
-    """Whether this machine has a TPU of Google's cloud and the library to use it; asks neither network nor JAX."""
+    """Whether this machine has a TPU of Google's cloud and the library to use it; uses neither network nor JAX."""
     if importlib.util.find_spec("libtpu") is None:
         return False
     google = "0x1ae0"
@@ -102,7 +107,7 @@ def first_host(node_list: str) -> str:
 
 
 def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Job | None:
-    """What the launcher says. Open MPI goes before SLURM, whose variables of its daemons `mpirun` leaves there."""
+    """The job that the environment describes. Open MPI is read before SLURM, whose variables `mpirun` sets too."""
     for read in (_openmpi, _slurm):
         job = read(environment)
         if job is not None:
@@ -119,7 +124,7 @@ def _from_environment(environment: Mapping[str, str], *, on_tpu: bool) -> Job | 
 
 
 def _slurm(environment: Mapping[str, str]) -> Job | None:
-    """A step of several tasks. Outside of `srun` there is no step, so that a plain batch script stays alone."""
+    """The job of a SLURM step of several tasks; None outside of `srun`, such as in a plain batch script."""
     if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= environment.keys():
         return None
     count = _variable(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -139,7 +144,7 @@ def _slurm(environment: Mapping[str, str]) -> Job | None:
 
 
 def _openmpi(environment: Mapping[str, str]) -> Job | None:
-    """Ranks of `mpirun`. Open MPI 5 no longer tells where it was started: then all ranks must be on one host."""
+    """The job of `mpirun`. Open MPI 5 does not say where it was started: all ranks must be on one host."""
     count = _variable(environment, "OMPI_COMM_WORLD_SIZE")
     if count is None or count == 1:
         return None
@@ -166,7 +171,7 @@ def _devices(environment: Mapping[str, str], *, local: int, alone: bool) -> tupl
 
 
 def _port(environment: Mapping[str, str], job: int) -> str:
-    """A port of the upper ephemeral range that all processes of a job compute alike, as JAX does."""
+    """A port from 61440 to 65535 that is the same in all processes of a job; JAX computes it like this."""
     return environment.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
 
 
@@ -175,7 +180,7 @@ def _variable(environment: Mapping[str, str], *names: str) -> int | None:
     return next((_number(environment[name], name, low=0) for name in names if environment.get(name)), None)
 
 
-def _number(text: str | None, name: str, *, low: int) -> int | None:
+def _number(text: str | int | None, name: str, *, low: int) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,9}", str(text)) or int(text) < low:

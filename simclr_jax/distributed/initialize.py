@@ -1,7 +1,7 @@
-"""Meeting the other processes and starting JAX's own connection, with one line for everything that can go wrong.
+"""Connecting the processes of a job, with a message of one line for everything that can go wrong.
 
-JAX aborts the process with a stack of C++ when a process is missing or there twice. Wherever the address is known
-beforehand, process 0 therefore calls the roll first, on the very port that JAX's service takes afterwards.
+JAX aborts the process with a stack of C++ when a process is missing or there twice. Where the address is known
+beforehand, process 0 therefore first waits for all others itself (the roll call), on the port that JAX uses afterwards.
 """
 
 import ipaddress
@@ -22,15 +22,15 @@ from simclr_jax.distributed.peers import Peers
 # Seconds to wait for the other processes at the start; in a cluster they may come minutes apart.
 TIMEOUT_VARIABLE = "SIMCLR_LAUNCH_TIMEOUT"
 _DEFAULT_TIMEOUT = 300.0
-_HEARTBEAT_SECONDS = 60  # a process that is silent as long is taken for dead; JAX's own value is 100
-_SPARE_SECONDS = 60  # that JAX waits longer than we do, so that ours are the words that the user sees
+_HEARTBEAT_SECONDS = 60  # a process that is silent as long counts as lost; JAX's default is 100
+_SPARE_SECONDS = 60  # that JAX waits longer than the roll call, so that the user sees our message
 
 
 def join(
     *,
     coordinator: str | None = None,
-    num_processes: str | None = None,
-    process_id: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Peers:
     """Connects this process with the others of its job, before any device is touched; alone it does nothing.
@@ -39,7 +39,7 @@ def join(
         coordinator: flag, HOST:PORT of process 0.
         num_processes: flag.
         process_id: flag.
-        say: what the watch over the other processes tells a person with.
+        say: shows a line to the user, for `Peers`.
 
     Raises:
         base.InputError: see `find_job`; the coordinator's name means this host only though there are several; a
@@ -68,7 +68,7 @@ def join(
 def call_roll(address: tuple[str, int], *, num_processes: int, process_id: int, seconds: float) -> list[str]:
     """Waits until all processes have said who they are: the names of their hosts, by process.
 
-    Process 0 listens at `address`; the others tell it their number and host, and all get the same answer.
+    Process 0 listens at `address`; the others send it their number and host, and all get the same answer.
 
     Raises:
         base.InputError: in every process the same line: who is missing after `seconds`, there twice, or counts
@@ -84,7 +84,7 @@ def call_roll(address: tuple[str, int], *, num_processes: int, process_id: int, 
 
 
 def _listen(address: tuple[str, int], mine: dict, seconds: float) -> dict:
-    """Process 0: hears the others until all have come or one is wrong, and answers all that are there."""
+    """In process 0: waits until all have come or one is wrong, and answers all that have come."""
     deadline, hosts, waiting = time.monotonic() + seconds, {0: mine["host"]}, list[socket.socket]()
     try:
         server = _server(address)
@@ -137,13 +137,13 @@ def _objection(message: dict, mine: dict, hosts: dict[int, str]) -> str:
 
 
 def _report(address: tuple[str, int], mine: dict, seconds: float) -> dict:
-    """Any other process: tells process 0 who it is and waits for the answer."""
+    """In any other process: sends process 0 its number and host, and waits for the answer."""
     deadline, problem = time.monotonic() + seconds, "nobody answered"
     while time.monotonic() < deadline:
         try:
             with socket.create_connection(address, timeout=max(deadline - time.monotonic(), 0.1)) as connection:
                 connection.sendall(json.dumps(mine).encode() + b"\n")
-                # Process 0 may have come much later than this one: it gets as long again to hear of all others.
+                # Process 0 may have started much later than this one: it gets as long again to wait for all others.
                 connection.settimeout(seconds + _SPARE_SECONDS)
                 answer = _read_line(connection)
             if answer:
@@ -184,9 +184,9 @@ def _answer(connection: socket.socket, answer: dict) -> None:
     try:
         with connection:
             connection.sendall(json.dumps(answer).encode() + b"\n")
-            connection.recv(1)  # let the other side hang up first: the port must be free at once for JAX
+            connection.recv(1)  # the other side closes first: the port must be free at once for JAX
     except OSError:
-        pass  # it has gone; who needs it will miss it
+        pass  # it has ended; JAX's connection will report it
 
 
 def _read_line(connection: socket.socket) -> dict:
@@ -203,7 +203,7 @@ def _read_line(connection: socket.socket) -> dict:
 
 
 def _initialize(job: cluster.Job, seconds: float, *, bind: str | None) -> None:
-    """JAX's connection, everything being known; the roll was called, so that all are there."""
+    """Starts JAX's connection where everything is known; after the roll call, so that all processes run."""
     jax.distributed.initialize(
         coordinator_address=job.coordinator,
         num_processes=job.num_processes,
@@ -217,7 +217,7 @@ def _initialize(job: cluster.Job, seconds: float, *, bind: str | None) -> None:
 
 
 def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
-    """JAX's connection with JAX's own detection, for launchers that have to be asked over the network."""
+    """Starts JAX's connection with JAX's own detection, for launchers whose answer needs the network."""
     timer = threading.Timer(seconds, _give_up, (job.launcher, seconds))
     timer.daemon = True
     timer.start()
@@ -241,7 +241,7 @@ def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
 
 
 def _give_up(launcher: str, seconds: float) -> None:
-    """Ends a process that hangs in JAX's connection, which cannot be interrupted otherwise."""
+    """Ends a process that hangs in JAX's connection, as nothing else can interrupt it."""
     print(
         f"simclr-jax train: The processes of this job ({launcher}) did not all come within {seconds:.0f} s. Look at "
         f"the output of the others, or set {TIMEOUT_VARIABLE}.",
@@ -273,7 +273,7 @@ def _says_loopback(host: str) -> bool:
 
 
 def _only_loopback(host: str) -> bool:
-    """Whether the name resolves, and to nothing but loopback addresses. One that does not is left to the roll call."""
+    """Whether the name resolves to loopback addresses only; False where it does not resolve at all."""
     try:
         found = {item[4][0] for item in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError:

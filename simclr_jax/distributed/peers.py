@@ -1,4 +1,4 @@
-"""The processes of a run once they are connected: agreeing on facts, failing together, noticing who is stuck.
+"""The connected processes of a run: they compare settings, end together, and notice one that is stuck.
 
 Everything here goes through the key-value store of JAX's coordination service, with a time limit; no device takes
 part, so that it also works while a collective hangs.
@@ -29,15 +29,15 @@ EXIT_PEER_LOST = 4
 STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
 _STUCK_SECONDS, _STUCK_WAITS = 300.0, 20.0
 _FIRST_WAITS, _FIRST_SECONDS = 6, 3600.0  # two waits an update: for the vote on stopping and for the metrics
-_GRACE_SECONDS = 5.0  # for the others to hear of a failure before the process that has the store in it ends
-# What gloo, NCCL and the coordination service say where the other side of a connection has gone.
+_GRACE_SECONDS = 5.0  # for the others to read of a failure before the process with the store ends
+# What gloo, NCCL and the coordination service say when another process is lost.
 _LOST = re.compile(
     "gloo .*failed|remoteerror|remote process exited|connection (was )?(reset|closed)|socket closed|heartbeat", re.I
 )
 
 
 class Peers:
-    """This process among those of the run. Use it as a context: whoever leaves it by an exception ends all.
+    """This process and its connection to the others. A context: an exception that leaves it ends all processes.
 
     index: of this process; process 0 writes metrics, results and config.
     count: of all processes. With 1, every method returns at once and no thread runs.
@@ -127,11 +127,11 @@ class Peers:
 
     @contextlib.contextmanager
     def waiting(self, step: int, *, times: float = 1.0) -> Iterator[None]:
-        """Around a wait for the others at update `step`: if it never ends, a peer is stuck and this process ends.
+        """A context for waiting for the others at update `step`: after a time limit this process ends.
 
-        times: how often the usual limit it may last, where none was asked for.
+        times: how many times the usual limit it may last, where STUCK_VARIABLE sets none.
 
-        JAX notices a process that is gone, but not one that lives and no longer takes part.
+        JAX notices a process that has ended, but not one that is stuck.
         """
         if self.count == 1:
             yield
@@ -159,9 +159,9 @@ class Peers:
 
     @contextlib.contextmanager
     def noticing_loss(self) -> Iterator[None]:
-        """Around work with the others: if one of them is lost, this process ends here and now, with status 4.
+        """A context for work with the others: if one of them is lost, this process ends at once, with status 4.
 
-        Further out somebody would wait for the lost one, as the writer of checkpoints does.
+        If the exception went further, clean-up such as that of checkpoints would wait for the lost process.
         """
         try:
             yield
@@ -171,7 +171,7 @@ class Peers:
             raise
 
     def _leave(self, error: BaseException) -> None:
-        """Says what has happened, tells the others and ends this process."""
+        """Prints what has happened, informs the others and ends this process."""
         short = base.one_line(error, 200)
         status, line = 2, f"simclr-jax train: {error}"
         if _is_loss(error):
@@ -193,7 +193,7 @@ class Peers:
         _end(status)
 
     def _tell(self, status: int, line: str) -> None:
-        """Leaves word for the others, and stays until they have read it: the store may live in this process."""
+        """Informs the others, and waits until they have read it: the store may be in this process."""
         news = {"status": status, "line": line, "index": self.index, "host": platform.node()}
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._store.key_value_set("simclr/failed", json.dumps(news))
@@ -201,8 +201,8 @@ class Peers:
             self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
 
     def _listen(self) -> None:
-        """The listening thread: has another process failed?"""
-        interval = max(0.5, self.count / 128)  # a thousand processes ask the store 128 times a second
+        """The thread that looks whether another process has failed."""
+        interval = max(0.5, self.count / 128)  # a thousand processes read the store 128 times a second
         said = -1
         while not self._left.wait(interval):
             if self._step != said:
@@ -213,7 +213,7 @@ class Peers:
                 self._leave_if_told(json.loads(self._store.key_value_try_get("simclr/failed")))
 
     def _watch(self) -> None:
-        """The watching thread: does this process wait for ever? Asks nobody, as the store may be what hangs."""
+        """The thread that looks whether this process waits too long, without the store, which may hang too."""
         while not self._left.wait(0.5):
             since = self._since
             if since is not None and time.monotonic() - since > self._patience():
@@ -239,7 +239,7 @@ class Peers:
         _end(news["status"])
 
     def _report_stuck(self, seconds: float) -> None:
-        """Says where every process is, where this one waits, and ends it."""
+        """Prints the update of every process and where this one waits, and ends it."""
         steps, whom = self._steps(), "process 0 does not answer"
         if steps:
             behind = sorted(i for i in range(self.count) if steps.get(i, -1) <= min(steps.values()))
@@ -253,7 +253,7 @@ class Peers:
         _end(EXIT_PEER_LOST)
 
     def _steps(self) -> dict[int, int]:
-        """At which update every process is, as far as it has said; empty if process 0 does not answer."""
+        """Process -> the last update that it reported; empty if process 0 does not answer."""
         answers: list[dict[int, int]] = []
 
         def ask() -> None:
@@ -261,14 +261,14 @@ class Peers:
                 found = self._store.key_value_dir_get("simclr/step")
                 answers.append({int(key.rsplit("/", 1)[1]): int(value) for key, value in found})
 
-        asking = threading.Thread(target=ask, name="asking", daemon=True)  # an unanswered question has no time limit
+        asking = threading.Thread(target=ask, name="asking", daemon=True)  # the call has no time limit of its own
         asking.start()
         asking.join(_GRACE_SECONDS)
         return {**answers[0], self.index: self._step} if answers else {}
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether the other side of a connection has gone.
+    """Whether an error means that another process is lost.
 
     JAX raises a ValueError if it finds out while it dispatches, a RuntimeError of its own later.
     """
@@ -283,7 +283,11 @@ def _end(status: int) -> None:
 
 
 def _store() -> Any:
-    """The client of the coordination service. JAX has no public name for it; its own checkpointing uses this one."""
+    """The client of JAX's coordination service. It has no public name; Orbax and JAX's own checkpointing use this one.
+
+    `jax.experimental.multihost_utils`, which is public, is no substitute: it computes on the devices, waits without a
+    time limit and cannot say which process did not come.
+    """
     from jax._src import distributed
 
     return distributed.global_state.client

@@ -110,7 +110,7 @@ def state_placement(mesh: Mesh, shapes: base.PyTree, *, how: str) -> base.PyTree
 
 
 def collected(method: base.Method, mesh: Mesh) -> base.Method:
-    """`method` whose network sees whole weights, collected from wherever the state keeps them.
+    """`method` whose network gets whole weights, gathered from the devices where the state is sharded.
 
     Without it the compiler is free to move images towards split weights, which are smaller in ResNets.
     """
@@ -168,7 +168,7 @@ def put_rows(mesh: Mesh, array: np.ndarray, axis: int = 0) -> jax.Array:
 
 
 def gather_rows(mesh: Mesh, array: np.ndarray, indices: np.ndarray) -> jax.Array:
-    """`array[indices]` split by rows; `array` may lie on disk, and each process reads only the rows of its devices."""
+    """`array[indices]` split by rows; `array` may be on disk, and each process reads only the rows of its devices."""
 
     def read(index: tuple[slice, ...] | None) -> np.ndarray:
         return np.asarray(array[indices if index is None else indices[index[0]]])
@@ -226,12 +226,12 @@ def local_summary() -> str:
 
 
 def device_memory_bytes() -> int | None:
-    """Memory limit of one local device in bytes, None where the backend does not tell (CPU)."""
+    """Memory limit of one local device in bytes, None where the backend does not report it (CPU)."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("bytes_limit")
 
 
 def device_peak_bytes() -> int | None:
-    """The most memory of one local device that was in use so far in bytes; None where the backend does not tell."""
+    """Most memory of one local device in use so far, in bytes; None where the backend does not report it."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("peak_bytes_in_use")

@@ -34,8 +34,8 @@ STRUCTURES = {
 _SK_RATIO, _SK_MIN = 0.0625, 32
 
 
-class Network(NamedTuple):
-    """What was found.
+class Architecture(NamedTuple):
+    """What the names and shapes of variables say of the network that they belong to.
 
     encoder: the arguments of models.make_encoder that the variables decide.
     num_proj_layers: of the projection head, 0 if there is none. proj_out_dim: its last width, 0 if there is none or it
@@ -50,8 +50,8 @@ class Network(NamedTuple):
     num_classes: int
 
 
-def find_network(by_name: Mapping[str, np.ndarray], *, padding: str) -> Network:
-    """The network that the variables by name belong to.
+def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Architecture:
+    """The architecture that the variables by name belong to.
 
     Args:
         by_name: at least the encoder's variables.
@@ -85,7 +85,7 @@ def find_network(by_name: Mapping[str, np.ndarray], *, padding: str) -> Network:
     classes = _first_shape(by_name, "supervised_head/dense/kernel")
     # Only a head's last BatchNorm has no bias: where all have one, the later layers were cut off for fine-tuning.
     whole = f"projection_head/bn{len(head)}/bias" not in by_name
-    return Network(
+    return Architecture(
         encoder,
         num_proj_layers=len(head) + (not whole),
         proj_out_dim=_width(by_name, f"projection_head/dense{len(head)}/kernel") if head and whole else 0,

@@ -10,10 +10,12 @@ library's names.
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from simclr_jax import base
 
@@ -37,8 +39,7 @@ def flatten(params: base.PyTree, batch_stats: base.PyTree) -> ByName:
     """
     by_name = {}
     for tree, statistics in ((params, False), (batch_stats, True)):
-        for path, leaf in jax.tree.leaves_with_path(jax.device_get(tree)):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name, leaf in traverse_util.flatten_dict(jax.device_get(tree), sep="/").items():
             if _is_statistic(name) != statistics:
                 raise base.InputError(
                     f"mean and var are the leaves of batch_stats and no leaf of params; got {name} in "
@@ -54,19 +55,12 @@ def unflatten(by_name: Mapping[str, np.ndarray]) -> tuple[base.PyTree, base.PyTr
     Raises:
         base.InputError: a name is also the beginning of another one.
     """
-    params: dict[str, base.PyTree] = {}
-    batch_stats: dict[str, base.PyTree] = {}
-    for name, value in by_name.items():
-        *path, leaf = name.split("/")
-        tree = batch_stats if _is_statistic(name) else params
-        for part in path:
-            tree = tree.setdefault(part, {})
-            if not isinstance(tree, dict):
-                raise base.InputError(f"A name is either a variable or a module; {name} is in a module that is one.")
-        if leaf in tree:
+    modules = {name[: slash.start()] for name in by_name for slash in re.finditer("/", name)}
+    for name in by_name:
+        if name in modules:  # Flax would drop one of the two in silence
             raise base.InputError(f"A name is either a variable or a module; {name} is both.")
-        tree[leaf] = value
-    return params, batch_stats
+    trees = [{n: v for n, v in by_name.items() if _is_statistic(n) == statistics} for statistics in (False, True)]
+    return traverse_util.unflatten_dict(trees[0], sep="/"), traverse_util.unflatten_dict(trees[1], sep="/")
 
 
 def parts(by_name: Mapping[str, np.ndarray]) -> list[str]:

@@ -1,1 +1,1 @@
-"""What can be said of a run on hardware that is not here: counted, modelled, compiled ahead of time."""
+"""What a run would need on hardware that is not here: counted, modelled, compiled ahead of time."""

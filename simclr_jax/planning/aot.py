@@ -4,7 +4,7 @@ XLA's TPU and CUDA compilers come in ordinary wheels (extras aot-tpu and aot-gpu
 is the program that would run: its memory, its communication, its kernels. Nothing is executed, so it says nothing of
 time, and cuDNN has chosen no algorithm by measurement.
 
-Compiling happens in a process of its own, so that a plugin never meets the backend of the program that asks.
+Compiling happens in a process of its own, so that a plugin never meets the backend of the calling program.
 """
 
 import importlib.util
@@ -103,7 +103,7 @@ def compile_elsewhere(
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     # The TPU's library belongs to one process a machine, which only matters where there is a TPU to own.
     environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    # The checkout that asks is the one that is compiled, installed or not.
+    # The package of the calling program is the one that is compiled, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(pathlib.Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
@@ -239,7 +239,7 @@ def _exists(module: str) -> bool:
 
 
 def _reason(stderr: str) -> str:
-    """The line of a compiler's complaint that says most."""
+    """The most useful line of a compiler's error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     telling = [line for line in lines if "RESOURCE_EXHAUSTED" in line or "Error" in line or "used" in line.lower()]
     return (telling or lines or ["no answer"])[-1][:300]

@@ -144,7 +144,7 @@ def _num_elements(tree: base.PyTree) -> int:
 
 
 class Placement(NamedTuple):
-    """How a run lies on devices.
+    """How a run is divided over devices.
 
     kind: a key of `hardware.DEVICES`. devices: how many. batch_size: images per step over all of them. num_views: V.
     source_bytes: images that every device holds during a step. num_chunks: parts that a device's rows go through the
@@ -194,8 +194,8 @@ def largest_batch(network: NetworkCost, placement: Placement, *, memory_bytes: f
     while low < high:
         middle = (low + high + 1) // 2
         source = int(per_example * middle * unit) if placement.is_streamed else placement.source_bytes
-        asked = placement._replace(batch_size=middle * unit, source_bytes=source)
-        low, high = (middle, high) if peak_bytes(network, asked) <= memory_bytes else (low, middle - 1)
+        trial = placement._replace(batch_size=middle * unit, source_bytes=source)
+        low, high = (middle, high) if peak_bytes(network, trial) <= memory_bytes else (low, middle - 1)
     return low * unit
 
 
@@ -249,7 +249,7 @@ def times(network: NetworkCost, placement: Placement) -> Times:
 
 
 def view_seconds(network: NetworkCost, device: hardware.Device) -> float:
-    """Seconds of one view there and back by the roofline, at the rates that `device` reaches; no layer overlaps."""
+    """Seconds of one view, forward and backward: the roofline at the rates that `device` reaches; no layer overlaps."""
     return sum(_layer_seconds(layer, device) for layer in network.layers)
 
 
@@ -263,7 +263,7 @@ def _loss_seconds(network: NetworkCost, placement: Placement) -> float:
 
 
 def _layer_seconds(layer: Layer, device: hardware.Device) -> float:
-    """One view through one layer, there and back: products are bound by compute or memory, passes by memory."""
+    """Forward and backward of one view through one layer: products are bound by compute or memory, passes by memory."""
     compute = 2 * layer.macs / device.reached_flops
     if layer.kind not in ("conv", "dense"):
         return (_forward_bytes(layer) + _backward_bytes(layer)) / device.reached_bandwidth

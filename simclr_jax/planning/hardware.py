@@ -1,4 +1,4 @@
-"""What kinds of devices there are: memory, speed, links, and how the compilers that run without them are told of them.
+"""The kinds of devices: memory, speed, links, and how compilers that run without a device are given its description.
 
 Figures are the makers' unless a comment says otherwise; `plan` multiplies them by shares that were measured or, where
 it says so, estimated.

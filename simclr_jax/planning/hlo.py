@@ -73,7 +73,7 @@ class Kernel(NamedTuple):
     """An instruction that launches work.
 
     times: how often it runs in one run of the program. num_bytes: of its operands and results, all times together.
-    shapes: of the results. source: "models/layers.py:120" where the text tells it, and what JAX calls the operation.
+    shapes: of the results. source: "models/layers.py:120" where the text has it, and JAX's name of the operation.
     """
 
     name: str
@@ -139,7 +139,7 @@ def num_bytes(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> int:
 def is_image_shaped(collective: Collective) -> bool:
     """Whether it moves images or activations: four axes or more with more than one pixel, outside convolution kernels.
 
-    A kernel's gradient has four axes too but is reduced, never gathered; so only gathers and exchanges are to be asked.
+    A kernel's gradient has four axes too but is reduced, never gathered; so ask it of gathers and exchanges only.
     """
     wide = [size for size in collective.dims if size > 1]
     return collective.dtype == "u8" or len(wide) >= 4

@@ -54,7 +54,7 @@ def make_plan(
     return {
         "run": _describe_run(config, device, shape=shape, placement=placement),
         "counted": _count(config, network, num_steps=num_steps),
-        "compiled": _compile(config, placement, shape=shape, asked=compiler),
+        "compiled": _compile(config, placement, shape=shape, compiler=compiler),
         "modelled": _model(config, network, placement, usable=usable),
     }
 
@@ -93,7 +93,7 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
 
 
 def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: program_lib.DataShape) -> estimate.Placement:
-    """How the run that `config` describes lies on `devices` devices of a kind."""
+    """How the run that `config` describes is divided over `devices` devices of a kind."""
     batch_size = config["train"]["batch_size"]
     images = batch_size // devices if shape.is_streamed else shape.num_examples
     return estimate.Placement(
@@ -164,11 +164,11 @@ def _learning_rates(schedule: Mapping[str, Any], batch_size: int) -> list[dict[s
 
 
 def _compile(
-    config: Mapping[str, Any], placement: estimate.Placement, *, shape: program_lib.DataShape, asked: str
+    config: Mapping[str, Any], placement: estimate.Placement, *, shape: program_lib.DataShape, compiler: str
 ) -> dict[str, Any] | str:
-    """What the hardware's compiler says, or in words why it was not asked or did not answer."""
+    """What the hardware's compiler says, or in words why there is no answer."""
     kind, extra = placement.kind, aot.extra(placement.kind)
-    if asked == "none" or extra is None:
+    if compiler == "none" or extra is None:
         return "not asked for (--compiler=none)" if extra else "there is no ahead-of-time compiler for a CPU"
     if not aot.is_installed(kind):
         return f"the compiler is not installed: pip install 'simclr-jax[{extra}]'"

@@ -1,8 +1,8 @@
 """Saving and restoring the training state: orbax for the arrays, digests so that damage is seen.
 
 A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes
-before anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is passed
-over for the newest intact one, with a warning.
+before anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is left out,
+with a warning, and the newest intact one is restored.
 
 In a run of several processes all of them save and restore together. Digests are those of whole arrays, so that a
 state comes back on any number of devices and processes, in whichever placement.
@@ -30,7 +30,7 @@ Checkpoints: TypeAlias = ocp.CheckpointManager
 
 
 class DoesNotFit(base.InputError):
-    """An intact checkpoint of another network, optimizer or number of classes than is asked for."""
+    """An intact checkpoint of another network, optimizer or number of classes than the run's."""
 
 
 class _Best(NamedTuple):
@@ -258,11 +258,11 @@ def _saved_shapes(checkpoints: Checkpoints, *, step: int) -> base.PyTree:
 
 
 def _check_fits(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> None:
-    saved, asked = (tree_digests.leaf_shapes(tree) for tree in (_saved_shapes(checkpoints, step=step), like))
+    saved, wanted = (tree_digests.leaf_shapes(tree) for tree in (_saved_shapes(checkpoints, step=step), like))
     differing = [
-        f"{name}: {saved.get(name, 'nothing')} there, {asked.get(name, 'nothing')} asked"
-        for name in sorted(saved.keys() | asked.keys())
-        if saved.get(name) != asked.get(name)
+        f"{name}: {saved.get(name, 'nothing')} there, {wanted.get(name, 'nothing')} asked"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

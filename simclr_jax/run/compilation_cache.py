@@ -23,8 +23,8 @@ def keep() -> None:
     Does nothing where JAX has been given a folder (JAX_COMPILATION_CACHE_DIR) or to keep none
     (JAX_ENABLE_COMPILATION_CACHE=0), and where the folder cannot be written: a run is never refused for it.
     """
-    told, is_on = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    if told or not is_on:
+    given, is_on = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if given or not is_on:
         return
     folder = root() / processor()
     try:
@@ -61,9 +61,9 @@ def _programs() -> list[pathlib.Path]:
 
 
 def processor() -> str:
-    """A name for this kind of processor: its architecture and a digest of what it says that it can do."""
+    """A name for this kind of processor: its architecture and a digest of its model and features."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     abilities = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    told = "\n".join(abilities) or platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    text = "\n".join(abilities) or platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""From the command line to a locked ConfigDict and plain flag values; the only home of ml_collections in the package.
+"""From the words of a command line to a locked ConfigDict; the only home of ml_collections in the package.
 
 `call` needs plain dicts only, so ml_collections and absl are imported where a command line or a config file is read:
 a program assembled from recorded settings runs where neither is installed.
@@ -32,15 +32,12 @@ _PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir")
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 
 
-def parse_flags(
-    argv: Sequence[str], *, names: Mapping[str, str | None], with_config: bool
-) -> tuple[config_dict.ConfigDict | None, dict[str, str | None]]:
-    """(config, flag values) of one command line.
+def parse(words: Sequence[str], *, default: str | None = None) -> tuple[config_dict.ConfigDict, list[str]]:
+    """(the locked config that a command line names and changes, the words that are not about the config).
 
     Args:
-        argv: the words after the verb.
-        names: string flags and their defaults.
-        with_config: whether `--config` and its overrides are part of this command line; it is then required.
+        words: of a command line, with `--config=NAME_OR_PATH[:ARG]` and any number of `--config.SECTION.KEY=VALUE`.
+        default: what `--config` is where it is not given; None where it must be given.
 
     Raises:
         base.InputError: for anything the user got wrong: one line that lists what is valid.
@@ -48,37 +45,32 @@ def parse_flags(
     from absl import flags
     from ml_collections import config_flags
 
+    spec, words = _take_config_flag(words, default=default)
+    config = _get_config(spec)
+    _check_complete(config, spec)
+    overrides, rest = _split(words, config)
+    _check_overrides(overrides, config)
+    valued, nones = _take_nones(overrides, config)
+    tuples = {path: value for path, value in base.flat(config.to_dict()).items() if isinstance(value, tuple)}
+    words = ["", *itertools.chain.from_iterable(valued)]
     values = flags.FlagValues()
-    for name, default in names.items():
-        flags.DEFINE_string(name, default, "", flag_values=values)
-    valid = ", ".join([f"--{name}" for name in names] + ["--config", "--config.SECTION.KEY"] * with_config)
-    words, config = list(argv), None
-    if with_config:
-        spec, words = _take_config_flag(words)
-        config = _get_config(spec)
-        _check_complete(config, spec)
-        _check_overrides(words, config)
-        words, nones = _take_nones(words, config)
-    for word in words:  # absl looks for a similar name by a recursion as deep as the word is long
-        if word.startswith("-") and len(word.partition("=")[0]) > 200:
-            raise base.InputError(f"Unknown flag {_one_line(word)}; valid flags: {valid}.")
     try:
-        if config is not None:
-            tuples = {path: value for path, value in base.flat(config.to_dict()).items() if isinstance(value, tuple)}
-            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *words])
-        rest = values(["", *words])[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise base.InputError(f"Unknown flag --{_one_line(error.flagname)}; valid flags: {valid}.") from error
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+        values(words)
     except (flags.Error, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise base.InputError(_one_line(str(error), 300)) from error
-    if rest:
-        raise base.InputError(f"All arguments are flags (--name=value); got '{_one_line(rest[0])}'. Valid: {valid}.")
-    if config is not None:
-        _check_tuples(config, tuples)
-        for key in nones:
-            _set(config, key, None)
-        _make_paths_absolute(config)
-    return config, {name: values[name].value for name in names}
+    _check_tuples(config, tuples)
+    for key in nones:
+        _set(config, key, None)
+    _make_paths_absolute(config)
+    return config, rest
+
+
+def mark_absl_flags() -> None:
+    """Tells absl that the program's flags are read; Grain and others refuse to work before that is said."""
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()
 
 
 def with_data(
@@ -118,10 +110,15 @@ def with_data(
     return {**config, "data": section}
 
 
-def load_file(spec: str) -> config_dict.ConfigDict:
-    """The config named by `NAME_OR_PATH[:ARG]`, without overrides."""
-    config, _ = parse_flags([f"--config={spec}"], names={}, with_config=True)
-    assert config is not None
+def load_file(spec: str, *overrides: str) -> config_dict.ConfigDict:
+    """The config named by `NAME_OR_PATH[:ARG]`, changed by `overrides` such as "--config.seed=3".
+
+    Raises:
+        base.InputError: as `parse`, or a word is no override.
+    """
+    config, rest = parse([f"--config={spec}", *overrides])
+    if rest:
+        raise base.InputError(f"An override must be --config.SECTION.KEY=VALUE; got '{_one_line(rest[0])}'.")
     return config
 
 
@@ -148,9 +145,11 @@ def call(function: Callable[..., Any], config: Mapping[str, Any], section: str, 
         raise base.InputError(_with_sections(str(error), config, section)) from error
 
 
-def _take_config_flag(words: Sequence[str]) -> tuple[str, list[str]]:
+def _take_config_flag(words: Sequence[str], *, default: str | None) -> tuple[str, list[str]]:
     """(value of --config, the other words)."""
     at = [i for i, word in enumerate(words) if re.match(r"^--?config(=|$)", word)]
+    if not at and default is not None:
+        return default, list(words)
     if not at or (words[at[0]].endswith("config") and at[0] + 1 == len(words)):
         raise base.InputError(f"--config is required: a path or one of {', '.join(shipped_configs.configs())}.")
     if len(at) > 1:
@@ -159,6 +158,20 @@ def _take_config_flag(words: Sequence[str]) -> tuple[str, list[str]]:
     if equals:
         return value, [*words[: at[0]], *words[at[0] + 1 :]]
     return words[at[0] + 1], [*words[: at[0]], *words[at[0] + 2 :]]
+
+
+def _split(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[list[list[str]], list[str]]:
+    """(overrides of the config, each of one word or two, the other words)."""
+    now, overrides, rest = base.flat(config.to_dict()), list[list[str]](), list[str]()
+    remaining = iter(words)
+    for word in remaining:
+        key, equals, _ = re.sub(r"^--?config\.", "", word).partition("=")
+        if not _is_override(word):
+            rest.append(word)
+            continue
+        in_two_words = not equals and key in now and not isinstance(now[key], bool)  # --config.key value
+        overrides.append([word, *(itertools.islice(remaining, 1) if in_two_words else ())])
+    return overrides, rest
 
 
 def _get_config(spec: str) -> config_dict.ConfigDict:
@@ -206,12 +219,11 @@ def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
         )
 
 
-def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> None:
+def _check_overrides(overrides: Sequence[Sequence[str]], config: config_dict.ConfigDict) -> None:
     """Raises InputError for an override of a key that the config does not have, listing the keys it has."""
     from ml_collections import config_dict
 
-    overrides = [re.sub(r"^--?(no)?config\.", "", word).partition("=")[0] for word in words if _is_override(word)]
-    for override in overrides:
+    for override in [re.sub(r"^--?(no)?config\.", "", words[0]).partition("=")[0] for words in overrides]:
         section, seen = config, list[str]()
         for part in override.split("."):
             valid = list(section) if isinstance(section, config_dict.ConfigDict) else []
@@ -228,39 +240,33 @@ def _check_overrides(words: Sequence[str], config: config_dict.ConfigDict) -> No
             )
 
 
-def _take_nones(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[list[str], set[str]]:
-    """(the other words, the keys whose last value on this command line is None).
+def _take_nones(
+    overrides: Sequence[Sequence[str]], config: config_dict.ConfigDict
+) -> tuple[list[Sequence[str]], set[str]]:
+    """(the other overrides, the keys whose last value on this command line is None).
 
     Raises:
         base.InputError: None for a key that needs a value.
     """
-    now, rest, nones = base.flat(config.to_dict()), list[str](), set[str]()
+    now, rest, nones = base.flat(config.to_dict()), list[Sequence[str]](), set[str]()
     optional = {
         key
         for keys in (now, base.flat(_get_config("default").to_dict()))
         for key, value in keys.items()
         if value is None
     }
-    remaining = iter(words)
-    for word in remaining:
-        key, equals, value = re.sub(r"^--?config\.", "", word).partition("=")
-        if not _is_override(word) or key not in now:
-            rest.append(word)
-            continue
-        used = [word]
-        if not equals and not isinstance(now[key], bool):  # --config.key value, in two words
-            used.extend(itertools.islice(remaining, 1))
-            value = used[-1]
+    for words in overrides:
+        key, _, value = "=".join([re.sub(r"^--?config\.", "", words[0]), *words[1:]]).partition("=")
         nones.discard(key)
         if value in ("None", "none") and key in optional:
             nones.add(key)
             continue
-        if value in ("None", "none") and type(now[key]) in _KINDS:
+        if value in ("None", "none") and type(now.get(key)) in _KINDS:
             raise base.InputError(
                 f"--config.{key} must be {_KINDS[type(now[key])]} such as {now[key]}; got {value}. "
                 f"None is for {', '.join(sorted(optional))}."
             )
-        rest.extend(used)
+        rest.append(words)
     return rest, nones
 
 

@@ -1,4 +1,4 @@
-"""A trained encoder to use: a run or an export comes in, something that turns images into features comes out."""
+"""A trained encoder to use: from a run or an export to a function from images to features."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The features that a run's encoder gave for its two splits, kept beside its results for those who look later.
+"""The features that a run's encoder gave for its two splits, kept beside its results for later verbs.
 
 A folder `features` in the workdir holds train.npy, test.npy and meta.json, which says of which step and which data they
 are. It appears whole or not at all, and the next evaluation replaces it.

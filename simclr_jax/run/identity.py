@@ -1,4 +1,4 @@
-"""What makes a run what it is: which settings and data it must keep from start to start, and which it need not.
+"""Which settings and data a run must keep when it is started again, and which may change.
 
 A run is its network, method, views, schedule, seed and training data. Where decoded images are kept, how often is
 logged, saved and evaluated, and what saves memory changes no result (beyond the order of sums): a run may go on with
@@ -17,7 +17,7 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 _DATA = "data.json"
-# The fingerprint stands for the data's section. "probe." and "data." are whole sections.
+# Of the data, the fingerprint is compared instead of the section. "probe." and "data." are whole sections.
 _FREE = (
     "data.",
     "probe.",
@@ -143,14 +143,14 @@ def _is_free(key: str, config: Mapping[str, Any]) -> bool:
 
 
 def _check_length(theirs: Mapping[str, Any], mine: Mapping[str, Any], *, finished: str) -> None:
-    """Raises InputError unless the learning rates of the updates made so far stay, or the user asked to change them."""
+    """Raises InputError unless the rates of the updates made so far stay, or the config says how they change."""
     before, after = theirs["train"]["num_epochs"], mine["train"]["num_epochs"]
-    had, asked = (list(config["schedule"]["restart_epochs"]) for config in (theirs, mine))
-    if mine["train"]["stretch_schedule"] or (after >= before and asked == [*had, before]):
+    had, wanted = (list(config["schedule"]["restart_epochs"]) for config in (theirs, mine))
+    if mine["train"]["stretch_schedule"] or (after >= before and wanted == [*had, before]):
         return
     raise base.InputError(
         f"The run in {finished} was made for train.num_epochs {before:g}{_restarts(had)}; got {after:g}"
-        f"{_restarts(asked)}. Use the same values to go on as it was. To change its length say how the learning rate "
+        f"{_restarts(wanted)}. Use the same values to go on as it was. To change its length say how the learning rate "
         f'goes on: --config.schedule.restart_epochs="{(*had, before)}" gives the epochs after {before:g} a warm-up and '
         "a cosine of their own; --config.train.stretch_schedule=True follows the schedule of that length from here on."
     )
@@ -207,7 +207,7 @@ def _difference(before: Data, now: Data) -> str:
 
 
 def note_data(workdir: pathlib.Path, now: Data) -> str:
-    """A line for those who only read a run, where the data are not those that it was trained on; "" if they are."""
+    """A line for verbs that only read a run, where the data are not those that it was trained on; "" if they are."""
     before = read_data(workdir)
     problem = "" if before is None else _difference(before, now)
     return f"These are not the data of the training: {problem}." if problem else ""
@@ -219,7 +219,7 @@ def write_data(workdir: pathlib.Path, now: Data) -> None:
 
 
 def read_data(workdir: pathlib.Path) -> Data | None:
-    """What `write_data` kept; None for a run of before, or where the file is not readable."""
+    """What `write_data` kept; None for an older run, or where the file is not readable."""
     try:
         content = json.loads((workdir / _DATA).read_text())
         return Data(**{**{name: content[name] for name in Data._fields}, "class_names": tuple(content["class_names"])})

@@ -7,11 +7,9 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Mapping
 
 from simclr_jax import base
 
-_FLAGS = ("workdir", "output", "input")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: C:/ is a drive
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # NUL, newlines and other controls, bytes that are not UTF-8, line separators
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes, of Linux's file systems
@@ -65,7 +63,7 @@ def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
     """Makes sure that checkpoints can be kept below a folder: Orbax takes its name for a pattern and loses their parts.
 
     Raises:
-        base.InputError: the absolute path holds a letter that stands for others in patterns, or a backslash that is
+        base.InputError: the absolute path holds a letter with a meaning in patterns, or a backslash that is
             not this system's separator.
     """
     whole = os.path.abspath(path)
@@ -80,18 +78,6 @@ def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
 def as_flag(name: str, path: str | os.PathLike[str]) -> str:
     """`--name=path` as a shell takes it, for commands that messages suggest."""
     return shlex.quote(f"--{name}={os.fspath(path)}")
-
-
-def typed_flags(values: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The values of a verb's flags, `typed` where they are paths.
-
-    Raises:
-        base.InputError: as for `typed`.
-    """
-    return {
-        name: typed(value, flag=f"--{name}") if name in _FLAGS and value is not None else value
-        for name, value in values.items()
-    }
 
 
 def data_name(name: str | None, data_dir: str | None, *, flag: str) -> str | None:

@@ -145,7 +145,7 @@ def fuses_conv_bn(config: Mapping[str, Any], *, platform: str) -> bool:
 
 
 def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, bool] | None:
-    """What XLA is asked beside the program: with `train.deterministic`, to keep to what gives the same bits every time.
+    """XLA's options for the program: with `train.deterministic`, operations that give the same bits every time.
 
     On a GPU XLA otherwise times several algorithms for a product or convolution and may choose another one in the next
     run. CPUs and TPUs need no asking. The program itself holds nothing whose order of sums is left open.

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and how it is asked to stop: the progress line and the signals."""
+"""What the user sees while a run goes on, and the signals that stop it."""
 
 import contextlib
 import logging

@@ -74,7 +74,7 @@ def _load_splits(
 
 
 def _load_test_split(config: Mapping[str, Any], train_set: data.ImageSet) -> data.ImageSet | None:
-    """The test split, if kNN between the two can tell anything; data without labels need none."""
+    """The test split, if kNN between the two can measure anything; None for data without labels."""
     labels, class_names = train_set.labels, train_set.class_names
     test_set = None
     split = config["split"]["test"]

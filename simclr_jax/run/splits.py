@@ -1,4 +1,4 @@
-"""Both splits of a run's data as evaluate and report meet them: either may be unlabelled, the test split absent."""
+"""Both splits of a run's data for evaluate and report: either may be unlabelled, the test split absent."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 
 def why_no_probe(splits: Splits) -> str | None:
-    """Why no probe could tell anything on these splits, as a clause; None where one can. See `probes.why_no_probe`."""
+    """Why no probe can measure anything on these splits, as a clause; None where one can: `probes.why_no_probe`."""
     train_set, test_set = splits.train_set, splits.test_set
     test_labels = None if test_set is None else test_set.labels
     reason = probes.why_no_probe(train_set.labels, test_labels, class_names=train_set.class_names)

@@ -105,7 +105,7 @@ def open_log(
     workdir: pathlib.Path, *, resumed_step: int, warn: Callable[[str], None] = warnings.warn
 ) -> Iterator[RunLog]:
     """Opens the metrics for appending, dropping rows after `resumed_step`: they will be computed again."""
-    # The synchronous half of tensorboardX: its thread dies of a full disk, and whoever waits for it waits for ever.
+    # The synchronous half of tensorboardX: its thread ends on a full disk, and waiting for it would never end.
     from tensorboardX import event_file_writer
     from tensorboardX.proto import event_pb2
 

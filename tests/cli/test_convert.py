@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from simclr_jax import base, models
-from simclr_jax.cli import convert
+from simclr_jax.cli import convert, convert_weights
 from simclr_jax.interop import tensorflow_names, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
@@ -190,10 +190,10 @@ ROLES = [
 @pytest.mark.parametrize("case", ROLES, ids=lambda case: "-".join(map(str, case[:4])))
 def test_step_folder_and_flag_tell_what_the_classifier_stands_on(case, source):
     step, folder, head, flag, method, selector = case
-    network = convert.detect.Network({}, len(head), head[-1] if head else 0, len(head), num_classes=3)
-    read = convert.foreign.Foreign({}, "", "reference", None, step, {}, {}, {}, pretrained=False, note="")
+    network = convert_weights.detect.Architecture({}, len(head), head[-1] if head else 0, len(head), num_classes=3)
+    read = convert_weights.foreign.Foreign({}, "", "reference", None, step, {}, {}, {}, pretrained=False, note="")
     path = pathlib.Path(folder, "r50_1x_sk0", "model.ckpt")
-    assert convert._find_role(path, read, network, selector=flag)[:2] == (method, selector)
+    assert convert_weights._find_role(path, read, network, selector=flag)[:2] == (method, selector)
 
 
 def test_a_fine_tuned_checkpoint_says_what_was_chosen_and_why(tmp_path, source, capsys):
@@ -236,9 +236,9 @@ def test_the_classifier_of_simclr_converter_does_not_make_its_network_a_supervis
     # safetensors sorts its names; torch's files keep the order, by which this layout is known.
     order = sorted(state, key=lambda name: ("downsample" not in name, name))
     arrays = {name: state[name] for name in order}
-    opened = convert.foreign.files.Source("torch", tuple(order), arrays.__getitem__, (source,), {}, ())
+    opened = convert_weights.foreign.files.Source("torch", tuple(order), arrays.__getitem__, (source,), {}, ())
     source.write_bytes(b"")
-    monkeypatch.setattr(convert.foreign.opening, "open_weights", lambda path: opened)
+    monkeypatch.setattr(convert_weights.foreign.opening, "open_weights", lambda path: opened)
     run_convert(tmp_path / "run", source)
     written = workdir_lib.read_config(tmp_path / "run")
     assert written["method"]["name"] == "simclr" and written["encoder"]["padding"] == "reference"

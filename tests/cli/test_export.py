@@ -12,7 +12,7 @@ import pytest
 from jax import export as jax_export
 
 from simclr_jax import augment, base, models
-from simclr_jax.cli import export
+from simclr_jax.cli import export, export_files
 from simclr_jax.interop import torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import checkpoint
@@ -94,7 +94,7 @@ def exported(tmp_path_factory):
 def test_an_export_holds_exactly_the_files_that_its_card_lists(exported):
     _, _, target, card = exported
     assert {path.name for path in target.iterdir()} == {"card.json", *card["files"]}
-    assert {entry["format"] for entry in card["files"].values()} == set(export.FORMATS)
+    assert {entry["format"] for entry in card["files"].values()} == set(export_files.FORMATS)
     for name, entry in card["files"].items():
         content = (target / name).read_bytes()
         assert entry["bytes"] == len(content) and entry["sha256"] == hashlib.sha256(content).hexdigest()
@@ -215,7 +215,7 @@ def test_a_head_that_the_run_does_not_have_is_refused(tmp_path):
 def test_a_classifier_that_does_not_stand_on_h_is_no_torchvision_fc(tmp_path):
     make_run(tmp_path / "run", num_classes=3, selector=1, **THIN)
     arguments = {"workdir": str(tmp_path / "run"), "output": str(tmp_path / "out"), **ARGUMENTS, "head": "classifier"}
-    with pytest.raises(base.InputError, match="classifier stands on layer 1"):
+    with pytest.raises(base.InputError, match="classifier takes layer 1"):
         export.main(**{**arguments, "format": "torch"})
     assert export.main(**{**arguments, "format": "flax"}) == 0
     card = json.loads((tmp_path / "out" / "card.json").read_text())

@@ -1,18 +1,23 @@
 """The program as a person meets it: its help, its exit status, and one line for a mistake."""
 
 import errno
+import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
 
+import absl.flags
 import pytest
 
 from simclr_jax import __main__ as cli
+from simclr_jax.cli import flags, plan
+from simclr_jax.planning import hardware
 
 ROOT = pathlib.Path(__file__).parents[2]
-VERBS = ("train", "evaluate", "report", "preview", "plan", "convert", "export", "cache")
+VERBS = tuple(cli.VERBS)
 
 
 def program(*words):
@@ -26,27 +31,70 @@ def program(*words):
     )
 
 
-def test_the_verbs_are_those_tested_here():
-    assert set(cli._VERBS) == set(VERBS)
+def test_every_file_of_a_verb_has_a_row_and_every_row_a_file():
+    files = {path.stem for path in (ROOT / "simclr_jax" / "cli").glob("[a-z]*.py")} - {"flags"}
+    assert {name for name in files if name.split("_")[0] not in files - {name}} == set(VERBS) >= {"train", "evaluate"}
+
+
+def parser_of(verb):
+    return importlib.import_module(f"simclr_jax.cli.{verb}").make_parser()
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), *((verb, "--help") for verb in VERBS)], ids=" ".join)
-def test_help_fits_a_terminal_and_shows_an_example(words, capsys):
+def test_help_fits_a_terminal_and_shows_an_example(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(words) == 0
     out = capsys.readouterr()
     lines = out.out.splitlines()
     assert not out.err
-    assert len(lines) <= 24 and max(map(len, lines)) <= 100, max(lines, key=len)
+    assert len(lines) <= 36 and max(map(len, lines)) <= 80, max(lines, key=len)
     for verb in VERBS if words in ((), ("--help",)) else words[:1]:
         assert any(f"simclr-jax {verb} --" in line and "..." not in line for line in lines), f"no example of {verb}"
 
 
 def test_help_of_a_verb_names_every_flag(capsys):
-    for verb, spec in cli._VERBS.items():
+    for verb in VERBS:
         cli.main([verb, "--help"])
-        out = capsys.readouterr().out
-        assert all(f"--{name}=" in out for name in spec.flags)
-        assert ("--config=" in out) >= spec.with_config
+        usage, _, out = capsys.readouterr().out.partition("options:")
+        parser = parser_of(verb)
+        assert parser.names and all(re.search(rf"^  {name} [A-Z]", out, re.MULTILINE) for name in parser.names)
+        assert all(f"{name}=..." in usage for name in parser.required)
+
+
+def test_every_example_of_a_verb_is_a_command_line_that_it_takes():
+    for verb in VERBS:
+        examples = re.findall(rf"^  simclr-jax {verb} (.*)$", parser_of(verb).epilog, re.MULTILINE)
+        for example in [*examples, cli.VERBS[verb].example]:
+            assert flags.parse(parser_of(verb), example.split()), example
+        assert examples
+
+
+def test_the_kinds_of_devices_in_the_flags_are_those_that_plan_knows():
+    assert set(plan.DEVICE_KINDS) == set(hardware.DEVICES)
+
+
+def test_flags_are_read_before_jax_is_imported():
+    """Also a config and its overrides, and what is wrong with them."""
+    code = """
+import sys
+from simclr_jax import __main__ as cli
+from simclr_jax.cli import flags, plan
+assert [cli.main([verb, "--help"]) for verb in cli.VERBS] == [0] * len(cli.VERBS)
+found = flags.parse(plan.make_parser(), ["--config=smoke", "--config.seed=3", "--devices=2", "--memory", "1.5"])
+assert (found["config"]["seed"], found["devices"], found["memory"]) == (3, 2, 1.5)
+assert cli.main(["plan", "--config=smoke", "--config.train.batch=1"]) == 2
+assert not {"jax", "numpy", "flax", "optax"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_absl_knows_that_its_flags_are_read_before_a_verb_starts(monkeypatch):
+    """Grain refuses to start its processes before."""
+    seen = []
+    monkeypatch.setattr("simclr_jax.cli.cache.main", lambda **values: seen.append(absl.flags.FLAGS.is_parsed()) or 0)
+    absl.flags.FLAGS.unparse_flags()
+    assert cli.main(["cache"]) == 0 and seen == [True]
 
 
 def test_help_comes_at_once():
@@ -61,18 +109,27 @@ def test_help_comes_at_once():
 
 def mistakes(folder):
     return {
-        ("tarin",): "valid verbs: train",
+        ("tarin",): "Did you mean train?",
         ("--workdir=a", "train"): "valid verbs: train",
         ("train",): "--config is required",
         ("train", "--config=smoke"): "--workdir is required",
-        ("train", "--config=smoke", "--workdir="): "--workdir is required",
+        ("train", "--config=smoke", "--workdir="): "--workdir must be a path; got nothing",
+        ("train", "--config=smoke", "--workdir"): "--workdir must have a value",
+        ("train", "--config=smoke", "--wrkdir=a"): "Did you mean --workdir?",
+        ("train", "--config=smoke", "--num_processes=0"): "--num_processes must be a whole number",
+        ("train", "--config=smoke", f"--workdir={folder}", "--process_id=two"): "got 'two'",
         ("train", "--config=smoke", f"--workdir={folder}", "--fast"): "Unknown flag --fast",
         ("train", "--config=smok", f"--workdir={folder}"): "Did you mean smoke?",
         ("evaluate", f"--workdir={folder}/nothing"): "folder of a run",
         ("evaluate", "--config=smoke", f"--workdir={folder}"): "Unknown flag --config",
         ("report", f"--workdir={folder}/nothing"): "folder of a run",
         ("report",): "--workdir is required",
-        ("preview", "--config=smoke", "--num_images=many"): "num_images",
+        (
+            "preview",
+            "--config=smoke",
+            "--num_images=many",
+        ): "--num_images must be a whole number from 1 to 64; got 'many'",
+        ("preview", "--config=smoke", "--num_images=65"): "from 1 to 64",
         ("preview", "--config=smoke", f"--output={folder}/no/a.png"): "output",
         ("plan",): "--config is required",
         ("plan", "--config=smoke", "--device_kind=h300"): "h200, h100",
@@ -80,8 +137,10 @@ def mistakes(folder):
         ("plan", "--config=smoke", "--devices=many"): "whole number",
         ("plan", "--config=smoke", "--device_kind=v5p", "--devices=48"): "Use 32 or 64",
         ("plan", "--config=smoke", "--devices=7"): "multiple of the number of devices",
-        ("plan", "--config=smoke", "--memory=-1"): "--memory",
-        ("plan", "--config=smoke", "--compiler=gcc"): "auto or none",
+        ("plan", "--config=smoke", "--memory=-1"): "--memory must be GB of one device, above 0; got '-1'",
+        ("plan", "--config=smoke", "--memory=nan"): "--memory must be GB",
+        ("plan", "--config=smoke", "--compiler=gcc"): "--compiler must be one of auto, none; got 'gcc'",
+        ("cache", "--empty=decode"): "Did you mean decoded?",
         ("plan", "--config=smoke", f"--output={folder}/no/plan.json"): "--output",
         ("convert", f"--input={folder}/none.safetensors"): "--workdir is required",
         ("convert", f"--input={folder}/none.safetensors", f"--workdir={folder}/new"): "none.safetensors",
@@ -110,14 +169,17 @@ def test_a_mistake_in_a_process_of_its_own_shows_no_traceback(tmp_path):
 
 def test_a_path_is_refused_before_anything_is_made(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    needed = {"convert": ["--input=x.safetensors"], "export": ["--output=out"]}
-    for verb, spec in cli._VERBS.items():
-        for flag in {"workdir", "output", "input"} & spec.flags.keys():
-            words = ["--config=smoke"] * spec.with_config + ["--workdir=run"] * ("workdir" in spec.required)
-            for text in ("gs://b/a", "s3:/b", "a\nb", "~no.body/x"):
-                assert cli.main([verb, *words, *needed.get(verb, []), f"--{flag}={text}"]) == 2
+    seen = []
+    for verb in VERBS:
+        parser = parser_of(verb)
+        for flag in {"--workdir", "--output", "--input"} & set(parser.names):
+            words = [f"{name}=smoke" for name in parser.required]
+            for text in ("", "gs://b/a", "s3:/b", "a\nb", "~no.body/x"):
+                assert cli.main([verb, *words, f"{flag}={text}"]) == 2
                 out = capsys.readouterr().err
-                assert f"--{flag} must be a path" in out and out.count("\n") == 1, out
+                assert f"{flag} must be a path" in out and out.count("\n") == 1, out
+                seen.append(flag)
+    assert len(seen) >= 5 * 10
     assert not list(tmp_path.iterdir())
 
 
@@ -147,7 +209,7 @@ for owner, names in ((signal, ("SIGHUP", "SIGKILL", "SIGUSR1")), (os, ("sysconf"
 import importlib
 from simclr_jax import __main__ as cli
 from simclr_jax.run import workdir as workdir_lib
-for verb in cli._VERBS:
+for verb in cli.VERBS:
     importlib.import_module("simclr_jax.cli." + verb)
     assert cli.main([verb, "--help"]) == 0
 with workdir_lib.lock(pathlib.Path(sys.argv[1])):

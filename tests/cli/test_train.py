@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base
-from simclr_jax.cli import train
+from simclr_jax.cli import train, train_run
 from simclr_jax.run import checkpoint, setup, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
@@ -28,9 +28,7 @@ OVERRIDES = [
 
 
 def settings(*overrides: str) -> dict:
-    parsed, _ = config_lib.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
-    assert parsed is not None
-    return parsed.to_dict()
+    return config_lib.load_file("smoke", *OVERRIDES, *overrides).to_dict()
 
 
 def start(workdir: pathlib.Path, *overrides: str) -> subprocess.Popen:
@@ -150,7 +148,7 @@ def test_chunks_group_norm_and_streaming_train_together(tmp_path):
 @pytest.mark.slow
 def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tmp_path, capsys):
     overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
-    assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train.EXIT_DIVERGED
+    assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
     said = capsys.readouterr().err
     assert "became non-finite between step" in said and "Lower schedule.base_learning_rate" in said
     with checkpoint.open_checkpoints(tmp_path / "checkpoints") as checkpoints:

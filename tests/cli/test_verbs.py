@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data, models
-from simclr_jax.cli import evaluate, preview, report
+from simclr_jax.cli import evaluate, evaluate_features, preview, report, report_page
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, splits
@@ -28,9 +28,7 @@ OVERRIDES = [
 
 
 def settings(*overrides: str) -> dict:
-    parsed, _ = config_lib.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
-    assert parsed is not None
-    return parsed.to_dict()
+    return config_lib.load_file("smoke", *OVERRIDES, *overrides).to_dict()
 
 
 @pytest.fixture
@@ -149,7 +147,7 @@ def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stor
 
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     give({"labels": [0, 1, -1]}, {"labels": [0, 1, 1, -1, -1]})
-    monkeypatch.setattr(evaluate, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
     monkeypatch.setattr(workdir_lib, "update_results", full)
     with pytest.raises(base.InputError, match="disk full"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
@@ -167,14 +165,14 @@ def test_a_classifier_is_scored_on_labelled_images_by_what_can_fail(monkeypatch,
     labels = np.arange(60) % num_classes - np.where(np.arange(60) < 30, num_classes, 0)
     digits = splits.load(settings()).test_set
     test_set = partly(digits, labels=np.maximum(labels, -1), class_names=tuple("abcdef"[:num_classes]))
-    scores = evaluate.score_classifier(settings(), {}, {"batch_stats": {}}, test_set=test_set)
+    scores = evaluate_features.score_classifier(settings(), {}, {"batch_stats": {}}, test_set=test_set)
     assert [name for name in scores if name.startswith("top")] == names and scores["num_images"] == 30
     assert scores["top_1"] == pytest.approx((logits.argmax(axis=1) == labels)[30:].mean())
     params = {"supervised_head": {"dense": {"bias": np.zeros(num_classes)}}}
-    assert evaluate.has_classifier(params, test_set)
-    assert not evaluate.has_classifier(params, None) and not evaluate.has_classifier({}, test_set)
-    assert not evaluate.has_classifier(params, test_set._replace(labels=np.full(60, -1)))
-    assert not evaluate.has_classifier(params, test_set._replace(class_names=("a", "b", "c")))
+    assert evaluate_features.has_classifier(params, test_set)
+    assert not evaluate_features.has_classifier(params, None) and not evaluate_features.has_classifier({}, test_set)
+    assert not evaluate_features.has_classifier(params, test_set._replace(labels=np.full(60, -1)))
+    assert not evaluate_features.has_classifier(params, test_set._replace(class_names=("a", "b", "c")))
 
 
 @pytest.mark.few(1)
@@ -203,8 +201,8 @@ def test_neighbours_among_the_training_images_are_never_the_image_itself():
     h = np.repeat(np.eye(4, 3), 3, axis=0)  # three equal rows of each kind, and three of zeros
     image_set = partly(splits.load(settings()).train_set, rows=12)._replace(images=images)
     both = splits.Splits(image_set, None, False, 0)
-    seen = report._Seen(both, h, images, image_set, h, images, True)
-    found = report._nearest(seen, (h, h), np.arange(12), k=2)
+    seen = report_page._Seen(both, h, images, image_set, h, images, True)
+    found = report_page._nearest(seen, (h, h), np.arange(12), k=2)
     assert found.shape == (12, 2)
     for row in range(9):
         assert sorted(found[row]) == [other for other in range(3 * (row // 3), 3 * (row // 3) + 3) if other != row]
@@ -224,7 +222,7 @@ def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, give, 
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
-    monkeypatch.setattr(evaluate, "collect_features", lambda *_, **sets: {"pixels": (h, h)})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"pixels": (h, h)})
     give({"labels": [0, 1]}, {"labels": [0, 1]})
     with pytest.raises(base.InputError, match=r"results\.json: No space left"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
@@ -237,13 +235,11 @@ def test_preview_draws_the_asked_number_of_images(tmp_path):
     from PIL import Image
 
     target = tmp_path / "views.png"
-    assert preview.main(config=settings(), output=str(target), num_images="3") == 0
+    assert preview.main(config=settings(), output=str(target), num_images=3) == 0
     with Image.open(target) as picture:
         assert picture.format == "PNG" and picture.width > picture.height > 100
-    with pytest.raises(base.InputError, match="num_images"):
-        preview.main(config=settings(), output=str(target), num_images="many")
     with pytest.raises(base.InputError, match="existing folder"):
-        preview.main(config=settings(), output=str(tmp_path / "no" / "views.png"), num_images="3")
+        preview.main(config=settings(), output=str(tmp_path / "no" / "views.png"), num_images=3)
 
 
 @pytest.mark.few(1)
@@ -252,7 +248,7 @@ def test_preview_writes_the_format_that_the_name_says(tmp_path, ending, format):
     from PIL import Image
 
     target = tmp_path / f"views{ending}"
-    assert preview.main(config=settings(), output=str(target), num_images="1") == 0
+    assert preview.main(config=settings(), output=str(target), num_images=1) == 0
     with Image.open(target) as picture:
         assert picture.format == format
 
@@ -260,7 +256,7 @@ def test_preview_writes_the_format_that_the_name_says(tmp_path, ending, format):
 @pytest.mark.parametrize("name", ["views", "views.gif", "views.png.", ".png/"])
 def test_preview_refuses_a_format_that_it_does_not_write(tmp_path, name):
     with pytest.raises(base.InputError, match=r"--output must (end in one of .png, .jpg, .jpeg, .webp|name a file)"):
-        preview.main(config=settings(), output=f"{tmp_path}/{name}", num_images="1")
+        preview.main(config=settings(), output=f"{tmp_path}/{name}", num_images=1)
 
 
 @pytest.mark.slow

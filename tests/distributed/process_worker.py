@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import augment, base, distributed, models, train_step
-from simclr_jax.cli import train
+from simclr_jax.cli import train_run
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.models import resnet
@@ -47,9 +47,7 @@ OVERRIDES = [
 
 
 def settings(*overrides: str) -> dict[str, Any]:
-    parsed, _ = config_lib.parse_flags(["--config=smoke", *OVERRIDES, *overrides], names={}, with_config=True)
-    assert parsed is not None
-    return parsed.to_dict()
+    return config_lib.load_file("smoke", *OVERRIDES, *overrides).to_dict()
 
 
 @functools.cache
@@ -248,7 +246,7 @@ def task_stopped(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, An
 
     setup.make_run = build_with_signal
     try:
-        status = train.run_in(folder / "run", settings(), peers)
+        status = train_run.run_in(folder / "run", settings(), peers)
     finally:
         setup.make_run = build
     with checkpoint.open_checkpoints(folder / "run" / "checkpoints") as checkpoints:
@@ -258,7 +256,7 @@ def task_stopped(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, An
 def task_endless(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, Any]:
     """The training program, long enough that somebody ends it."""
     overrides = ("--config.train.num_epochs=200.0", "--config.train.evaluate_every_epochs=0.0")
-    return {"status": train.run_in(folder / "run", settings(*overrides), peers)}
+    return {"status": train_run.run_in(folder / "run", settings(*overrides), peers)}
 
 
 def main() -> None:

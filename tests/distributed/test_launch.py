@@ -31,7 +31,7 @@ OPENMPI = {
     "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
 }
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}
-FLAGS = {"coordinator": "10.0.0.1:1234", "num_processes": "4", "process_id": "3"}
+FLAGS = {"coordinator": "10.0.0.1:1234", "num_processes": 4, "process_id": 3}
 
 
 def free_port() -> int:
@@ -53,7 +53,7 @@ def test_a_plain_machine_is_a_single_process():
 
 @pytest.mark.parametrize("environment", [{}, SLURM, OPENMPI, KUBERNETES])
 def test_one_process_can_be_asked_for_whatever_the_environment_says(environment):
-    assert distributed.find_job(environment, num_processes="1") is None
+    assert distributed.find_job(environment, num_processes=1) is None
 
 
 @pytest.mark.parametrize("environment", [{}, SLURM, OPENMPI, KUBERNETES])
@@ -110,7 +110,7 @@ def test_open_mpi_meets_where_it_was_started():
 
 def test_kubernetes_and_tpus_are_left_to_jax():
     assert distributed.find_job(KUBERNETES) == distributed.Job("k8s", process_id=3)
-    job = distributed.find_job(KUBERNETES, coordinator="job-0.svc:99", num_processes="4")
+    job = distributed.find_job(KUBERNETES, coordinator="job-0.svc:99", num_processes=4)
     assert job == distributed.Job("k8s", "job-0.svc:99", 4, 3)
     assert distributed.find_job({"TPU_WORKER_HOSTNAMES": "a,b"}, on_tpu=True) == distributed.Job("gketpu")
     several_slices = {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}
@@ -122,13 +122,12 @@ def test_kubernetes_and_tpus_are_left_to_jax():
     ("environment", "flags", "said"),
     [
         ({}, {"coordinator": "a:1"}, "got no --num_processes and no --process_id"),
-        ({}, {"num_processes": "2"}, "got no --coordinator and no --process_id"),
-        ({}, {"num_processes": "2", "process_id": "1"}, "got no --coordinator"),
+        ({}, {"num_processes": 2}, "got no --coordinator and no --process_id"),
+        ({}, {"num_processes": 2, "process_id": 1}, "got no --coordinator"),
         (KUBERNETES, {"coordinator": "a:1"}, "got no --num_processes, and the environment of k8s does not tell"),
-        ({}, {**FLAGS, "process_id": "4"}, "process_id must be from 0 to num_processes - 1; got 4 and 4"),
-        ({}, {**FLAGS, "process_id": "-1"}, "process_id must be a whole number from 0; got '-1'"),
-        ({}, {**FLAGS, "num_processes": "0"}, "num_processes must be a whole number from 1; got '0'"),
-        ({}, {**FLAGS, "num_processes": "two"}, "got 'two'"),
+        ({}, {**FLAGS, "process_id": 4}, "process_id must be from 0 to num_processes - 1; got 4 and 4"),
+        ({}, {**FLAGS, "process_id": -1}, "process_id must be a whole number from 0; got '-1'"),
+        ({}, {**FLAGS, "num_processes": 0}, "num_processes must be a whole number from 1; got '0'"),
         ({}, {**FLAGS, "coordinator": "10.0.0.1"}, "coordinator must be HOST:PORT"),
         ({}, {**FLAGS, "coordinator": "10.0.0.1:0"}, "a port from 1 to 65535"),
         ({**SLURM, "SLURM_PROCID": "x"}, {}, "SLURM_PROCID must be a whole number from 0; got 'x'"),

@@ -48,7 +48,9 @@ def test_the_structures_are_those_of_the_encoders():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_the_arguments_of_an_encoder_are_read_back_from_its_variables(case):
-    found = detect.find_network(shapes_by_name(models.make_encoder(**case)), padding=case.get("padding", "reference"))
+    found = detect.find_architecture(
+        shapes_by_name(models.make_encoder(**case)), padding=case.get("padding", "reference")
+    )
     arguments = {**DEFAULTS, **case}
     assert {key: found.encoder[key] for key in ("name", "stem", "sk_ratio", "padding")} == {
         key: arguments[key] for key in ("name", "stem", "sk_ratio", "padding")
@@ -64,7 +66,7 @@ def shapes_of(arguments) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize(("padding", "expected"), [("reference", "reference"), ("torchvision", "torchvision")])
 def test_a_bottleneck_network_is_padded_as_its_layout_says(padding, expected):
-    found = detect.find_network(shapes_by_name(models.make_encoder("resnet50")), padding=padding)
+    found = detect.find_architecture(shapes_by_name(models.make_encoder("resnet50")), padding=padding)
     assert found.encoder["padding"] == expected
 
 
@@ -72,7 +74,7 @@ def test_a_basic_block_shows_its_padding_whatever_the_layout_says():
     for padding in ("reference", "torchvision"):
         by_name = shapes_by_name(models.make_encoder("resnet18", padding=padding))
         for said in ("reference", "torchvision"):
-            assert detect.find_network(by_name, padding=said).encoder["padding"] == padding
+            assert detect.find_architecture(by_name, padding=said).encoder["padding"] == padding
 
 
 def test_heads_are_counted_and_measured():
@@ -80,14 +82,14 @@ def test_heads_are_counted_and_measured():
     by_name |= {f"projection_head/dense{i}/kernel": np.zeros((32, 32 if i < 3 else 7)) for i in (1, 2, 3)}
     by_name |= {f"projection_head/bn{i}/bias": np.zeros(32) for i in (1, 2)}
     by_name |= {"supervised_head/dense/kernel": np.zeros((32, 11))}
-    found = detect.find_network(by_name, padding="reference")
+    found = detect.find_architecture(by_name, padding="reference")
     assert (found.num_proj_layers, found.head_stored, found.proj_out_dim, found.num_classes) == (3, 3, 7, 11)
 
 
 def test_a_head_whose_last_batch_norm_has_a_bias_was_cut_off():
     by_name = shapes_by_name(models.make_encoder("resnet10", width_multiplier=0.0625))
     by_name |= {"projection_head/dense1/kernel": np.zeros((32, 32)), "projection_head/bn1/bias": np.zeros(32)}
-    found = detect.find_network(by_name, padding="reference")
+    found = detect.find_architecture(by_name, padding="reference")
     assert (found.num_proj_layers, found.head_stored, found.proj_out_dim) == (2, 1, 0)
 
 
@@ -95,13 +97,13 @@ def test_blocks_of_no_known_network_are_refused_with_the_known_ones():
     by_name = shapes_by_name(models.make_encoder("resnet18", width_multiplier=0.0625))
     short = {name: value for name, value in by_name.items() if "block_group4/block2" not in name}
     with pytest.raises(base.InputError, match=r"resnet18 2-2-2-2.*got 2-2-2-1 basic blocks"):
-        detect.find_network(short, padding="reference")
+        detect.find_architecture(short, padding="reference")
     with pytest.raises(base.InputError, match="got no basic blocks"):
-        detect.find_network({"encoder/x": np.zeros(1)}, padding="reference")
+        detect.find_architecture({"encoder/x": np.zeros(1)}, padding="reference")
 
 
 def test_a_missing_first_kernel_is_named():
     by_name = shapes_by_name(models.make_encoder("resnet18", width_multiplier=0.0625))
     del by_name["encoder/block_group3/block1/conv1/kernel"]
     with pytest.raises(base.InputError, match="block_group3/block1/conv1/kernel"):
-        detect.find_network(by_name, padding="reference")
+        detect.find_architecture(by_name, padding="reference")

@@ -13,9 +13,7 @@ from simclr_jax.run import workdir as workdir_lib
 
 
 def settings(*overrides, name="smoke"):
-    words = [f"--config={name}", *(f"--config.{override}" for override in overrides)]
-    parsed, _ = config_lib.parse_flags(words, names={}, with_config=True)
-    return parsed.to_dict()
+    return config_lib.load_file(name, *(f"--config.{override}" for override in overrides)).to_dict()
 
 
 @pytest.fixture

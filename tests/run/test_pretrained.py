@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data, probes
-from simclr_jax.cli import evaluate, preview, train
+from simclr_jax.cli import evaluate_features, preview, train
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, pretrained, setup
 
 
 def settings(*words: str) -> dict:
-    parsed, _ = config_lib.parse_flags(list(words), names={}, with_config=True)
-    assert parsed is not None
-    return parsed.to_dict()
+    return config_lib.parse(words)[0].to_dict()
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_fine_tuning_learns_the_classes(workdir, tmp_path):
     assert train.main(config=asked, workdir=str(folder)) == 0
     _, params, method_state = features.load_variables(folder, which="latest")
     test_set = config_lib.call(data.load_split, pretrained.inherit(asked), "data", split="test")
-    scores = evaluate.score_classifier(pretrained.inherit(asked), params, method_state, test_set=test_set)
+    scores = evaluate_features.score_classifier(pretrained.inherit(asked), params, method_state, test_set=test_set)
     # Ten digits: chance is 0.1; a run like this one reached 0.95.
     assert scores["top_5"] > scores["top_1"] > 0.8
 
@@ -124,5 +122,5 @@ def test_a_selector_beyond_the_head_is_refused_before_the_data_are_read(workdir)
 
 def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp_path):
     output = tmp_path / "views.png"
-    assert preview.main(config=finetune(workdir), output=str(output), num_images="2") == 0
+    assert preview.main(config=finetune(workdir), output=str(output), num_images=2) == 0
     assert output.stat().st_size > 1000

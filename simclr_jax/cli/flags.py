@@ -1,0 +1,187 @@
+"""What the verbs' command lines share: the parser, the types of flags, and the flags that several verbs have.
+
+A verb's file declares its flags in `make_parser()`, by argparse's own `add_argument`; values arrive typed in the
+verb's `main`. Neither here nor at the top of a verb's file is JAX or NumPy imported: help and mistakes come at once.
+"""
+
+import argparse
+import difflib
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from simclr_jax import base
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import paths, shipped_configs
+
+_FLAG_COLUMN = 24  # where the flags' explanations begin
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser of one verb, of `--name=value` flags only; a mistake is a `base.InputError` of one line."""
+
+    def __init__(self, verb: str, *, description: str, examples: Sequence[str] = ()) -> None:
+        self.names: list[str] = []
+        self.required: list[str] = []
+        self.takes_config = False
+        self.default_config: str | None = None
+        super().__init__(
+            f"simclr-jax {verb}",
+            description=description,
+            epilog="\n".join(f"  simclr-jax {verb} {words}" for words in examples),
+            allow_abbrev=False,
+            add_help=False,  # the program answers --help itself, whatever else is on the line
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=_FLAG_COLUMN, indent_increment=2
+            ),
+        )
+
+    def add_argument(self, *names: Any, required: bool = False, **how: Any) -> argparse.Action:
+        """argparse's, except that `parse` looks for missing flags: after unknown ones, which may be these misspelt."""
+        self.names += names
+        self.required += names[:1] if required else ()
+        return super().add_argument(*names, **how)
+
+    def format_help(self) -> str:
+        """argparse's, with a usage that says what must be given instead of all that can be."""
+        self.usage = " ".join([self.prog, *(f"{name}=..." for name in self.required), "[--flag=value ...]"])
+        return super().format_help()
+
+    def error(self, message: str) -> Any:
+        """Raises `base.InputError` in place of argparse's message on several lines."""
+        message = re.sub(r"^argument (--\w+): ", r"\1 ", message)
+        flag = message.partition(" ")[0]
+        if message == f"{flag} expected one argument":
+            message = f"{flag} must have a value; got none. Write {flag}=VALUE."
+        raise base.InputError(base.one_line(message))
+
+
+def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
+    """Flag -> typed value, and "config" -> the config as a plain dict where the verb takes one.
+
+    Raises:
+        base.InputError: a config or a value that is not valid, an unknown flag, with the nearest one, or a missing one.
+    """
+    values: dict[str, Any] = {}
+    if parser.takes_config:
+        config, words = config_lib.parse(words, default=parser.default_config)
+        values["config"] = config.to_dict()
+    # One dash is as good as two, as in absl's flags.
+    words = [f"-{word}" if f"-{word.partition('=')[0]}" in parser.names else word for word in words]
+    found, rest = parser.parse_known_args(words)
+    if rest:
+        raise base.InputError(_unknown(rest[0], parser.names))
+    missing = [name for name in parser.required if getattr(found, name.removeprefix("--"), "") is None]
+    if missing:
+        raise base.InputError(f"{missing[0]} is required. See: {parser.prog} --help")
+    return {**vars(found), **values}
+
+
+def _unknown(word: str, names: Sequence[str]) -> str:
+    valid = ", ".join(names)
+    name, shown = word.partition("=")[0], base.one_line(word.partition("=")[0] or word, 60)
+    if not word.startswith("-"):
+        return f"All arguments are flags (--name=value); got '{shown}'. Valid: {valid}."
+    return f"Unknown flag {shown}; valid flags: {valid}.{nearest(name[:60], names)}"
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """ " Did you mean ...?" with the nearest of the names, or "" where none is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def path(text: str) -> str:
+    """The type of a flag that names a file or folder; see `paths.typed`."""
+    try:
+        return paths.typed(text, flag="")
+    except base.InputError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from error
+
+
+def one_of(*choices: str) -> dict[str, Any]:
+    """The `type` and `choices` of a flag that takes one of these words: `add_argument(..., **one_of("a", "b"))`."""
+
+    def check(text: str) -> str:
+        try:
+            base.check_choice(text, choices, name="")
+        except base.InputError as error:
+            raise argparse.ArgumentTypeError(str(error).strip() + nearest(text[:60], choices)) from error
+        return text
+
+    return {"type": check, "choices": choices}
+
+
+def whole_number(low: int, high: int | None = None, *, such_as: int) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number from `low` to `high`; None for no bound."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < low or (high is not None and int(text) > high):
+            bounds = f"from {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number {bounds}; got {base.one_line(text, 40)!r}. Use for example {such_as}."
+            )
+        return int(text)
+
+    return convert
+
+
+def positive_number(what: str, *, such_as: float) -> Callable[[str], float]:
+    """The type of a flag that takes a number above 0; `what` says of what, in messages."""
+
+    def convert(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < 1e6:
+            raise argparse.ArgumentTypeError(
+                f"must be {what}, above 0; got {base.one_line(text, 40)!r}. Use for example {such_as:g}."
+            )
+        return number
+
+    return convert
+
+
+def add_config(parser: Parser, *, default: str | None = None) -> None:
+    """Adds `--config` and its overrides, of which `parse` makes "config"; without `default` it must be given."""
+    parser.takes_config, parser.default_config = True, default
+    names = ", ".join(shipped_configs.configs())
+    fallback = "" if default is None else f"; default {default}"
+    # For the help and the list of valid flags: `config_lib.parse` takes these words away before argparse sees them.
+    parser.add_argument(
+        "--config",
+        required=default is None,
+        metavar="NAME[:ARG]",
+        default=argparse.SUPPRESS,
+        help=f"{names}, or the path of your own file with get_config(){fallback}",
+    )
+    parser.add_argument(
+        "--config.SECTION.KEY",
+        metavar="VALUE",
+        default=argparse.SUPPRESS,
+        help="change one value; configs/default.py explains every key",
+    )
+
+
+def add_workdir(parser: Parser, what: str = "the folder of a run made by train") -> None:
+    """Adds `--workdir`, which must be given."""
+    parser.add_argument("--workdir", type=path, required=True, metavar="FOLDER", help=what)
+
+
+def add_checkpoint(parser: Parser) -> None:
+    """Adds `--checkpoint`: which state of a run."""
+    parser.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="latest, best (by kNN while training) or a step number; default %(default)s",
+    )
+
+
+def add_data(parser: Parser) -> None:
+    """Adds the flags that say where a run's data are now, as `config_lib.with_data` takes them."""
+    parser.add_argument("--data", metavar="NAME", help="where the images are now, if they have moved: folder:PATH")
+    parser.add_argument("--data_dir", metavar="FOLDER", help="where tfds sets or folders of a relative name are now")
+    parser.add_argument("--cache_dir", metavar="FOLDER", help="for decoded images; empty for none")

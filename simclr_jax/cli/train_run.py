@@ -1,0 +1,90 @@
+"""The work of `simclr-jax train`: from a config to a trained, checkpointed run.
+
+What belongs here: who may train in the workdir, with which config, data and program. The loop is `training_loop`'s.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from simclr_jax import base, distributed
+from simclr_jax.distributed import sharding
+from simclr_jax.run import (
+    compilation_cache,
+    identity,
+    metrics_reader,
+    paths,
+    pretrained,
+    progress,
+    setup,
+    training_loop,
+)
+from simclr_jax.run import workdir as workdir_lib
+
+EXIT_DIVERGED = 3
+
+
+def train(
+    *,
+    config: Mapping[str, Any],
+    workdir: str,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> int:
+    """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
+
+    In a job of several processes, each calls this with the same arguments but for `process_id`; see `distributed.join`.
+
+    Returns:
+        The exit status: 0 finished, 3 diverged, 4 another process was lost, 128 + n stopped by signal n.
+
+    Raises:
+        base.InputError: a value of the config is not valid, or the workdir belongs to another config.
+    """
+    progress.quiet_libraries()
+    compilation_cache.keep()
+    folder = pathlib.Path(workdir)
+    with distributed.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
+        if not peers.is_main:
+            progress.mute()
+        return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
+
+
+def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers) -> int:
+    """`train`, once the processes of the run are connected."""
+    peers.agree(_facts(config))
+    peers.agree({"devices per process": sharding.local_summary()})
+    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
+        if peers.is_main:
+            changes = identity.check_config(folder, config)
+            if changes:
+                progress.say(changes)
+        run = setup.make_run(config)
+        peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
+        # By the lock's text a folder that all hosts share differs from folders of the same name.
+        peers.agree({"workdir, a folder that all hosts share,": workdir_lib.lock_holder(folder)})
+        if peers.is_main:
+            identity.check_data(folder, run.source)
+            workdir_lib.write_config(folder, config)
+            identity.write_data(folder, run.source)
+        try:
+            number = training_loop.train(run, folder, stop, peers=peers)
+        except metrics_reader.Diverged as error:
+            progress.say(f"simclr-jax train: {error}")
+            return EXIT_DIVERGED
+    if number:
+        progress.say(
+            f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
+        )
+        return 128 + number
+    flag = paths.as_flag("workdir", folder)
+    evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
+    progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
+    return 0
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What all processes of a run must have in common before they start."""
+    return {**base.flat(config), **workdir_lib.environment()}
