@@ -257,7 +257,7 @@ _BUDGET = """
     layers = sum("bn" in str(p) and "scale" in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params))
     row = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.rows(mesh))
     read = lambda source, indices, positions: base.Batch(
-        image=source[0], size=source[1], label=source[2], position=positions, mask=indices >= 0)
+        image=source[0], size=source[1], label=source[2], index=indices, position=positions, mask=indices >= 0)
     for streamed in (False, True):
         load = sharding.map_rows(
             train_step.make_load_views(read if streamed else resident.gather_batch, views), mesh,

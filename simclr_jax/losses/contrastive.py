@@ -19,6 +19,10 @@ def l2_normalize(x: Array) -> Array:
     """x / max(|x|, 1e-6) along the last axis. A zero vector stays zero and has a finite gradient.
 
     Reference: tf.math.l2_normalize with its epsilon 1e-12, under the root.
+
+    Example:
+        >>> losses.l2_normalize(jnp.asarray([3.0, 4.0])).round(3).tolist()
+        [0.6000000238418579, 0.800000011920929]
     """
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))

@@ -101,7 +101,7 @@ class BatchNorm(nn.Module):
 
     train: normalise by the batch's own statistics and move the averages (collection batch_stats); else by the averages.
     param_dtype: of parameters and statistics.
-    use_bias: whether there is a bias.
+    use_bias, use_scale: whether there is a bias, a scale.
     scale_init: of the scale.
     num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
         mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
@@ -117,6 +117,7 @@ class BatchNorm(nn.Module):
     train: bool
     param_dtype: jnp.dtype
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     num_groups: int = 1
     num_parts: int = 1
@@ -133,7 +134,7 @@ class BatchNorm(nn.Module):
         shape, dtype = (x.shape[-1] if kernel is None else kernel.shape[-1],), self.param_dtype
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        scale = self.param("scale", self.scale_init, shape, dtype)
+        scale = self.param("scale", self.scale_init, shape, dtype) if self.use_scale else jnp.ones(shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype) if self.use_bias else jnp.zeros(shape, dtype)
         if kernel is not None:
             parts = math.gcd(self.num_parts, x.shape[0])

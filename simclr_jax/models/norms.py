@@ -57,6 +57,7 @@ class GroupNorm(nn.Module):
 
     param_dtype: jnp.dtype
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     epsilon: float = 1e-5
 
@@ -70,7 +71,8 @@ class GroupNorm(nn.Module):
         centred = grouped - jnp.mean(grouped, axis=axes, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
         y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        y = y * self.param("scale", self.scale_init, shape, dtype)
+        if self.use_scale:
+            y = y * self.param("scale", self.scale_init, shape, dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, shape, dtype)
         return (nn.relu(y) if relu else y).astype(x.dtype)

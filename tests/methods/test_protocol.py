@@ -54,6 +54,7 @@ def batch() -> base.Batch:
         image=jnp.zeros((B, SIZE, SIZE, 3), jnp.uint8),
         size=jnp.full((B, 2), SIZE, jnp.int32),
         label=jnp.asarray(LABELS, jnp.int32),
+        index=jnp.arange(B, dtype=jnp.int32),
         position=jnp.arange(B, dtype=jnp.int32),
         mask=jnp.ones((B,), bool),
     )
