@@ -27,7 +27,7 @@ def make_linear_method() -> base.Method:
         return jnp.mean(outputs**2), (method_state, {"largest": jnp.max(outputs)})
 
     def update(params, method_state, step):
-        return {**method_state, "updates": method_state["updates"] + 1}
+        return params, {**method_state, "updates": method_state["updates"] + 1}
 
     return base.Method(init, embed, loss, update)
 
