@@ -49,7 +49,7 @@ def _cross_entropies(cross: Array, within: Array, temperature: float | Array) ->
     return jnp.log(candidates) - jnp.sum(jnp.where(own, cross, 0.0), axis=1)
 
 
-def _contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, Array]:
+def contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, Array]:
     """Accuracy and entropy of choosing a row's positive among the B rows of the other view."""
     cross, temperature = jax.lax.stop_gradient((cross, temperature))
     correct = jnp.argmax(cross, axis=1) == jnp.arange(cross.shape[0])
@@ -133,7 +133,7 @@ def nt_xent(
     else:
         # Both views of an image have its weight, so the mean of their losses has it too.
         loss = classification.weighted_mean((anchors_first + anchors_second) / 2, weights)
-    return loss, _contrastive_metrics(cross, temperature)
+    return loss, contrastive_metrics(cross, temperature)
 
 
 def collapse_value(batch_size: int) -> float:
