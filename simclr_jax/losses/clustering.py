@@ -1,7 +1,6 @@
 """SwAV: images are assigned to prototypes by Sinkhorn's algorithm, and every crop predicts the others' assignment."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,12 @@ def _log_sum(x: Array, axis: int) -> Array:
 
 
 def sinkhorn(
-    scores: Array, *, epsilon: float | Array = 0.05, iterations: int | Array = 3, others: Array | None = None
+    scores: Array,
+    *,
+    epsilon: float | Array = 0.05,
+    iterations: int | Array = 3,
+    others: Array | None = None,
+    use_others: bool | Array = True,
 ) -> Array:
     """Soft assignments of samples to prototypes that use all prototypes equally: [N, K] of at least float32.
 
@@ -31,6 +35,7 @@ def sinkhorn(
         iterations: turns, at least 0. An integer array may be given.
         others: [L, K], scores of samples that take part without being returned, for instance from a queue. They stay
             an array of their own: joined to scores that are spread over devices, they would move them.
+        use_others: bool scalar, possibly known at run time only; False leaves them out.
 
     Raises:
         InputError: scores or others are not [N, K] and [L, K], epsilon is not above 0 or iterations is below 0.
@@ -62,14 +67,16 @@ def sinkhorn(
 
     def of_prototypes(of_samples: list[Array]) -> Array:
         sums = [_log_sum(x - own, axis=0) for x, own in zip(logits, of_samples, strict=True)]
-        return functools.reduce(jnp.logaddexp, sums)
+        return functools.reduce(jnp.logaddexp, [sums[0], *(jnp.where(use_others, s, -jnp.inf) for s in sums[1:])])
 
     def turn(_: Array, logs: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         prototypes = of_prototypes(logs[1])
         return prototypes, [_log_sum(x - prototypes, axis=1) for x in logits]
 
     # Without a turn, all entries have the same factor: the number of samples over the sum of all.
-    everything = _log_sum(of_prototypes(begin), axis=1) - math.log(sum(block.shape[0] for block in blocks))
+    counts = [jnp.asarray(block.shape[0], block.dtype) for block in blocks]
+    count = sum((jnp.where(use_others, n, 0) for n in counts[1:]), counts[0])
+    everything = _log_sum(of_prototypes(begin), axis=1) - jnp.log(count)
     start = (jnp.broadcast_to(everything, (1, scores.shape[1])), begin)
     prototypes, samples = jax.lax.fori_loop(0, iterations, turn, start)
     return jnp.exp(logits[0] - prototypes - samples[0])
@@ -82,6 +89,7 @@ def swav(
     epsilon: float | Array = 0.05,
     iterations: int | Array = 3,
     queue_scores: Array | None = None,
+    use_queue: bool | Array = True,
 ) -> tuple[Array, dict[str, Array]]:
     """SwAV, swapped prediction of assignments: (loss, metrics), scalars of at least float32.
 
@@ -97,6 +105,7 @@ def swav(
         iterations: see `sinkhorn`.
         queue_scores: [L, 2, K], scores of earlier images' crops 1 and 2 with the current prototypes, which join the
             assignment only. For batches smaller than a few times K.
+        use_queue: bool scalar; False leaves the queue out.
 
     Returns:
         The loss, and {"assignment_entropy": the mean entropy in nats of an image's assignment, at most ln K,
@@ -131,7 +140,8 @@ def swav(
     total, assigned = jnp.zeros((), scores.dtype), []
     for crop in range(2):
         others = None if queue_scores is None else queue_scores[:, crop]
-        assigned.append(sinkhorn(scores[:, crop], epsilon=epsilon, iterations=iterations, others=others))
+        numbers = {"epsilon": epsilon, "iterations": iterations}
+        assigned.append(sinkhorn(scores[:, crop], others=others, use_others=use_queue, **numbers))
         summed = sum(predictions[:, other] for other in range(num_crops) if other != crop)
         total -= jnp.mean(jnp.sum(assigned[-1] * summed, axis=-1))
     return total / (2 * (num_crops - 1)), _describe(assigned, jax.lax.stop_gradient(scores))

@@ -9,27 +9,63 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simclr_jax import base, losses
-from simclr_jax.methods import simclr, supervised
+from simclr_jax.methods import barlow_twins, dcl, simclr, sup_con, supervised, swav, vicreg
+from simclr_jax.methods.barlow_twins import make_barlow_twins
+from simclr_jax.methods.dcl import make_dcl, make_dclw
 from simclr_jax.methods.simclr import make_simclr
+from simclr_jax.methods.sup_con import make_sup_con
 from simclr_jax.methods.supervised import make_classify, make_supervised
+from simclr_jax.methods.swav import make_swav
+from simclr_jax.methods.vicreg import make_vicreg
 
-__all__ = ["METHODS", "check_batch", "make_classify", "make_simclr", "make_supervised", "uninformed_loss"]
+__all__ = [
+    "METHODS",
+    "check_batch",
+    "make_barlow_twins",
+    "make_classify",
+    "make_dcl",
+    "make_dclw",
+    "make_simclr",
+    "make_sup_con",
+    "make_supervised",
+    "make_swav",
+    "make_vicreg",
+    "uninformed_loss",
+]
 
 METHODS: dict[str, Callable[..., base.Method]] = {
     "simclr": simclr.make_simclr,
     "supervised": supervised.make_supervised,
+    "barlow_twins": make_barlow_twins,
+    "vicreg": make_vicreg,
+    "swav": make_swav,
+    "sup_con": make_sup_con,
+    "dcl": make_dcl,
+    "dclw": make_dclw,
+}
+
+# The loss of equal embeddings, from the settings of a method and the batch's size; other methods stand below.
+_UNINFORMED: dict[str, Callable[..., float]] = {
+    "barlow_twins": barlow_twins.uninformed_loss,
+    "vicreg": vicreg.uninformed_loss,
+    "swav": swav.uninformed_loss,
+    "sup_con": sup_con.uninformed_loss,
+    "dcl": dcl.uninformed_loss,
+    "dclw": dcl.uninformed_loss,
 }
 
 
 def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes: int) -> float:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
-    A run that stays at it learns nothing.
+    A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K.
 
     Example:
         >>> round(methods.uninformed_loss({"name": "supervised"}, batch_size=256, num_classes=10), 3)
         2.303
     """
+    if section["name"] in _UNINFORMED:
+        return _UNINFORMED[section["name"]](**section, batch_size=batch_size)
     if section["name"] == "supervised":
         return math.log(num_classes)
     contrastive = section.get("loss_scale", 1.0) * losses.collapse_value(batch_size)

@@ -4,7 +4,7 @@ params and batch_stats are {"encoder", "projection_head", ...}; a head without v
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -157,6 +157,27 @@ def apply_to_views(
         activations, batch_stats = net.apply(params, batch_stats, views[:, view], True)
         by_view.append(activations)
     return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *by_view), batch_stats
+
+
+def apply_to_crops(
+    modules: tuple[nn.Module, heads.MLP], trees: tuple[PyTree, PyTree], groups: Sequence[Array]
+) -> tuple[Array, PyTree]:
+    """Encoder and projection head in training on crops of several sizes: z [B, V, d] of all of them, statistics.
+
+    `groups` are arrays [B, V_i, h_i, w_i, 3], one a size. Crops of one size pass the encoder together, in the order of
+    the groups, so that its moving averages move once a group; all crops pass the head together.
+    """
+    (encoder, head), (params, batch_stats) = modules, trees
+    head, batch_stats, parts = heads.with_norm_of(head, encoder), dict(batch_stats), []
+    for crops in groups:
+        own = params["encoder"], batch_stats["encoder"]
+        images = crops.reshape(-1, *crops.shape[2:])
+        h, batch_stats["encoder"] = apply_part(encoder, own, images, train=True)
+        parts.append(h.reshape(*crops.shape[:2], -1))
+    h = jnp.concatenate(parts, axis=1)
+    own = params["projection_head"], batch_stats["projection_head"]
+    z, batch_stats["projection_head"] = apply_part(head, own, h.reshape(-1, h.shape[-1]), train=True)
+    return z.reshape(*h.shape[:2], -1), batch_stats
 
 
 def _shape_of_h(encoder: nn.Module, key: Array, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

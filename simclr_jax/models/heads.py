@@ -76,11 +76,11 @@ class ProjectionHead(nn.Module):
 class DenseLayer(NamedTuple):
     """One layer of an `MLP`.
 
-    width: of its output. bias: whether the dense part has one. norm: "none", "affine" (BatchNorm with scale and bias)
-    or "plain" (BatchNorm without parameters). relu: whether max(., 0) follows.
+    width: of its output; None for that of its input. bias: whether the dense part has one. norm: "none", "affine"
+    (BatchNorm with scale and bias) or "plain" (BatchNorm without parameters). relu: whether max(., 0) follows.
     """
 
-    width: int
+    width: int | None
     bias: bool = False
     norm: str = "affine"
     relu: bool = True
@@ -108,7 +108,7 @@ class MLP(nn.Module):
         norm = norms.make_norm(self.dtype, train, self.norm)
         for number, layer in enumerate(self.layers, start=1):
             x = nn.Dense(
-                layer.width,
+                layer.width or x.shape[-1],
                 use_bias=layer.bias,
                 dtype=jnp.dtype(self.dtype),
                 param_dtype=state_dtype,
@@ -123,7 +123,7 @@ class MLP(nn.Module):
 
 
 def make_mlp(
-    widths: Sequence[int],
+    widths: Sequence[int | None],
     *,
     bias: bool = False,
     norm: str = "affine",
@@ -135,7 +135,7 @@ def make_mlp(
     """Hidden layers with ReLU, all of one kind, and an output layer without.
 
     Args:
-        widths: of every layer in turn; the last one is d.
+        widths: of every layer in turn, None for that of the layer before; the last one is d.
         bias, norm: of the hidden layers, see `DenseLayer`.
         out_bias, out_norm: of the last layer.
         dtype: type of the activations.
@@ -146,7 +146,7 @@ def make_mlp(
     """
     for kind in (norm, out_norm):
         base.check_choice(kind, ("none", "affine", "plain"), name="norm of a head's layer")
-    if not widths or min(widths) < 1:
+    if not widths or any(width is not None and width < 1 for width in widths):
         raise base.InputError(f"a head must have at least one layer and widths of at least 1; got {tuple(widths)}.")
     hidden = [DenseLayer(width, bias, norm) for width in widths[:-1]]
     stack = (*hidden, DenseLayer(widths[-1], out_bias, out_norm, relu=False))

@@ -88,7 +88,7 @@ def check(arrays: Arrays, case: str, result: Any, *, dtype: str, gradient_tolera
             continue
         expected = np.asarray(values[f"grad_{name}_f64"])
         largest = np.abs(expected).max()
-        if largest < 1e-12:  # the true gradient is zero
+        if largest < (1e-12 if dtype == "float64" else 1e-7):  # the true gradient is zero, or but for rounded inputs
             rows = np.atleast_1d(np.asarray(values[name], np.float64))
             smallest = np.linalg.norm(rows, axis=-1).min() if rows.ndim > 1 else 1.0
             assert np.abs(gradient).max() <= 1e-5 / (values.get("temperature", 1.0) * smallest)
