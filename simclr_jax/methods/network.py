@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import heads
+from simclr_jax.models import heads, norms
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -130,7 +130,28 @@ def apply_part(module: nn.Module, trees: tuple[PyTree, PyTree], x: Array, *, tra
     return y, updates.get("batch_stats", {})
 
 
+def with_bn_groups(encoder: nn.Module, num_groups: int, grouping: str) -> nn.Module:
+    """`encoder` with BatchNorm in groups of rows, see `layers.BatchNorm`; with 1 group, as it is.
+
+    Raises:
+        InputError: num_groups is below 1, or the encoder has no field `norm` of this package.
+    """
+    norm = getattr(encoder, "norm", None)
+    if num_groups < 1 or (num_groups > 1 and not isinstance(norm, norms.Norm)):
+        raise base.InputError(
+            f"bn_splits must be at least 1, and 1 for an encoder that is not of this package; got {num_groups}."
+        )
+    if num_groups == 1 or not isinstance(norm, norms.Norm):
+        return encoder
+    return encoder.clone(norm=norm._replace(num_groups=num_groups, grouping=grouping))
+
+
 BN_PER = ("view", "batch")
+
+
+def check_bn_per(bn_per: str) -> None:
+    """Raises InputError unless `bn_per` is one of BN_PER."""
+    base.check_choice(bn_per, BN_PER, name="bn_per", remedy="Use view.")
 
 
 def apply_to_views(
@@ -142,11 +163,8 @@ def apply_to_views(
         bn_per: over what BatchNorm takes its statistics. "view": one pass a view, view 1 first, each with the
             statistics of its own B images, so that the moving averages move V times. "batch": one pass of all B V views
             together.
-
-    Raises:
-        InputError: bn_per is neither.
     """
-    base.check_choice(bn_per, BN_PER, name="bn_per", remedy="Use view.")
+    check_bn_per(bn_per)
     params, batch_stats = trees
     if bn_per == "batch":
         # Merging the axes keeps an image's views neighbours, hence on its device; view-major rows would move them all.

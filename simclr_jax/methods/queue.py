@@ -36,6 +36,14 @@ def init_queue(key: Array, length: int, like: Array | jax.ShapeDtypeStruct) -> Q
     return {"rows": losses.l2_normalize(rows), "pointer": jnp.zeros((), jnp.int32)}
 
 
+def nearest(queue: Queue, rows: Array) -> Array:
+    """What lies nearest in the queue, by cosine, to each of the unit rows [..., d]; the first of equals. A constant."""
+    candidates, rows = jax.lax.stop_gradient((queue["rows"], rows))
+    # Full precision: a rounded product would take another neighbour.
+    scores = jnp.einsum("...d,kd->...k", rows, candidates, precision=jax.lax.Precision.HIGHEST)
+    return candidates[jnp.argmax(scores, axis=-1)]
+
+
 def enqueue(queue: Queue, rows: Array) -> Queue:
     """The queue with a batch of unit rows [B, d] in place of its oldest; K must be a multiple of B.
 

@@ -73,10 +73,18 @@ class ProjectionHead(nn.Module):
         return tuple(activations)
 
 
+def check_num_layers(num_proj_layers: int, *, low: int = 0) -> None:
+    """Raises InputError unless a projection head may have so many layers."""
+    if num_proj_layers not in range(low, MAX_LAYERS + 1):
+        raise base.InputError(
+            f"num_proj_layers must be {low} to {MAX_LAYERS}; got {num_proj_layers}. Use 2, or 3 for ImageNet."
+        )
+
+
 class DenseLayer(NamedTuple):
     """One layer of an `MLP`.
 
-    width: of its output; None for that of its input. bias: whether the dense part has one. norm: "none", "affine"
+    width: of its output; None for that of the MLP's input. bias: whether the dense part has one. norm: "none", "affine"
     (BatchNorm with scale and bias) or "plain" (BatchNorm without parameters). relu: whether max(., 0) follows.
     """
 
@@ -106,9 +114,10 @@ class MLP(nn.Module):
         """Maps [N, D] to the last layer's output [N, d]."""
         state_dtype = layers.state_dtype(self.dtype)
         norm = norms.make_norm(self.dtype, train, self.norm)
+        own_width = x.shape[-1]
         for number, layer in enumerate(self.layers, start=1):
             x = nn.Dense(
-                layer.width or x.shape[-1],
+                layer.width or own_width,
                 use_bias=layer.bias,
                 dtype=jnp.dtype(self.dtype),
                 param_dtype=state_dtype,
@@ -135,7 +144,7 @@ def make_mlp(
     """Hidden layers with ReLU, all of one kind, and an output layer without.
 
     Args:
-        widths: of every layer in turn, None for that of the layer before; the last one is d.
+        widths: of every layer in turn, the last one is d; None for the width of the MLP's input.
         bias, norm: of the hidden layers, see `DenseLayer`.
         out_bias, out_norm: of the last layer.
         dtype: type of the activations.

@@ -103,8 +103,10 @@ class BatchNorm(nn.Module):
     param_dtype: of parameters and statistics.
     use_bias, use_scale: whether there is a bias, a scale.
     scale_init: of the scale.
-    num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
-        mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
+    num_groups: G, a divisor of N: each group of rows has statistics of its own, and the averages move by the mean of
+        the groups' statistics.
+    grouping: "neighbors": group g is rows [g*N/G, (g+1)*N/G). Where every device holds whole groups, normalising needs
+        no communication. "interleaved": group g is every G-th row from row g on, so that groups lie across devices.
     num_parts: of how many runs of rows, each on a device of its own, the batch consists; see `moments`.
     folded: take the forms of `models.fused_conv_bn`; for bfloat16 and one group.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
@@ -120,6 +122,7 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     num_groups: int = 1
+    grouping: str = "neighbors"
     num_parts: int = 1
     folded: bool = False
     momentum: float = 0.9
@@ -155,15 +158,17 @@ class BatchNorm(nn.Module):
 
         With groups, the mean and variance returned are the averages over the groups.
         """
-        parts = max(self.num_parts // self.num_groups, 1)
+        axis = 1 if self.grouping == "interleaved" else 0  # of the groups, once the rows are two axes
+        parts = self.num_parts if axis or self.num_groups == 1 else max(self.num_parts // self.num_groups, 1)
         if self.folded and relu:
             return fused_conv_bn.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
         if self.num_groups == 1:
             mean, variance = moments(x, parts)
             return self._apply(x, (mean, variance), affine, relu), mean, variance
-        rows = x.reshape(self.num_groups, -1, *x.shape[1:])
-        statistics = jax.vmap(functools.partial(moments, parts=parts))(rows)
-        spread = tuple(m.reshape(self.num_groups, *[1] * (x.ndim - 1), x.shape[-1]) for m in statistics)
+        rows = x.reshape(*((-1, self.num_groups) if axis else (self.num_groups, -1)), *x.shape[1:])
+        statistics = jax.vmap(functools.partial(moments, parts=parts), in_axes=axis)(rows)
+        trail = [1] * (x.ndim - 1 - axis)
+        spread = tuple(m.reshape(self.num_groups, *trail, x.shape[-1]) for m in statistics)
         y = self._apply(rows, spread, affine, relu).reshape(x.shape)
         mean, variance = (jnp.mean(m, axis=0) for m in statistics)
         return y, mean, variance
