@@ -78,6 +78,10 @@ def run(
         kernel = params["prototypes"]["kernel"]
         params["prototypes"]["kernel"] = kernel = kernel / jnp.linalg.norm(kernel, axis=0)
         method_state = {name: kernel if name == "prototypes" else x for name, x in method_state.items()}
+    if "target" in method_state:  # it starts as a copy
+        method_state["target"]["params"] = {name: params[name] for name in method_state["target"]["params"]}
+    if "settings/queue_start" in arrays:
+        method_state["queue"]["rows"] = jnp.asarray(arrays["settings/queue_start"], dtype)
     state = base.TrainState(jnp.zeros((), jnp.int32), params, method_state, tx.init(params))
     update = jax.jit(train_step.make_update(method, tx))
     history = []
