@@ -137,6 +137,6 @@ def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int) 
         )
     if batch_size < 2:
         raise base.InputError(
-            f"train.batch_size must be at least 2 for the method {section['name']}: an image alone has no negatives "
-            f"and its loss is always 0; got {batch_size}. Use for example 128."
+            f"train.batch_size must be at least 2 for the method {section['name']}: an image alone has nothing to be "
+            f"told from; got {batch_size}. Use for example 128."
         )
