@@ -56,7 +56,12 @@ def get_config() -> config_dict.ConfigDict:
     config.augment.grayscale_probability = 0.2
     config.augment.blur_probability = 0.5  # 0.0 = no blur, as for CIFAR
     config.augment.blur_sigma_per = "view"  # one sigma per "view" of the batch (reference) or per "image"
+    config.augment.solarize_probability = 0.0  # like the blur's: one number, or several that the views take in turn
     config.augment.crop_min_scale = 0.08  # lower end of the crop's share of the image
+    config.augment.crop_sampler = "reference"  # of the crops: SimCLR's | "torchvision", as in most other codes
+    config.augment.num_small_views = 0  # multi-crop (SwAV): crops beside the views; 6 there
+    config.augment.small_image_size = 96  # pixels, side of a small crop
+    config.augment.small_crop_scale = (0.05, 0.14)  # its share of the image, lowest and highest
 
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
@@ -92,12 +97,21 @@ def get_config() -> config_dict.ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
+    config.optimizer.rate_place = "inside"  # of lars: rate inside the velocity (SimCLR) | "outside" (other codes)
+    config.optimizer.vector_rate_factor = 1.0  # of lars: on the rate of biases and norms; 0.024 in Barlow Twins
+    config.optimizer.decayed = "usual"  # "all" = biases and normalisations too, as in torch's SGD
+    config.optimizer.constant_rate_for = ""  # a module that keeps the first rate: "predictor" in SimSiam
 
     # optim.make_schedule: warm-up, then cosine to zero.
     config.schedule = config_dict.ConfigDict()
     config.schedule.base_learning_rate = 0.3
     config.schedule.learning_rate_scaling = "linear"  # of the base rate: "linear" b/256 | "sqrt" sqrt(b) | "none"
     config.schedule.warmup_epochs = 10.0
+    config.schedule.decay = "cosine"  # | cosine_by_epoch | cosine_by_epoch_from_1 | drops (a tenth at drop_epochs)
+    config.schedule.final_fraction = 0.0  # of the peak, at the end; 0.001 in Barlow Twins, VICReg, SwAV
+    config.schedule.warmup_start = 0.0  # rate of the first update, not scaled; 0.3 in SwAV
+    config.schedule.warmup_end = "after"  # the peak comes after the warm-up | with its "last" update
+    config.schedule.drop_epochs = ()
     config.schedule.restart_epochs = ()  # where both begin anew; "(100.0,)" lets a run of 100 epochs go on
 
     # The training loop.

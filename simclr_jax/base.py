@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import jax
 
     Array = jax.Array
+    Views = Array | tuple[Array, ...]
     Metrics = Mapping[str, Array]
     Schedule = Callable[[Array], Array]
 
@@ -23,11 +24,16 @@ PyTree = Any
 
 def __getattr__(name: str) -> Any:
     """The types that are JAX's, once they are used: what only reads a command line or a path does not wait for JAX."""
-    if name not in ("Array", "Metrics", "Schedule"):
+    if name not in ("Array", "Views", "Metrics", "Schedule"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import jax
 
-    types = {"Array": jax.Array, "Metrics": Mapping[str, jax.Array], "Schedule": Callable[[jax.Array], jax.Array]}
+    types = {
+        "Array": jax.Array,
+        "Views": jax.Array | tuple[jax.Array, ...],
+        "Metrics": Mapping[str, jax.Array],
+        "Schedule": Callable[[jax.Array], jax.Array],
+    }
     return types[name]
 
 
@@ -87,6 +93,8 @@ class Batch(TypedDict):
     size: int32 [B, 2], (height, width) of the valid region, which starts at the top left corner of the canvas;
         equal to (H, W) unless images of mixed sizes were fitted to one canvas.
     label: int32 [B]; -1 = unlabelled. A self-supervised method never reads it.
+    index: int32 [B], place of the example in its data set, the same in every epoch; -1 on padding rows. For methods
+        that remember something of every image.
     position: int32 [B], place of the example in the global batch; random numbers are derived from it, so that they
         do not depend on how the batch is spread over devices.
     mask: bool [B], False on padding rows.
@@ -95,6 +103,7 @@ class Batch(TypedDict):
     image: Array
     size: Array
     label: Array
+    index: Array
     position: Array
     mask: Array
 
@@ -117,7 +126,7 @@ class TrainState(NamedTuple):
 class MakeViews(Protocol):
     """The augmentation: images -> views."""
 
-    def __call__(self, key: Array, images: Array, sizes: Array | None = None, positions: Array | None = None) -> Array:
+    def __call__(self, key: Array, images: Array, sizes: Array | None = None, positions: Array | None = None) -> Views:
         """Draws V augmented views of every image.
 
         Args:
@@ -127,7 +136,8 @@ class MakeViews(Protocol):
             positions: int32 [B], place of every image in the global batch; None for 0 to B - 1.
 
         Returns:
-            float32 [B, V, h, w, 3] in [0, 1]; [V, h, w, 3] for one image.
+            float32 [B, V, h, w, 3] in [0, 1]; [V, h, w, 3] for one image. With views of several sizes (multi-crop) a
+            tuple of such arrays, the large views first.
 
         Raises:
             InputError: images of another shape or type.
@@ -138,8 +148,8 @@ class MakeViews(Protocol):
 class Init(Protocol):
     """The method's parameters and state before the first update."""
 
-    def __call__(self, key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        """Initial (params, method_state) for views shaped like float [B, V, h, w, 3]."""
+    def __call__(self, key: Array, views: Any) -> tuple[PyTree, PyTree]:
+        """Initial (params, method_state) for views shaped like float [B, V, h, w, 3], or a tuple of such arrays."""
         ...
 
 
@@ -147,9 +157,12 @@ class Embed(Protocol):
     """The method's network."""
 
     def __call__(
-        self, params: PyTree, method_state: PyTree, views: Array, batch: Batch, key: Array
+        self, params: PyTree, method_state: PyTree, views: Any, batch: Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
-        """Runs the network, row by row: (outputs, method_state). `outputs` has leading axis B."""
+        """Runs the network, row by row: (outputs, method_state). `outputs` has leading axis B.
+
+        `views` is one array [B, V, h, w, 3]; under a recipe with small crops, a tuple of arrays, the large ones first.
+        """
         ...
 
 
@@ -164,9 +177,18 @@ class Loss(Protocol):
 class Update(Protocol):
     """What the method does after an update of the parameters."""
 
-    def __call__(self, params: PyTree, method_state: PyTree, step: Array) -> PyTree:
-        """The method's own state after the optimizer moved the parameters (moving averages live here)."""
+    def __call__(self, params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
+        """(params, method_state) once the optimizer has made update `step`, int32 counted from 0.
+
+        Here a moving average follows the parameters, and parameters that must stay in a set are brought back to it.
+        """
         ...
+
+
+def keep(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
+    """The `Update` of a method that does nothing after an update."""
+    del step
+    return params, method_state
 
 
 class Method(NamedTuple):

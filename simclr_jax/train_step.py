@@ -13,7 +13,7 @@ import optax
 from simclr_jax import base, optim
 
 LoadBatch = Callable[[Any, base.Array, base.Array], base.Batch]
-LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Array]]
+LoadViews = Callable[[base.Array, Any, base.Array, base.Array], tuple[base.Batch, base.Views]]
 Dispatch = Callable[[base.TrainState, base.Array, Any, base.Array, base.Array], tuple[base.TrainState, base.Metrics]]
 TrainStep = Callable[[base.TrainState, base.Array, Any, base.Array], tuple[base.TrainState, base.Metrics]]
 LossAux = tuple[base.Array, tuple[base.PyTree, base.Metrics]]
@@ -77,12 +77,14 @@ def _join(tree: base.PyTree, chunks: Chunks) -> base.PyTree:
 def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadViews:
     """(views_key, source, indices [B], positions [B]) -> (batch, views [B, V, h, w, 3]), row by row.
 
+    With views of several sizes they are a tuple of such arrays.
+
     Being row by row, it may be split over devices with no communication (`sharding.map_rows`).
     """
 
     def load_views(
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
-    ) -> tuple[base.Batch, base.Array]:
+    ) -> tuple[base.Batch, base.Views]:
         batch = load_batch(source, indices, positions)
         return batch, make_views(key, batch["image"], batch["size"], batch["position"])
 
@@ -196,7 +198,7 @@ def make_train_step(
         (loss, (method_state, metrics)), gradients = differentiate(state, keys, source, indices)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        method_state = method.update(params, method_state, state.step)
+        params, method_state = method.update(params, method_state, state.step)
         metrics = {
             **metrics,
             "loss": loss,
@@ -211,9 +213,11 @@ def make_train_step(
 def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callable[..., Any]:
     """One update on views that you have made, for a loop of your own: (state, views) -> (state, metrics).
 
-    The result is a pure function to be wrapped in `jax.jit`, called as `update(state, views, labels=None, key=None)`
-    with views float [B, V, h, w, 3] and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read.
-    The state comes from `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+    The result is a pure function to be wrapped in `jax.jit`, called as
+    `update(state, views, labels=None, index=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple of such
+    arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read; `index`
+    int32 [B], the images' places in the data set, is for methods that remember each image. The state comes from
+    `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
@@ -222,21 +226,28 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
 
     def load_views(
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
-    ) -> tuple[base.Batch, base.Array]:
+    ) -> tuple[base.Batch, base.Views]:
         del key
-        views, labels = source
-        count = views.shape[0]
+        views, labels, index = source
+        count = labels.shape[0]
         image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
-        return base.Batch(image=image, size=size, label=labels, position=positions, mask=indices >= 0), views
+        mask = indices >= 0
+        return base.Batch(image=image, size=size, label=labels, index=index, position=positions, mask=mask), views
 
     step = make_train_step(method, tx, load_views, schedule=lambda _: jnp.zeros(()))
 
     def update(
-        state: base.TrainState, views: base.Array, *, labels: base.Array | None = None, key: base.Array | None = None
+        state: base.TrainState,
+        views: base.Views,
+        *,
+        labels: base.Array | None = None,
+        index: base.Array | None = None,
+        key: base.Array | None = None,
     ) -> tuple[base.TrainState, base.Metrics]:
-        indices = jnp.arange(views.shape[0], dtype=jnp.int32)
+        indices = jnp.arange(jax.tree.leaves(views)[0].shape[0], dtype=jnp.int32)
         labels = jnp.full_like(indices, -1) if labels is None else labels
-        state, metrics = step(state, jax.random.key(0) if key is None else key, (views, labels), indices)
+        source = views, labels, indices if index is None else index
+        state, metrics = step(state, jax.random.key(0) if key is None else key, source, indices)
         return state, {name: value for name, value in metrics.items() if name != "learning_rate"}
 
     return update
@@ -279,9 +290,11 @@ def repeat_steps(train_step: TrainStep) -> Dispatch:
 
 
 def init_state(
-    method: base.Method, tx: optax.GradientTransformation, key: base.Array, *, views_shape: tuple[int, ...]
+    method: base.Method, tx: optax.GradientTransformation, key: base.Array, *, views_shape: tuple[Any, ...]
 ) -> base.TrainState:
-    """The state before the first update, for views of shape (B, V, h, w, 3). Pure: wrap it in `jit` or `eval_shape`.
+    """The state before the first update, for views of shape (B, V, h, w, 3), or of a tuple of such shapes.
+
+    Pure: wrap it in `jit` or `eval_shape`.
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
@@ -289,5 +302,7 @@ def init_state(
         >>> jax.eval_shape(init).step.dtype
         dtype('int32')
     """
-    params, method_state = method.init(key, jnp.zeros(views_shape, jnp.float32))
+    one_size = isinstance(views_shape[0], int)
+    views = [jnp.zeros(shape, jnp.float32) for shape in ((views_shape,) if one_size else views_shape)]
+    params, method_state = method.init(key, views[0] if one_size else tuple(views))
     return base.TrainState(jnp.zeros((), jnp.int32), params, method_state, tx.init(params))

@@ -62,7 +62,7 @@ def make_toy_method(embed_rows):
         weights = jnp.arange(outputs.shape[0], dtype=jnp.float32)[:, None, None]
         return jnp.sum(weights * outputs**2), (method_state, {"outputs": outputs})
 
-    return base.Method(init, embed, loss, lambda params, state, step: state)
+    return base.Method(init, embed, loss, base.keep)
 
 
 def differentiate(method, chunks=None, load=None):
@@ -112,7 +112,7 @@ def test_views_of_chunks_are_bit_for_bit_those_of_the_whole_batch():
     def loss(outputs, method_state):
         return jnp.sum(outputs), (method_state, {"views": outputs})
 
-    method = base.Method(lambda key, views: ({"one": jnp.ones(())}, ()), embed, loss, lambda p, s, t: s)
+    method = base.Method(lambda key, views: ({"one": jnp.ones(())}, ()), embed, loss, base.keep)
     load = load_views(augment.make_simclr_views(image_size=SIZE, blur_probability=1.0, blur_sigma_per="view"))
     whole, parts = (differentiate(method, chunks, load)[0][1][1]["views"] for chunks in (None, train_step.Chunks(2, 2)))
     np.testing.assert_array_equal(parts, whole)
@@ -131,7 +131,7 @@ def test_the_state_passes_from_chunk_to_chunk_and_is_the_same_in_both_passes():
     def init(key, views):
         return {"scale": jnp.float32(3.0)}, jnp.float32(2.0)
 
-    method = base.Method(init, embed, loss, lambda p, s, t: s)
+    method = base.Method(init, embed, loss, base.keep)
     (value, (state, _)), gradient = differentiate(method, TWO)
     views = load_views()(keys()[0], source(), indices(), jnp.arange(B, dtype=jnp.int32))[1]
     means = np.asarray(views, np.float64).mean(axis=(1, 2, 3, 4)).reshape(2, 4)
@@ -257,7 +257,7 @@ _BUDGET = """
     layers = sum("bn" in str(p) and "scale" in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params))
     row = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.rows(mesh))
     read = lambda source, indices, positions: base.Batch(
-        image=source[0], size=source[1], label=source[2], position=positions, mask=indices >= 0)
+        image=source[0], size=source[1], label=source[2], index=indices, position=positions, mask=indices >= 0)
     for streamed in (False, True):
         load = sharding.map_rows(
             train_step.make_load_views(read if streamed else resident.gather_batch, views), mesh,

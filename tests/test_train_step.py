@@ -27,7 +27,7 @@ def make_linear_method() -> base.Method:
         return jnp.mean(outputs**2), (method_state, {"largest": jnp.max(outputs)})
 
     def update(params, method_state, step):
-        return {**method_state, "updates": method_state["updates"] + 1}
+        return params, {**method_state, "updates": method_state["updates"] + 1}
 
     return base.Method(init, embed, loss, update)
 
@@ -36,7 +36,7 @@ def load_batch(source, indices, positions):
     image = source[indices]
     size = jnp.full((len(indices), 2), image.shape[1], jnp.int32)
     label = jnp.full((len(indices),), -1, jnp.int32)
-    return base.Batch(image=image, size=size, label=label, position=positions, mask=indices >= 0)
+    return base.Batch(image=image, size=size, label=label, index=indices, position=positions, mask=indices >= 0)
 
 
 def make_views(key, images, sizes, positions):

@@ -94,6 +94,7 @@ def load_views(key, source, indices, positions):
         image=jnp.zeros((len(indices), 1, 1, 3), jnp.uint8),
         size=jnp.ones((len(indices), 2), jnp.int32),
         label=labels,
+        index=indices,
         position=positions,
         mask=jnp.ones(len(indices), bool),
     )

@@ -185,6 +185,7 @@ def _scripted_draws(arrays: dict[str, np.ndarray]) -> views.ViewDraws:
         gray_applied=column("grey_applied", bool),
         blur_applied=jnp.zeros((len(boxes), 1), bool),
         blur_sigma=jnp.ones((len(boxes), 1), jnp.float32),
+        solarize_applied=jnp.zeros((len(boxes), 1), bool),
     )
 
 
@@ -196,7 +197,7 @@ def _scripted(impl: str, brightness: str) -> Iterator[Case]:
     for k, name in enumerate(arrays["param/image"]):
         picture = arrays[f"input_u8/{name}"]
         canvas[k, : picture.shape[0], : picture.shape[1]] = picture
-    recipe = views.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness)
+    recipe = augment.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness)
     made = np.asarray(jax.jit(lambda images, d: views.apply_views(images, d, recipe=recipe))(canvas, draws))
     for k, name in enumerate(arrays["param/impl"]):
         if name == impl:

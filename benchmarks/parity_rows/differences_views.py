@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.parity_rows import crops, peers
 from benchmarks.parity_rows.colours import BLUR, torchvision_functions
 from benchmarks.parity_rows.table import Difference, Effect
+from simclr_jax import augment
 from simclr_jax.augment import color, views
 
 GROUP = "Views"
@@ -112,7 +113,7 @@ def _blur_border() -> Effect:
 def _sigma_sharing() -> Effect:
     deviations = {}
     for per in ("view", "image"):
-        recipe = views.make_recipe(image_size=32, blur_sigma_per=per)
+        recipe = augment.make_recipe(image_size=32, blur_sigma_per=per)
         sizes, positions = np.full((512, 2), 32, np.int32), np.arange(512, dtype=np.int32)
         draw = jax.jit(lambda k, s, p, recipe=recipe: views.draw_views(k, s, p, recipe=recipe).blur_sigma)
         deviations[per] = float(np.asarray(draw(jax.random.key(0), sizes, positions))[:, 0].std())

@@ -64,6 +64,7 @@ def _load_views(key: jax.Array, source: Any, indices: jax.Array, positions: jax.
         image=jnp.zeros((count, 1, 1, 3), jnp.uint8),
         size=jnp.ones((count, 2), jnp.int32),
         label=labels,
+        index=indices,
         position=positions,
         mask=jnp.ones(count, bool),
     )

@@ -35,20 +35,21 @@ from simclr_jax.augment.crop import (
     adjust_crop,
     center_crop_box,
     draw_crop_box,
+    draw_crop_box_torchvision,
     random_resized_crop,
 )
 from simclr_jax.augment.eval_view import make_eval_view
 from simclr_jax.augment.flip import adjust_flip, draw_flip, random_flip
+from simclr_jax.augment.recipe import ViewRecipe, by_size, make_recipe, views_shape
 from simclr_jax.augment.resizing import resize_weights
+from simclr_jax.augment.solarize import adjust_solarize, draw_solarize, random_solarize
 from simclr_jax.augment.views import (
     ViewDraws,
-    ViewRecipe,
     apply_view,
     apply_views,
     draw_view,
     draw_views,
     make_crop_flip_views,
-    make_recipe,
     make_simclr_views,
 )
 
@@ -67,20 +68,24 @@ __all__ = [
     "adjust_grayscale",
     "adjust_hue",
     "adjust_saturation",
+    "adjust_solarize",
     "apply_view",
     "apply_views",
     "blur_kernel",
+    "by_size",
     "center_crop_box",
     "draw_brightness",
     "draw_brightness_additive",
     "draw_color_jitter",
     "draw_contrast",
     "draw_crop_box",
+    "draw_crop_box_torchvision",
     "draw_flip",
     "draw_grayscale",
     "draw_hue",
     "draw_saturation",
     "draw_sigma",
+    "draw_solarize",
     "draw_view",
     "draw_views",
     "make_crop_flip_views",
@@ -97,5 +102,7 @@ __all__ = [
     "random_hue",
     "random_resized_crop",
     "random_saturation",
+    "random_solarize",
     "resize_weights",
+    "views_shape",
 ]

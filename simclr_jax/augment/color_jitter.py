@@ -4,7 +4,7 @@ One form takes an image at a time, which suits a CPU, the other many at once, wh
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,9 +38,16 @@ class ColorJitter(NamedTuple):
     hue: base.Array
 
 
-def check_jitter(strength: float, brightness: str, *, name: str = "strength") -> None:
+def check_jitter(strength: float | Sequence[float], brightness: str, *, name: str = "strength") -> None:
     """Raises InputError unless the reference accepts this jitter strength, called `name`, and brightness form."""
     base.check_choice(brightness, BRIGHTNESS_FORMS, name="brightness", remedy="Use 'multiply'.")
+    if not isinstance(strength, int | float):
+        if len(strength) != 4 or not all(0 <= x <= 1 for x in strength) or not strength[3] <= 0.5:
+            raise base.InputError(
+                f"{name} must be one number, or four for brightness, contrast, saturation (0 to 1) and hue (0 to 0.5); "
+                f"got {tuple(strength)}. Use for example (0.4, 0.4, 0.2, 0.1)."
+            )
+        return
     if not strength >= 0:
         raise base.InputError(f"{name} must be at least 0; got {strength:g}. Use 1.0, or 0.5 for small images.")
     if 0.8 * strength > 1:
@@ -49,14 +56,17 @@ def check_jitter(strength: float, brightness: str, *, name: str = "strength") ->
         )
 
 
-def draw_color_jitter(key: base.Array, *, strength: float = 1.0, brightness: str = "multiply") -> ColorJitter:
+def draw_color_jitter(
+    key: base.Array, *, strength: float | Sequence[float] = 1.0, brightness: str = "multiply"
+) -> ColorJitter:
     """The random part of a colour jitter: a uniformly random order and one number per operation.
 
     With s = `strength`: contrast and saturation ~ U[1 - 0.8 s, 1 + 0.8 s), hue ~ U[-0.2 s, 0.2 s), brightness ~
-    U[max(1 - 0.8 s, 0), 1 + 0.8 s) for "multiply" or U[-0.8 s, 0.8 s) for "add".
+    U[max(1 - 0.8 s, 0), 1 + 0.8 s) for "multiply" or U[-0.8 s, 0.8 s) for "add". Four numbers (brightness, contrast,
+    saturation, hue) stand in place of 0.8 s, 0.8 s, 0.8 s and 0.2 s.
 
     Raises:
-        InputError: strength above 1.25 or negative, unknown brightness form.
+        InputError: strength above 1.25 or negative, not four numbers in their ranges, or unknown brightness form.
 
     Reference: SimCLR, appendix A, figure "color distortion"; google-research/simclr data_util.color_jitter_rand.
 
@@ -66,14 +76,19 @@ def draw_color_jitter(key: base.Array, *, strength: float = 1.0, brightness: str
     """
     check_jitter(strength, brightness)
     u = jax.random.uniform(key, (5,))
-    wide, narrow = 0.8 * strength, 0.2 * strength
-    around_one = (u[1:4] * 2 - 1) * wide + 1
+    if isinstance(strength, int | float):
+        widths: Sequence[float] = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+    else:
+        widths = strength
+    # One number where all are equal: the same bits as before there were four.
+    equal = widths[0] == widths[1] == widths[2]
+    around_one = (u[1:4] * 2 - 1) * (widths[0] if equal else np.asarray(widths[:3], np.float32)) + 1
     return ColorJitter(
         order=jnp.asarray(_ORDERS)[jnp.floor(u[0] * len(_ORDERS)).astype(jnp.int32)],
-        brightness=around_one[0] if brightness == "multiply" else (u[1] * 2 - 1) * wide,
+        brightness=around_one[0] if brightness == "multiply" else (u[1] * 2 - 1) * widths[0],
         contrast=around_one[1],
         saturation=around_one[2],
-        hue=(u[4] * 2 - 1) * narrow,
+        hue=(u[4] * 2 - 1) * widths[3],
     )
 
 
@@ -174,7 +189,7 @@ def _contrast_to_mean(channel: base.Array, mean: base.Array, factor: base.Array)
 
 
 def random_color_jitter(
-    key: base.Array, image: base.Array, *, strength: float = 1.0, brightness: str = "multiply"
+    key: base.Array, image: base.Array, *, strength: float | Sequence[float] = 1.0, brightness: str = "multiply"
 ) -> base.Array:
     """`image` after a colour jitter with fresh draws, in [0, 1]. Raises InputError as `draw_color_jitter`.
 

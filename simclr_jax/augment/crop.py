@@ -1,5 +1,6 @@
 """Geometry: which window of an image a view shows, and how the window becomes `out_size` pixels (`resizing`)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 
 from simclr_jax import base
 from simclr_jax.augment import pixels, resizing
+
+SAMPLERS = ("reference", "torchvision")
 
 
 class CropBox(NamedTuple):
@@ -115,6 +118,47 @@ def draw_crop_box(
     # floor(u * slack) is at most slack - 1, which leaves out the last legal offset as the reference does.
     slack = jnp.stack([height - crop_height, width - crop_width])
     offset = jnp.floor(u[:2] * slack.astype(jnp.float32)).astype(jnp.int32)
+    return CropBox(offset[0], offset[1], crop_height, crop_width)
+
+
+def draw_crop_box_torchvision(
+    key: base.Array,
+    *,
+    height: base.Array | int,
+    width: base.Array | int,
+    area_range: tuple[float, float] = (0.08, 1.0),
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3),
+    num_attempts: int = 10,
+) -> CropBox:
+    """A random crop window as torchvision draws it; `height` and `width` may be traced int32 scalars.
+
+    Area (uniform) and aspect ratio (uniform in its logarithm) are drawn until the window fits, at most
+    `num_attempts` times; every offset is equally likely. If no attempt fits, the window is the largest central one
+    with an aspect ratio in the range. All attempts are drawn at once and the first that fits is taken.
+
+    Reference: torchvision.transforms.RandomResizedCrop.get_params. Differs in the random numbers only.
+
+    Example:
+        >>> box = augment.draw_crop_box_torchvision(key, height=8, width=10)
+        >>> 0 <= int(box.y) and int(box.y + box.height) <= 8
+        True
+    """
+    height, width = jnp.asarray(height, jnp.int32), jnp.asarray(width, jnp.int32)
+    tall, wide = height.astype(jnp.float32), width.astype(jnp.float32)
+    u = jax.random.uniform(key, (2 * num_attempts + 2,))
+    area = tall * wide * (area_range[0] + u[2 : num_attempts + 2] * (area_range[1] - area_range[0]))
+    low, high = math.log(aspect_range[0]), math.log(aspect_range[1])
+    aspect = jnp.exp(low + u[num_attempts + 2 :] * (high - low))
+    heights, widths = (jnp.rint(jnp.sqrt(x)).astype(jnp.int32) for x in (area / aspect, area * aspect))
+    fits = (heights > 0) & (widths > 0) & (heights <= height) & (widths <= width)
+    first, found = jnp.argmax(fits), jnp.any(fits)
+    central_height = jnp.minimum(jnp.rint(wide / aspect_range[0]).astype(jnp.int32), height)
+    central_width = jnp.minimum(jnp.rint(tall * aspect_range[1]).astype(jnp.int32), width)
+    crop_height = jnp.where(found, heights[first], central_height)
+    crop_width = jnp.where(found, widths[first], central_width)
+    slack = jnp.stack([height - crop_height, width - crop_width])
+    drawn = jnp.floor(u[:2] * (slack + 1).astype(jnp.float32)).astype(jnp.int32)
+    offset = jnp.where(found, jnp.minimum(drawn, slack), slack // 2)
     return CropBox(offset[0], offset[1], crop_height, crop_width)
 
 

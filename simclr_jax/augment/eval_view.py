@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.augment import crop, loops, pixels, resizing, views
+from simclr_jax.augment import crop, loops, pixels, recipe, resizing
 
 EvalView = Callable[..., base.Array]
 CENTER_FRACTION = 0.875
@@ -30,10 +30,10 @@ def make_eval_view(*, image_size: int, resize: str = "tf2", loop: str = "auto") 
         >>> augment.make_eval_view(image_size=6)(images).shape
         (4, 6, 6, 3)
     """
-    views.check_size(image_size)
+    recipe.check_size(image_size)
     resizing.check_resize(resize)
     base.check_choice(loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    fraction = CENTER_FRACTION if image_size > views.SMALL_IMAGE else 1.0
+    fraction = CENTER_FRACTION if image_size > recipe.SMALL_IMAGE else 1.0
 
     def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
         image, valid = example

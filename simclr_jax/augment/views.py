@@ -4,23 +4,23 @@ Drawing and applying are separate pure functions, so any view can be replayed ex
 cheap and runs for the whole batch at once; applying runs image by image on a CPU and all at once on accelerators.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels, resizing
+from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels, resizing, solarize
+from simclr_jax.augment import recipe as recipe_lib
 
-# Up to this size the reference neither crops in evaluation nor uses the ImageNet stem.
-SMALL_IMAGE = 32
+ViewRecipe = recipe_lib.ViewRecipe
 
 
 class ViewDraws(NamedTuple):
     """Everything that is random in one view; scalars, with leading axes [B, V] when batched.
 
-    flip, jitter_applied, gray_applied, blur_applied: bool. blur_sigma: float32, pixels.
+    flip, jitter_applied, gray_applied, blur_applied, solarize_applied: bool. blur_sigma: float32, pixels.
     """
 
     box: crop.CropBox
@@ -30,74 +30,16 @@ class ViewDraws(NamedTuple):
     gray_applied: base.Array
     blur_applied: base.Array
     blur_sigma: base.Array
+    solarize_applied: base.Array
 
 
-class ViewRecipe(NamedTuple):
-    """The settings of a view pipeline, checked by `make_recipe`; see `make_simclr_views` for their meaning."""
-
-    image_size: int
-    color_jitter_strength: float = 1.0
-    brightness: str = "multiply"
-    resize: str = "tf2"
-    num_views: int = 2
-    flip_probability: float = 0.5
-    color_jitter_probability: float = 0.8
-    grayscale_probability: float = 0.2
-    blur_probability: float = 0.5
-    blur_sigma_per: str = "view"
-    crop_min_scale: float = 0.08
-    loop: str = "auto"
-
-    @property
-    def jitters(self) -> bool:
-        """Whether the colour jitter can change a view at all."""
-        return self.color_jitter_probability > 0 and self.color_jitter_strength > 0
-
-
-def check_size(size: int) -> None:
-    """Raises InputError for a side of views that is out of range."""
-    if not 1 <= size <= 4096:
-        raise base.InputError(f"image_size must be 1 to 4096 pixels; got {size}. Use 32 for CIFAR, 224 for ImageNet.")
-
-
-def make_recipe(**settings: Any) -> ViewRecipe:
-    """A checked ViewRecipe from the keyword arguments of `make_simclr_views`.
-
-    Raises:
-        InputError: a value outside its range, an unknown choice or an unknown setting.
-
-    Example:
-        >>> augment.make_recipe(image_size=32, color_jitter_strength=0.5).num_views
-        2
-    """
-    unknown = sorted(set(settings) - set(ViewRecipe._fields))
-    if unknown or "image_size" not in settings:
-        raise base.InputError(
-            f"view settings must include image_size and be among {', '.join(ViewRecipe._fields)}; "
-            f"got {', '.join(sorted(settings)) or 'none'}. Correct the names."
-        )
-    recipe = ViewRecipe(**settings)
-    check_size(recipe.image_size)
-    color_jitter.check_jitter(recipe.color_jitter_strength, recipe.brightness, name="color_jitter_strength")
-    resizing.check_resize(recipe.resize)
-    base.check_choice(recipe.blur_sigma_per, ("view", "image"), name="blur_sigma_per", remedy="Use view.")
-    base.check_choice(recipe.loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    for name in ("flip_probability", "color_jitter_probability", "grayscale_probability", "blur_probability"):
-        value = getattr(recipe, name)
-        if not 0 <= value <= 1:
-            raise base.InputError(f"{name} must be in [0, 1]; got {value:g}. Use 0 to switch the operation off.")
-    if not 0 < recipe.crop_min_scale <= 1:
-        raise base.InputError(f"crop_min_scale must be in (0, 1]; got {recipe.crop_min_scale:g}. Use 0.08.")
-    if recipe.num_views < 1:
-        raise base.InputError(f"num_views must be at least 1; got {recipe.num_views}. Use 2.")
-    return recipe
-
-
-def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
+def draw_view(
+    key: base.Array, shared_key: base.Array, size: base.Array, *, recipe: ViewRecipe, view: base.Array | int = 0
+) -> ViewDraws:
     """The random numbers of one view of an image with valid (height, width) `size`, int32 [2].
 
     `key` belongs to this view of this example alone, `shared_key` to this view of the whole batch: by default the
-    blur's sigma is drawn from it.
+    blur's sigma is drawn from it. `view` is its number, which settings that differ between views go by.
 
     Example:
         >>> recipe = augment.make_recipe(image_size=4)
@@ -105,7 +47,13 @@ def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, reci
         ()
     """
     box_key, chance_key, jitter_key, sigma_key = jax.random.split(key, 4)
-    box = crop.draw_crop_box(box_key, height=size[0], width=size[1], area_range=(recipe.crop_min_scale, 1.0))
+    area_range = (recipe.crop_min_scale, recipe.crop_max_scale)
+    if recipe.crop_sampler == "torchvision":
+        box = crop.draw_crop_box_torchvision(box_key, height=size[0], width=size[1], area_range=area_range)
+    else:
+        box = crop.draw_crop_box(
+            box_key, height=size[0], width=size[1], area_range=area_range, min_coverage=recipe.min_coverage
+        )
     chances = jax.random.uniform(chance_key, (4,))
     return ViewDraws(
         box=box,
@@ -115,15 +63,22 @@ def draw_view(key: base.Array, shared_key: base.Array, size: base.Array, *, reci
             jitter_key, strength=recipe.color_jitter_strength, brightness=recipe.brightness
         ),
         gray_applied=chances[2] < recipe.grayscale_probability,
-        blur_applied=chances[3] < recipe.blur_probability,
+        blur_applied=chances[3] < recipe_lib.of_view(recipe.blur_probability, view),
         blur_sigma=blur.draw_sigma(shared_key if recipe.blur_sigma_per == "view" else sigma_key),
+        # A key beside the four: recipes without solarisation draw what they drew before there was one.
+        solarize_applied=solarize.draw_solarize(
+            jax.random.fold_in(key, 4), probability=recipe_lib.of_view(recipe.solarize_probability, view)
+        )
+        if recipe.solarizes
+        else jnp.zeros((), bool),
     )
 
 
 def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
     """One view from its draws: uint8 [H, W, 3] -> float32 [size, size, 3] in [0, 1].
 
-    Crop and resize, flip, jitter, grey, clip, blur, clip. Operations that the recipe rules out are not compiled.
+    Crop and resize, flip, jitter, grey, clip, blur, clip, solarise. Operations that the recipe rules out are not
+    compiled.
 
     Reference: google-research/simclr data_util.preprocess_for_train and batch_random_blur.
 
@@ -153,7 +108,7 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
     if recipe.grayscale_probability > 0:
         view = lax.cond(draws.gray_applied, lambda x: color.adjust_grayscale(x, channel_axis=axis), lambda x: x, view)
     view = jnp.clip(view, 0.0, 1.0)
-    if recipe.blur_probability > 0:
+    if recipe.blurs:
         kernel_size = blur.kernel_size_for(size)
         view = lax.cond(
             draws.blur_applied,
@@ -161,6 +116,8 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
             lambda x: x,
             view,
         )
+    if recipe.solarizes:
+        view = lax.cond(draws.solarize_applied, solarize.adjust_solarize, lambda x: x, view)
     return view
 
 
@@ -177,16 +134,18 @@ def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) 
     if recipe.grayscale_probability > 0:
         channels = color.adjust_grayscale_at_once(channels, draws.gray_applied)
     channels = tuple(jnp.clip(channel, 0.0, 1.0) for channel in channels)
-    if recipe.blur_probability > 0:
+    if recipe.blurs:
         blurred = blur.blur_at_once(
             jnp.stack(channels), draws.blur_sigma, draws.blur_applied, kernel_size=blur.kernel_size_for(size)
         )
         channels = tuple(jnp.clip(blurred[c], 0.0, 1.0) for c in range(3))
+    if recipe.solarizes:
+        channels = tuple(jnp.where(draws.solarize_applied, solarize.adjust_solarize(c), c) for c in channels)
     return jnp.stack(channels, axis=-1)
 
 
 def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, recipe: ViewRecipe) -> ViewDraws:
-    """The random numbers of all views of a batch, every array with leading axes [B, V].
+    """The random numbers of all views of a batch of one size, every array with leading axes [B, V].
 
     An example's draws depend on `key`, its position, its size and the view only: not on the batch around it, nor on
     how the batch is spread over devices.
@@ -202,15 +161,15 @@ def draw_views(key: base.Array, sizes: base.Array, positions: base.Array, *, rec
         (4, 2)
     """
     example_root, shared_root = jax.random.split(key)
-    views = jnp.arange(recipe.num_views, dtype=jnp.int32)
+    views = recipe.first_view + jnp.arange(recipe.num_views, dtype=jnp.int32)
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     shared_keys = fold(shared_root, views)
 
     def draw_example(position: base.Array, size: base.Array) -> ViewDraws:
         keys = fold(jax.random.fold_in(example_root, position), views)
-        return jax.vmap(lambda view_key, shared_key: draw_view(view_key, shared_key, size, recipe=recipe))(
-            keys, shared_keys
-        )
+        return jax.vmap(
+            lambda view_key, shared_key, view: draw_view(view_key, shared_key, size, recipe=recipe, view=view)
+        )(keys, shared_keys, views)
 
     return jax.vmap(draw_example)(positions, sizes)
 
@@ -239,14 +198,19 @@ def apply_views(images: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> 
 def _make_views(recipe: ViewRecipe) -> base.MakeViews:
     def make_views(
         key: base.Array, images: base.Array, sizes: base.Array | None = None, positions: base.Array | None = None
-    ) -> base.Array:
+    ) -> base.Views:
         pixels.check_images(images)
         if images.ndim == 3:
-            return make_views(key, images[None], None if sizes is None else sizes[None], positions)[0]
+            views = make_views(key, images[None], None if sizes is None else sizes[None], positions)
+            return jax.tree.map(lambda x: x[0], views)
         if positions is None:
             positions = jnp.arange(len(images), dtype=jnp.int32)
-        draws = draw_views(key, pixels.full_sizes(images) if sizes is None else sizes, positions, recipe=recipe)
-        return apply_views(images, draws, recipe=recipe)
+        sizes = pixels.full_sizes(images) if sizes is None else sizes
+        views = tuple(
+            apply_views(images, draw_views(key, sizes, positions, recipe=part), recipe=part)
+            for part in recipe_lib.by_size(recipe)
+        )
+        return views[0] if len(views) == 1 else views
 
     return make_views
 
@@ -254,31 +218,46 @@ def _make_views(recipe: ViewRecipe) -> base.MakeViews:
 def make_simclr_views(
     *,
     image_size: int,
-    color_jitter_strength: float = 1.0,
+    color_jitter_strength: float | tuple[float, ...] = 1.0,
     brightness: str = "multiply",
     resize: str = "tf2",
     num_views: int = 2,
     flip_probability: float = 0.5,
     color_jitter_probability: float = 0.8,
     grayscale_probability: float = 0.2,
-    blur_probability: float = 0.5,
+    blur_probability: float | tuple[float, ...] = 0.5,
     blur_sigma_per: str = "view",
+    solarize_probability: float | tuple[float, ...] = 0.0,
     crop_min_scale: float = 0.08,
+    crop_sampler: str = "reference",
+    num_small_views: int = 0,
+    small_image_size: int = 96,
+    small_crop_scale: tuple[float, float] = (0.05, 0.14),
     loop: str = "auto",
 ) -> base.MakeViews:
     """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, h, w, 3] in [0, 1].
 
-    The result is called as `make_views(key, images)`, see `base.MakeViews`.
+    The result is called as `make_views(key, images)`, see `base.MakeViews`. With small crops (multi-crop, SwAV) it
+    gives a tuple: the large views as above, and float32 [B, num_small_views, small_image_size, small_image_size, 3].
 
     Args:
         image_size: side of the square views, pixels.
-        color_jitter_strength: 0 (leaves it out) to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10.
+        color_jitter_strength: 0 (leaves it out) to 1.25; 1.0 for ImageNet, 0.5 for CIFAR-10. Or the four numbers
+            (brightness, contrast, saturation, hue) as torchvision has them, where a strength s stands for
+            (0.8 s, 0.8 s, 0.8 s, 0.2 s).
         brightness: "multiply" (SimCLRv2 and the reference's default) or "add" (first SimCLR release).
         resize: "tf2" or "tf1", the bicubic of either release; see `resizing.resize_weights`.
-        flip_probability, color_jitter_probability, grayscale_probability, blur_probability: chance of each operation
-            per view; one with probability 0 is not compiled at all. The CIFAR recipes switch the blur off.
+        flip_probability, color_jitter_probability, grayscale_probability, blur_probability, solarize_probability:
+            chance of each operation per view; one with probability 0 is not compiled at all. The CIFAR recipes switch
+            the blur off. Blur and solarisation may have several numbers, which the views take in turn, small crops
+            after the large views: (1.0, 0.1) and (0.0, 0.2) are the two distributions of BYOL.
         blur_sigma_per: "view": one sigma for this view of the whole batch, as the reference does; "image": one each.
-        crop_min_scale: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case.
+        crop_min_scale: smallest crop area as a fraction of the image; crops below 10 % are rejected in any case by the
+            reference's sampler.
+        crop_sampler: "reference" is SimCLR's, see `draw_crop_box`; "torchvision" its RandomResizedCrop's, which the
+            other methods' codes have, see `draw_crop_box_torchvision`.
+        num_small_views: crops of small_image_size pixels beside the large views, 6 in SwAV; 0 for none.
+        small_crop_scale: smallest and largest area of a small crop; with it crop_min_scale is 0.14 in SwAV.
         loop: "map" takes images one by one, "vmap" all at once, "auto" what suits the backend. Results agree to
             float32 rounding. On several devices call it on each device's own rows, inside `jax.shard_map`.
 
@@ -293,7 +272,7 @@ def make_simclr_views(
         >>> make_views(key, images).shape
         (4, 2, 6, 6, 3)
     """
-    return _make_views(make_recipe(**locals()))
+    return _make_views(recipe_lib.make_recipe(**locals()))
 
 
 def make_crop_flip_views(
@@ -315,7 +294,7 @@ def make_crop_flip_views(
         (4, 1, 6, 6, 3)
     """
     return _make_views(
-        make_recipe(
+        recipe_lib.make_recipe(
             **locals(), num_views=1, color_jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0
         )
     )

@@ -75,7 +75,7 @@ def main(*, config: Mapping[str, Any], output: str = "views.png", num_images: in
     )
     sheet = pictures.contact_sheet(samples, title=f"{config['data']['name']}: images and views of them")
     atomic_files.write_bytes(output, _encode(sheet, pathlib.Path(output).suffix.lower()))
-    progress.say(f"Wrote {output}: {len(samples)} images, each with {_NUM_VIEWS} views.")
+    progress.say(f"Wrote {output}: {len(samples)} images, each with {samples.shape[1] - 1} views.")
     return 0
 
 

@@ -159,7 +159,7 @@ def _notes(seen: _Seen, reason: str | None) -> list[str]:
 
 
 def _views(config: Mapping[str, Any], train_set: data.ImageSet) -> np.ndarray:
-    make_views = augment.make_simclr_views(**{**config["augment"], "num_views": _NUM_VIEWS})
+    make_views = augment.make_simclr_views(**{**config["augment"], "num_views": _NUM_VIEWS, "num_small_views": 0})
     key = jax.random.key(config["seed"])
     return features.view_samples(
         make_views, train_set, size=config["augment"]["image_size"], num_images=_NUM_VIEW_ROWS, key=key

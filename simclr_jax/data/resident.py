@@ -41,6 +41,7 @@ def gather_batch(split: SplitArrays, indices: jax.Array, positions: jax.Array) -
         image=jnp.take(split.images, rows, axis=0, mode="clip"),
         size=jnp.take(split.sizes, rows, axis=0, mode="clip"),
         label=jnp.where(mask, jnp.take(split.labels, rows, mode="clip"), jnp.int32(-1)),
+        index=indices,
         position=positions,
         mask=mask,
     )

@@ -110,16 +110,17 @@ def state_placement(mesh: Mesh, shapes: base.PyTree, *, how: str) -> base.PyTree
 
 
 def collected(method: base.Method, mesh: Mesh) -> base.Method:
-    """`method` whose network gets whole weights, gathered from the devices where the state is sharded.
+    """`method` whose networks get whole weights, gathered from the devices where the state is sharded.
 
     Without it the compiler is free to move images towards split weights, which are smaller in ResNets.
     """
 
     def embed(
-        params: base.PyTree, method_state: base.PyTree, views: base.Array, batch: base.Batch, key: base.Array
+        params: base.PyTree, method_state: base.PyTree, views: base.Views, batch: base.Batch, key: base.Array
     ) -> tuple[base.PyTree, base.PyTree]:
-        whole = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        return method.embed(whole, method_state, views, batch, key)
+        # A target network lies in the method's state.
+        params, method_state = jax.lax.with_sharding_constraint((params, method_state), replicated(mesh))
+        return method.embed(params, method_state, views, batch, key)
 
     return method._replace(embed=embed)
 

@@ -19,6 +19,10 @@ def l2_normalize(x: Array) -> Array:
     """x / max(|x|, 1e-6) along the last axis. A zero vector stays zero and has a finite gradient.
 
     Reference: tf.math.l2_normalize with its epsilon 1e-12, under the root.
+
+    Example:
+        >>> losses.l2_normalize(jnp.asarray([3.0, 4.0])).round(3).tolist()
+        [0.6000000238418579, 0.800000011920929]
     """
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
@@ -45,7 +49,7 @@ def _cross_entropies(cross: Array, within: Array, temperature: float | Array) ->
     return jnp.log(candidates) - jnp.sum(jnp.where(own, cross, 0.0), axis=1)
 
 
-def _contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, Array]:
+def contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, Array]:
     """Accuracy and entropy of choosing a row's positive among the B rows of the other view."""
     cross, temperature = jax.lax.stop_gradient((cross, temperature))
     correct = jnp.argmax(cross, axis=1) == jnp.arange(cross.shape[0])
@@ -129,7 +133,7 @@ def nt_xent(
     else:
         # Both views of an image have its weight, so the mean of their losses has it too.
         loss = classification.weighted_mean((anchors_first + anchors_second) / 2, weights)
-    return loss, _contrastive_metrics(cross, temperature)
+    return loss, contrastive_metrics(cross, temperature)
 
 
 def collapse_value(batch_size: int) -> float:

@@ -9,27 +9,105 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simclr_jax import base, losses
-from simclr_jax.methods import simclr, supervised
+from simclr_jax.methods import (
+    barlow_twins,
+    byol,
+    dcl,
+    moco,
+    moco_v3,
+    nnclr,
+    queue,
+    simclr,
+    simsiam,
+    sup_con,
+    supervised,
+    swav,
+    vicreg,
+)
+from simclr_jax.methods.barlow_twins import make_barlow_twins
+from simclr_jax.methods.byol import make_byol
+from simclr_jax.methods.dcl import make_dcl, make_dclw
+from simclr_jax.methods.moco import make_moco
+from simclr_jax.methods.moco_v3 import make_moco_v3
+from simclr_jax.methods.nnclr import make_nnclr
 from simclr_jax.methods.simclr import make_simclr
+from simclr_jax.methods.simsiam import make_simsiam
+from simclr_jax.methods.sup_con import make_sup_con
 from simclr_jax.methods.supervised import make_classify, make_supervised
+from simclr_jax.methods.swav import make_swav
+from simclr_jax.methods.vicreg import make_vicreg
 
-__all__ = ["METHODS", "check_batch", "make_classify", "make_simclr", "make_supervised", "uninformed_loss"]
+__all__ = [
+    "METHODS",
+    "check_batch",
+    "make_barlow_twins",
+    "make_byol",
+    "make_classify",
+    "make_dcl",
+    "make_dclw",
+    "make_moco",
+    "make_moco_v3",
+    "make_nnclr",
+    "make_simclr",
+    "make_simsiam",
+    "make_sup_con",
+    "make_supervised",
+    "make_swav",
+    "make_vicreg",
+    "uninformed_loss",
+]
 
 METHODS: dict[str, Callable[..., base.Method]] = {
     "simclr": simclr.make_simclr,
+    "byol": byol.make_byol,
+    "moco": moco.make_moco,
+    "moco_v3": moco_v3.make_moco_v3,
+    "nnclr": nnclr.make_nnclr,
+    "simsiam": simsiam.make_simsiam,
     "supervised": supervised.make_supervised,
+    "barlow_twins": make_barlow_twins,
+    "vicreg": make_vicreg,
+    "swav": make_swav,
+    "sup_con": make_sup_con,
+    "dcl": make_dcl,
+    "dclw": make_dclw,
+}
+
+# The loss of equal embeddings, from the settings of a method and the batch's size; other methods stand below.
+_UNINFORMED: dict[str, Callable[..., float]] = {
+    "moco": moco.uninformed_loss,
+    "moco_v3": moco_v3.uninformed_loss,
+    "nnclr": nnclr.uninformed_loss,
+    "barlow_twins": barlow_twins.uninformed_loss,
+    "vicreg": vicreg.uninformed_loss,
+    "swav": swav.uninformed_loss,
+    "sup_con": sup_con.uninformed_loss,
+    "dcl": dcl.uninformed_loss,
+    "dclw": dcl.uninformed_loss,
 }
 
 
-def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes: int) -> float:
+_FULL_QUEUES = ("moco", "nnclr")  # of whole batches
+
+# Equal embeddings have the lowest loss of all: it does not tell, the metric "projection_spread" does.
+_LOWEST_IF_EQUAL = ("byol", "simsiam")
+
+
+def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes: int) -> float | None:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
-    A run that stays at it learns nothing.
+    A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
+    methods without negatives, in which equal embeddings have the best loss of all; they log "projection_spread", which
+    is 0 then.
 
     Example:
         >>> round(methods.uninformed_loss({"name": "supervised"}, batch_size=256, num_classes=10), 3)
         2.303
     """
+    if section["name"] in _LOWEST_IF_EQUAL:
+        return None
+    if section["name"] in _UNINFORMED:
+        return _UNINFORMED[section["name"]](**section, batch_size=batch_size)
     if section["name"] == "supervised":
         return math.log(num_classes)
     contrastive = section.get("loss_scale", 1.0) * losses.collapse_value(batch_size)
@@ -50,8 +128,15 @@ def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int) 
             f"augment.num_views must be 2 for the method {section['name']}, which compares two views of every image; "
             f"got {num_views}."
         )
+    if "queue_length" in section and section["name"] in _FULL_QUEUES:
+        queue.check_batch(section["queue_length"], batch_size)
+    if batch_size % section.get("bn_splits", 1):
+        raise base.InputError(
+            f"method.bn_splits must divide train.batch_size; got {section['bn_splits']} and {batch_size}. "
+            "Use 8 with a batch of 256."
+        )
     if batch_size < 2:
         raise base.InputError(
-            f"train.batch_size must be at least 2 for the method {section['name']}: an image alone has no negatives "
-            f"and its loss is always 0; got {batch_size}. Use for example 128."
+            f"train.batch_size must be at least 2 for the method {section['name']}: an image alone has nothing to be "
+            f"told from; got {batch_size}. Use for example 128."
         )

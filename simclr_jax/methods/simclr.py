@@ -128,11 +128,7 @@ def make_simclr(
             total, metrics = total + supervised_weight * cross_entropy, {**metrics, **more}
         return total, (method_state, metrics)
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> PyTree:
-        del params, step
-        return method_state
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
 
 
 def _nt_xent(form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) -> Callable[..., Any]:

@@ -90,11 +90,7 @@ def make_supervised(
         mean, metrics = classifier.reduce_rows(outputs)
         return mean, (method_state, metrics)
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> PyTree:
-        del params, step
-        return method_state
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
 
 
 def make_classify(

@@ -1,6 +1,7 @@
-"""The projection head on top of an encoder, and the choice of one of its activations."""
+"""Heads on top of an encoder: SimCLR's projection head and the choice of one of its activations, and other MLPs."""
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,99 @@ class ProjectionHead(nn.Module):
         return tuple(activations)
 
 
-def with_norm_of(head: ProjectionHead, encoder: nn.Module) -> ProjectionHead:
+def check_num_layers(num_proj_layers: int, *, low: int = 0) -> None:
+    """Raises InputError unless a projection head may have so many layers."""
+    if num_proj_layers not in range(low, MAX_LAYERS + 1):
+        raise base.InputError(
+            f"num_proj_layers must be {low} to {MAX_LAYERS}; got {num_proj_layers}. Use 2, or 3 for ImageNet."
+        )
+
+
+class DenseLayer(NamedTuple):
+    """One layer of an `MLP`.
+
+    width: of its output; None for that of the MLP's input. bias: whether the dense part has one. norm: "none", "affine"
+    (BatchNorm with scale and bias) or "plain" (BatchNorm without parameters). relu: whether max(., 0) follows.
+    """
+
+    width: int | None
+    bias: bool = False
+    norm: str = "affine"
+    relu: bool = True
+
+
+class MLP(nn.Module):
+    """Dense layers, each with what its `DenseLayer` says: projectors and predictors of any method.
+
+    Modules are called dense1, bn1, dense2, ...
+
+    dtype, norm: as in `ProjectionHead`.
+    kernel_init: of the dense layers. The default is uniform in +-1 / sqrt(fan_in), torch's; biases start at 0, where
+        torch draws them from the same range.
+    """
+
+    layers: tuple[DenseLayer, ...]
+    dtype: str = "float32"
+    norm: norms.Norm = norms.Norm()
+    kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps [N, D] to the last layer's output [N, d]."""
+        state_dtype = layers.state_dtype(self.dtype)
+        norm = norms.make_norm(self.dtype, train, self.norm)
+        own_width = x.shape[-1]
+        for number, layer in enumerate(self.layers, start=1):
+            x = nn.Dense(
+                layer.width or own_width,
+                use_bias=layer.bias,
+                dtype=jnp.dtype(self.dtype),
+                param_dtype=state_dtype,
+                kernel_init=self.kernel_init,
+                name=f"dense{number}",
+            )(x)
+            if layer.norm != "none":
+                affine = layer.norm == "affine"
+                x = norm(use_bias=affine, use_scale=affine, name=f"bn{number}")(x)
+            x = nn.relu(x) if layer.relu else x
+        return x.astype(state_dtype)
+
+
+def make_mlp(
+    widths: Sequence[int | None],
+    *,
+    bias: bool = False,
+    norm: str = "affine",
+    out_bias: bool = False,
+    out_norm: str = "none",
+    dtype: str = "float32",
+    kernel_init: nn.initializers.Initializer | None = None,
+) -> MLP:
+    """Hidden layers with ReLU, all of one kind, and an output layer without.
+
+    Args:
+        widths: of every layer in turn, the last one is d; None for the width of the MLP's input.
+        bias, norm: of the hidden layers, see `DenseLayer`.
+        out_bias, out_norm: of the last layer.
+        dtype: type of the activations.
+        kernel_init: of the dense layers; None for that of `MLP`.
+
+    Raises:
+        InputError: no layer, a width below 1, or an unknown norm.
+    """
+    for kind in (norm, out_norm):
+        base.check_choice(kind, ("none", "affine", "plain"), name="norm of a head's layer")
+    if not widths or any(width is not None and width < 1 for width in widths):
+        raise base.InputError(f"a head must have at least one layer and widths of at least 1; got {tuple(widths)}.")
+    hidden = [DenseLayer(width, bias, norm) for width in widths[:-1]]
+    stack = (*hidden, DenseLayer(widths[-1], out_bias, out_norm, relu=False))
+    return MLP(stack, dtype) if kernel_init is None else MLP(stack, dtype, kernel_init=kernel_init)
+
+
+Head = TypeVar("Head", ProjectionHead, MLP)
+
+
+def with_norm_of(head: Head, encoder: nn.Module) -> Head:
     """`head` normalising as `encoder` does, if its field `norm` is a `norms.Norm`; unchanged for any other encoder."""
     norm = getattr(encoder, "norm", None)
     return head.clone(norm=norm) if isinstance(norm, norms.Norm) else head

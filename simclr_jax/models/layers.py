@@ -101,10 +101,12 @@ class BatchNorm(nn.Module):
 
     train: normalise by the batch's own statistics and move the averages (collection batch_stats); else by the averages.
     param_dtype: of parameters and statistics.
-    use_bias: whether there is a bias.
+    use_bias, use_scale: whether there is a bias, a scale.
     scale_init: of the scale.
-    num_groups: G, a divisor of N: rows [g*N/G, (g+1)*N/G) have statistics of their own, and the averages move by the
-        mean of the groups' statistics. Where every device holds whole groups, normalising needs no communication.
+    num_groups: G, a divisor of N: each group of rows has statistics of its own, and the averages move by the mean of
+        the groups' statistics.
+    grouping: "neighbors": group g is rows [g*N/G, (g+1)*N/G). Where every device holds whole groups, normalising needs
+        no communication. "interleaved": group g is every G-th row from row g on, so that groups lie across devices.
     num_parts: of how many runs of rows, each on a device of its own, the batch consists; see `moments`.
     folded: take the forms of `models.fused_conv_bn`; for bfloat16 and one group.
     momentum: share of the old moving average that is kept; the variance that goes in is the biased one.
@@ -117,8 +119,10 @@ class BatchNorm(nn.Module):
     train: bool
     param_dtype: jnp.dtype
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     num_groups: int = 1
+    grouping: str = "neighbors"
     num_parts: int = 1
     folded: bool = False
     momentum: float = 0.9
@@ -133,7 +137,7 @@ class BatchNorm(nn.Module):
         shape, dtype = (x.shape[-1] if kernel is None else kernel.shape[-1],), self.param_dtype
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        scale = self.param("scale", self.scale_init, shape, dtype)
+        scale = self.param("scale", self.scale_init, shape, dtype) if self.use_scale else jnp.ones(shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype) if self.use_bias else jnp.zeros(shape, dtype)
         if kernel is not None:
             parts = math.gcd(self.num_parts, x.shape[0])
@@ -154,15 +158,17 @@ class BatchNorm(nn.Module):
 
         With groups, the mean and variance returned are the averages over the groups.
         """
-        parts = max(self.num_parts // self.num_groups, 1)
+        axis = 1 if self.grouping == "interleaved" else 0  # of the groups, once the rows are two axes
+        parts = self.num_parts if axis or self.num_groups == 1 else max(self.num_parts // self.num_groups, 1)
         if self.folded and relu:
             return fused_conv_bn.normalize_relu(x, affine, epsilon=self.epsilon, parts=math.gcd(parts, x.shape[0]))
         if self.num_groups == 1:
             mean, variance = moments(x, parts)
             return self._apply(x, (mean, variance), affine, relu), mean, variance
-        rows = x.reshape(self.num_groups, -1, *x.shape[1:])
-        statistics = jax.vmap(functools.partial(moments, parts=parts))(rows)
-        spread = tuple(m.reshape(self.num_groups, *[1] * (x.ndim - 1), x.shape[-1]) for m in statistics)
+        rows = x.reshape(*((-1, self.num_groups) if axis else (self.num_groups, -1)), *x.shape[1:])
+        statistics = jax.vmap(functools.partial(moments, parts=parts), in_axes=axis)(rows)
+        trail = [1] * (x.ndim - 1 - axis)
+        spread = tuple(m.reshape(self.num_groups, *trail, x.shape[-1]) for m in statistics)
         y = self._apply(rows, spread, affine, relu).reshape(x.shape)
         mean, variance = (jnp.mean(m, axis=0) for m in statistics)
         return y, mean, variance

@@ -22,8 +22,9 @@ class Norm(NamedTuple):
 
     kind: "batch": BatchNorm, whose statistics are the batch's while training. "group": GroupNorm, image by image.
         "frozen": BatchNorm by its moving averages also while training; they stay, scale and bias are trained.
-    num_groups: for "batch", into how many equal, contiguous groups of rows a batch falls, each with statistics of its
-        own; 1 for the whole (global) batch.
+    num_groups: for "batch", into how many equal groups of rows a batch falls, each with statistics of its own; 1 for
+        the whole (global) batch.
+    grouping: which rows make a group, see `layers.BatchNorm`.
     num_parts: for "batch", of how many runs of rows, each on a device of its own, a batch consists. It changes the
         order of sums, see `layers.moments`, and nothing else.
     folded: for "batch", whether its bfloat16 forms are those of `models.fused_conv_bn`. They are made for GPUs, where
@@ -34,6 +35,7 @@ class Norm(NamedTuple):
     num_groups: int = 1
     num_parts: int = 1
     folded: bool = False
+    grouping: str = "neighbors"
 
 
 def num_channel_groups(num_channels: int) -> int:
@@ -57,6 +59,7 @@ class GroupNorm(nn.Module):
 
     param_dtype: jnp.dtype
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     epsilon: float = 1e-5
 
@@ -70,7 +73,8 @@ class GroupNorm(nn.Module):
         centred = grouped - jnp.mean(grouped, axis=axes, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
         y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        y = y * self.param("scale", self.scale_init, shape, dtype)
+        if self.use_scale:
+            y = y * self.param("scale", self.scale_init, shape, dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, shape, dtype)
         return (nn.relu(y) if relu else y).astype(x.dtype)
@@ -95,4 +99,5 @@ def make_norm(dtype: str, train: bool, norm: Norm) -> Callable[..., nn.Module]:
         return functools.partial(GroupNorm, param_dtype=layers.state_dtype(dtype))
     batch_norm = layers.make_batch_norm(dtype, train and norm.kind == "batch")
     folded = norm.folded and dtype == "bfloat16" and norm.num_groups == 1
-    return functools.partial(batch_norm, num_groups=norm.num_groups, num_parts=norm.num_parts, folded=folded)
+    groups = {"num_groups": norm.num_groups, "grouping": norm.grouping}
+    return functools.partial(batch_norm, **groups, num_parts=norm.num_parts, folded=folded)

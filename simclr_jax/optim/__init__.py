@@ -4,11 +4,12 @@ Which parameters are decayed and adapted follows from their shapes, see `weight_
 Optax: a tree of bools, or a function from the parameters to one.
 """
 
-from simclr_jax.optim.masks import adapted_mask, normalization_mask, not_normalization, weight_mask
+from simclr_jax.optim.masks import adapted_mask, normalization_mask, not_normalization, not_weight, weight_mask
 from simclr_jax.optim.norms import global_norm
 from simclr_jax.optim.optimizers import (
     OPTIMIZERS,
     make_adamw,
+    make_larc,
     make_lars,
     make_lars_popular,
     make_optimizer,
@@ -22,6 +23,7 @@ __all__ = [
     "adapted_mask",
     "global_norm",
     "make_adamw",
+    "make_larc",
     "make_lars",
     "make_lars_popular",
     "make_optimizer",
@@ -30,6 +32,7 @@ __all__ = [
     "make_sgd_keras",
     "normalization_mask",
     "not_normalization",
+    "not_weight",
     "num_train_steps",
     "num_warmup_steps",
     "peak_learning_rate",

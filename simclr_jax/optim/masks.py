@@ -4,7 +4,7 @@ The one name that counts is "supervised_head", a classifier trained alongside.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,34 @@ def weight_mask(params: PyTree) -> PyTree:
         {'bias': False, 'kernel': True}
     """
     return jax.tree.map_with_path(lambda path, leaf: _is_weight(_names(path), leaf), params)
+
+
+def not_weight(params: PyTree) -> PyTree:
+    """The opposite of `weight_mask`: biases and the parameters of normalisations.
+
+    Example:
+        >>> optim.not_weight({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)})
+        {'bias': True, 'kernel': False}
+    """
+    return jax.tree.map(lambda is_weight: not is_weight, weight_mask(params))
+
+
+def labels_by_module(labels: Mapping[str, str], *, otherwise: str) -> Callable[[PyTree], PyTree]:
+    """(params) -> a tree of words: `labels[module]` below each module named there, `otherwise` elsewhere.
+
+    Raises:
+        InputError: from the result, if the parameters have no module of a name.
+    """
+
+    def label(params: PyTree) -> PyTree:
+        missing = sorted(set(labels) - set(params))
+        if missing:
+            raise base.InputError(
+                f"optimizer.constant_rate_for must be a module of the method: {', '.join(params)}; got {missing[0]}."
+            )
+        return {name: jax.tree.map(lambda _, n=name: labels.get(n, otherwise), tree) for name, tree in params.items()}
+
+    return label
 
 
 def adapted_mask(params: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """LARS and its companions with SimCLR's exclusions, as Optax transformations."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,17 @@ def _scale_by_trust_ratio(mask: masks.Mask, coefficient: float = 1e-3) -> optax.
     return optax.masked(adapt, mask=mask)
 
 
+RATE_PLACES = ("inside", "outside")
+
+
 def make_lars(
     learning_rate: base.Schedule | float,
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     nesterov: bool = False,
+    rate_place: str = "inside",
+    vector_rate_factor: float = 1.0,
     decay_mask: masks.Mask = masks.weight_mask,
     adapt_mask: masks.Mask = masks.adapted_mask,
 ) -> optax.GradientTransformation:
@@ -53,10 +59,18 @@ def make_lars(
         weight_decay: coefficient wd of the decay, at least 0; 1e-6 for ImageNet, 1e-4 for CIFAR-10.
         momentum: share of the old velocity that is kept, in [0, 1).
         nesterov: look-ahead momentum.
+        rate_place: "inside": the velocity takes in learning rate times gradient, as in SimCLR's code. "outside": the
+            learning rate multiplies the velocity, as in the codes of BYOL, MoCo v3, Barlow Twins and VICReg. They
+            differ while the rate changes.
+        vector_rate_factor: multiplies the rate of what is no weight (biases and normalisations); 0.024 in Barlow Twins.
         decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
         adapt_mask: which parameters get the trust ratio, likewise.
 
-    Reference: You et al. 2017; SimCLR section 2.2; lars_optimizer.py and build_optimizer in model.py of the code.
+    Raises:
+        InputError: rate_place is neither.
+
+    Reference: You et al. 2017; SimCLR section 2.2; lars_optimizer.py and build_optimizer in model.py of the code; for
+    "outside" optimizers.py of deepmind-research byol, moco-v3 optimizer.py, LARS in main.py of barlowtwins and vicreg.
     Deliberate differences: the reference excludes by name ("batch_normalization", "bias"), here shapes tell, which is
     the same for its networks; it decays the supervised kernel by a term of the loss, here the optimizer does (same
     gradient, but the reported loss has no such term). Its option classic_momentum=False is `make_lars_popular`.
@@ -66,11 +80,53 @@ def make_lars(
         >>> tx = optim.make_lars(0.3, weight_decay=1e-6)
         >>> state = tx.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)})
     """
-    return optax.chain(
+    base.check_choice(rate_place, RATE_PLACES, name="rate_place")
+    last = optax.scale_by_learning_rate(learning_rate), optax.trace(momentum, nesterov=nesterov)
+    links = [
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         _scale_by_trust_ratio(adapt_mask),
-        optax.scale_by_learning_rate(learning_rate),
+        *(last if rate_place == "inside" else reversed(last)),
+    ]
+    if vector_rate_factor != 1:
+        links.append(optax.masked(optax.scale(vector_rate_factor), mask=masks.not_weight))
+    return optax.chain(*links)
+
+
+def make_larc(
+    learning_rate: base.Schedule | float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """LARC, the layer-wise rates of SwAV: every parameter is decayed and adapted, biases and normalisations included.
+
+    g becomes 0.001 |W| / (|g| + wd |W| + 1e-8) (g + wd W), with the norm of g before its decay; where a norm is 0 it
+    stays g, without decay. Momentum follows, and the learning rate multiplies the velocity. Arguments as in
+    `make_lars`.
+
+    A bias in front of BatchNorm has a gradient that is 0 but for rounding, which this rule blows up to a full step:
+    leave such biases out of the network.
+
+    Reference: apex.parallel.LARC with clip=False around torch's SGD, as in swav main_swav.py.
+
+    Example:
+        >>> tx = optim.make_larc(0.6, weight_decay=1e-6)
+    """
+
+    def adapt(gradient: base.Array, weight: base.Array) -> base.Array:
+        of_gradient, of_weight = (jnp.sqrt(jnp.sum(jnp.square(x))) for x in (gradient, weight))
+        ratio = 1e-3 * of_weight / (of_gradient + weight_decay * of_weight + 1e-8)
+        usable = (of_gradient > 0) & (of_weight > 0)
+        return jnp.where(usable, ratio * (gradient + weight_decay * weight), gradient)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(adapt, updates, params), state
+
+    return optax.chain(
+        optax.GradientTransformation(lambda params: optax.EmptyState(), update),
         optax.trace(momentum, nesterov=nesterov),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -107,7 +163,7 @@ def make_sgd(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     nesterov: bool = False,
-    decay_mask: masks.Mask = masks.not_normalization,
+    decay_mask: masks.Mask | None = masks.not_normalization,
 ) -> optax.GradientTransformation:
     """Momentum SGD with L2 decay in the gradient of everything but normalisations' parameters (biases included).
 
@@ -116,7 +172,8 @@ def make_sgd(
         weight_decay: coefficient of the decay, at least 0.
         momentum: share of the old velocity that is kept, in [0, 1).
         nesterov: look-ahead momentum.
-        decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
+        decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one; None for
+            all, which is torch's SGD.
 
     Reference: add_weight_decay and MomentumOptimizer in model.py (TF1) of the code, which sets nesterov=True.
     Deliberate differences: the decay is added to the gradient, not to the loss; the learning rate stays outside the
@@ -189,11 +246,15 @@ def make_adamw(
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "lars": make_lars,
+    "larc": make_larc,
     "lars_popular": make_lars_popular,
     "sgd": make_sgd,
     "sgd_keras": make_sgd_keras,
     "adamw": make_adamw,
 }
+
+
+DECAYED = ("usual", "all")
 
 
 def make_optimizer(
@@ -203,23 +264,53 @@ def make_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     nesterov: bool = False,
+    rate_place: str = "inside",
+    vector_rate_factor: float = 1.0,
+    decayed: str = "usual",
+    constant_rate_for: str = "",
 ) -> optax.GradientTransformation:
     """The optimizer `name` of OPTIMIZERS; see the functions named there.
 
     Args:
-        name: "lars" or "sgd", their variants "lars_popular" or "sgd_keras", or "adamw".
+        name: "lars", "larc" or "sgd", their variants "lars_popular" or "sgd_keras", or "adamw".
         learning_rate: by number of updates made, or a constant.
         weight_decay: coefficient of the decay; which parameters it reaches depends on the optimizer.
         momentum: share of the old velocity that is kept.
         nesterov: look-ahead momentum.
+        rate_place, vector_rate_factor: of "lars", see `make_lars`.
+        decayed: "usual": the parameters that the optimizer's own docstring names; "all": every one, biases and
+            normalisations included.
+        constant_rate_for: a module of the method, such as "predictor" for SimSiam, whose rate stays that of the first
+            update; "" for none. Needs a schedule without warm-up.
 
     Raises:
-        InputError: unknown name, negative weight_decay, or momentum outside [0, 1).
+        InputError: unknown name or choice, negative weight_decay, momentum outside [0, 1), or a setting that the
+            optimizer does not have.
 
     Example:
         >>> tx = optim.make_optimizer("lars", learning_rate=0.3, weight_decay=1e-6)
     """
     base.check_choice(name, OPTIMIZERS, name="name")
+    base.check_choice(decayed, DECAYED, name="decayed")
     schedule.check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
     schedule.check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
-    return OPTIMIZERS[name](learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+    schedule.check_range("vector_rate_factor", vector_rate_factor, low=0.0, remedy="1.0")
+    settings: dict[str, Any] = {"weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+    settings |= {"rate_place": rate_place} if rate_place != "inside" else {}
+    settings |= {"vector_rate_factor": vector_rate_factor} if vector_rate_factor != 1 else {}
+    settings |= {"decay_mask": None} if decayed == "all" and name != "larc" else {}
+    refused = sorted(set(settings) - set(inspect.signature(OPTIMIZERS[name]).parameters))
+    if refused:
+        raise base.InputError(f"{refused[0]} is a setting of the optimizer lars; got {name}. Leave it at its default.")
+    if not constant_rate_for:
+        return OPTIMIZERS[name](learning_rate, **settings)
+    rates = {"scheduled": learning_rate, "constant": _first_rate(learning_rate)}
+    labels = masks.labels_by_module({constant_rate_for: "constant"}, otherwise="scheduled")
+    return optax.partition({label: OPTIMIZERS[name](rate, **settings) for label, rate in rates.items()}, labels)
+
+
+def _first_rate(learning_rate: base.Schedule | float) -> base.Schedule | float:
+    """The rate of the first update, at every update."""
+    if not callable(learning_rate):
+        return learning_rate
+    return lambda step: learning_rate(jnp.zeros_like(step))

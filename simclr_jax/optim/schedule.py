@@ -1,8 +1,9 @@
 """Epochs to steps, and the learning rate as a function of the number of updates made."""
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +72,17 @@ def make_schedule(
     warmup_epochs: float = 0.0,
     num_steps: int | None = None,
     restart_epochs: Sequence[float] = (),
+    decay: str = "cosine",
+    final_fraction: float = 0.0,
+    warmup_start: float = 0.0,
+    warmup_end: str = "after",
+    drop_epochs: Sequence[float] = (),
 ) -> optax.Schedule:
     """Learning rate as a function of the number of updates made: linear warm-up from 0, then a half cosine to 0.
 
     The first update has learning rate 0 if there is a warm-up. Beyond the last step the rate stays 0. With restarts
     the training is several such periods, one after the other: that is how a finished run is made longer without
-    changing the rates it has had.
+    changing the rates it has had. The last five arguments make it the schedule of other methods' codes.
 
     Args:
         base_learning_rate: see `peak_learning_rate`.
@@ -87,12 +93,22 @@ def make_schedule(
         warmup_epochs: length of the warm-up, part of num_epochs.
         num_steps: length of the training in updates, in place of num_epochs.
         restart_epochs: where warm-up and cosine begin anew, rising, each above 0 and below num_epochs.
+        decay: what follows the warm-up. "cosine": half a cosine from its end on, new at every update (SimCLR, BYOL,
+            MoCo v3, Barlow Twins, VICReg, SwAV). "cosine_by_epoch": half a cosine over the whole training, new once an
+            epoch (MoCo v2, SimSiam); "cosine_by_epoch_from_1": the same, counting epochs from 1 (SupCon); a warm-up
+            before these ends at the value that the cosine has there. "drops": a tenth at each of drop_epochs (MoCo v1).
+        final_fraction: the last rate as a share of the peak: 0.001 in Barlow Twins, VICReg and SwAV.
+        warmup_start: the rate of the first update of a warm-up, not scaled: 0.3 in SwAV, 0.01 in SupCon.
+        warmup_end: "after": the first update after the warm-up has the peak rate; "last": the last one of it (SwAV).
+        drop_epochs: for "drops", rising.
 
     Raises:
-        InputError: unknown learning_rate_scaling, a value out of range, or a warm-up that outlasts its period.
+        InputError: unknown learning_rate_scaling, decay or warmup_end, a value out of range, or a warm-up that outlasts
+            its period.
 
     Reference: WarmUpAndCosineDecay in tf2/model.py of the code; SimCLR section 2.2. Restarts are an addition
-    (Loshchilov and Hutter 2017, with a warm-up in every period).
+    (Loshchilov and Hutter 2017, with a warm-up in every period). For the other methods the training scripts of their
+    codes; deliberate difference: these have epochs of whole batches and one update less than `num_train_steps`.
 
     Example:
         >>> schedule = optim.make_schedule(
@@ -118,10 +134,22 @@ def make_schedule(
             f"Use for example warmup_epochs={num_epochs / 10:g} with num_epochs={num_epochs:g}, or more epochs."
         )
 
+    after = _make_decay(
+        decay, warmup_steps, epoch_steps=num_examples / batch_size, final_fraction=final_fraction, drops=drop_epochs
+    )
+    check_range("warmup_start", warmup_start, low=0.0, remedy="0.0")
+    base.check_choice(warmup_end, WARMUP_ENDS, name="warmup_end")
+    rising_steps = max(warmup_steps - (warmup_end == "last"), 1)
+
     def period(progress: jax.Array, length: int) -> jax.Array:
-        decayed = jnp.clip((progress - warmup_steps) / (length - warmup_steps), 0.0, 1.0)
-        cosine = peak * 0.5 * (1 + jnp.cos(jnp.pi * decayed))
-        return jnp.where(progress < warmup_steps, peak * progress / max(warmup_steps, 1), cosine)
+        rate = peak * after(progress, length)
+        if not warmup_steps:
+            return rate
+        top = peak if decay == "cosine" else peak * after(jnp.asarray(warmup_steps, progress.dtype), length)
+        rising = top * progress / rising_steps
+        if warmup_start:
+            rising = warmup_start + (top - warmup_start) * progress / rising_steps
+        return jnp.where(progress < warmup_steps, rising, rate)
 
     def schedule(step: jax.Array) -> jax.Array:
         # In the default float type: float32, or float64 under jax_enable_x64.
@@ -132,6 +160,36 @@ def make_schedule(
         return rate
 
     return schedule
+
+
+DECAYS = ("cosine", "cosine_by_epoch", "cosine_by_epoch_from_1", "drops")
+WARMUP_ENDS = ("after", "last")
+
+
+def _make_decay(
+    decay: str, warmup_steps: int, *, epoch_steps: float, final_fraction: float, drops: Sequence[float]
+) -> Callable[[jax.Array, int], jax.Array]:
+    """(updates made, length of the period) -> the rate after the warm-up as a share of the peak."""
+    base.check_choice(decay, DECAYS, name="decay")
+    check_range("final_fraction", final_fraction, low=0.0, high=1.0, remedy="0.0, or 0.001 for Barlow Twins")
+    if list(drops) != sorted(drops) or bool(drops) != (decay == "drops"):
+        raise base.InputError(
+            f'drop_epochs must rise, and belong to decay="drops"; got {tuple(drops)} and {decay}. '
+            'Use for example (120.0, 160.0) with "drops".'
+        )
+
+    def after(progress: jax.Array, length: int) -> jax.Array:
+        epoch = jnp.floor(progress / epoch_steps)
+        if decay == "drops":
+            return functools.reduce(lambda share, drop: share * jnp.where(epoch >= drop, 0.1, 1.0), drops, jnp.ones(()))
+        if decay == "cosine":
+            done = (progress - warmup_steps) / (length - warmup_steps)
+        else:
+            done = (epoch + (decay == "cosine_by_epoch_from_1")) * epoch_steps / length
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+        return cosine * (1 - final_fraction) + final_fraction if final_fraction else cosine
+
+    return after
 
 
 def _period_starts(epochs: Sequence[float], *, num_examples: int, batch_size: int, num_steps: int) -> list[int]:

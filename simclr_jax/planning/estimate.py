@@ -67,12 +67,19 @@ class NetworkCost(NamedTuple):
     z_dim: int
 
 
-def trace_layers(method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2) -> list[Layer]:
-    """The layers of the method's network in the order they run, found by tracing it on one image of that size."""
+def trace_layers(
+    method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2, small: tuple[int, int] = (0, 0)
+) -> list[Layer]:
+    """The layers of the method's network in the order they run, found by tracing it on one image of that size.
+
+    `small` is how many small crops come to the `num_views` views, and their side in pixels.
+    """
     struct: Any = jax.ShapeDtypeStruct
     views, row = struct((1, num_views, size, size, 3), jnp.float32), struct((1,), jnp.int32)
+    if small[0]:
+        views = (views, struct((1, small[0], small[1], small[1], 3), jnp.float32))
     image, sizes, mask = struct((1, size, size, 3), jnp.uint8), struct((1, 2), jnp.int32), struct((1,), jnp.bool)
-    batch = base.Batch(image=image, size=sizes, label=row, position=row, mask=mask)
+    batch = base.Batch(image=image, size=sizes, label=row, index=row, position=row, mask=mask)
     key = jax.eval_shape(lambda: jax.random.key(0))
     layers: list[Layer] = []
     seen: list[Any] = []  # the traced arrays themselves, so that none is taken for another of the same id
@@ -94,7 +101,7 @@ def trace_layers(method: base.Method, state: base.TrainState, *, size: int, num_
     with nn.intercept_methods(watch):
         # A function of its own, for JAX would not trace a known one again.
         jax.eval_shape(lambda *given: method.embed(*given), state.params, state.method_state, views, batch, key)
-    return [_per_view(layer, num_views) for layer in layers]
+    return [_per_view(layer, num_views + small[0]) for layer in layers]
 
 
 def _folded_layers(given: Any, kernel: Any, made: Any, *, is_new: bool) -> list[Layer]:
@@ -118,9 +125,15 @@ def _per_view(layer: Layer, num_views: int) -> Layer:
     )
 
 
-def measure(method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2) -> NetworkCost:
-    """The network's sums; `state` may be shapes only (`jax.eval_shape` of its initialiser)."""
-    layers = trace_layers(method, state, size=size, num_views=num_views)
+def measure(
+    method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2, small: tuple[int, int] = (0, 0)
+) -> NetworkCost:
+    """The network's sums for one view; `state` may be shapes only (`jax.eval_shape` of its initialiser).
+
+    With small crops, see `trace_layers`, they are the means over all views and crops.
+    """
+    layers = trace_layers(method, state, size=size, num_views=num_views, small=small)
+    pixels = (num_views * size * size + small[0] * small[1] ** 2) // (num_views + small[0])
     forward = 2 * sum(layer.macs for layer in layers)
     # The gradient with respect to the image is not needed.
     spared = 2 * sum(layer.macs for layer in layers if layer.is_first)
@@ -133,7 +146,7 @@ def measure(method: base.Method, state: base.TrainState, *, size: int, num_views
         kept_bytes=sum(layer.reads * layer.itemsize for layer in layers if layer.is_new and not layer.is_first),
         traffic_bytes=sum(_forward_bytes(layer) + _backward_bytes(layer) for layer in layers),
         layers=tuple(layers),
-        view_bytes=4 * 3 * size * size,
+        view_bytes=4 * 3 * pixels,
         state_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         z_dim=max((layer.writes for layer in layers[-2:] if layer.kind in ("dense", "norm")), default=0),
     )

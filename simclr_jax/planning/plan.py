@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from simclr_jax import data, losses, models, optim, train_step
+from simclr_jax import augment, data, losses, models, optim, train_step
 from simclr_jax.distributed import sharding
 from simclr_jax.planning import aot, estimate, hardware
 from simclr_jax.run import config as config_lib
@@ -76,9 +76,9 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
 
 def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:
     """(the network's sums, number of updates of the run) on devices of a kind."""
-    size, num_views = config["augment"]["image_size"], config["augment"]["num_views"]
+    views = augment.make_recipe(**config["augment"])
     # In groups, however many, a BatchNorm is not folded into the convolution before it.
-    bn_groups = 1 if config["train"]["bn_group"] == "global" else num_views
+    bn_groups = 1 if config["train"]["bn_group"] == "global" else views.num_views
     folded = program_lib.fuses_conv_bn(config, platform=hardware.find(kind).platform)
     encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, fused_conv_bn=folded)
     method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
@@ -86,9 +86,10 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     state = jax.eval_shape(
-        lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, size, size, 3))
+        lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=program_lib.views_shape(config))
     )
-    network = estimate.measure(method, state, size=size, num_views=num_views)
+    small = (views.num_small_views, views.small_image_size)
+    network = estimate.measure(method, state, size=views.image_size, num_views=views.num_views, small=small)
     return network, optim.num_train_steps(**sizes)
 
 
@@ -101,7 +102,7 @@ def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: program_
         devices=devices,
         batch_size=batch_size,
         source_bytes=images * math.prod(shape.canvas) * 3,
-        num_views=config["augment"]["num_views"],
+        num_views=config["augment"]["num_views"] + config["augment"]["num_small_views"],
         num_chunks=config["train"].get("num_chunks") or 1,
         is_streamed=shape.is_streamed,
     )
@@ -129,12 +130,13 @@ def _describe_run(
 
 
 def _count(config: Mapping[str, Any], network: estimate.NetworkCost, *, num_steps: int) -> dict[str, Any]:
+    num_views = config["augment"]["num_views"] + config["augment"]["num_small_views"]
     return {
         "num_params": network.num_params,
         "num_encoder_params": network.num_encoder_params,
         "num_batch_norms": network.num_batch_norms,
         "forward_flops_per_view": network.forward_flops,
-        "flops_per_example": config["augment"]["num_views"] * network.train_flops,
+        "flops_per_example": num_views * network.train_flops,
         "num_steps": num_steps,
         "learning_rates": _learning_rates(config["schedule"], config["train"]["batch_size"]),
     }

@@ -75,13 +75,16 @@ def evaluation_images(image_set: data.ImageSet, *, size: int, resize: str, batch
 def view_samples(
     make_views: base.MakeViews, image_set: data.ImageSet, *, size: int, num_images: int, key: base.Array
 ) -> np.ndarray:
-    """Evenly spaced images beside views of them: uint8 [M, 1 + V, size, size, 3], the whole image first."""
+    """Evenly spaced images beside views of them: uint8 [M, 1 + V, size, size, 3], the whole image first.
+
+    Small crops come after the views, each in the middle of a white square.
+    """
     rows = np.unique(np.linspace(0, len(image_set.images) - 1, num_images).astype(np.int32))
     images, sizes = np.asarray(image_set.images[rows]), np.asarray(image_set.sizes[rows])
-    views = jax.jit(make_views)(key, images, sizes, np.arange(len(rows), dtype=np.int32))
-    views = np.asarray(views * 255.0 + 0.5).astype(np.uint8)
+    views = jax.tree.leaves(jax.jit(make_views)(key, images, sizes, np.arange(len(rows), dtype=np.int32)))
+    shown = [_framed(np.asarray(x * 255.0 + 0.5).astype(np.uint8), size) for x in views]
     whole = [_fitted(image[:h, :w], size) for image, (h, w) in zip(images, sizes, strict=True)]
-    return np.concatenate([np.stack(whole)[:, None], views], axis=1)
+    return np.concatenate([np.stack(whole)[:, None], *shown], axis=1)
 
 
 def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +127,13 @@ def _fitted(image: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     return np.asarray(ImageOps.pad(Image.fromarray(image), (size, size), color=(255, 255, 255)))
+
+
+def _framed(views: np.ndarray, size: int) -> np.ndarray:
+    """[M, V, h, h, 3] in the middle of white squares of `size` pixels."""
+    room = size - views.shape[2]
+    border = (max(room // 2, 0), max(room - room // 2, 0))
+    return np.pad(views, ((0, 0), (0, 0), border, border, (0, 0)), constant_values=255)[:, :, :size, :size]
 
 
 def _over_batches(

@@ -94,7 +94,7 @@ def make_streamed_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch
 def sent_rows(source: resident.SplitArrays, indices: base.Array, positions: base.Array) -> base.Batch:
     """The batch whose rows have been sent; pure, meant to run inside `jit`. See `resident.gather_batch`."""
     image, size, label = (jnp.asarray(array) for array in source)
-    return base.Batch(image=image, size=size, label=label, position=positions, mask=indices >= 0)
+    return base.Batch(image=image, size=size, label=label, index=indices, position=positions, mask=indices >= 0)
 
 
 def budget_bytes(max_resident_gigabytes: float | None, *, device_bytes: int | None) -> float:

@@ -75,10 +75,11 @@ def make_program(
         base.InputError: a value of the config is not valid.
     """
     check_sections(config, mesh)
-    train, size = config["train"], config["augment"]["image_size"]
+    train = config["train"]
     encoder = make_encoder(config, mesh)
-    method = make_method(encoder, config, mesh, num_classes=shape.num_classes)
     sizes = run_length(config, num_examples=shape.num_examples)
+    num_steps = optim.num_train_steps(**sizes)
+    method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     make_views = make_augmentation(config, mesh)
@@ -92,7 +93,7 @@ def make_program(
     dispatch = train_step.repeat_steps if steps_per_dispatch > 1 else train_step.single_step
 
     def init() -> base.TrainState:
-        return train_step.init_state(method, tx, jax.random.key(seed), views_shape=(2, 2, size, size, 3))
+        return train_step.init_state(method, tx, jax.random.key(seed), views_shape=views_shape(config))
 
     placement = sharding.state_placement(mesh, jax.eval_shape(init), how=train["parameter_sharding"])
     return Program(
@@ -106,7 +107,7 @@ def make_program(
             out_shardings=(placement, sharding.replicated(mesh)),
             compiler_options=compiler_options(config, platform=base.platform(mesh)),
         ),
-        num_steps=optim.num_train_steps(**sizes),
+        num_steps=num_steps,
     )
 
 
@@ -137,6 +138,11 @@ def make_augmentation(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
     if section.get("loop", "auto") == "auto":
         section["loop"] = "map" if base.platform(mesh) == "cpu" else "vmap"
     return config_lib.call(augment.make_simclr_views, {**config, "augment": section}, "augment")
+
+
+def views_shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The shape of the views of two images, as `train_step.init_state` takes it."""
+    return augment.views_shape(augment.make_recipe(**config["augment"]))
 
 
 def fuses_conv_bn(config: Mapping[str, Any], *, platform: str) -> bool:
@@ -185,8 +191,12 @@ def run_length(config: Mapping[str, Any], *, num_examples: int) -> dict[str, Any
     return {"num_examples": num_examples, "batch_size": train["batch_size"], "num_epochs": train["num_epochs"]}
 
 
-def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int) -> base.Method:
+def make_method(
+    encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int, num_steps: int = 1
+) -> base.Method:
     """The method that `config["method"]["name"]` names; the other keys of the section are its own.
+
+    `num_steps` is the length of the run, which a method with a schedule of its own goes by.
 
     Raises:
         base.InputError: an unknown name, or a value of the section is not valid.
@@ -195,10 +205,10 @@ def make_method(encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, nu
     name = section.pop("name", None)
     base.check_choice(name, methods.METHODS, name="method.name")
     make = methods.METHODS[name]
-    rest: dict[str, Any] = {"encoder": encoder, "num_classes": num_classes}
-    if "mesh" in inspect.signature(make).parameters:  # a loss over pairs of rows needs to know where rows are
-        rest["mesh"] = mesh
-    return config_lib.call(make, {"method": section}, "method", **rest)
+    # What the program knows and a method may ask for; a loss over pairs of rows needs to know where rows are.
+    known = {"num_classes": num_classes, "num_steps": num_steps, "mesh": mesh}
+    asked = {key: value for key, value in known.items() if key in inspect.signature(make).parameters}
+    return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
 
 
 def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:

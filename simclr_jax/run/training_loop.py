@@ -219,8 +219,9 @@ def _announce(run: Run, step: int) -> None:
     loss = methods.uninformed_loss(run.config["method"], batch_size=batch_size, num_classes=num_classes)
     progress.say(
         f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, batch {batch_size}, "
-        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. A loss of {loss:.3f} means "
-        "that all embeddings are the same."
+        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. "
+        f"{'A projection_spread of 0' if loss is None else f'A loss of {loss:.3f}'} means that all embeddings are the "
+        "same."
     )
     remark = program_lib.remark_on_size(run.config, run.train_set.images.shape[1:3])
     if remark:

@@ -30,7 +30,7 @@ def _positions(images, first=0):
 
 
 SIZE = 48
-RECIPE = views.make_recipe(image_size=SIZE)
+RECIPE = augment.make_recipe(image_size=SIZE)
 IMAGES = _pictures(6, 50, 60)
 KEY = jax.random.key(11)
 DRAW = jax.jit(lambda key, sizes, positions: views.draw_views(key, sizes, positions, recipe=RECIPE))
@@ -58,6 +58,7 @@ def _scripted_draws(arrays):
         gray_applied=column("grey_applied", bool),
         blur_applied=jnp.zeros((len(boxes), 1), bool),
         blur_sigma=jnp.ones((len(boxes), 1), jnp.float32),
+        solarize_applied=jnp.zeros((len(boxes), 1), bool),
     )
 
 
@@ -73,7 +74,7 @@ def test_views_from_given_draws_equal_the_reference(loop):
         canvas[k, : picture.shape[0], : picture.shape[1]] = picture
     ours = {}
     for impl, brightness in (("simclrv1", "add"), ("simclrv2", "multiply")):
-        recipe = views.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness, loop=loop)
+        recipe = augment.make_recipe(image_size=int(arrays["out_size"]), brightness=brightness, loop=loop)
         ours[impl] = np.asarray(jax.jit(lambda i, d, r=recipe: views.apply_views(i, d, recipe=r))(canvas, draws))
     assert set(arrays["param/impl"]) == set(ours)
     for k, impl in enumerate(arrays["param/impl"]):
@@ -182,7 +183,7 @@ def test_one_view_equals_its_place_in_the_batch():
 @pytest.mark.parametrize("size, canvas", [(SIZE, (50, 60)), (96, (130, 110))])
 def test_map_and_vmap_give_the_same_views(size, canvas):
     images = _pictures(6, *canvas)
-    recipe = views.make_recipe(image_size=size)
+    recipe = augment.make_recipe(image_size=size)
     draws = DRAW(KEY, _sizes(images), _positions(images))
     made = {
         loop: jax.jit(lambda i, d, loop=loop: views.apply_views(i, d, recipe=recipe._replace(loop=loop)))(images, draws)
@@ -251,7 +252,7 @@ def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
     make = augment.make_crop_flip_views(image_size=24, loop="map")
     made = jax.jit(make)(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))
     assert made.shape == (6, 1, 24, 24, 3) and made.dtype == jnp.float32
-    recipe = views.make_recipe(image_size=24, num_views=1)
+    recipe = augment.make_recipe(image_size=24, num_views=1)
     draws = jax.jit(lambda s, p: views.draw_views(KEY, s, p, recipe=recipe))(_sizes(IMAGES), _positions(IMAGES))
     assert 0 < int(draws.flip.sum()) < 6
     one = jax.jit(lambda image, box, mirrored: flip.adjust_flip(crop.adjust_crop(image, box, size=24), mirrored))
@@ -345,7 +346,7 @@ def test_wrong_settings_are_refused_when_the_pipeline_is_built(settings, message
 
 def test_unknown_settings_of_a_recipe_are_named():
     with pytest.raises(base.InputError, match="blurr"):
-        views.make_recipe(image_size=32, blurr=1)
+        augment.make_recipe(image_size=32, blurr=1)
     with pytest.raises(base.InputError, match="auto, map, vmap"):
         augment.make_eval_view(image_size=32, loop="pmap")
 

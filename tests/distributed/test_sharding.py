@@ -69,7 +69,7 @@ _METHODS = """
 def train_method(name, num_devices, train_set):
     mesh = sharding.make_mesh(num_devices)
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
-    method = program_lib.make_method(encoder, {"method": {"name": name}}, mesh, num_classes=10)
+    method = program_lib.make_method(encoder, {"method": {"name": name, **small(name)}}, mesh, num_classes=10)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
     off = {f"{what}_probability": 0.0 for what in ("color_jitter", "grayscale", "blur")}
     views = augment.make_simclr_views(image_size=8, **off)
@@ -115,6 +115,7 @@ from simclr_jax.planning import hlo
 from simclr_jax.distributed import sharding
 from simclr_jax.data import resident
 from simclr_jax.models import resnet, taps
+from tests.methods.settings import small
 """
 # Importing JAX and compiling is what takes the time, so that one process on four devices finds all of this out.
 _FINDINGS = f"""

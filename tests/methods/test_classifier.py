@@ -15,6 +15,7 @@ def make_batch(labels, mask) -> base.Batch:
         image=jnp.zeros((rows, 1, 1, 3), jnp.uint8),
         size=jnp.ones((rows, 2), jnp.int32),
         label=jnp.asarray(labels, jnp.int32),
+        index=jnp.arange(rows, dtype=jnp.int32),
         position=jnp.arange(rows, dtype=jnp.int32),
         mask=jnp.asarray(mask),
     )

@@ -1,7 +1,6 @@
 """What every entry of METHODS promises to the training loop."""
 
 import functools
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import pytest
 from simclr_jax import base, train_step
 from simclr_jax.methods import METHODS
 from simclr_jax.models import norms, resnet
+from tests.methods import settings
 
 B, V, SIZE = 4, 2, 8
 LABELS = (2, 0, -1, 1)
@@ -40,9 +40,7 @@ def encoder(norm: str = "batch") -> resnet.ResNet:
 
 
 def make_method(name: str, norm: str = "batch") -> base.Method:
-    """The method with its own defaults; a classifier's number of classes has none."""
-    takes_classes = "num_classes" in inspect.signature(METHODS[name]).parameters
-    return METHODS[name](encoder(norm), **({"num_classes": 3} if takes_classes else {}))
+    return METHODS[name](encoder(norm), **settings.arguments(name))
 
 
 def views() -> jax.Array:
@@ -54,6 +52,7 @@ def batch() -> base.Batch:
         image=jnp.zeros((B, SIZE, SIZE, 3), jnp.uint8),
         size=jnp.full((B, 2), SIZE, jnp.int32),
         label=jnp.asarray(LABELS, jnp.int32),
+        index=jnp.arange(B, dtype=jnp.int32),
         position=jnp.arange(B, dtype=jnp.int32),
         mask=jnp.ones((B,), bool),
     )
@@ -143,8 +142,8 @@ def test_training_moves_the_statistics_and_keeps_the_tree(name):
 
 def test_update_keeps_the_tree(name):
     trained = run(name)
-    updated = trained.method.update(trained.params, trained.new_state, jnp.asarray(0, jnp.int32))
-    assert avals(updated) == avals(trained.state)
+    params, state = trained.method.update(trained.params, trained.new_state, jnp.asarray(0, jnp.int32))
+    assert (avals(params), avals(state)) == (avals(trained.params), avals(trained.state))
 
 
 def test_embed_follows_the_order_of_the_images(name):

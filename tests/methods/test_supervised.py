@@ -23,6 +23,7 @@ def make_batch(labels) -> base.Batch:
         image=jnp.zeros((rows, 1, 1, 3), jnp.uint8),
         size=jnp.ones((rows, 2), jnp.int32),
         label=jnp.asarray(labels, jnp.int32),
+        index=jnp.arange(rows, dtype=jnp.int32),
         position=jnp.arange(rows, dtype=jnp.int32),
         mask=jnp.ones(rows, bool),
     )

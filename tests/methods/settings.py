@@ -1,0 +1,26 @@
+"""Settings with which tests build any method: its own defaults, but for widths and lengths that would take long."""
+
+import inspect
+from typing import Any
+
+from simclr_jax.methods import METHODS
+
+# What a method must be told, and what would be large: heads of thousands of units, queues.
+_NEEDED = {"num_classes": 3, "num_steps": 10}
+_SMALL = {
+    **{"proj_hidden_dim": 16, "proj_out_dim": 8, "pred_hidden_dim": 16},
+    **{"num_prototypes": 6, "freeze_prototypes_steps": 0, "queue_length": 64},
+}
+_AS_THEY_ARE = ("simclr", "supervised")
+
+
+def small(name: str) -> dict[str, Any]:
+    """The settings of the config's section for a small form of the method `name`."""
+    known = inspect.signature(METHODS[name]).parameters
+    return {} if name in _AS_THEY_ARE else {key: value for key, value in _SMALL.items() if key in known}
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """`small`, and what the program that builds a method adds."""
+    known = inspect.signature(METHODS[name]).parameters
+    return {**small(name), **{key: value for key, value in _NEEDED.items() if key in known}}
