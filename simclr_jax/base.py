@@ -2,18 +2,31 @@
 
 Everything else imports this file and this file imports nothing of ours. Letters used in every docstring:
 B batch, V views, N = B*V rows, D representation, d projection, K steps or neighbours, C classes;
-`h` representation [N, D], `z` projection [B, V, d].
+`h` representation [N, D], `z` projection [B, V, d]. JAX is imported when it is used: processes that only read pictures
+do without.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
-import jax
+if TYPE_CHECKING:
+    import jax
 
-Array = jax.Array
+    Array = jax.Array
+
 PyTree = Any
-Metrics = Mapping[str, Array]
+Metrics = Mapping[str, "jax.Array"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Array":
+        import jax
+
+        return jax.Array
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class InputError(ValueError):
@@ -52,6 +65,8 @@ def platform(mesh: jax.sharding.Mesh | None = None) -> str:
 
     Without a mesh, what JAX runs on by default in this process.
     """
+    import jax
+
     found = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     return "gpu" if found in ("cuda", "rocm") else found
 
@@ -161,4 +176,4 @@ class Method(NamedTuple):
     update: Update
 
 
-Schedule = Callable[[Array], Array]
+Schedule = Callable[["jax.Array"], "jax.Array"]

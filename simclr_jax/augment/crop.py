@@ -61,13 +61,14 @@ def candidate_extent(
     crop_height = crop_height - too_large.astype(jnp.int32)
     crop_width = width_of(crop_height)
     area = (crop_height * crop_width).astype(jnp.float32)
+    # The coverage as a product: compilers make a division another one, and crops of just `min_coverage` show it.
     accepted = (
         (area >= min_area)
         & (area <= max_area)
         & (crop_height <= height)
         & (crop_width <= width)
         & (jnp.minimum(crop_height, crop_width) > 0)
-        & (area / image_area >= min_coverage)
+        & (area >= min_coverage * image_area)
     )
     return crop_height, crop_width, accepted
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,9 @@ class Encoded(NamedTuple):
     rules: how its files are decoded.
     understood: one line to show: what the source found and how the split came about.
     warnings: see `ImageSet`; those which are known before decoding.
+    locate, fetch: `read` in two steps, for worker processes: where an example lies is small, and `fetch` can be
+        pickled. None: `read` is all there is, which threads can call.
+    identity: what the examples are, whatever is decoded of them: equal for equal names, lengths and classes.
     """
 
     title: str
@@ -78,6 +81,9 @@ class Encoded(NamedTuple):
     rules: Rules = DEFAULT_RULES
     understood: str = ""
     warnings: tuple[str, ...] = ()
+    locate: Callable[[int], Any] | None = None
+    fetch: Callable[[Any], tuple[bytes, int]] | None = None
+    identity: str = ""
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
