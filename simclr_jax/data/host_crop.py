@@ -6,7 +6,9 @@ device: half a level of 255 at most. The clip comes before the flip and the colo
 """
 
 import functools
+import math
 import threading
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -19,7 +21,11 @@ METHODS = ("exact", "opencv")
 _CUBIC_PARAMETER = {"tf2": -0.5, "tf1": -0.75}
 _scratch = threading.local()
 
+# Output rows that are made together; at 224 pixels 224 and 56 were 8 % slower.
+_BLOCK = 112
+
 Box = tuple[int, int, int, int]
+Taps = tuple[np.ndarray, np.ndarray]
 
 
 def check_method(method: object) -> None:
@@ -58,19 +64,36 @@ def crop(picture: np.ndarray, box: Box, *, out: np.ndarray, method: str = "exact
     if method == "opencv":
         cv2.resize(window, (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
         return
-    # Columns first, in transposed layout, so that both products run over whole lines; arrays are kept by each thread,
-    # as fresh ones of this size cost more to map into memory than to fill.
-    lines = _array("lines", (width, height, 3))
-    lines[...] = cv2.transpose(window)
-    narrow = _product(lines, resize_taps(width, size, resize), _array("narrow", (size, height, 3)))
-    upright = cv2.transpose(narrow, dst=_array("upright", (height, size, 3)))
-    small = _product(upright, resize_taps(height, size, resize), _array("small", (size, size, 3)))
-    np.maximum(small, 0, out=small)
-    cv2.convertScaleAbs(small, dst=out)  # rounds to the nearest level and stops at 255
+    # Rows first, a part of the output at a time, which stays in the cache; then columns, in transposed layout, so that
+    # both products run over whole lines. Arrays are kept by each thread: fresh ones cost more to map than to fill.
+    columns = resize_taps(width, size, resize)
+    for part, (first, last), taps in _parts(height, size, resize):
+        lines = _array("lines", (last - first, width, 3))
+        lines[...] = window[first:last]
+        count = part.stop - part.start
+        flat = _product(lines, taps, _array("flat", (count, width, 3)))
+        upright = cv2.transpose(flat, dst=_array("upright", (width, count, 3)))
+        small = _product(upright, columns, _array("small", (size, count, 3)))
+        np.maximum(small, 0, out=small)
+        # Rounds to the nearest level and stops at 255.
+        cv2.transpose(cv2.convertScaleAbs(small), dst=out[part])
 
 
 @functools.lru_cache(maxsize=4096)
-def resize_taps(extent: int, out_size: int, resize: str) -> tuple[np.ndarray, np.ndarray]:
+def _parts(extent: int, out_size: int, resize: str) -> list[tuple[slice, tuple[int, int], Taps]]:
+    """`resize_taps` cut into blocks of output pixels: (pixels, (first, last + 1) source pixel, their own taps)."""
+    index, weights = resize_taps(extent, out_size, resize)
+    parts = []
+    for start in range(0, out_size, _BLOCK):
+        part = slice(start, min(start + _BLOCK, out_size))
+        own = slice(4 * part.start, 4 * part.stop)
+        first, last = int(index[own].min()), int(index[own].max()) + 1
+        parts.append((part, (first, last), (index[own] - np.int32(first), weights[own])))
+    return parts
+
+
+@functools.lru_cache(maxsize=4096)
+def resize_taps(extent: int, out_size: int, resize: str) -> Taps:
     """The matrix of `augment.resize_weights` for a window of `extent` pixels, by its entries.
 
     Returns:
@@ -94,21 +117,30 @@ def resize_taps(extent: int, out_size: int, resize: str) -> tuple[np.ndarray, np
     return np.clip(index, 0, extent - 1).ravel(), taps.ravel()
 
 
-def _product(x: np.ndarray, taps: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> np.ndarray:
+def _product(x: np.ndarray, taps: Taps, out: np.ndarray) -> np.ndarray:
     """`out` [size, ...] = the sparse matrix of `resize_taps` times `x` [extent, ...]; both float32 and contiguous."""
+    size, (index, weights) = len(out), taps
+    out.fill(0)
+    _sparse_product()(size, len(x), out[0].size, _ends(size), index, weights, x.reshape(-1), out.reshape(-1))
+    return out
+
+
+@functools.cache
+def _sparse_product() -> Callable[..., None]:
     # The public product of SciPy makes a fresh array every time, which takes half as long again.
     from scipy.sparse import _sparsetools
 
-    size, line = len(out), out[0].size
-    ends = np.arange(0, 4 * size + 1, 4, dtype=np.int32)
-    out.fill(0)
-    _sparsetools.csr_matvecs(size, len(x), line, ends, *taps, x.reshape(-1), out.reshape(-1))
-    return out
+    return _sparsetools.csr_matvecs
+
+
+@functools.cache
+def _ends(size: int) -> np.ndarray:
+    return np.arange(0, 4 * size + 1, 4, dtype=np.int32)
 
 
 def _array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A contiguous float32 array of this shape with any content, the same memory each time in one thread."""
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     known = getattr(_scratch, name, None)
     if known is None or known.size < count:
         known = np.empty(count, np.float32)
