@@ -82,17 +82,17 @@ def cut_rows(task: Task, out: np.ndarray, watch: np.ndarray, *, fetch: Fetch, cu
             damaged.append((number, _reason(error)))
             continue
         for view, box in enumerate(boxes[row]):
-            host_crop.crop(pixels, tuple(box), out=out[number, view], method=cuts.method, resize=cuts.resize)
+            host_crop.crop(pixels, box, out=out[number, view], method=cuts.method, resize=cuts.resize)
     return Cut(labels, sorted(damaged))
 
 
-def _boxes(task: Task, numbers: list[int], sizes: list[tuple[int, int]], cuts: Cuts) -> list[list[list[int]]]:
+def _boxes(task: Task, numbers: list[int], sizes: list[tuple[int, int]], cuts: Cuts) -> list[list[host_crop.Box]]:
     """(y, x, height, width) of all crops of the pictures `numbers`, whose (height, width) are `sizes`."""
     if not numbers:
         return []
     if cuts.num_views == 0:
         boxes = host_draws.center_boxes(np.asarray(sizes), fraction=cuts.center_fraction)
-        return np.stack(boxes, axis=-1)[:, None].tolist()
+        return [[_box(row)] for row in np.stack(boxes, axis=-1).tolist()]
     positions = np.asarray(task.positions)[numbers]
     drawn = host_draws.draw_boxes(
         cuts.seed,
@@ -102,7 +102,12 @@ def _boxes(task: Task, numbers: list[int], sizes: list[tuple[int, int]], cuts: C
         num_views=cuts.num_views,
         min_scale=cuts.min_scale,
     )
-    return np.stack(drawn, axis=-1).tolist()
+    return [[_box(row) for row in rows] for rows in np.stack(drawn, axis=-1).tolist()]
+
+
+def _box(row: list[int]) -> host_crop.Box:
+    y, x, height, width = row
+    return y, x, height, width
 
 
 def _reason(error: Exception) -> str:

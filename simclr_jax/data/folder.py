@@ -11,6 +11,8 @@ import pathlib
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
+
 from simclr_jax import base
 from simclr_jax.data import decode, extras, imageset, kinds, layout, scan
 
@@ -174,6 +176,7 @@ def _make_encoded(
         locate=locate,
         fetch=fetch,
         identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        labels=lambda: np.asarray([label_of[file.class_name] for file in files], np.int32),
     )
 
 

@@ -63,7 +63,7 @@ def uniform(key: Words, places: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _example_root(seed: int, step: int) -> Words:
     """The key below which every example of update `step` has its own; see `train_step.views_key` and `draw_views`."""
-    run_key = np.uint32(seed >> 32).reshape(()), np.uint32(seed & 0xFFFFFFFF).reshape(())
+    run_key = np.asarray(seed >> 32, np.uint32), np.asarray(seed & 0xFFFFFFFF, np.uint32)
     return fold_in(fold_in(fold_in(run_key, step), 0), 0)
 
 
@@ -112,7 +112,7 @@ def _first_accepted(
     crop_width = np.where(found, np.take_along_axis(widths, first, -1)[..., 0], width)
     y = np.floor(u[..., 0] * (height - crop_height).astype(np.float32)).astype(np.int32)
     x = np.floor(u[..., 1] * (width - crop_width).astype(np.float32)).astype(np.int32)
-    return Boxes(y, x, crop_height, crop_width), found
+    return Boxes(y, x, crop_height, crop_width), np.asarray(found)
 
 
 def _extents(

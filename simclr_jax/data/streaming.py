@@ -5,7 +5,7 @@ begun, never a position. So there is nothing to save, and any number of workers 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,7 @@ def open_stream(
     """
     settings = workers.check_settings(settings)
     count = len(positions)
-    length = max(1, min(_MOST_ROWS, math.ceil(count / (2 * max(settings.count or 1, 1)))))
+    length = max(1, min(_MOST_ROWS, math.ceil(count / (2 * max(settings.num or 1, 1)))))
     images = image_set.images
     assert isinstance(images, encoded.EncodedImages)
     pool = workers.start_workers(images.fetch, cuts, settings=settings, most_rows=length)
@@ -91,7 +91,7 @@ def open_stream(
         for other in [known for known in started if not step <= known <= step + ahead]:
             for _, pending in started.pop(other).tasks:
                 pending.future.cancel()
-        last = step + (ahead if settings.count else 0)
+        last = step + (ahead if settings.num else 0)
         for wanted in range(step, last + 1 if num_batches is None else min(last + 1, max(num_batches, step + 1))):
             if wanted not in started:
                 started[wanted] = start(wanted)
@@ -122,19 +122,7 @@ def open_stream(
         if example in bad:
             return
         bad[example] = f"{encoded.names_of(image_set, [example])[0]}: {reason}"
-        blocks.check_skipped(
-            [*bad.values()], num_files=len(images), max_corrupt_fraction=allowed, seen=len(images)
-        )
+        blocks.check_skipped([*bad.values()], num_files=len(images), max_corrupt_fraction=allowed, seen=len(images))
         warn(f"{title}: {bad[example]}; another picture stands in for it.")
 
     return Stream(read, pool.close, settings)
-
-
-def read_once(
-    image_set: imageset.ImageSet, cuts: cutting.Cuts, *, batches: Sequence[np.ndarray], **how: object
-) -> Stream:
-    """A stream over given examples: `read(i)` gives the rows `batches[i]`, all of one length, for an evaluation."""
-    positions = np.arange(len(batches[0]))
-    return open_stream(
-        image_set, cuts, examples_of=lambda step: batches[step], positions=positions, num_batches=len(batches), **how  # type: ignore[arg-type]
-    )

@@ -75,6 +75,7 @@ def open_tfds(
         locate=lambda index: index,
         fetch=functools.partial(_fetch, folder=os.fspath(builder.data_path), split=split, has_label=has_label),
         identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        labels=None if has_label else lambda: np.full(len(source), -1, np.int32),
         understood=f"tfds:{imageset.printable(builder.info.full_name)}: {len(source)} images of the split {split!r}"
         + (f", used as {asked!r}" if asked != split else "")
         + f"; {_tell_classes(class_names, has_label)}; splits: {_tell_splits(builder)}",

@@ -32,25 +32,25 @@ STALL_SECONDS = 300.0
 class WorkerSettings(NamedTuple):
     """How pictures are worked on.
 
-    kind: "threads" or "processes". count: how many; 0 = the caller's own thread, which waits meanwhile; None = one for
+    kind: "threads" or "processes". num: how many; 0 = the caller's own thread, which waits meanwhile; None = one for
     each core that this process may use, at most MOST_BY_DEFAULT. stall_seconds: longest time for one picture.
     """
 
     kind: str = "threads"
-    count: int | None = None
+    num: int | None = None
     stall_seconds: float = STALL_SECONDS
 
 
 def check_settings(settings: WorkerSettings) -> WorkerSettings:
     """The settings with their count. Raises base.InputError for values out of range."""
     base.check_choice(settings.kind, KINDS, name="workers", remedy="Use threads.")
-    count = settings.count
+    count = settings.num
     if count is None:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = min(available, MOST_BY_DEFAULT)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 512:
         raise base.InputError(f"num_workers must be a whole number from 0 to 512; got {count!r}. Leave it out.")
-    return settings._replace(count=count)
+    return settings._replace(num=count)
 
 
 class Pending(NamedTuple):
@@ -94,21 +94,22 @@ def start_workers(fetch: cutting.Fetch, cuts: cutting.Cuts, *, settings: WorkerS
     host_crop.opencv()
     cut = functools.partial(cutting.cut_rows, fetch=fetch, cuts=cuts)
     tasks: queue.SimpleQueue[tuple[Pending, np.ndarray] | None] = queue.SimpleQueue()
-    children = [_Child(cut, cuts, most_rows) for _ in range(settings.count or 0) if settings.kind == "processes"]
-    for run in children or [cut] * (settings.count or 0):
+    children = [_Child(cut, cuts, most_rows) for _ in range(settings.num or 0) if settings.kind == "processes"]
+    runs: list[_Run] = [*children] or [cut] * (settings.num or 0)
+    for run in runs:
         # Daemons: a thread that hangs in a read must not keep the program from ending.
         threading.Thread(target=_work, args=(tasks, run), daemon=True, name="simclr-feed").start()
 
     def submit(task: cutting.Task, out: np.ndarray) -> Pending:
         pending = Pending(task, Future(), np.asarray([0, math.inf]))
         tasks.put((pending, out))
-        if not settings.count:
+        if not settings.num:
             tasks.put(None)
             _work(tasks, cut)
         return pending
 
     def close() -> None:
-        for _ in range(settings.count or 0):
+        for _ in range(settings.num or 0):
             tasks.put(None)
         for child in children:
             child.kill()
