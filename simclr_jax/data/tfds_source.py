@@ -46,31 +46,16 @@ def open_tfds(
     asked, split = split, _known_split(split, tuple(builder.info.splits))
     source, shards = _open_source(builder, name, split)
     class_names = _class_names(features)
-    has_label = (
-        "label" in features and features["label"].shape == () and np.dtype(features["label"].np_dtype).kind in "iu"
-    )
-
-    def read(index: int) -> tuple[bytes, int]:
-        return _read_record(source, index, has_label)
-
+    has_label = _has_label(features)
     content = [builder.info.full_name, split, class_names, shards]
-    stamp = [
-        decode.DECODER_VERSION,
-        extras.require("PIL").__version__,
-        canvas_size,
-        rules,
-        builder.info.full_name,
-        split,
-        class_names,
-        shards,
-    ]
+    stamp = [decode.DECODER_VERSION, extras.require("PIL").__version__, canvas_size, rules, *content]
     return imageset.Encoded(
         title=f"tfds:{imageset.printable(name)}, split {imageset.printable(split)!r}",
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
         class_names=class_names,
         ids=[str(index) for index in range(len(source))],
         canvas_size=lambda: canvas_size or _default_canvas(features["image"].shape),
-        read=read,
+        read=lambda index: _read_record(source, index, has_label),
         rules=rules,
         locate=lambda index: index,
         fetch=functools.partial(_fetch, folder=os.fspath(builder.data_path), split=split, has_label=has_label),
@@ -80,6 +65,10 @@ def open_tfds(
         + (f", used as {asked!r}" if asked != split else "")
         + f"; {_tell_classes(class_names, has_label)}; splits: {_tell_splits(builder)}",
     )
+
+
+def _has_label(features: Any) -> bool:
+    return "label" in features and features["label"].shape == () and np.dtype(features["label"].np_dtype).kind in "iu"
 
 
 def _read_record(source: Any, index: int, has_label: bool) -> tuple[bytes, int]:
