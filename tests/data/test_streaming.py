@@ -1,9 +1,12 @@
 """Streams of crops: the same bits for any workers, hosts and point of entry; damaged, vanished and stuck pictures."""
 
 import hashlib
+import multiprocessing
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -55,11 +58,22 @@ def opened(image_set, *, kind="threads", num=2, rows=None, said=None, **how):
 
 def digests(stream, steps):
     try:
-        return [
-            hashlib.sha256(rows.crops.tobytes() + rows.labels.tobytes()).hexdigest() for rows in map(stream.read, steps)
-        ]
+        batches = [stream.read(step) for step in steps]
+        return [hashlib.sha256(rows.crops.tobytes() + rows.labels.tobytes()).hexdigest() for rows in batches]
     finally:
         stream.close()
+
+
+def counting(image_set):
+    """(the same split, the list that its reads are added to)."""
+    opens, images = [], image_set.images
+
+    def fetch(place):
+        opens.append(place)
+        return images.fetch(place)
+
+    watched = encoded.EncodedImages(images.encoded._replace(fetch=fetch), images.rows)
+    return image_set._replace(images=watched), opens
 
 
 def test_a_batch_holds_the_device_s_windows_of_the_visited_pictures(folder):
@@ -72,14 +86,8 @@ def test_a_batch_holds_the_device_s_windows_of_the_visited_pictures(folder):
     expected = np.empty((2, SIZE, SIZE, 3), np.uint8)
     for position, example in enumerate(examples):
         picture = decode.decode_image((folder / image_set.ids[example]).read_bytes(), long_side=10**6).pixels
-        boxes = host_draws.draw_boxes(
-            SEED,
-            2,
-            positions=np.asarray([position]),
-            sizes=np.asarray([picture.shape[:2]]),
-            num_views=2,
-            min_scale=0.08,
-        )
+        place, sizes = np.asarray([position]), np.asarray([picture.shape[:2]])
+        boxes = host_draws.draw_boxes(SEED, 2, positions=place, sizes=sizes, num_views=2, min_scale=0.08)
         for view in range(2):
             host_crop.crop(picture, tuple(int(part[0, view]) for part in boxes), out=expected[view])
         np.testing.assert_array_equal(rows.crops[position], expected)
@@ -96,10 +104,15 @@ def test_the_stream_is_the_same_for_any_number_of_threads_and_from_any_step_on(f
 
 
 @pytest.mark.parametrize("num", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_give_the_stream_of_threads_and_load_no_jax(folder, num):
+def test_processes_give_the_stream_of_threads(folder, num):
     image_set = load(folder)
     expected = digests(opened(image_set, num=1), range(3))
     assert digests(opened(image_set, kind="processes", num=num), range(3)) == expected
+
+
+def test_worker_processes_load_no_jax():
+    words = "import sys, simclr_jax.data.workers as w; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 def test_hosts_read_their_own_rows_only(folder):
@@ -111,12 +124,7 @@ def test_hosts_read_their_own_rows_only(folder):
         for host in range(hosts):
             share = BATCH // hosts
             mine = np.arange(host * share, (host + 1) * share)
-            opens = []
-            images = image_set.images
-            watched = images.encoded._replace(
-                fetch=lambda place, images=images: (opens.append(place), images.fetch(place))[1]
-            )
-            part = image_set._replace(images=encoded.EncodedImages(watched, images.rows))
+            part, opens = counting(image_set)
             stream = opened(part, num=0, rows=mine)
             for step in range(3):
                 rows = stream.read(step)
@@ -176,15 +184,12 @@ def test_a_killed_worker_process_stops_the_run_and_names_its_picture(folder):
     child = workers_of_this_process()[-1]
     writer = threading.Timer(3.0, lambda: os.kill(child, signal.SIGKILL))
     writer.start()
-    with pytest.raises(
-        base.InputError, match=rf"worker process ended while it read {image_set.ids[example]} \(SIGKILL\)"
-    ):
+    name = image_set.ids[example]
+    with pytest.raises(base.InputError, match=rf"worker process ended while it read {name} \(SIGKILL\)"):
         stream.read(0)
 
 
 def workers_of_this_process():
-    import multiprocessing
-
     return [child.pid for child in multiprocessing.active_children()]
 
 
