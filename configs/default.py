@@ -32,6 +32,15 @@ def get_config() -> config_dict.ConfigDict:
     # All decoded splits in cache_dir, GB; those used longest ago go first. None = half of what the disk has room for.
     config.data.max_cache_gigabytes = config_dict.placeholder(float)
 
+    # input_pipeline.make_settings: how the pictures come to the devices.
+    config.feed = config_dict.ConfigDict()
+    # "resident": decoded, on the device | "canvas": decoded once, sent row by row where they do not fit there |
+    # "streamed": decoded in every epoch, crops cut on the host out of all pixels | "auto": streamed if too large.
+    config.feed.kind = "auto"
+    config.feed.workers = "threads"  # who decodes and cuts for the streamed feed: "threads" | "processes"
+    config.feed.num_workers = config_dict.placeholder(int)  # None = a core each, at most 16; 0 = none, for debugging
+    config.feed.crop_method = "exact"  # the reference's bicubic | "opencv" = another kernel, a third less work
+
     # Which splits are pretrained on and tested on; probes train on the first and are scored on the second.
     config.split = config_dict.ConfigDict()
     config.split.train = "train"

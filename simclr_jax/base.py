@@ -2,7 +2,8 @@
 
 Everything else imports this file and this file imports nothing of ours. Letters used in every docstring:
 B batch, V views, N = B*V rows, D representation, d projection, K steps or neighbours, C classes;
-`h` representation [N, D], `z` projection [B, V, d].
+`h` representation [N, D], `z` projection [B, V, d]. JAX is imported when it is used: processes that only read pictures
+do without.
 """
 
 from __future__ import annotations

@@ -71,3 +71,11 @@ def lars_step(weight, gradient, velocity, *, learning_rate, weight_decay, adapte
     step = learning_rate * ratio * gradient
     velocity = momentum * velocity + step
     return weight - (momentum * velocity + step if nesterov else velocity), velocity
+
+
+def in_threads(function, items, *, count):
+    """[function(item), ...] by several threads."""
+    import concurrent.futures
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(function, items))

@@ -38,8 +38,9 @@ from simclr_jax.augment.crop import (
     draw_crop_box_torchvision,
     random_resized_crop,
 )
-from simclr_jax.augment.eval_view import make_eval_view
+from simclr_jax.augment.eval_view import center_fraction, make_eval_view
 from simclr_jax.augment.flip import adjust_flip, draw_flip, random_flip
+from simclr_jax.augment.given_crops import make_views_of_crops
 from simclr_jax.augment.recipe import ViewRecipe, by_size, make_recipe, views_shape
 from simclr_jax.augment.resizing import resize_weights
 from simclr_jax.augment.solarize import adjust_solarize, draw_solarize, random_solarize
@@ -74,6 +75,7 @@ __all__ = [
     "blur_kernel",
     "by_size",
     "center_crop_box",
+    "center_fraction",
     "draw_brightness",
     "draw_brightness_additive",
     "draw_color_jitter",
@@ -92,6 +94,7 @@ __all__ = [
     "make_eval_view",
     "make_recipe",
     "make_simclr_views",
+    "make_views_of_crops",
     "random_brightness",
     "random_brightness_additive",
     "random_color_jitter",

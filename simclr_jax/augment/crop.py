@@ -64,13 +64,14 @@ def candidate_extent(
     crop_height = crop_height - too_large.astype(jnp.int32)
     crop_width = width_of(crop_height)
     area = (crop_height * crop_width).astype(jnp.float32)
+    # The coverage as a product: compilers make a division another one, and crops of just `min_coverage` show it.
     accepted = (
         (area >= min_area)
         & (area <= max_area)
         & (crop_height <= height)
         & (crop_width <= width)
         & (jnp.minimum(crop_height, crop_width) > 0)
-        & (area / image_area >= min_coverage)
+        & (area >= min_coverage * image_area)
     )
     return crop_height, crop_width, accepted
 
@@ -185,7 +186,7 @@ def center_crop_box(
 
 def crop_planes(
     planes: base.Array,
-    box: CropBox,
+    box: CropBox | None,
     flip: base.Array | bool = False,
     *,
     out_size: tuple[int, int],
@@ -194,9 +195,11 @@ def crop_planes(
 ) -> base.Array:
     """`adjust_crop` in planes: float [H, 3, W] -> float32 [h, 3, w], mirrored left to right where `flip`.
 
-    `product` is `resize_planes` or `resize_planes_banded`.
+    `product` is `resize_planes` or `resize_planes_banded`. Without a box the planes are the crop already.
     """
     height, _, width = planes.shape
+    if box is None:
+        return jnp.where(jnp.asarray(flip, jnp.bool_), planes[..., ::-1], planes)
     rows = resizing.resize_weights(box.y, box.height, source_size=height, out_size=out_size[0], resize=resize)
     columns = resizing.resize_weights(
         box.x, box.width, source_size=width, out_size=out_size[1], resize=resize, flip=flip

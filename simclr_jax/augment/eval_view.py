@@ -11,6 +11,16 @@ EvalView = Callable[..., base.Array]
 CENTER_FRACTION = 0.875
 
 
+def center_fraction(image_size: int) -> float:
+    """The share of the shorter side that an evaluation image of this size shows.
+
+    Example:
+        >>> augment.center_fraction(224), augment.center_fraction(32)
+        (0.875, 1.0)
+    """
+    return CENTER_FRACTION if image_size > recipe.SMALL_IMAGE else 1.0
+
+
 def make_eval_view(*, image_size: int, resize: str = "tf2", loop: str = "auto") -> EvalView:
     """The deterministic view of evaluation: uint8 or float [B, H, W, 3] -> float32 [B, h, w, 3] in [0, 1].
 
@@ -33,7 +43,7 @@ def make_eval_view(*, image_size: int, resize: str = "tf2", loop: str = "auto") 
     recipe.check_size(image_size)
     resizing.check_resize(resize)
     base.check_choice(loop, ("auto", "map", "vmap"), name="loop", remedy="Use auto.")
-    fraction = CENTER_FRACTION if image_size > recipe.SMALL_IMAGE else 1.0
+    fraction = center_fraction(image_size)
 
     def view_one(example: tuple[base.Array, base.Array]) -> base.Array:
         image, valid = example

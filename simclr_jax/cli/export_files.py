@@ -15,7 +15,7 @@ import numpy as np
 from jax import export as jax_export
 
 from simclr_jax import atomic_files, base, models, units
-from simclr_jax.augment import eval_view, recipe
+from simclr_jax.augment import eval_view
 from simclr_jax.interop import card, torchvision, variables
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, paths, progress
@@ -225,7 +225,7 @@ def _make_card(
         ],
         preprocess=card.preprocessing(
             size=exported.size,
-            center_crop=eval_view.CENTER_FRACTION if exported.size > recipe.SMALL_IMAGE else 1.0,
+            center_crop=eval_view.center_fraction(exported.size),
             resize=config["augment"]["resize"],
         ),
         training=training,

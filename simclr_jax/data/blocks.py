@@ -78,6 +78,22 @@ def decode_split(
     return decoded._replace(fingerprint=imageset.finish_fingerprint(digest, image_set=decoded))
 
 
+def read_labels(encoded: imageset.Encoded) -> np.ndarray:
+    """The labels of all examples, int32 [N], out of their records; -1 for a damaged one."""
+
+    count, length = len(encoded.ids), 512
+    labels = np.full(count, -1, np.int32)
+
+    def read_block(start: int) -> None:
+        for index in range(start, min(start + length, count)):
+            with contextlib.suppress(decode.DamagedImage, OSError):
+                labels[index] = encoded.read(index)[1]
+
+    with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        list(pool.map(read_block, range(0, count, length)))
+    return labels
+
+
 def check_skipped(skipped: list[str], *, num_files: int, max_corrupt_fraction: float, seen: int) -> None:
     """Raises base.InputError if more than ceil(max_corrupt_fraction * num_files) files are damaged."""
     allowed = math.ceil(max_corrupt_fraction * num_files)

@@ -68,6 +68,46 @@ def load_or_decode(
     return image_set
 
 
+def load_or_read_labels(encoded: imageset.Encoded, *, cache_dir: str | os.PathLike[str] | None) -> np.ndarray:
+    """The labels of a split that stays encoded, int32 [N]; where only its records tell, each is read once and kept.
+
+    Args:
+        encoded: the split.
+        cache_dir: as for `load_or_decode`.
+
+    Raises:
+        base.InputError: the folder cannot be written.
+    """
+    if encoded.labels is not None:
+        return encoded.labels()
+    folder = default_folder() if cache_dir is None else pathlib.Path(os.path.expanduser(cache_dir))
+    file = folder / f"labels-{encoded.identity[:32]}.npy"
+    if cache_dir != "":
+        try:
+            labels = np.load(file, allow_pickle=False)
+            if labels.shape == (len(encoded.ids),) and labels.dtype == np.int32:
+                return labels
+        except (OSError, ValueError, EOFError):
+            pass
+    labels = blocks.read_labels(encoded)
+    if cache_dir != "":
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix="labels-", suffix=".tmp", delete=False) as stream:
+                np.save(stream, labels)
+            os.replace(stream.name, file)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+    return labels
+
+
+def _not_writable(folder: pathlib.Path, error: OSError) -> base.InputError:
+    return base.InputError(
+        f"the cache folder must be writable; got {error.strerror or error} for {folder}. "
+        'Choose another one with cache_dir, or cache_dir="" to keep the images in memory.'
+    )
+
+
 def check_limit(max_gigabytes: float | None) -> None:
     """Raises base.InputError unless the limit of the cache is None or a number from 0."""
     if max_gigabytes is not None and not (isinstance(max_gigabytes, int | float) and 0 <= max_gigabytes < float("inf")):
@@ -132,10 +172,7 @@ def _build_entry(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise base.InputError(
-            f"the cache folder must be writable; got {error.strerror or error} for {entry.parent}. "
-            'Choose another one with cache_dir, or cache_dir="" to keep the images in memory.'
-        ) from error
+        raise _not_writable(entry.parent, error) from error
     bound.hold(entry)
     return decoded._replace(images=np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False))
 

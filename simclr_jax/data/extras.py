@@ -32,8 +32,11 @@ def package_folder(package: str) -> pathlib.Path:
     return pathlib.Path(next(iter(spec.submodule_search_locations)))
 
 
+_EXTRAS = {"cv2": "stream", "simplejpeg": "stream"}
+
+
 def _missing(package: str) -> base.InputError:
     return base.InputError(
         f"this data set needs the Python package {package}; it is not installed. "
-        "Install it with: pip install 'simclr-jax[data]'"
+        f"Install it with: pip install 'simclr-jax[{_EXTRAS.get(package, 'data')}]'"
     )

@@ -3,12 +3,15 @@
 `scan` lists what is there, `layout` decides on splits and classes, and one line says what was understood.
 """
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
 from collections import Counter
 from collections.abc import Callable
+
+import numpy as np
 
 from simclr_jax import base
 from simclr_jax.data import decode, extras, imageset, kinds, layout, scan
@@ -152,9 +155,16 @@ def _make_encoded(
         [(file.name, file.class_name, file.num_bytes, file.mtime_ns) for file in files],
     ]
 
-    def read(index: int) -> tuple[bytes, int]:
-        return _read_file(files[index], rules), label_of[files[index].class_name]
+    def locate(index: int) -> tuple[str, int, int]:
+        file = files[index]
+        return file.path, file.num_bytes, label_of[file.class_name]
 
+    fetch = functools.partial(_fetch, rules=rules)
+
+    def read(index: int) -> tuple[bytes, int]:
+        return fetch(locate(index))
+
+    content = [class_names, [(file.name, file.class_name, file.num_bytes) for file in files]]
     return imageset.Encoded(
         title=title,
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
@@ -163,15 +173,21 @@ def _make_encoded(
         canvas_size=lambda: canvas_size or _largest_side(len(files), lambda index: read(index)[0], rules),
         read=read,
         rules=rules,
+        locate=locate,
+        fetch=fetch,
+        identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        labels=lambda: np.asarray([label_of[file.class_name] for file in files], np.int32),
     )
 
 
-def _read_file(file: layout.ImageFile, rules: imageset.Rules) -> bytes:
+def _fetch(place: tuple[str, int, int], rules: imageset.Rules) -> tuple[bytes, int]:
+    """(bytes, label) of a file at (path, length, label)."""
+    path, num_bytes, label = place
     limit = decode.max_file_bytes(rules)
-    if file.num_bytes > limit:
+    if num_bytes > limit:
         raise decode.DamagedImage(f"larger than {limit / 1e6:.0f} MB (shrink it, or raise max_megapixels)")
-    with open(file.path, "rb") as stream:
-        return stream.read(limit)
+    with open(path, "rb") as stream:
+        return stream.read(limit), label
 
 
 def _largest_side(count: int, read: Callable[[int], bytes], rules: imageset.Rules) -> int:

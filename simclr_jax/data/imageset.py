@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,10 @@ class Encoded(NamedTuple):
     rules: how its files are decoded.
     understood: one line to show: what the source found and how the split came about.
     warnings: see `ImageSet`; those which are known before decoding.
+    locate, fetch: `read` in two steps, for worker processes: where an example lies is small, and `fetch` can be
+        pickled. None: `read` is all there is, which threads can call.
+    identity: what the examples are, whatever is decoded of them: equal for equal names, lengths and classes.
+    labels: () -> int32 [N], where they are known without reading the examples.
     """
 
     title: str
@@ -78,6 +82,10 @@ class Encoded(NamedTuple):
     rules: Rules = DEFAULT_RULES
     understood: str = ""
     warnings: tuple[str, ...] = ()
+    locate: Callable[[int], Any] | None = None
+    fetch: Callable[[Any], tuple[bytes, int]] | None = None
+    identity: str = ""
+    labels: Callable[[], np.ndarray] | None = None
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
@@ -182,15 +190,16 @@ def _are_finite(*values: object) -> bool:
 
 
 def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
-    """The examples at `rows` (int [M]) as a split of their own; their images are read into memory.
+    """The examples at `rows` (int [M]) as a split of their own; decoded images are read into memory.
 
     Example:
         >>> data.subset(data.load_split("digits", "train"), np.arange(5)).images.shape
         (5, 32, 32, 3)
     """
     digest = hashlib.sha256(image_set.fingerprint.encode() + np.asarray(rows, "<i8").tobytes())
+    images = image_set.images[rows]
     return image_set._replace(
-        images=np.asarray(image_set.images[rows]),
+        images=images if not isinstance(images, np.ndarray) else np.asarray(images),  # encoded ones stay on disk
         sizes=image_set.sizes[rows],
         labels=image_set.labels[rows],
         ids=tuple(image_set.ids[row] for row in rows),

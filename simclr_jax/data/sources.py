@@ -1,12 +1,13 @@
 """`load_split`: the one way to a decoded data set, by name."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from simclr_jax import base
-from simclr_jax.data import cache, decode, digits, folder, imageset, photo_patches, tfds_source
+from simclr_jax.data import cache, decode, digits, encoded, folder, imageset, photo_patches, tfds_source
 
 
 class DataSet(NamedTuple):
@@ -44,8 +45,9 @@ def load_split(
     sixteen_bit_range: Sequence[float] = (),
     max_cache_gigabytes: float | None = None,
     progress: bool = True,
+    stream_above: float = math.inf,
 ) -> imageset.ImageSet:
-    """One decoded split of a data set.
+    """One split of a data set, decoded.
 
     Args:
         name: "photo-patches", "digits", "tfds:NAME[/CONFIG]" or "folder:PATH".
@@ -61,6 +63,8 @@ def load_split(
         max_cache_gigabytes: what may lie in the cache, see `cache.load_or_decode`.
         progress: whether stderr gets a line of what was understood, a progress bar of the decoding, and a line for
             damaged files and for each of `ImageSet.warnings`.
+        stream_above: a tfds or folder split whose decoded pictures take more bytes stays encoded: its `images` are
+            `encoded.EncodedImages`, and nothing but labels is read.
 
     Raises:
         base.InputError: an unknown name or split, missing or unreadable data, too many damaged files, a missing
@@ -76,21 +80,24 @@ def load_split(
         )
     cache.check_limit(max_cache_gigabytes)
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
-    encoded = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
-    if encoded is None:
+    encoded_split = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    if encoded_split is None:
         return _load_built_in(name, split, canvas_size)
     if progress:
-        _say(encoded.understood)
+        _say(encoded_split.understood)
+    if stream_above < 0 or len(encoded_split.ids) * 3 * encoded_split.canvas_size() ** 2 > stream_above:
+        labels = cache.load_or_read_labels(encoded_split, cache_dir=cache_dir)
+        return encoded.make_encoded_set(encoded_split, labels)
     image_set = cache.load_or_decode(
-        encoded,
+        encoded_split,
         cache_dir=cache_dir,
         max_corrupt_fraction=max_corrupt_fraction,
         max_gigabytes=max_cache_gigabytes,
         progress=progress,
     )
-    image_set = image_set._replace(warnings=encoded.warnings + image_set.warnings)
+    image_set = image_set._replace(warnings=encoded_split.warnings + image_set.warnings)
     if progress:
-        _say_what_is_odd(image_set, encoded)
+        _say_what_is_odd(image_set, encoded_split)
     return image_set
 
 
@@ -172,17 +179,17 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _say_what_is_odd(image_set: imageset.ImageSet, encoded: imageset.Encoded) -> None:
+def _say_what_is_odd(image_set: imageset.ImageSet, split: imageset.Encoded) -> None:
     """Damaged files, and what else the user should know, also of a split that was decoded long ago."""
     skipped = image_set.skipped
     if skipped:
         dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         _say(
-            f"{encoded.title}: {len(skipped)} of {len(encoded.ids)} images cannot be read and are left out: "
+            f"{split.title}: {len(skipped)} of {len(split.ids)} images cannot be read and are left out: "
             f"{'; '.join(skipped[:5])}{dots}"
         )
     for warning in image_set.warnings:
-        _say(f"{encoded.title}: warning: {warning}")
+        _say(f"{split.title}: warning: {warning}")
 
 
 # Published sizes of sets that few have prepared on the machine where they plan: images, classes, side (None: mixed).
@@ -225,8 +232,8 @@ def describe_split(
         num_examples, num_classes, side = known
         return num_examples, num_classes, canvas_size or side or decode.DEFAULT_CANVAS_SIZE
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
-    encoded = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
-    if encoded is not None:
-        return len(encoded.ids), len(encoded.class_names), encoded.canvas_size()
+    found = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    if found is not None:
+        return len(found.ids), len(found.class_names), found.canvas_size()
     image_set = load_split(name, split, canvas_size=canvas_size)
     return len(image_set.images), len(image_set.class_names), image_set.images.shape[1]

@@ -4,6 +4,7 @@ Only the encoded bytes are taken from TFDS; decoding is ours, so that a damaged 
 OpenCV is needed.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -45,39 +46,49 @@ def open_tfds(
     asked, split = split, _known_split(split, tuple(builder.info.splits))
     source, shards = _open_source(builder, name, split)
     class_names = _class_names(features)
-    has_label = (
-        "label" in features and features["label"].shape == () and np.dtype(features["label"].np_dtype).kind in "iu"
-    )
-
-    def read(index: int) -> tuple[bytes, int]:
-        try:
-            record = source[index]
-        except RuntimeError as error:  # array_record found its checksum wrong
-            raise decode.DamagedImage("damaged record") from error
-        return record["image"], int(record["label"]) if has_label else -1
-
-    stamp = [
-        decode.DECODER_VERSION,
-        extras.require("PIL").__version__,
-        canvas_size,
-        rules,
-        builder.info.full_name,
-        split,
-        class_names,
-        shards,
-    ]
+    has_label = _has_label(features)
+    content = [builder.info.full_name, split, class_names, shards]
+    stamp = [decode.DECODER_VERSION, extras.require("PIL").__version__, canvas_size, rules, *content]
     return imageset.Encoded(
         title=f"tfds:{imageset.printable(name)}, split {imageset.printable(split)!r}",
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
         class_names=class_names,
         ids=[str(index) for index in range(len(source))],
         canvas_size=lambda: canvas_size or _default_canvas(features["image"].shape),
-        read=read,
+        read=lambda index: _read_record(source, index, has_label),
         rules=rules,
+        locate=lambda index: index,
+        fetch=functools.partial(_fetch, folder=os.fspath(builder.data_path), split=split, has_label=has_label),
+        identity=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        labels=None if has_label else lambda: np.full(len(source), -1, np.int32),
         understood=f"tfds:{imageset.printable(builder.info.full_name)}: {len(source)} images of the split {split!r}"
         + (f", used as {asked!r}" if asked != split else "")
         + f"; {_tell_classes(class_names, has_label)}; splits: {_tell_splits(builder)}",
     )
+
+
+def _has_label(features: Any) -> bool:
+    return "label" in features and features["label"].shape == () and np.dtype(features["label"].np_dtype).kind in "iu"
+
+
+def _read_record(source: Any, index: int, has_label: bool) -> tuple[bytes, int]:
+    try:
+        record = source[index]
+    except RuntimeError as error:  # array_record found its checksum wrong
+        raise decode.DamagedImage("damaged record") from error
+    return record["image"], int(record["label"]) if has_label else -1
+
+
+def _fetch(index: int, folder: str, split: str, has_label: bool) -> tuple[bytes, int]:
+    """(bytes, label) of a record, from a source that every process opens for itself."""
+    return _read_record(_reopened(folder, split), index, has_label)
+
+
+@functools.lru_cache(maxsize=4)
+def _reopened(folder: str, split: str) -> Any:
+    tfds = extras.require("tensorflow_datasets")
+    builder = tfds.builder_from_directory(folder)
+    return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _known_split(split: str, known: tuple[str, ...]) -> str:

@@ -177,6 +177,24 @@ def gather_rows(mesh: Mesh, array: np.ndarray, indices: np.ndarray) -> jax.Array
     return jax.make_array_from_callback((len(indices), *array.shape[1:]), rows(mesh), read)
 
 
+def local_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """The rows of a global batch of `count` that this process's devices hold, ascending: int64 [n]."""
+    mine = rows(mesh).addressable_devices_indices_map((count,)).values()
+    starts = sorted({(index[0].indices(count) if index else (0, count, 1)) for index in mine})
+    return np.concatenate([np.arange(*start) for start in starts])
+
+
+def put_local_rows(mesh: Mesh, array: np.ndarray, count: int) -> jax.Array:
+    """The global array of `count` rows of which `array` holds those of `local_rows`, split by rows."""
+    place = {int(row): number for number, row in enumerate(local_rows(mesh, count))}
+
+    def take(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = index[0].indices(count) if index else (0, count, 1)
+        return array[place[start] : place[start] + stop - start]
+
+    return jax.make_array_from_callback((count, *array.shape[1:]), rows(mesh), take)
+
+
 def map_rows(fn: Callable[..., Any], mesh: Mesh, *, row_args: tuple[bool, ...]) -> Callable[..., Any]:
     """`fn` run by every device on its own rows, so that no communication can arise in it.
 

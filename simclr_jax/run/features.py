@@ -1,9 +1,10 @@
 """Running a frozen encoder over a split: images in, representation and evaluation images out."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,24 +12,41 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simclr_jax import augment, base, data
+from simclr_jax.data import cutting, workers
+from simclr_jax.data import streaming as streams
 from simclr_jax.distributed import sharding
-from simclr_jax.run import checkpoint
+from simclr_jax.run import checkpoint, input_pipeline, progress
+from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 EncodeFn = Callable[[base.PyTree, data.ImageSet], np.ndarray]
 
 
+class Streaming(NamedTuple):
+    """How the pictures of a split that stays encoded become evaluation crops; see `streaming.open_stream`."""
+
+    cuts: cutting.Cuts
+    workers: workers.WorkerSettings
+    max_corrupt_fraction: float
+
+
 def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """How the images of a run are evaluated: the arguments of `make_encode`, `make_predict` and `evaluation_images`."""
+    feed = config_lib.call(input_pipeline.make_settings, config, "feed")
     return {
         "size": config["augment"]["image_size"],
         "resize": config["augment"]["resize"],
         "batch_size": config["probe"]["batch_size"],
         "mesh": sharding.make_mesh(),
+        "streaming": Streaming(
+            input_pipeline.make_cuts(config, num_views=0), feed.workers, config["data"]["max_corrupt_fraction"]
+        ),
     }
 
 
-def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> EncodeFn:
+def make_encode(
+    encoder: nn.Module, *, size: int, resize: str, batch_size: int, mesh: Mesh, streaming: Streaming | None = None
+) -> EncodeFn:
     """(variables, image_set) -> h float32 [N, D]: evaluation crops through the encoder with its moving statistics.
 
     `variables` is {"params": ..., "batch_stats": ...} of the encoder alone; see `make_predict`.
@@ -39,15 +57,22 @@ def make_encode(encoder: nn.Module, *, size: int, resize: str, batch_size: int, 
         assert isinstance(h, jax.Array)  # no collection is mutable, so nothing comes back beside h
         return h
 
-    return make_predict(encode, size=size, resize=resize, batch_size=batch_size, mesh=mesh)
+    return make_predict(encode, size=size, resize=resize, batch_size=batch_size, mesh=mesh, streaming=streaming)
 
 
 def make_predict(
-    fn: Callable[[base.PyTree, base.Array], base.Array], *, size: int, resize: str, batch_size: int, mesh: Mesh
+    fn: Callable[[base.PyTree, base.Array], base.Array],
+    *,
+    size: int,
+    resize: str,
+    batch_size: int,
+    mesh: Mesh,
+    streaming: Streaming | None = None,
 ) -> EncodeFn:
     """(variables, image_set) -> fn(variables, evaluation crops [n, size, size, 3] in [0, 1]) for all images.
 
-    Compiled once for all splits: the last batch is padded and the padding cut off.
+    Compiled once for all splits: the last batch is padded and the padding cut off. Of a split that stays encoded the
+    host cuts the crops out of the full resolution, as `streaming` says; they are rounded to uint8.
     """
     sharding.check_batch_size(batch_size, mesh, name="probe.batch_size")
     eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))
@@ -57,13 +82,37 @@ def make_predict(
 
     # Replicated, so that every process can read the features of all rows.
     predict = jax.jit(predict_rows, out_shardings=sharding.replicated(mesh))
-    return lambda variables, image_set: _over_batches(
-        lambda images, sizes: predict(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
+    predict_crops = jax.jit(
+        lambda variables, crops: fn(variables, crops[:, 0].astype("float32") * (1 / 255)),
+        out_shardings=sharding.replicated(mesh),
     )
 
+    def predict_all(variables: base.PyTree, image_set: data.ImageSet) -> np.ndarray:
+        if data.is_encoded(image_set):
+            crops = _crop_batches(image_set, streaming, batch_size=batch_size, mesh=mesh)
+            results = [np.asarray(predict_crops(variables, rows))[:count] for rows, count in crops]
+            return np.concatenate(results)
+        return _over_batches(
+            lambda images, sizes: predict(variables, images, sizes), image_set, batch_size=batch_size, mesh=mesh
+        )
 
-def evaluation_images(image_set: data.ImageSet, *, size: int, resize: str, batch_size: int, mesh: Mesh) -> np.ndarray:
+    return predict_all
+
+
+def evaluation_images(
+    image_set: data.ImageSet,
+    *,
+    size: int,
+    resize: str,
+    batch_size: int,
+    mesh: Mesh,
+    streaming: Streaming | None = None,
+) -> np.ndarray:
     """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures."""
+    if data.is_encoded(image_set):
+        whole = jax.jit(lambda crops: crops[:, 0], out_shardings=sharding.replicated(mesh))
+        crops = _crop_batches(image_set, streaming, batch_size=batch_size, mesh=mesh)
+        return np.concatenate([np.asarray(whole(rows))[:count] for rows, count in crops])
     eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))
     crop = jax.jit(
         lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"),
@@ -134,6 +183,32 @@ def _framed(views: np.ndarray, size: int) -> np.ndarray:
     room = size - views.shape[2]
     border = (max(room // 2, 0), max(room - room // 2, 0))
     return np.pad(views, ((0, 0), (0, 0), border, border, (0, 0)), constant_values=255)[:, :, :size, :size]
+
+
+def _crop_batches(
+    image_set: data.ImageSet, streaming: Streaming | None, *, batch_size: int, mesh: Mesh
+) -> Iterator[tuple[base.Array, int]]:
+    """(crops [B, 1, size, size, 3], how many are meant) of all pictures, in order; each process cuts its own."""
+    assert streaming is not None, "a split that stays encoded comes from a config"
+    num_images = len(image_set.images)
+    batch_size = mesh.size * math.ceil(min(batch_size, num_images) / mesh.size)
+    mine = sharding.local_rows(mesh, batch_size)
+    starts = range(0, num_images, batch_size)
+    stream = streams.open_stream(
+        image_set,
+        streaming.cuts,
+        # The last batch is padded with the last picture.
+        examples_of=lambda number: np.minimum(starts[number] + mine, num_images - 1),
+        positions=mine,
+        settings=streaming.workers,
+        max_corrupt_fraction=streaming.max_corrupt_fraction,
+        warn=progress.say,
+        num_batches=len(starts),
+    )
+    with contextlib.closing(stream):
+        for number, start in enumerate(starts):
+            rows = stream.read(number)
+            yield sharding.put_local_rows(mesh, rows.crops, batch_size), min(batch_size, num_images - start)
 
 
 def _over_batches(

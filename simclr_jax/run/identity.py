@@ -22,6 +22,9 @@ _FREE = (
     "data.",
     "probe.",
     "split.test",
+    "feed.kind",  # the fingerprint tells decoded and encoded pictures apart
+    "feed.workers",
+    "feed.num_workers",
     "encoder.remat",
     "method.loss_form",
     "train.steps_per_dispatch",
@@ -92,6 +95,7 @@ def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     complete = json.loads(json.dumps(config_lib.load_file("default").to_dict()))
     complete["method"] = _method_defaults(config.get("method", {}).get("name"))
+    complete["feed"]["kind"] = "canvas"  # as all runs of before were fed
     for section, values in config.items():
         complete[section] = {**complete.get(section, {}), **values} if isinstance(values, Mapping) else values
     return complete
@@ -201,8 +205,8 @@ def _difference(before: Data, now: Data) -> str:
     if before.num_images != now.num_images:
         return f"the run was started with {before.num_images} images, {now.name} has {now.num_images}"
     return (
-        f"{now.name} has as many images as before, but other pixels: changed files, another canvas_size, or another "
-        "version of Pillow"
+        f"{now.name} has as many images as before, but other pixels: changed files, another canvas_size, a feed.kind "
+        "that streams or no longer does, or another version of Pillow"
     )
 
 

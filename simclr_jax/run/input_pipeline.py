@@ -1,19 +1,26 @@
 """How the examples of an update reach the device: a split that lives there, or rows sent step by step.
 
-Both feeds visit the same examples in the same order, which is a function of (seed, step) alone, so a run may change
-from one to the other without changing a bit.
+All feeds visit the same examples in the same order, which is a function of (seed, step) alone. The first two hand out
+the same bits: images that were decoded once and fitted to a canvas, from which the device cuts the views. The third
+reads, decodes and cuts full-resolution pictures anew in every epoch, on the host, with the device's random windows.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from simclr_jax import base, data
-from simclr_jax.data import order, resident
+from simclr_jax import augment, base, data
+from simclr_jax.data import cutting, host_crop, imageset, order, resident, streaming, workers
 from simclr_jax.distributed import sharding
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import progress
+
+KINDS = ("auto", "resident", "canvas", "streamed")
 
 # A resident split may take this share of a device's memory; the rest is for the network.
 _DEVICE_SHARE = 0.5
@@ -27,18 +34,90 @@ class Feed(NamedTuple):
     load_batch: (source, indices [B], positions [B]) -> Batch, row by row, inside the compiled step.
     source_is_rows: whether the source is split over devices by rows; otherwise every device holds all of it.
     name: as it is shown at the start of a run.
+    is_cut: whether images are crops that the host has cut, uint8 [B, V, size, size, 3].
+    close: ends what works ahead.
     """
 
     draw: Callable[[int], tuple[Any, base.Array]]
     load_batch: Callable[[Any, base.Array, base.Array], base.Batch]
     source_is_rows: bool
     name: str
+    is_cut: bool = False
+    close: Callable[[], None] = lambda: None
+
+
+class FeedSettings(NamedTuple):
+    """The config's section `feed`, checked by `make_settings`. workers: see `workers.WorkerSettings`."""
+
+    kind: str
+    workers: workers.WorkerSettings
+    crop_method: str
+
+
+def make_settings(
+    *, kind: str = "auto", workers: str = "threads", num_workers: int | None = None, crop_method: str = "exact"
+) -> FeedSettings:
+    """How pictures come to the devices.
+
+    Args:
+        kind: "resident": the whole split, decoded, on every device. "canvas": decoded once into a cache on disk, and
+            sent row by row where it does not fit on a device. "streamed": encoded pictures, read in every epoch, whose
+            crops the host cuts from the full resolution. "auto": streamed where decoded pictures would not fit on a
+            device (train.max_resident_gigabytes), else resident.
+        workers: who reads for the streamed feed: "threads" or "processes".
+        num_workers: of them; None = one for each core, at most 16; 0 = the training's own thread.
+        crop_method: "exact", the reference's bicubic; "opencv", which is faster and another kernel.
+
+    Raises:
+        base.InputError: an unknown choice or a number out of range.
+    """
+    base.check_choice(kind, KINDS, name="kind", remedy="Use auto.")
+    host_crop.check_method(crop_method)
+    return FeedSettings(kind, _worker_settings(workers, num_workers), crop_method)
+
+
+def _worker_settings(kind: str, count: int | None) -> workers.WorkerSettings:
+    return workers.check_settings(workers.WorkerSettings(kind, count))
+
+
+def stream_above(config: Mapping[str, Any]) -> float:
+    """Decoded bytes above which the training split of this config is streamed; see `data.load_split`."""
+    settings = config_lib.call(make_settings, config, "feed")
+    if settings.kind == "streamed":
+        return -1.0
+    if settings.kind != "auto":
+        return math.inf
+    budget = config["train"]["max_resident_gigabytes"]
+    return budget_bytes(budget, device_bytes=sharding.device_memory_bytes())
+
+
+def make_cuts(config: Mapping[str, Any], *, num_views: int | None = None) -> cutting.Cuts:
+    """The crops that the streamed feed cuts for this config: its views', or with `num_views` 0 those of evaluation."""
+    settings = config_lib.call(make_settings, config, "feed")
+    recipe = augment.make_recipe(**config["augment"])
+    section = config["data"]
+    return cutting.Cuts(
+        size=recipe.image_size,
+        resize=recipe.resize,
+        method=settings.crop_method,
+        num_views=recipe.num_views if num_views is None else num_views,
+        seed=config["seed"],
+        min_scale=recipe.crop_min_scale,
+        center_fraction=augment.center_fraction(recipe.image_size),
+        rules=imageset.check_rules(imageset.Rules(section["sixteen_bit_range"], section["max_megapixels"])),
+    )
 
 
 def make_feed(
-    image_set: data.ImageSet, mesh: Mesh, *, seed: int, shape: tuple[int, int], max_resident_gigabytes: float | None
+    image_set: data.ImageSet,
+    mesh: Mesh,
+    *,
+    seed: int,
+    shape: tuple[int, int],
+    max_resident_gigabytes: float | None,
+    kind: str = "auto",
 ) -> Feed:
-    """The resident feed if the split fits on a device, else the streamed one.
+    """The feed of a decoded split: resident if it fits on a device, else sent row by row.
 
     Args:
         image_set: the training split.
@@ -47,6 +126,7 @@ def make_feed(
         shape: (K, B), updates per dispatch and images per update.
         max_resident_gigabytes: device memory that the split may take, in GB; None = half of it (8 GiB where the
             device does not tell). 0 streams always.
+        kind: "resident" puts it there in any case.
 
     Raises:
         base.InputError: the split must be streamed and K is not 1, or max_resident_gigabytes is negative.
@@ -54,14 +134,14 @@ def make_feed(
     if max_resident_gigabytes is not None and not max_resident_gigabytes >= 0:
         raise base.InputError(f"train.max_resident_gigabytes must not be negative; got {max_resident_gigabytes}.")
     budget = budget_bytes(max_resident_gigabytes, device_bytes=sharding.device_memory_bytes())
-    if resident.resident_bytes(image_set) <= budget:
+    if kind == "resident" or resident.resident_bytes(image_set) <= budget:
         return make_resident_feed(image_set, mesh, seed=seed, shape=shape)
     if shape[0] != 1:
         raise base.InputError(
             f"train.steps_per_dispatch must be 1 where the data do not fit on the device and are streamed; got "
             f"{shape[0]} and {resident.resident_bytes(image_set) / 1e9:.1f} GB. Use 1, or lower data.canvas_size."
         )
-    return make_streamed_feed(image_set, mesh, seed=seed, batch_size=shape[1])
+    return make_canvas_feed(image_set, mesh, seed=seed, batch_size=shape[1])
 
 
 def make_resident_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, shape: tuple[int, int]) -> Feed:
@@ -76,7 +156,7 @@ def make_resident_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, shape
     return Feed(draw, resident.gather_batch, source_is_rows=False, name="on the device")
 
 
-def make_streamed_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch_size: int) -> Feed:
+def make_canvas_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch_size: int) -> Feed:
     """The rows of one update at a time, read from memory or from the decoded cache on disk.
 
     Every process reads only the rows of its own devices. The device computes while the host reads the next rows.
@@ -88,7 +168,53 @@ def make_streamed_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch
         source = jax.tree.map(lambda array: sharding.gather_rows(mesh, array, indices), split)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 
-    return Feed(draw, sent_rows, source_is_rows=True, name="streamed from the host")
+    return Feed(draw, sent_rows, source_is_rows=True, name="sent from the decoded cache")
+
+
+def make_streamed_feed(
+    image_set: data.ImageSet,
+    mesh: Mesh,
+    cuts: cutting.Cuts,
+    *,
+    settings: workers.WorkerSettings,
+    batch_size: int,
+    num_steps: int,
+    max_corrupt_fraction: float,
+) -> Feed:
+    """The crops of one update at a time, cut by this process's workers out of the pictures of its own devices.
+
+    Batches are made some steps ahead, and sent while the device computes. The order is that of the other feeds.
+
+    Raises:
+        base.InputError: a package is missing; while the feed runs, too many damaged pictures or a worker that died.
+    """
+    mine = sharding.local_rows(mesh, batch_size)
+    count = len(image_set.images)
+
+    def examples_of(step: int) -> np.ndarray:
+        return order.stream_indices(cuts.seed, step * batch_size, batch_size, num_examples=count)[mine]
+
+    stream = streaming.open_stream(
+        image_set,
+        cuts,
+        examples_of=examples_of,
+        positions=mine,
+        settings=settings,
+        max_corrupt_fraction=max_corrupt_fraction,
+        warn=progress.say,
+        num_batches=num_steps,
+    )
+
+    def draw(step: int) -> tuple[Any, base.Array]:
+        crops, labels = stream.read(step)
+        sizes = np.full((len(mine), 2), cuts.size, np.int32)
+        local = resident.SplitArrays(crops, sizes, labels)
+        source = jax.tree.map(lambda array: sharding.put_local_rows(mesh, array, batch_size), local)
+        indices = order.stream_indices(cuts.seed, step * batch_size, batch_size, num_examples=count)
+        return source, sharding.put_rows(mesh, indices[None], axis=1)
+
+    name = f"streamed by {stream.settings.num} {stream.settings.kind}"
+    return Feed(draw, sent_rows, source_is_rows=True, name=name, is_cut=True, close=stream.close)
 
 
 def sent_rows(source: resident.SplitArrays, indices: base.Array, positions: base.Array) -> base.Batch:

@@ -42,12 +42,14 @@ class DataShape(NamedTuple):
 
     num_examples: images. num_classes: 0 if they have no classes. canvas: (height, width) of every image, pixels.
     is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
+    is_cut: whether the host has cut the views, whose crops are sent in place of canvases.
     """
 
     num_examples: int
     num_classes: int
     canvas: tuple[int, int]
     is_streamed: bool
+    is_cut: bool = False
 
 
 def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
@@ -82,7 +84,7 @@ def make_program(
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
-    make_views = make_augmentation(config, mesh)
+    make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
     load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
         train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
@@ -128,8 +130,10 @@ def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:
     )
 
 
-def make_augmentation(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
+def make_augmentation(config: Mapping[str, Any], mesh: Mesh, *, is_cut: bool = False) -> base.MakeViews:
     """The augmentation of the config's section `augment`; its `loop` "auto" is what suits the devices of `mesh`.
+
+    With `is_cut` what is left of it for crops that the host has cut.
 
     Raises:
         base.InputError: a value of the section is not valid.
@@ -137,7 +141,8 @@ def make_augmentation(config: Mapping[str, Any], mesh: Mesh) -> base.MakeViews:
     section = dict(config["augment"])
     if section.get("loop", "auto") == "auto":
         section["loop"] = "map" if base.platform(mesh) == "cpu" else "vmap"
-    return config_lib.call(augment.make_simclr_views, {**config, "augment": section}, "augment")
+    views = config_lib.call(augment.make_simclr_views, {**config, "augment": section}, "augment")
+    return augment.make_views_of_crops(**section) if is_cut else views
 
 
 def views_shape(config: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -160,14 +165,18 @@ def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, b
 
 
 def abstract_arguments(
-    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int
+    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int, num_views: int = 2
 ) -> tuple[Any, ...]:
-    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays."""
+    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays.
+
+    `num_views` is read where the host has cut the views.
+    """
     whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
     count, placed = (batch_size, rows) if shape.is_streamed else (shape.num_examples, whole)
     struct: Any = jax.ShapeDtypeStruct
+    views = (num_views,) if shape.is_cut else ()
     source = resident.SplitArrays(
-        images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
+        images=struct((count, *views, *shape.canvas, 3), jnp.uint8, sharding=placed),
         sizes=struct((count, 2), jnp.int32, sharding=placed),
         labels=struct((count,), jnp.int32, sharding=placed),
     )
@@ -223,7 +232,9 @@ def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
     )
 
 
-def data_shape(image_set: data.ImageSet, *, is_streamed: bool) -> DataShape:
-    """The shape of a split that has been read."""
-    height, width = image_set.images.shape[1:3]
-    return DataShape(len(image_set.images), len(image_set.class_names), (height, width), is_streamed)
+def data_shape(image_set: data.ImageSet, *, is_streamed: bool, cut_size: int | None = None) -> DataShape:
+    """The shape of a split that has been read; `cut_size` is the side of the crops where the host cuts them."""
+    height, width = image_set.images.shape[1:3] if cut_size is None else (cut_size, cut_size)
+    return DataShape(
+        len(image_set.images), len(image_set.class_names), (height, width), is_streamed, is_cut=cut_size is not None
+    )

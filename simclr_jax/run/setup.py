@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from simclr_jax import base, data, probes
+from jax.sharding import Mesh
+
+from simclr_jax import base, data, optim, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, identity, input_pipeline, progress, training_loop
+from simclr_jax.run import features, identity, input_pipeline, progress, splits, training_loop
 from simclr_jax.run import program as program_lib
 
 
@@ -22,12 +24,12 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
     seed = _checked_seed(config)
     program_lib.check_sections(config, mesh)
     source, train_set, test_set = _load_splits(config, settings)
-    shape, budget = (settings.steps_per_dispatch, settings.batch_size), settings.max_resident_gigabytes
-    rows = input_pipeline.make_feed(train_set, mesh, seed=seed, shape=shape, max_resident_gigabytes=budget)
+    rows = _make_feed(config, settings, train_set=train_set, mesh=mesh)
+    cut_size = config["augment"]["image_size"] if rows.is_cut else None
     program = program_lib.make_program(
         config,
         mesh,
-        shape=program_lib.data_shape(train_set, is_streamed=rows.source_is_rows),
+        shape=program_lib.data_shape(train_set, is_streamed=rows.source_is_rows, cut_size=cut_size),
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )
@@ -48,6 +50,41 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
     )
 
 
+def _make_feed(
+    config: Mapping[str, Any], settings: training_loop.LoopSettings, *, train_set: data.ImageSet, mesh: Mesh
+) -> input_pipeline.Feed:
+    feed = config_lib.call(input_pipeline.make_settings, config, "feed")
+    shape = settings.steps_per_dispatch, settings.batch_size
+    if not data.is_encoded(train_set):
+        if feed.kind == "streamed":
+            raise base.InputError(
+                f"feed.kind streamed is for pictures on disk; got the built-in {config['data']['name']}. Use auto."
+            )
+        return input_pipeline.make_feed(
+            train_set,
+            mesh,
+            seed=config["seed"],
+            shape=shape,
+            max_resident_gigabytes=settings.max_resident_gigabytes,
+            kind=feed.kind,
+        )
+    if shape[0] != 1:
+        raise base.InputError(
+            f"train.steps_per_dispatch must be 1 where pictures are streamed; got {shape[0]}. Use 1, or feed.kind "
+            "canvas."
+        )
+    sizes = program_lib.run_length(config, num_examples=len(train_set.images))
+    return input_pipeline.make_streamed_feed(
+        train_set,
+        mesh,
+        input_pipeline.make_cuts(config),
+        settings=feed.workers,
+        batch_size=settings.batch_size,
+        num_steps=optim.num_train_steps(**sizes),
+        max_corrupt_fraction=config["data"]["max_corrupt_fraction"],
+    )
+
+
 def _checked_seed(config: Mapping[str, Any]) -> int:
     seed = config.get("seed")
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -59,7 +96,7 @@ def _load_splits(
     config: Mapping[str, Any], settings: training_loop.LoopSettings
 ) -> tuple[identity.Data, data.ImageSet, data.ImageSet | None]:
     """What the run keeps about its data, the images to train on, and the test split if kNN runs while training."""
-    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    train_set = splits.load_split(config, "train")
     source = identity.describe(config["data"]["name"], train_set)
     fraction = config["split"]["label_fraction"]
     if fraction is not None or config["method"]["name"] == "supervised":
@@ -79,7 +116,7 @@ def _load_test_split(config: Mapping[str, Any], train_set: data.ImageSet) -> dat
     test_set = None
     split = config["split"]["test"]
     if (labels >= 0).any() and config_lib.call(data.has_split, config, "data", split=split):
-        test_set = config_lib.call(data.load_split, config, "data", split=split)
+        test_set = splits.load_split(config, "test", like=train_set)
     why = probes.why_no_probe(labels, None if test_set is None else test_set.labels, class_names=class_names)
     if why is not None or test_set is None:
         progress.say(f"No kNN while training: {why}.")

@@ -1,10 +1,12 @@
 """Both splits of a run's data for evaluate and report: either may be unlabelled, the test split absent."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import data, probes
 from simclr_jax.run import config as config_lib
+from simclr_jax.run import input_pipeline
 
 
 class Splits(NamedTuple):
@@ -20,16 +22,29 @@ class Splits(NamedTuple):
     num_shared: int
 
 
+def load_split(config: Mapping[str, Any], which: str, *, like: data.ImageSet | None = None) -> data.ImageSet:
+    """The split `config["split"][which]`, decoded, or encoded where the config's section `feed` streams it.
+
+    `like` is the training split, whose way the others take whatever their own size.
+
+    Raises:
+        base.InputError: data that are missing or cannot be read; see `data.load_split`.
+    """
+    way_of_train = math.inf if like is None or not data.is_encoded(like) else -1.0
+    above = input_pipeline.stream_above(config) if like is None else way_of_train
+    return config_lib.call(data.load_split, config, "data", split=config["split"][which], stream_above=above)
+
+
 def load(config: Mapping[str, Any]) -> Splits:
     """Both splits that the config's sections `data` and `split` name.
 
     Raises:
         base.InputError: data that are missing or cannot be read; see `data.load_split`.
     """
-    train_set = config_lib.call(data.load_split, config, "data", split=config["split"]["train"])
+    train_set = load_split(config, "train")
     if not config_lib.call(data.has_split, config, "data", split=config["split"]["test"]):
         return Splits(train_set, None, is_same=False, num_shared=0)
-    test_set = config_lib.call(data.load_split, config, "data", split=config["split"]["test"])
+    test_set = load_split(config, "test", like=train_set)
     is_same = test_set.fingerprint == train_set.fingerprint
     # TFDS numbers each split from 0; the other sources give an image the same id in every split.
     names_tell = not config["data"]["name"].startswith("tfds:")

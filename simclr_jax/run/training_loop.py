@@ -101,6 +101,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
             del scores[later]  # their log is dropped, too, and they will be measured again
         _announce(run, step)
         with contextlib.ExitStack() as stack:
+            stack.callback(run.feed.close)
             opened = workdir_lib.open_log(workdir, resumed_step=step, warn=progress.say)
             log = stack.enter_context(opened if peers.is_main else workdir_lib.silent_log())
             sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
@@ -223,7 +224,8 @@ def _announce(run: Run, step: int) -> None:
         f"{'A projection_spread of 0' if loss is None else f'A loss of {loss:.3f}'} means that all embeddings are the "
         "same."
     )
-    remark = program_lib.remark_on_size(run.config, run.train_set.images.shape[1:3])
+    # Streamed pictures are cut from their full resolution, whatever that is.
+    remark = "" if run.feed.is_cut else program_lib.remark_on_size(run.config, run.train_set.images.shape[1:3])
     if remark:
         progress.say(remark)
     progress.say(f"Going on from step {step}." if step else "Compiling the training step ...")
