@@ -91,10 +91,18 @@ def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits_as_one_that_w
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def built():
+    """The run of `settings()`, built once, so that every test here trains with the program that is compiled already."""
+    return setup.make_run(settings())
+
+
+@pytest.fixture(scope="module")
+def whole(built, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("train") / "whole"
-    assert train.main(config=settings(), workdir=str(folder)) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(setup, "make_run", lambda values: built)
+        assert train.main(config=settings(), workdir=str(folder)) == 0
     return folder
 
 
@@ -112,9 +120,8 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
         train.main(config=settings("--config.seed=1"), workdir=str(whole))
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whole, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_bits_as_one_that_was_not(whole, built, tmp_path, monkeypatch):
     """Stopped by a signal between two checkpoints, and what is left then copied as a kill would leave it."""
-    built = setup.make_run(settings())  # so that both halves share what is compiled
     signals = {12: signal.SIGTERM}
 
     def draw(step):
@@ -182,10 +189,9 @@ def test_a_finished_run_goes_on_with_a_schedule_of_its_own(whole, tmp_path):
     assert rates[0] < rates[1] > rates[2] > 0  # warmed up anew, and falling
 
 
-def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch, capsys):
+def test_an_evaluation_never_costs_the_training_its_state(built, tmp_path, monkeypatch, capsys):
     """The state is on disk before kNN runs, and what kNN refuses ends nothing; a process later measures what is due."""
-    built = setup.make_run(settings("--config.train.num_epochs=0.5"))
-    monkeypatch.setattr(setup, "make_run", lambda values: built)
+    monkeypatch.setattr(setup, "make_run", lambda values: built._replace(num_steps=22))
     saved = []
 
     def refuse(*args, **how):
@@ -194,10 +200,10 @@ def test_an_evaluation_never_costs_the_training_its_state(tmp_path, monkeypatch,
 
     with monkeypatch.context() as patched:
         patched.setattr(training_loop.probes, "knn_accuracy", refuse)
-        assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+        assert train.main(config=settings(), workdir=str(tmp_path)) == 0
     assert saved and saved[-1] and "the training goes on: no labels." in capsys.readouterr().err
     assert final_digests(tmp_path)[0] == 22 and not workdir_lib.read_scores(tmp_path)
-    assert train.main(config=settings("--config.train.num_epochs=0.5"), workdir=str(tmp_path)) == 0
+    assert train.main(config=settings(), workdir=str(tmp_path)) == 0
     assert set(workdir_lib.read_scores(tmp_path)) == {22}
 
 

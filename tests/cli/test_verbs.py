@@ -80,8 +80,12 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, c
     assert "simclr, resnet10 on digits, step 5" in page and "<script" not in page and "Nearest neighbours" in page
     sentence = "This page is of step 5; the run has gone on to step 9"
     assert sentence in page and sentence in capsys.readouterr().err and 'id="probes"' in page
-    loaded = []
-    monkeypatch.setattr(features, "make_encode", made)
+    loaded, encoders = [], []
+    # One encoder for both pages, and their maps without t-SNE: the first page had a real one.
+    monkeypatch.setattr(
+        features, "make_encode", lambda *args, **how: (encoders or encoders.append(made(*args, **how)) or encoders)[0]
+    )
+    monkeypatch.setattr(report_page.html_report, "map_2d", lambda h: (np.eye(len(h), 2), np.arange(len(h))))
     load = features.load_encoder_variables
     monkeypatch.setattr(
         features, "load_encoder_variables", lambda folder, which: loaded.append(which) or load(folder, which=which)
