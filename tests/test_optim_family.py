@@ -52,9 +52,8 @@ def test_updates_are_the_recorded_ones(variant):
 
 def test_the_place_of_the_rate_matters_while_it_changes():
     """What the recordings of both forms of LARS differ by."""
-    inside, outside = (
-        tree(name, -1)["dense"]["kernel"] for name in ("lars_simclr_tf_lr_inside", "lars_byol_mocov3_vicreg")
-    )
+    variants = ("lars_simclr_tf_lr_inside", "lars_byol_mocov3_vicreg")
+    inside, outside = (tree(name, -1)["dense"]["kernel"] for name in variants)
     moved = np.abs(outside - tree("init")["dense"]["kernel"]).max()
     assert np.abs(inside - outside).max() > 0.02 * moved
 

@@ -43,7 +43,7 @@ def test_what_other_settings_draw_does_not_depend_on_solarisation():
 
 
 def test_four_strengths_are_the_widths_of_the_jitter():
-    """(b, c, s, h): factors in 1 +- b, 1 +- c, 1 +- s, shifts in +- h; equal to one strength where that says the same."""
+    """Factors in 1 +- b, 1 +- c, 1 +- s, shifts in +- h; the same as one strength where that says the same."""
     jitter = draws(color_jitter_strength=(0.4, 0.3, 0.2, 0.1)).jitter
     for values, middle, width in (
         (jitter.brightness, 1, 0.4),

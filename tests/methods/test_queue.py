@@ -48,9 +48,9 @@ def test_a_queue_starts_with_random_unit_rows():
 
 
 def test_mistakes_are_refused_with_what_fits():
-    with pytest.raises(base.InputError, match="multiple of the batch size; got 10 and 4. Use 8 or 12."):
+    with pytest.raises(base.InputError, match=r"multiple of the batch size; got 10 and 4. Use 8 or 12."):
         queue.enqueue({"rows": jnp.ones((10, 2)), "pointer": jnp.int32(0)}, jnp.ones((4, 2)))
-    with pytest.raises(base.InputError, match="Use 64."):
+    with pytest.raises(base.InputError, match=r"Use 64\."):
         queue.check_batch(16, 64)
     with pytest.raises(base.InputError, match="at least 1; got 0"):
         queue.check_length(0)
