@@ -139,13 +139,15 @@ def make_schedule(
     )
     check_range("warmup_start", warmup_start, low=0.0, remedy="0.0")
     base.check_choice(warmup_end, WARMUP_ENDS, name="warmup_end")
+    # Epochs counted from 1: the value of the warm-up's last one.
+    top_at = warmup_steps - (decay == "cosine_by_epoch_from_1")
     rising_steps = max(warmup_steps - (warmup_end == "last"), 1)
 
     def period(progress: jax.Array, length: int) -> jax.Array:
         rate = peak * after(progress, length)
         if not warmup_steps:
             return rate
-        top = peak if decay == "cosine" else peak * after(jnp.asarray(warmup_steps, progress.dtype), length)
+        top = peak if decay == "cosine" else peak * after(jnp.asarray(top_at, progress.dtype), length)
         rising = top * progress / rising_steps
         if warmup_start:
             rising = warmup_start + (top - warmup_start) * progress / rising_steps
@@ -178,6 +180,8 @@ def _make_decay(
             'Use for example (120.0, 160.0) with "drops".'
         )
 
+    first_epoch = 1.0 if decay == "cosine_by_epoch_from_1" else 0.0
+
     def after(progress: jax.Array, length: int) -> jax.Array:
         epoch = jnp.floor(progress / epoch_steps)
         if decay == "drops":
@@ -185,7 +189,7 @@ def _make_decay(
         if decay == "cosine":
             done = (progress - warmup_steps) / (length - warmup_steps)
         else:
-            done = (epoch + (decay == "cosine_by_epoch_from_1")) * epoch_steps / length
+            done = (epoch + first_epoch) * epoch_steps / length
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
         return cosine * (1 - final_fraction) + final_fraction if final_fraction else cosine
 

@@ -12,7 +12,7 @@ from simclr_jax.methods import METHODS
 from tests.methods import steps
 
 DTYPES = ("float64", pytest.param("float32", marks=pytest.mark.slow))
-# Recording -> (method, its settings, optimizer and options, what comes before a BatchNorm and has rounding as gradient).
+# Recording -> (method, its settings, optimizer and options, biases before a BatchNorm: their gradient is rounding).
 RECORDINGS = {
     "step_byol": (
         "byol",
@@ -49,7 +49,7 @@ RECORDINGS = {
         "nnclr",
         {"proj_hidden_dim": 6, "proj_out_dim": 3, "pred_hidden_dim": 5, "queue_length": 8},
         ("sgd", {"decayed": "all"}),
-        tuple(f"projector/dense{layer}/bias" for layer in (1, 2, 3)) + ("predictor/dense1/bias",),
+        (*(f"projector/dense{layer}/bias" for layer in (1, 2, 3)), "predictor/dense1/bias"),
     ),
 }
 

@@ -153,3 +153,44 @@ def test_head_refuses_an_impossible_number_of_layers(num_layers):
 def test_head_refuses_an_output_without_dimensions():
     with pytest.raises(base.InputError, match="at least 1; got 0"):
         heads.ProjectionHead(2, 0)
+
+
+def mlp_shapes(mlp: heads.MLP, width: int = 5):
+    return jax.eval_shape(lambda x: mlp.init(jax.random.key(0), x, train=True), jnp.ones((4, width)))["params"]
+
+
+def test_an_mlp_has_the_biases_and_norms_that_are_asked_for():
+    made = mlp_shapes(heads.make_mlp((None, 3), bias=True, out_norm="plain"))
+    assert jax.tree.map(lambda leaf: leaf.shape, made) == {
+        "dense1": {"kernel": (5, 5), "bias": (5,)},
+        "bn1": {"scale": (5,), "bias": (5,)},
+        "dense2": {"kernel": (5, 3)},
+    }
+    assert set(mlp_shapes(heads.make_mlp((7, 3), norm="none", out_bias=True, out_norm="affine"))) == {
+        *("dense1", "dense2", "bn2")
+    }
+
+
+def test_an_mlp_is_its_layers_one_after_the_other():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    mlp = heads.make_mlp((7, 3), bias=True, out_norm="plain")
+    y, variables = mlp.init_with_output(jax.random.key(0), x, train=True)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+
+    def normalized(z):
+        return (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + 1e-5)
+
+    hidden = np.asarray(x, np.float64) @ params["dense1"]["kernel"] + params["dense1"]["bias"]
+    hidden = np.maximum(normalized(hidden) * params["bn1"]["scale"] + params["bn1"]["bias"], 0)
+    np.testing.assert_allclose(y, normalized(hidden @ params["dense2"]["kernel"]), rtol=1e-4, atol=1e-4)
+    # Torch's start: uniform in +-1 / sqrt(fan_in).
+    assert np.abs(params["dense1"]["kernel"]).max() <= 5**-0.5 and np.std(params["dense1"]["kernel"]) > 0.15
+
+
+@pytest.mark.parametrize(
+    ("widths", "options", "message"),
+    [((), {}, "at least one layer"), ((0,), {}, "at least one layer"), ((3,), {"norm": "layer"}, "must be one of")],
+)
+def test_an_mlp_that_cannot_be_is_refused(widths, options, message):
+    with pytest.raises(base.InputError, match=message):
+        heads.make_mlp(widths, **options)

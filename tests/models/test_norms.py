@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from simclr_jax import base, models, optim
 from simclr_jax.models import layers, norms, resnet
+from tests import golden
 from tests.devices import run_on_devices
 
 
@@ -215,3 +216,46 @@ def test_group_norm_is_excluded_from_decay_as_batch_norm_is(name):
 def test_unknown_choices_are_refused(arguments, said):
     with pytest.raises(base.InputError, match=said):
         models.make_encoder(**arguments)
+
+
+SPLIT = golden.load("family/split_bn")
+
+
+@pytest.mark.parametrize("case", ["two", "eight", "rows"])
+def test_interleaved_groups_are_the_split_batch_norm_of_moco(case):
+    """Group g is every image whose number leaves g. The recorded running variances are unbiased, ours are biased."""
+    x, splits, scale, bias = (SPLIT[f"{case}/{key}"] for key in ("input", "splits", "scale", "bias"))
+    norm = norms.Norm("batch", int(splits), grouping="interleaved")
+    with jax.enable_x64(True):
+        layer = norms.make_norm("float64", True, norm)()
+        zeros, ones = jnp.zeros(x.shape[-1]), jnp.ones(x.shape[-1])
+        variables = {
+            "params": {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)},
+            "batch_stats": {"mean": zeros, "var": ones},
+        }
+        y, updates = layer.apply(variables, jnp.asarray(x), mutable=["batch_stats"])
+    np.testing.assert_allclose(y, SPLIT[f"{case}/output_f64"], rtol=0, atol=1e-10)
+    kept, count = jax.device_get(updates["batch_stats"]), x[..., 0].size // int(splits)
+    np.testing.assert_allclose(kept["mean"], SPLIT[f"{case}/running_mean_after"], rtol=0, atol=1e-10)
+    unbiased = 0.9 + (kept["var"] - 0.9) * count / (count - 1)
+    np.testing.assert_allclose(unbiased, SPLIT[f"{case}/running_var_unbiased_after"], rtol=0, atol=1e-10)
+
+
+def test_interleaved_groups_are_groups_of_neighbors_of_rows_in_another_order():
+    x = normal((6, 2, 2, 3))
+    order = np.arange(6).reshape(3, 2).T.ravel()  # 0 2 4 1 3 5
+    made = {}
+    for grouping, rows in (("interleaved", x), ("neighbors", x[order])):
+        layer = norms.make_norm("float32", True, norms.Norm("batch", 2, grouping=grouping))()
+        made[grouping], _ = layer.init_with_output(jax.random.key(0), rows)
+    np.testing.assert_allclose(made["interleaved"][order], made["neighbors"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_a_norm_without_scale_and_bias_has_no_parameters(kind):
+    layer = norms.make_norm("float32", True, norms.Norm(kind))(use_bias=False, use_scale=False)
+    whole = norms.make_norm("float32", True, norms.Norm(kind))()
+    x = normal((4, 2, 2, 32))
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    assert "params" not in variables
+    np.testing.assert_array_equal(y, whole.init_with_output(jax.random.key(0), x)[0])
