@@ -117,26 +117,21 @@ from simclr_jax.data import resident
 from simclr_jax.models import resnet, taps
 from tests.methods.settings import small
 """
-# Importing JAX and compiling is what takes the time, so that one process on four devices finds all of this out.
-_FINDINGS = f"""
+_DIGITS = f"""
 {_IMPORTS}
 LEARNING_RATE, NUM_STEPS = 0.01, 4
 {_METHODS}
 train_set = data.load_split("digits", split="train")
 labels = np.where(np.arange(len(train_set.labels)) % 3 == 0, -1, train_set.labels).astype(np.int32)
 train_set = train_set._replace(labels=labels)
-found = {{"devices": jax.device_count()}}
-found["views"] = [digest_of_views(n, train_set) for n in (1, 4)]
-found["methods"] = {{name: [train_method(name, n, train_set) for n in (1, 4)] for name in methods.METHODS}}
-print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def on_four_devices() -> dict[str, Any]:
-    found = json.loads(run_on_devices(4, _FINDINGS))
-    assert found["devices"] == 4
-    return found
+def on_one_and_four(function: str) -> list[Any]:
+    """What `function`(n, train_set), an expression of the code above, finds on one and on four devices."""
+    code = f"{_DIGITS}\nassert jax.device_count() == 4\nprint(json.dumps([({function})(n, train_set) for n in (1, 4)]))"
+    one, four = json.loads(run_on_devices(4, code))
+    return [one, four]
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
@@ -150,15 +145,15 @@ def test_the_compiled_step_keeps_its_collective_budget_on_four_devices(dtype):
 
 
 @pytest.mark.slow
-def test_views_are_the_same_bits_on_any_number_of_devices(on_four_devices):
-    one, four = on_four_devices["views"]
+def test_views_are_the_same_bits_on_any_number_of_devices():
+    one, four = on_one_and_four("digest_of_views")
     assert one == four
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_method_trains_the_same_on_one_device_and_on_four(on_four_devices, name):
-    one, other = on_four_devices["methods"][name]
+def test_a_method_trains_the_same_on_one_device_and_on_four(name):
+    one, other = on_one_and_four(f"lambda *where: train_method('{name}', *where)")
     moved = np.asarray(one["moved"])
     assert len(set(one["losses"])) == len(one["losses"]) == 4 and np.linalg.norm(moved) > 1e-3
     # Sums over the batch are taken in another order: float32 rounding, and what four updates make of it.
