@@ -151,7 +151,7 @@ def _take_config_flag(words: Sequence[str], *, default: str | None) -> tuple[str
     if not at and default is not None:
         return default, list(words)
     if not at or (words[at[0]].endswith("config") and at[0] + 1 == len(words)):
-        raise base.InputError(f"--config is required: a path or one of {', '.join(shipped_configs.configs())}.")
+        raise base.InputError(f"--config is required: a path or one of {_listed()}.")
     if len(at) > 1:
         raise base.InputError(f"--config may be given once; got it {len(at)} times. Leave one.")
     _, equals, value = words[at[0]].partition("=")
@@ -203,9 +203,7 @@ def _find_file(spec: str) -> tuple[str, str | None]:
     if "://" in spec:
         paths.typed(spec, flag="--config")
     name = spec.partition(":")[0]
-    raise base.InputError(
-        f"--config must be a file or one of {', '.join(known)}; got '{_one_line(spec)}'.{_closest(name)}"
-    )
+    raise base.InputError(f"--config must be a file or one of {_listed()}; got '{_one_line(spec)}'.{_closest(name)}")
 
 
 def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
@@ -312,6 +310,11 @@ def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any
 
 def _is_override(word: str) -> bool:
     return re.match(r"^--?(no)?config\.", word) is not None
+
+
+def _listed() -> str:
+    """The names of the shipped configs for a message: the general ones first, and of many the middle left out."""
+    return _one_line(", ".join(sorted(shipped_configs.configs(), key=lambda name: ("_" in name, name))), 240)
 
 
 def _closest(name: str) -> str:
