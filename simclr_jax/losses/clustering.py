@@ -140,8 +140,9 @@ def swav(
     total, assigned = jnp.zeros((), scores.dtype), []
     for crop in range(2):
         others = None if queue_scores is None else queue_scores[:, crop]
-        numbers = {"epsilon": epsilon, "iterations": iterations}
-        assigned.append(sinkhorn(scores[:, crop], others=others, use_others=use_queue, **numbers))
+        assigned.append(
+            sinkhorn(scores[:, crop], epsilon=epsilon, iterations=iterations, others=others, use_others=use_queue)
+        )
         summed = sum(predictions[:, other] for other in range(num_crops) if other != crop)
         total -= jnp.mean(jnp.sum(assigned[-1] * summed, axis=-1))
     return total / (2 * (num_crops - 1)), _describe(assigned, jax.lax.stop_gradient(scores))

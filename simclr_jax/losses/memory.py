@@ -108,10 +108,10 @@ def pirl_cross_entropy(
     """
     inputs.check_positive("temperature of pirl_cross_entropy", temperature, "The recipe with an MLP head uses 0.1.")
     own = jnp.zeros(index.shape[:1], jnp.int32)
-    values = (
+    of_patches, of_image = (
         candidates.choose(_scores(rows, memory, index), own, temperature=temperature)[0] for rows in (patches, image)
     )
-    return _weigh(*values, patches_weight)
+    return _weigh(of_patches, of_image, patches_weight)
 
 
 def _weigh(of_patches: Array, of_image: Array, patches_weight: float) -> tuple[Array, dict[str, Array]]:

@@ -106,7 +106,7 @@ def vicreg(
     z = inputs.centre(z)
     deviations = jnp.sqrt(jnp.sum(jnp.square(z), axis=0) / (z.shape[0] - 1) + 1e-4)
     variance = jnp.mean(jnp.maximum(1 - deviations, 0))
-    covariances = (_gram(z[:, view], z[:, view]) / (z.shape[0] - 1) for view in range(2))
-    covariance = sum(_sum_off_diagonal_squares(matrix) for matrix in covariances) / z.shape[2]
+    first, second = (_sum_off_diagonal_squares(_gram(view, view) / (len(z) - 1)) for view in (z[:, 0], z[:, 1]))
+    covariance = (first + second) / z.shape[2]
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return loss, {"invariance_loss": invariance, "variance_loss": variance, "covariance_loss": covariance}

@@ -12,6 +12,7 @@ predictor. Equal embeddings cost 25 * 0.99.
 """
 
 import functools
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -60,7 +61,7 @@ def make_vicreg(
         >>> sorted(params["projection_head"]["dense1"])
         ['bias', 'kernel']
     """
-    weights = {
+    weights: dict[str, Any] = {
         "invariance_weight": invariance_weight,
         "variance_weight": variance_weight,
         "covariance_weight": covariance_weight,
