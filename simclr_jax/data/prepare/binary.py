@@ -14,32 +14,32 @@ from simclr_jax.data.prepare import plan as plan_lib
 _MAX_BYTES = 2**34  # unpacked; STL-10 has 3 GB
 
 
-def plan_cifar10(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
+def plan_cifar10(source: pathlib.Path, *, variant: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
     """CIFAR-10 from `cifar-10-binary.tar.gz`, as TFDS's own cifar10:3.0.2.
 
     Args:
         source: folder that holds the archive, or the folder of its files.
-        config: "".
+        variant: "".
         work: folder for what is unpacked.
         tick: called now and then.
 
     Raises:
         base.InputError: the archive is not there, or not what it should be.
     """
-    _no_config(config, "cifar10")
+    _no_variant(variant, "cifar10")
     files = _find(source, "cifar-10-binary.tar.gz", folder="cifar-10-batches-bin", work=work, tick=tick)
     names = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
     labels = {"label": _lines(files, "batches.meta.txt")}
     return _plan_cifar("cifar10", files, names, labels=labels, num_labels=1)
 
 
-def plan_cifar100(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
+def plan_cifar100(source: pathlib.Path, *, variant: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
     """CIFAR-100 from `cifar-100-binary.tar.gz`, as TFDS's own cifar100:3.0.2; arguments as for `plan_cifar10`.
 
     Raises:
         base.InputError: the archive is not there, or not what it should be.
     """
-    _no_config(config, "cifar100")
+    _no_variant(variant, "cifar100")
     files = _find(source, "cifar-100-binary.tar.gz", folder="cifar-100-binary", work=work, tick=tick)
     labels = {
         "label": _lines(files, "fine_label_names.txt"),
@@ -84,7 +84,7 @@ def _plan_cifar(
     )
 
 
-def plan_stl10(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
+def plan_stl10(source: pathlib.Path, *, variant: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
     """STL-10 with its 100,000 unlabelled images from `stl10_binary.tar.gz`, as TFDS's own stl10:1.0.0.
 
     Arguments as for `plan_cifar10`. The split `unlabelled` has labels of -1.
@@ -92,7 +92,7 @@ def plan_stl10(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: a
     Raises:
         base.InputError: the archive is not there, or not what it should be.
     """
-    _no_config(config, "stl10")
+    _no_variant(variant, "stl10")
     files = _find(source, "stl10_binary.tar.gz", folder="stl10_binary", work=work, tick=tick)
     class_names = _lines(files, "class_names.txt")
     splits = {}
@@ -148,7 +148,7 @@ def _find(
     path = source / archive
     if not path.is_file():
         raise base.InputError(
-            f"--source must hold {archive}, or the folder {folder} of its files; got "
+            f"the source must hold {archive}, or the folder {folder} of its files; got "
             f"{imageset.printable(str(source))}. Download the archive and put it there."
         )
     members = archives.open_tar(path, work=work, max_bytes=_MAX_BYTES, tick=tick)
@@ -177,6 +177,6 @@ def _check_labels(labels: np.ndarray, num_classes: int, name: str, *, count: int
         )
 
 
-def _no_config(config: str, name: str) -> None:
-    if config:
-        raise base.InputError(f"{name} has no variants; got config {config!r}. Leave it out.")
+def _no_variant(variant: str, name: str) -> None:
+    if variant:
+        raise base.InputError(f"{name} has no variants; got {variant!r}. Leave it out.")

@@ -23,14 +23,14 @@ _IMAGENETTES = {
 }  # fmt: skip
 
 
-def plan_imagenet(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
+def plan_imagenet(source: pathlib.Path, *, variant: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
     """ImageNet-1k (ILSVRC 2012), as TFDS's own imagenet2012:5.1.0.
 
     Args:
         source: folder that holds `ILSVRC2012_img_train.tar` or `ILSVRC2012_img_val.tar` or both; the second needs
             `ILSVRC2012_devkit_t12.tar.gz`, which says what its images are. With `ILSVRC2012_img_test*.tar` the test
             images (label -1) are prepared too.
-        config: "".
+        variant: "".
         work: folder for what is unpacked.
         tick: called now and then.
 
@@ -40,8 +40,8 @@ def plan_imagenet(source: pathlib.Path, *, config: str, work: pathlib.Path, tick
     Reference: tensorflow_datasets, imagenet2012. The two dozen CMYK files and the PNG called .JPEG become JPEGs of RGB
         of quality 100 as there, but are found by their content instead of from a list, and by Pillow.
     """
-    if config:
-        raise base.InputError(f"imagenet2012 has no variants; got config {config!r}. Leave it out.")
+    if variant:
+        raise base.InputError(f"imagenet2012 has no variants; got {variant!r}. Leave it out.")
     splits: dict[str, list[plan_lib.Item]] = {}
     wnids: Sequence[str] | None = None
     val_labels: list[int] | None = None
@@ -57,7 +57,7 @@ def plan_imagenet(source: pathlib.Path, *, config: str, work: pathlib.Path, tick
         splits["test"] = [_item(member, -1) for member in members if member.name.endswith(".JPEG")]
     if not splits or wnids is None:
         raise base.InputError(
-            f"--source must hold {_TRAIN}, or {_VAL} with {_DEVKIT}; got {imageset.printable(str(source))}. Download "
+            f"the source must hold {_TRAIN}, or {_VAL} with {_DEVKIT}; got {imageset.printable(str(source))}. Download "
             "them from image-net.org and put them there."
         )
     return plan_lib.Plan(
@@ -158,12 +158,12 @@ def as_rgb_jpeg(data: bytes) -> plan_lib.Image:
     return plan_lib.Image(stream.getvalue(), f"{kind if kind != 'JPEG' else 'CMYK'} to a JPEG of RGB")
 
 
-def plan_imagenette(source: pathlib.Path, *, config: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
+def plan_imagenette(source: pathlib.Path, *, variant: str, work: pathlib.Path, tick: archives.Tick) -> plan_lib.Plan:
     """Imagenette from `imagenette2.tgz` (`imagenette2-320.tgz`, `imagenette2-160.tgz`), as TFDS's own imagenette:1.0.0.
 
     Args:
         source: folder that holds the archive, or the folder that is inside of it.
-        config: "full-size-v2", "320px-v2", "160px-v2" (of the second version), "full-size", "320px", "160px"; "" for
+        variant: "full-size-v2", "320px-v2", "160px-v2" (of the second version), "full-size", "320px", "160px"; "" for
             the first of them that is there.
         work: folder for what is unpacked.
         tick: called now and then.
@@ -171,9 +171,9 @@ def plan_imagenette(source: pathlib.Path, *, config: str, work: pathlib.Path, ti
     Raises:
         base.InputError: the archive is not there, or not what it should be.
     """
-    if config:
-        base.check_choice(config, _IMAGENETTES, name="the config of imagenette")
-    for chosen in [config] if config else _IMAGENETTES:
+    if variant:
+        base.check_choice(variant, _IMAGENETTES, name="the variant of imagenette")
+    for chosen in [variant] if variant else _IMAGENETTES:
         stem = _IMAGENETTES[chosen]
         if (source / stem / "train").is_dir():
             found = [
@@ -185,9 +185,9 @@ def plan_imagenette(source: pathlib.Path, *, config: str, work: pathlib.Path, ti
         else:
             continue
         return _plan_imagenette(chosen, found)
-    wanted = f"{_IMAGENETTES[config or 'full-size-v2']}.tgz"
+    wanted = f"{_IMAGENETTES[variant or 'full-size-v2']}.tgz"
     raise base.InputError(
-        f"--source must hold {wanted} or the folder that is inside of it; got {imageset.printable(str(source))}. "
+        f"the source must hold {wanted} or the folder that is inside of it; got {imageset.printable(str(source))}. "
         "Download the archive and put it there."
     )
 

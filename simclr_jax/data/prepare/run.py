@@ -35,7 +35,7 @@ def prepare(
     output: str | os.PathLike[str],
     *,
     source: str | os.PathLike[str] = ".",
-    config: str = "",
+    variant: str = "",
     set_name: str = "",
     short_side: int | None = None,
     check: str = "strict",
@@ -54,7 +54,7 @@ def prepare(
         name: one of `BUILDERS`, or the path of a folder, read as `folder:PATH` reads it.
         output: what is later `data_dir`: the result is OUTPUT/NAME[/CONFIG]/VERSION.
         source: for a name, the folder of the official archives; nothing is downloaded.
-        config: for a name with variants, which one.
+        variant: for a name with variants, which one.
         set_name: for a folder, the name of the data set; "" for the folder's.
         short_side: shrink larger images to this short side, once, as JPEGs of quality 90; None = keep the bytes.
         check: "strict" (see `strict.decode_image`) or "lenient": damage that decoders pass over is let through.
@@ -79,7 +79,7 @@ def prepare(
         with _locked(place, name):
             work = place / f".{_plain(name)}.unpacked"
             work.mkdir(exist_ok=True)
-            plan = _make_plan(name, source, config=config, set_name=set_name, work=work, tick=state.check)
+            plan = _make_plan(name, source, variant=variant, set_name=set_name, work=work, tick=state.check)
             if short_side is not None:
                 parts = [part for part in (plan.config, f"short{short_side}") if part]
                 plan = plan._replace(config="_".join(parts), shape=None, encoding="")
@@ -132,7 +132,7 @@ def _make_plan(
     name: str,
     source: str | os.PathLike[str],
     *,
-    config: str,
+    variant: str,
     set_name: str,
     work: pathlib.Path,
     tick: archives.Tick,
@@ -141,15 +141,15 @@ def _make_plan(
         if set_name:
             raise base.InputError(f"a name of your own is for folders; {name} has one; got {set_name!r}. Leave it out.")
         place = pathlib.Path(os.path.expanduser(source))
-        return BUILDERS[name](place, config=config, work=work, tick=tick)
+        return BUILDERS[name](place, variant=variant, work=work, tick=tick)
     folder = os.path.expanduser(name.removeprefix("folder:"))
     if not os.path.isdir(folder):
         raise base.InputError(
             f"what is prepared must be one of {', '.join(BUILDERS)} or an existing folder; got "
             f"{imageset.printable(name)!r}. Check the path."
         )
-    if config:
-        raise base.InputError(f"a folder has no variants; got config {config!r}. Leave it out.")
+    if variant:
+        raise base.InputError(f"a folder has no variants; got {variant!r}. Leave it out.")
     return folders.plan_folder(pathlib.Path(folder), name=set_name)
 
 
