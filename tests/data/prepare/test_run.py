@@ -52,6 +52,22 @@ def test_a_folder_comes_out_of_tfds_as_it_went_in(tmp_path, few_to_a_shard):
     assert decoded.shape == (30, 40, 3) and decoded.dtype == np.uint8
 
 
+def test_odd_names_come_through(tmp_path, few_to_a_shard):
+    folder, content = tmp_path / "photos", makers.picture(1)
+    names = ["train/a\nb/x\ty.jpg", "train/ä ö/日本.jpg", "train/ä ö/" + 60 * "ü" + ".jpg", "train/'\"/;$(x).jpg"]
+    for name in [*names, "test/a\nb/1.jpg"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    with open(os.fsencode(folder / "train") + b"/a\nb/\xff\xfe.jpg", "wb") as stream:
+        stream.write(content)
+    (folder / "train/a\nb/loop").symlink_to(folder / "train")
+    prepared = prepare.prepare(str(folder), tmp_path / "out")
+    found = read_with_tfds(prepared, tmp_path / "out", "train")
+    assert set(found) == {*names, "train/a\nb/\\xff\\xfe.jpg"}
+    builder = tfds.builder(prepared.name, data_dir=tmp_path / "out")
+    assert len(builder.info.features["label"].names) == 3 and prepared.splits == {"test": 1, "train": 5}
+
+
 def test_our_own_reader_sees_the_same_pixels_as_in_the_folder(tmp_path, few_to_a_shard):
     makers.class_folders(tmp_path / "photos")
     prepared = prepare.prepare(str(tmp_path / "photos"), tmp_path / "out")
