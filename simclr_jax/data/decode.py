@@ -23,6 +23,7 @@ _FULL_RANGES = {"F": (0.0, 1.0)}
 _SIXTEEN_BITS = (0.0, 65535.0)
 # Pictures from this size on are decoded one after the other, else sixteen threads would need sixteen times the memory.
 _LARGE_PIXELS = 32 * 10**6
+_MAX_CHANNELS = 4  # RGBA or CMYK
 _one_at_a_time = threading.Lock()
 
 
@@ -98,6 +99,9 @@ def _open_checked(data: bytes, rules: imageset.Rules) -> Any:
     kind = kinds.image_format(data[: kinds.HEAD_BYTES])
     if kind is None:
         raise DamagedImage(kinds.why_not_read(data[: kinds.HEAD_BYTES]))
+    channels = kinds.tiff_channels(data) if kind == "TIFF" else 0
+    if channels > _MAX_CHANNELS:  # Pillow would take the first three, if it can
+        raise DamagedImage(f"{channels} channels, of which none is known to be red (save three as an 8-bit PNG)")
     pillow.init()
     if kind not in pillow.OPEN:
         raise DamagedImage(f"{kind}, which this version of Pillow does not read (pip install -U pillow)")
