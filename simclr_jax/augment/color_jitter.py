@@ -168,8 +168,8 @@ def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJi
     """Brightness, saturation or hue, whichever `operation` names, and a clip to [0, 1]."""
     brighten = color.adjust_brightness if brightness == "multiply" else color.adjust_brightness_additive
     if len(channels) != 3:  # neither saturation nor hue
-        brightened = (jnp.where(operation == 0, brighten(channel, jitter.brightness), channel) for channel in channels)
-        return tuple(jnp.clip(channel, 0.0, 1.0) for channel in brightened)
+        for_all = [jnp.where(operation == 0, brighten(channel, jitter.brightness), channel) for channel in channels]
+        return tuple(jnp.clip(channel, 0.0, 1.0) for channel in for_all)
     value, ratio = color.saturation_ratio(channels, jitter.saturation)
     low, chroma, hue = color.turned_hue(channels, jitter.hue)
     results = []

@@ -1,7 +1,9 @@
 """`simclr-jax prepare`: a data set, or a folder of pictures, to files that are read fast, once."""
 
+import contextlib
 import sys
 import time
+from typing import Any
 
 from simclr_jax import base
 from simclr_jax.data import extras
@@ -40,13 +42,17 @@ def main(
         base.InputError: a flag is not valid, or see `data.prepare.prepare`.
     """
     start = time.monotonic()
-    with extras.require("tqdm").tqdm(
-        desc=f"prepare {input}", unit=" images", mininterval=0.5 if sys.stderr.isatty() else 30.0, file=sys.stderr
-    ) as bar:
+    with contextlib.ExitStack() as stack:
+        bars: list[Any] = []  # made when work begins: a mistake is one line
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:
+                interval = 0.5 if sys.stderr.isatty() else 30.0
+                bar = extras.require("tqdm").tqdm(
+                    total=total, desc=f"prepare {input}", unit=" images", mininterval=interval, file=sys.stderr
+                )
+                bars.append(stack.enter_context(bar))
+            bars[0].update(done - bars[0].n)
 
         prepared = prepare_lib.prepare(
             input,

@@ -198,3 +198,20 @@ def test_a_cpu_has_a_plan_without_times():
 def test_devices_that_do_not_divide_the_batch_are_refused_with_the_nearest_that_do():
     with pytest.raises(base.InputError, match="Use 96 or 104"):
         planned("smoke", train__batch_size=100)
+
+
+def test_the_host_waits_or_is_waited_for(imagenet):
+    found = imagenet["modelled"]["feeding"]
+    rate = 8 * imagenet["modelled"]["views_per_second_and_device"] / 2
+    row = 3 * imagenet["run"]["canvas"] ** 2  # bytes, half a nanosecond each, and 30 %
+    assert found["kind"] == "canvas" and found["images_per_second"] == pytest.approx(rate)
+    assert found["cores_needed"] == math.ceil(1.3 * rate * row * 0.5e-9) and found["limit"] == ""
+    assert "with fewer the host is the limit" in plan_text.as_text(imagenet)
+    config, shape = (
+        config_lib.load_file("imagenet_resnet50").to_dict(),
+        plan.program_lib.DataShape(50000, 10, (32, 32), False),
+    )
+    known = {"rate": rate, "host_cores": 1, "host_rate": 10.0}
+    assert plan._feeding(config, shape, **known)["limit"] == "device"
+    assert plan._feeding(config, shape._replace(is_streamed=True), **known)["limit"] == "host"
+    assert plan._feeding(config, shape, **(known | {"rate": math.nan})) is None
