@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax.data import decode, strict
+from simclr_jax.data import decode, full_decode, strict
 from tests.data.prepare import makers
 
 simplejpeg = pytest.importorskip("simplejpeg")
@@ -85,6 +85,14 @@ def agrees(kind, content, original, found):
     return np.array_equal(found, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
+def decoded_full(content):
+    """The same file by the decoder of the streamed feed; None if it is refused."""
+    try:
+        return full_decode.decode_full(content, size=full_decode.picture_size(content))
+    except decode.DamagedImage:
+        return None
+
+
 def resident_bytes():
     return 4096 * int(pathlib.Path("/proc/self/statm").read_text().split()[1])
 
@@ -104,6 +112,7 @@ def run(seed, count):
             assert str(error) and "\n" not in str(error)
             found = None
         slowest = max(slowest, time.process_time() - start)
+        assert np.array_equal(found, decoded_full(content)) if found is not None else decoded_full(content) is None
         if found is None:
             refused += 1
             too_strict += kind == "jpeg" and strict_jpeg(content) is not None
