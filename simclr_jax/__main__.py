@@ -25,6 +25,8 @@ VERBS = {
     "plan": _Row("--config=imagenet_v2 --devices=8", "memory, time, rate of a run"),
     "convert": _Row("--input=FILE --workdir=runs/r50", "published weights to a run"),
     "export": _Row("--workdir=runs/demo --output=out", "a run to torch and others"),
+    "prepare": _Row("--input=PHOTOS --output=DIR", "pictures to files read fast"),
+    "data": _Row("--config=folder:PHOTOS", "a look at what a run sees"),
     "cache": _Row("--empty=all", "what is kept between runs"),
 }
 

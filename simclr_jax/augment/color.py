@@ -1,7 +1,8 @@
 """Colour operations: brightness, contrast, saturation, hue and grey. `color_jitter` chains them.
 
-Every function takes float RGB images of any leading shape, by default [H, W, 3]; `channel_axis` says where the three
-channels are. Nothing clips.
+Every function takes float images of any leading shape, by default [H, W, 3]; `channel_axis` says where the channels
+are. Nothing clips. Brightness and contrast treat every channel alike, however many there are. Saturation, hue and grey
+are of red, green and blue: an image of any other number of channels (1 = grey) has none of them and stays as it is.
 """
 
 import jax
@@ -22,6 +23,10 @@ Channels = tuple[base.Array, ...]
 def _channels(image: base.Array, axis: int) -> tuple[base.Array, base.Array, base.Array]:
     red, green, blue = (lax.slice_in_dim(image, c, c + 1, axis=axis) for c in range(3))
     return red, green, blue
+
+
+def _has_color(image: base.Array, axis: int) -> bool:
+    return image.shape[axis] == 3
 
 
 def _spatial_axes(image: base.Array, channel_axis: int) -> tuple[int, ...]:
@@ -88,6 +93,8 @@ def adjust_saturation(image: base.Array, factor: base.Array | float, *, channel_
         [[[0.5, 0.5, 0.5]]]
     """
     image = pixels.as_float(image)
+    if not _has_color(image, channel_axis):
+        return image
     value, ratio = saturation_ratio(_channels(image, channel_axis), factor)
     return value - (value - image) * ratio
 
@@ -113,6 +120,8 @@ def adjust_hue(image: base.Array, delta: base.Array | float, *, channel_axis: in
         [[[0.0, 1.0, 1.0]]]
     """
     image = pixels.as_float(image)
+    if not _has_color(image, channel_axis):
+        return image
     low, chroma, hue = turned_hue(_channels(image, channel_axis), delta)
     shape = [1] * image.ndim
     shape[channel_axis] = 3
@@ -150,6 +159,8 @@ def adjust_grayscale(image: base.Array, *, channel_axis: int = -1) -> base.Array
         (8, 10, 3)
     """
     image = pixels.as_float(image)
+    if not _has_color(image, channel_axis):
+        return image
     return jnp.broadcast_to(luma(_channels(image, channel_axis)), image.shape)
 
 
@@ -173,7 +184,9 @@ def _uniform_hue(key: base.Array, limit: float) -> base.Array:
 
 
 def adjust_grayscale_at_once(channels: Channels, applied: base.Array) -> Channels:
-    """`adjust_grayscale` where the bool scalar `applied`, for (red, green, blue) as above."""
+    """`adjust_grayscale` where the bool scalar `applied`, for its channels, one array each."""
+    if len(channels) != 3:
+        return channels
     gray = luma(channels)
     return tuple(jnp.where(applied, gray, channel) for channel in channels)
 

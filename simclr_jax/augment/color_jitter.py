@@ -129,10 +129,10 @@ def adjust_color_jitter_at_once(
 ) -> Channels:
     """`adjust_color_jitter` where the bool scalar `applied`, for many images at once under `vmap`.
 
-    Takes and returns (red, green, blue), float32 [H, W] each. Under `vmap` every branch of a switch runs, and a switch
-    between whole images writes each of them to memory. Here the operations are selected pixel by pixel, and the
-    contrast, the only one that needs the whole image, is computed once: the other three, in their order, run before it
-    or after it.
+    Takes and returns the channels (red, green, blue), float32 [H, W] each. Under `vmap` every branch of a switch runs,
+    and a switch between whole images writes each of them to memory. Here the operations are selected pixel by pixel,
+    and the contrast, the only one that needs the whole image, is computed once: the other three, in their order, run
+    before it or after it.
     """
     check_jitter(0.0, brightness)
     place = jnp.argmax(jitter.order == 1).astype(jnp.int32)
@@ -167,6 +167,9 @@ def _in_turn(step: Callable[..., tuple[Channels, None]], x: Channels, whiches: t
 def _select_pointwise(channels: Channels, operation: base.Array, jitter: ColorJitter, *, brightness: str) -> Channels:
     """Brightness, saturation or hue, whichever `operation` names, and a clip to [0, 1]."""
     brighten = color.adjust_brightness if brightness == "multiply" else color.adjust_brightness_additive
+    if len(channels) != 3:  # neither saturation nor hue
+        for_all = [jnp.where(operation == 0, brighten(channel, jitter.brightness), channel) for channel in channels]
+        return tuple(jnp.clip(channel, 0.0, 1.0) for channel in for_all)
     value, ratio = color.saturation_ratio(channels, jitter.saturation)
     low, chroma, hue = color.turned_hue(channels, jitter.hue)
     results = []

@@ -18,6 +18,9 @@ from simclr_jax.run import paths, shipped_configs
 _FLAG_COLUMN = 24  # where the flags' explanations begin
 
 
+DEVICE_KINDS = ("h200", "h100", "a100", "v4", "v5e", "v5p", "v6e", "cpu")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's parser of one verb, of `--name=value` flags only; a mistake is a `base.InputError` of one line."""
 
@@ -178,6 +181,14 @@ def add_checkpoint(parser: Parser) -> None:
         metavar="WHICH",
         help="latest, best (by kNN while training) or a step number; default %(default)s",
     )
+
+
+def add_devices(parser: Parser, what: str) -> None:
+    """The flags --device_kind and --devices, of hardware that need not be here; `what` explains the number."""
+    kinds = "%(choices)s; default %(default)s"
+    parser.add_argument("--device_kind", default="h200", metavar="KIND", help=kinds, **one_of(*DEVICE_KINDS))
+    number = whole_number(1, 65536, such_as=8)
+    parser.add_argument("--devices", type=number, default=8, metavar="N", help=f"{what}; default %(default)s")
 
 
 def add_data(parser: Parser) -> None:

@@ -7,8 +7,6 @@ from typing import Any
 from simclr_jax import atomic_files
 from simclr_jax.cli import flags
 
-DEVICE_KINDS = ("h200", "h100", "a100", "v4", "v5e", "v5p", "v6e", "cpu")
-
 
 def make_parser() -> flags.Parser:
     """The flags of `plan`."""
@@ -21,20 +19,7 @@ rate, steps, time. The hardware's own compiler answers where it is installed
 (extras aot-gpu, aot-tpu); the rest is counted or modelled.""",
         examples=("--config=imagenet_resnet50 --device_kind=h200 --devices=64",),
     )
-    parser.add_argument(
-        "--device_kind",
-        default="h200",
-        metavar="KIND",
-        help="%(choices)s; default %(default)s",
-        **flags.one_of(*DEVICE_KINDS),
-    )
-    parser.add_argument(
-        "--devices",
-        type=flags.whole_number(1, 65536, such_as=8),
-        default=8,
-        metavar="N",
-        help="how many: GPUs, or chips of a TPU slice; default %(default)s",
-    )
+    flags.add_devices(parser, "how many: GPUs, or chips of a TPU slice")
     parser.add_argument(
         "--memory",
         type=flags.positive_number("GB of one device", such_as=80),
@@ -48,6 +33,11 @@ rate, steps, time. The hardware's own compiler answers where it is installed
         help="%(choices)s: auto asks the hardware's compiler where it is installed; default %(default)s",
         **flags.one_of("auto", "none"),
     )
+    cores = "of all hosts together: whether they can feed the devices"
+    parser.add_argument("--host_cores", type=flags.whole_number(1, such_as=16), metavar="N", help=cores)
+    rate = "images a second that one core reads, decodes and crops; simclr-jax data measures it"
+    number = flags.positive_number("images a second of one core", such_as=500)
+    parser.add_argument("--host_rate", type=number, metavar="N", help=rate)
     parser.add_argument("--output", type=flags.path, metavar="FILE", help="the same as JSON")
     flags.add_config(parser)
     return parser
@@ -60,6 +50,8 @@ def main(
     device_kind: str = "h200",
     memory: float | None = None,
     compiler: str = "auto",
+    host_cores: int | None = None,
+    host_rate: float | None = None,
     output: str | None = None,
 ) -> int:
     """Prints the plan of the run that `config` describes; returns the exit status.
@@ -70,6 +62,8 @@ def main(
         device_kind: a key of `hardware.DEVICES`.
         memory: GB of one device that the program may use; None for the usual share of the kind's.
         compiler: "auto" asks the hardware's compiler where it is installed, "none" never does.
+        host_cores: of all hosts together.
+        host_rate: images a second that one core reads, decodes and crops.
         output: a file for the same as JSON.
 
     Raises:
@@ -87,6 +81,8 @@ def main(
         devices=devices,
         memory=None if memory is None else memory * 1e9,
         compiler=compiler,
+        host_cores=host_cores,
+        host_rate=host_rate,
     )
     print(plan_text.as_text(plan))
     if output is not None:

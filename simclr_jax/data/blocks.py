@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import content, decode, extras, imageset
+from simclr_jax.data import content, decode, extras, imageset, strict
 
 
 class _Block(NamedTuple):
@@ -94,6 +94,14 @@ def read_labels(encoded: imageset.Encoded) -> np.ndarray:
     return labels
 
 
+def check_share(max_corrupt_fraction: float) -> None:
+    """Raises base.InputError unless the share of damaged files is from 0 to 1."""
+    if not 0 <= max_corrupt_fraction <= 1:
+        raise base.InputError(
+            f"max_corrupt_fraction must be a share from 0 to 1; got {max_corrupt_fraction:g}. Use for example 0.01."
+        )
+
+
 def check_skipped(skipped: list[str], *, num_files: int, max_corrupt_fraction: float, seen: int) -> None:
     """Raises base.InputError if more than ceil(max_corrupt_fraction * num_files) files are damaged."""
     allowed = math.ceil(max_corrupt_fraction * num_files)
@@ -139,10 +147,11 @@ def _decoded_blocks(encoded: imageset.Encoded, *, canvas_size: int, progress: bo
 def _decode_block(encoded: imageset.Encoded, start: int, *, end: int, canvas_size: int) -> _Block:
     images = np.zeros((end - start, canvas_size, canvas_size, 3), np.uint8)
     block = _Block([], images, [], [], [], [], end)
+    read = _read_ahead(encoded, range(start, end))
     for index in range(start, end):
         try:
-            data, label = encoded.read(index)
-            picture = decode.decode_image(data, long_side=canvas_size, rules=encoded.rules)
+            data, label = read(index)
+            picture = strict.decode_image(data, long_side=canvas_size, rules=encoded.rules)
             canvas, size = imageset.fit_to_canvas(picture.pixels, canvas_size)
         except (decode.DamagedImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -154,3 +163,18 @@ def _decode_block(encoded: imageset.Encoded, start: int, *, end: int, canvas_siz
         block.labels.append(label)
         block.contents.append(content.look_at(picture, canvas, size))
     return block._replace(images=images[: len(block.indices)])
+
+
+def _read_ahead(encoded: imageset.Encoded, indices: range) -> Callable[[int], tuple[bytes, int]]:
+    """`encoded.read` for these indices, with one request for all of them where that is cheaper."""
+    if encoded.read_block is None:
+        return encoded.read
+    found = dict(zip(indices, encoded.read_block(indices), strict=True))
+
+    def read(index: int) -> tuple[bytes, int]:
+        result = found[index]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return read

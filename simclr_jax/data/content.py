@@ -35,10 +35,12 @@ class Content(NamedTuple):
 
 def look_at(picture: decode.Picture, canvas: np.ndarray, size: tuple[int, int]) -> Content:
     """What `picture` holds once it is on its canvas: uint8 [c, c, 3], valid up to `size` (height, width)."""
-    valid = canvas[: size[0], : size[1]].reshape(-1, 3)
-    spread = int((valid.max(axis=0).astype(np.int64) - valid.min(axis=0)).max())
+    # Rows first: the inner loop is then long, which makes a small image four times cheaper.
+    valid = np.ascontiguousarray(canvas[: size[0], : size[1]]).reshape(size[0], -1)
+    highest, lowest = (of_rows.reshape(-1, 3) for of_rows in (valid.max(axis=0), valid.min(axis=0)))
+    spread = int((highest.max(axis=0).astype(np.int64) - lowest.min(axis=0)).max())
     digest = hashlib.blake2b(np.asarray(size, "<i4").tobytes(), digest_size=8)
-    digest.update(np.ascontiguousarray(valid).data)
+    digest.update(valid.data)
     return Content(spread, int.from_bytes(digest.digest(), "big"), picture.levels, picture.has_more)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from simclr_jax.data import extras, imageset, kinds
 
-DECODER_VERSION = 2  # part of every cache key: raise it when pixels change
+DECODER_VERSION = 3  # part of every cache key: raise it when pixels change
 MAX_PIXELS = 64 * 10**6
 # A JPEG is decoded at an eighth of its size where the canvas allows it; telephones make 108 and 200 megapixels.
 MAX_JPEG_PIXELS = 256 * 10**6
@@ -23,6 +23,7 @@ _FULL_RANGES = {"F": (0.0, 1.0)}
 _SIXTEEN_BITS = (0.0, 65535.0)
 # Pictures from this size on are decoded one after the other, else sixteen threads would need sixteen times the memory.
 _LARGE_PIXELS = 32 * 10**6
+_MAX_CHANNELS = 4  # RGBA or CMYK
 _one_at_a_time = threading.Lock()
 
 
@@ -81,6 +82,11 @@ def image_size(data: bytes, rules: imageset.Rules = imageset.DEFAULT_RULES) -> t
     return image.height, image.width
 
 
+def num_channels(data: bytes, rules: imageset.Rules = imageset.DEFAULT_RULES) -> int:
+    """Channels of the file by its header alone: 1 grey or palette, 3 colours, 4 CMYK or RGBA. Raises DamagedImage."""
+    return len(_open_checked(data, rules).getbands())
+
+
 def max_file_bytes(rules: imageset.Rules) -> int:
     """The largest file that is read: `MAX_FILE_BYTES`, or 8 bytes for each pixel that `rules` ask for."""
     return max(MAX_FILE_BYTES, int(8e6 * (rules.max_megapixels or 0)))
@@ -93,6 +99,9 @@ def _open_checked(data: bytes, rules: imageset.Rules) -> Any:
     kind = kinds.image_format(data[: kinds.HEAD_BYTES])
     if kind is None:
         raise DamagedImage(kinds.why_not_read(data[: kinds.HEAD_BYTES]))
+    channels = kinds.tiff_channels(data) if kind == "TIFF" else 0
+    if channels > _MAX_CHANNELS:  # Pillow would take the first three, if it can
+        raise DamagedImage(f"{channels} channels, of which none is known to be red (save three as an 8-bit PNG)")
     pillow.init()
     if kind not in pillow.OPEN:
         raise DamagedImage(f"{kind}, which this version of Pillow does not read (pip install -U pillow)")
@@ -102,12 +111,13 @@ def _open_checked(data: bytes, rules: imageset.Rules) -> Any:
     except Exception as error:
         odd = ", or of an unusual kind: save it as 8-bit PNG" if kind == "TIFF" else ""
         raise DamagedImage(f"damaged header ({type(error).__name__}){odd}") from error
-    _check_size(image, kind, rules.max_megapixels)
+    check_size(image.size, kind, rules.max_megapixels)
     return image
 
 
-def _check_size(image: Any, kind: str, max_megapixels: float | None) -> None:
-    width, height = image.size
+def check_size(size: tuple[int, int], kind: str, max_megapixels: float | None) -> None:
+    """Raises DamagedImage for a picture of `size` (width, height) that is empty or too large for its kind."""
+    width, height = size
     if width < 1 or height < 1:
         raise DamagedImage(f"{width}x{height} pixels")
     allowed = MAX_JPEG_PIXELS if kind == "JPEG" else MAX_PIXELS

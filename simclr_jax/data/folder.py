@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import decode, extras, imageset, kinds, layout, scan
+from simclr_jax.data import decode, extras, imageset, kinds, layout, scan, strict
 
 SPLITS = ("train", "test", "all")
 
@@ -40,6 +40,38 @@ def open_folder(
         base.InputError: the folder is missing, cannot be read, or its layout is not understood; `EmptySplit`: it has
             images, but none in this split.
     """
+    name = f"folder:{imageset.printable(path)}"
+    title = f"{name}, split {split!r}"
+    found, understood = understand(path, data_dir=data_dir, title=title)
+    files = [file for file in found.files if split in ("all", file.split)]
+    if not files:
+        raise imageset.EmptySplit(
+            f"{title} must hold at least one image; got none of the {len(found.files)} in the folder. Add images, or "
+            "folders PATH/train and PATH/test."
+        )
+    class_names = class_names_of(found)
+    encoded = _make_encoded(files, title=title, class_names=class_names, canvas_size=canvas_size, rules=rules)
+    if split == "test":
+        return encoded._replace(
+            understood=f"{title}: {_count(files)} from {found.test_from}",
+            warnings=tuple(layout.check_test(found.files)),
+        )
+    return encoded._replace(understood=f"{name}: {understood}", warnings=found.warnings)
+
+
+def understand(
+    path: str, *, data_dir: str | os.PathLike[str] | None = None, title: str = ""
+) -> tuple[layout.Layout, str]:
+    """What lies in a folder, and the same in one line.
+
+    Args:
+        path: see `open_folder`.
+        data_dir: see `open_folder`.
+        title: how messages call it; "" for "folder:PATH".
+
+    Raises:
+        base.InputError: see `open_folder`.
+    """
     root = pathlib.Path(os.path.expanduser(data_dir or ""), os.path.expanduser(path))
     if not path or not os.path.isdir(root):
         raise base.InputError(
@@ -49,25 +81,15 @@ def open_folder(
         )
     listing = scan.scan(root)
     name = f"folder:{imageset.printable(path)}"
-    title = f"{name}, split {split!r}"
     if not listing.files:
-        raise _nothing_to_read(listing, title)
+        raise _nothing_to_read(listing, title or name)
     found = layout.understand(listing, name)
-    files = [file for file in found.files if split in ("all", file.split)]
-    if not files:
-        raise imageset.EmptySplit(
-            f"{title} must hold at least one image; got none of the {len(found.files)} in the folder. Add images, or "
-            "folders PATH/train and PATH/test."
-        )
-    # From all splits, so that train and test number the classes alike.
-    class_names = tuple(sorted({file.class_name for file in found.files} - {""}))
-    encoded = _make_encoded(files, title=title, class_names=class_names, canvas_size=canvas_size, rules=rules)
-    if split == "test":
-        return encoded._replace(
-            understood=f"{title}: {_count(files)} from {found.test_from}",
-            warnings=tuple(layout.check_test(found.files)),
-        )
-    return encoded._replace(understood=f"{name}: {_tell(found, listing, class_names)}", warnings=found.warnings)
+    return found, _tell(found, listing, class_names_of(found))
+
+
+def class_names_of(found: layout.Layout) -> tuple[str, ...]:
+    """The classes of all splits, so that train and test number them alike."""
+    return tuple(sorted({file.class_name for file in found.files} - {""}))
 
 
 def _tell(found: layout.Layout, listing: scan.Listing, class_names: tuple[str, ...]) -> str:
@@ -148,6 +170,7 @@ def _make_encoded(
     label_of = {name: label for label, name in enumerate(class_names)} | {"": -1}
     stamp = [
         decode.DECODER_VERSION,
+        strict.is_available(),
         extras.require("PIL").__version__,
         canvas_size,
         rules,

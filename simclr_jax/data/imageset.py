@@ -64,6 +64,8 @@ class Encoded(NamedTuple):
     ids: see `ImageSet`; one per example, damaged ones included.
     canvas_size: side of the square canvas, asked for only if something must be decoded.
     read: example index -> (file bytes, label); called from several threads.
+    read_block: indices -> what `read` returns for each, or the exception that it raises; None where reading one by one
+        costs the same.
     rules: how its files are decoded.
     understood: one line to show: what the source found and how the split came about.
     warnings: see `ImageSet`; those which are known before decoding.
@@ -86,6 +88,7 @@ class Encoded(NamedTuple):
     fetch: Callable[[Any], tuple[bytes, int]] | None = None
     identity: str = ""
     labels: Callable[[], np.ndarray] | None = None
+    read_block: Callable[[range], Sequence[tuple[bytes, int] | Exception]] | None = None
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:

@@ -5,6 +5,7 @@ and what to do about it instead of that it is "not an image".
 """
 
 import os
+import struct
 
 HEAD_BYTES = 256  # enough for every signature below
 READ = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
@@ -60,6 +61,21 @@ def _brands(head: bytes) -> list[bytes]:
     """The compatible brands of a file of ISO boxes."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     return [head[at : at + 4] for at in range(16, end, 4)]
+
+
+def tiff_channels(data: bytes) -> int:
+    """Samples of a pixel by a TIFF's first directory; 0 where it does not tell (BigTIFF, damage)."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        magic, start = struct.unpack_from(f"{order}HI", data, 2)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        for place in range(start + 2, start + 2 + 12 * min(count, 256), 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", data, place)
+            if magic == 42 and (tag, kind) == (277, 3):
+                return int(value)
+    except struct.error:
+        pass
+    return 0
 
 
 def other_kind(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import decode, extras, imageset, layout
+from simclr_jax.data import decode, extras, imageset, layout, records, strict
 
 
 def open_tfds(
@@ -48,7 +48,8 @@ def open_tfds(
     class_names = _class_names(features)
     has_label = _has_label(features)
     content = [builder.info.full_name, split, class_names, shards]
-    stamp = [decode.DECODER_VERSION, extras.require("PIL").__version__, canvas_size, rules, *content]
+    versions = [decode.DECODER_VERSION, strict.is_available(), extras.require("PIL").__version__]
+    stamp = [*versions, canvas_size, rules, *content]
     return imageset.Encoded(
         title=f"tfds:{imageset.printable(name)}, split {imageset.printable(split)!r}",
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
@@ -56,6 +57,7 @@ def open_tfds(
         ids=[str(index) for index in range(len(source))],
         canvas_size=lambda: canvas_size or _default_canvas(features["image"].shape),
         read=lambda index: _read_record(source, index, has_label),
+        read_block=lambda indices: [_example(record, has_label) for record in _read_records(source, indices)],
         rules=rules,
         locate=lambda index: index,
         fetch=functools.partial(_fetch, folder=os.fspath(builder.data_path), split=split, has_label=has_label),
@@ -72,11 +74,11 @@ def _has_label(features: Any) -> bool:
 
 
 def _read_record(source: Any, index: int, has_label: bool) -> tuple[bytes, int]:
-    try:
-        record = source[index]
-    except RuntimeError as error:  # array_record found its checksum wrong
-        raise decode.DamagedImage("damaged record") from error
-    return record["image"], int(record["label"]) if has_label else -1
+    (record,) = _read_records(source, range(index, index + 1))
+    found = _example(record, has_label)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _fetch(index: int, folder: str, split: str, has_label: bool) -> tuple[bytes, int]:
@@ -88,7 +90,32 @@ def _fetch(index: int, folder: str, split: str, has_label: bool) -> tuple[bytes,
 def _reopened(folder: str, split: str) -> Any:
     tfds = extras.require("tensorflow_datasets")
     builder = tfds.builder_from_directory(folder)
-    return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+
+
+def _read_records(source: Any, indices: range) -> list[bytes | Exception]:
+    """The records as they lie in the files; a damaged one is the error that array_record raises for it."""
+    try:
+        # A request for several starts threads, which for one alone takes ten times as long as reading it.
+        return [source[indices[0]]] if len(indices) == 1 else list(source.__getitems__(list(indices)))
+    except RuntimeError as error:  # a checksum is wrong
+        if len(indices) == 1:
+            return [error]
+        return [record for index in indices for record in _read_records(source, range(index, index + 1))]
+
+
+def _example(record: bytes | Exception, has_label: bool) -> tuple[bytes, int] | Exception:
+    """(image, label) of a record. Read here instead of by TFDS, which takes ten times as long for a small image."""
+    try:
+        if isinstance(record, Exception):
+            raise record
+        values = records.decode_example(record)
+        image, label = values["image"], values["label"] if has_label else -1
+    except (RuntimeError, ValueError, KeyError):
+        return decode.DamagedImage("damaged record")
+    if not isinstance(image, bytes) or not isinstance(label, int):
+        return decode.DamagedImage("damaged record")
+    return image, label
 
 
 def _known_split(split: str, known: tuple[str, ...]) -> str:
@@ -144,8 +171,7 @@ def _open_source(builder: Any, name: str, split: str) -> tuple[Any, list[tuple[s
             f"split {split!r} of tfds:{name} must not be empty; got 0 examples. Take a larger part."
         )
     try:
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        source = builder.as_data_source(split=split, decoders=decoders)
+        source = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except NotImplementedError as error:
         found = builder.info.file_format.value if builder.info.file_format else "an unknown format"
         raise base.InputError(

@@ -12,7 +12,7 @@ import jax
 
 from simclr_jax import augment, data, losses, models, optim, train_step
 from simclr_jax.distributed import sharding
-from simclr_jax.planning import aot, estimate, hardware
+from simclr_jax.planning import aot, estimate, feeding, hardware
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import input_pipeline
 from simclr_jax.run import program as program_lib
@@ -25,7 +25,14 @@ _GPU_DEFAULT_SHARE = 0.75
 
 
 def make_plan(
-    config: Mapping[str, Any], *, kind: str, devices: int, memory: float | None = None, compiler: str = "auto"
+    config: Mapping[str, Any],
+    *,
+    kind: str,
+    devices: int,
+    memory: float | None = None,
+    compiler: str = "auto",
+    host_cores: int | None = None,
+    host_rate: float | None = None,
 ) -> dict[str, Any]:
     """The plan as plain values: {"run", "counted", "compiled", "modelled"}; bytes, seconds and counts.
 
@@ -37,6 +44,9 @@ def make_plan(
         devices: how many.
         memory: bytes of one device that the program may use; None for the usual share of the kind's.
         compiler: "auto" or "none"; compiling takes up to some minutes.
+        host_cores: of all hosts together; None where they are not known.
+        host_rate: images that one core reads, decodes and crops a second, as `simclr-jax data` measures it; None for
+            the model's.
 
     Raises:
         base.InputError: the hardware or a value of the config is not valid.
@@ -51,12 +61,44 @@ def make_plan(
     network, num_steps = measure(config, shape, kind=kind)
     placement = place(config, kind=kind, devices=devices, shape=shape)
     usable = memory or device.usable * device.memory_bytes or math.nan
+    modelled = _model(config, network, placement, usable=usable)
+    rate = devices * modelled["views_per_second_and_device"] / placement.num_views
+    modelled["feeding"] = _feeding(config, shape, rate=rate, host_cores=host_cores, host_rate=host_rate)
     return {
         "run": _describe_run(config, device, shape=shape, placement=placement),
         "counted": _count(config, network, num_steps=num_steps),
         "compiled": _compile(config, placement, shape=shape, compiler=compiler),
-        "modelled": _model(config, network, placement, usable=usable),
+        "modelled": modelled,
     }
+
+
+def _feeding(
+    config: Mapping[str, Any],
+    shape: program_lib.DataShape,
+    *,
+    rate: float,
+    host_cores: int | None,
+    host_rate: float | None,
+) -> dict[str, Any] | None:
+    """See `feeding.describe`; None where the devices' speed is not known."""
+    if rate != rate:
+        return None
+    asked, kind, canvas = config["feed"]["kind"], "resident", shape.canvas[0]
+    if asked == "streamed" or (asked == "auto" and shape.is_streamed):
+        kind = "streamed"
+    elif shape.is_streamed:
+        kind = "canvas"
+    views = augment.make_recipe(**config["augment"])
+    size, num_views = views.image_size, views.num_views
+    seconds = feeding.host_seconds(
+        kind, source_pixels=feeding.TYPICAL_PIXELS, canvas=canvas, view=size, num_views=num_views
+    )
+    if host_rate is not None and kind == "streamed":
+        seconds = 1 / host_rate
+    sent = {"resident": 4, "canvas": 3 * canvas**2, "streamed": 3 * num_views * size**2}[kind]
+    return feeding.describe(
+        kind, images_per_second=rate, seconds_per_image=seconds, bytes_per_image=sent, cores=host_cores
+    )
 
 
 def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_lib.DataShape:

@@ -104,4 +104,21 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
              f"({100 * times['roofline'] / times['step']:.0f} % of the roofline)"),
         _row("whole run", f"{units.duration(whole)}, without input stalls, evaluation and restarts"),
         _row("weak scaling", f"{scaling} (devices: efficiency, the same images on each)"),
+        _row("host", feeding_line(modelled["feeding"])),
     ]  # fmt: skip
+
+
+def feeding_line(feeding: Mapping[str, Any]) -> str:
+    """What `feeding.describe` found, in one line: what the host has to do, and who will wait for whom."""
+    if feeding["kind"] == "resident":
+        return "sends indices only, the data lie on the devices: the device is the limit"
+    work = {"canvas": "rows of the decoded images", "streamed": "files to decode and crops to cut"}[feeding["kind"]]
+    line = (
+        f"{feeding['images_per_second']:,.0f} {work} a second ({units.size(feeding['bytes_per_second'])}/s to the "
+        f"devices) take {feeding['cores_needed']} cores"
+    )
+    if feeding["cores"] is None:
+        return f"{line}; with fewer the host is the limit"
+    return (
+        f"{line}; {feeding['cores']} feed {feeding['host_images_per_second']:,.0f}: the {feeding['limit']} is the limit"
+    )

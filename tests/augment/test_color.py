@@ -267,3 +267,39 @@ def test_strengths_beyond_the_references_limits_are_refused():
         color.random_hue(key, image, limit=0.6)
     with pytest.raises(base.InputError, match="multiply, add; got 'v2'"):
         color_jitter.draw_color_jitter(key, brightness="v2")
+
+
+def _jitters(image):
+    """The jitter of one image in all 24 orders, by both of its forms: float32 [24, 2, H, W, C]."""
+    keys = jax.random.split(jax.random.key(3), 24)
+    drawn = jax.vmap(color_jitter.draw_color_jitter)(keys)
+    drawn = drawn._replace(order=jnp.asarray(list(itertools.permutations(range(4))), jnp.int32))
+
+    def both(jitter):
+        channels = tuple(image[..., c] for c in range(image.shape[-1]))
+        at_once = color_jitter.adjust_color_jitter_at_once(channels, jitter, jnp.asarray(True))
+        return jnp.stack([color_jitter.adjust_color_jitter(image, jitter), jnp.stack(at_once, axis=-1)])
+
+    return drawn, np.asarray(jax.jit(jax.vmap(both))(drawn))
+
+
+@pytest.mark.parametrize("num_channels", [1, 6])
+def test_any_number_of_channels_has_brightness_and_contrast_and_no_color(num_channels):
+    image = np.random.default_rng(6).uniform(0, 1, (4, 5, num_channels)).astype(np.float32)
+    drawn, found = _jitters(jnp.asarray(image))
+    for row, order in enumerate(np.asarray(drawn.order)):
+        expected = image.astype(np.float64)
+        for operation in order:
+            if operation == 0:
+                expected = expected * float(drawn.brightness[row])
+            elif operation == 1:
+                mean = expected.mean(axis=(0, 1))
+                expected = (expected - mean) * float(drawn.contrast[row]) + mean
+            expected = expected.clip(0, 1)
+        np.testing.assert_allclose(found[row], np.stack([expected, expected]), atol=2e-6)
+    for adjust in (
+        lambda x: color.adjust_hue(x, 0.3),
+        lambda x: color.adjust_saturation(x, 0.3),
+        color.adjust_grayscale,
+    ):
+        np.testing.assert_array_equal(adjust(jnp.asarray(image)), image)

@@ -253,3 +253,38 @@ def test_embedded_colour_profiles_do_not_disturb():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = decode.decode_image(_encode(_two_halves(), "PNG", icc_profile=profile), long_side=64).pixels
     assert tuple(pixels[0, 0]) == RED
+
+
+def _tiff(num_channels, order="<"):
+    """A 5x4 TIFF without compression, 8 bits a channel."""
+    pixels = bytes(range(20 * num_channels))
+    bits = struct.pack(f"{order}{num_channels}H", *[8] * num_channels)
+    entries = [
+        (256, 5),
+        (257, 4),
+        (258, None),
+        (259, 1),
+        (262, 2),
+        (273, 8),
+        (277, num_channels),
+        (278, 4),
+        (279, len(pixels)),
+    ]
+    end = 8 + len(pixels) + 2 + 12 * len(entries) + 4
+    made = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(pixels)) + pixels
+    made += struct.pack(f"{order}H", len(entries))
+    for tag, value in entries:
+        if value is None:
+            made += struct.pack(f"{order}HHII", tag, 3, num_channels, end)
+        else:
+            made += struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
+    return made + bytes(4) + bits
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_channels_beyond_rgb_are_not_dropped_in_silence(order, capfd):
+    assert decode.decode_image(_tiff(3, order), long_side=64).pixels[0, 1].tolist() == [3, 4, 5]
+    for count in (5, 6, 12):
+        with pytest.raises(decode.DamagedImage, match=f"{count} channels"):
+            decode.decode_image(_tiff(count, order), long_side=64)
+    assert capfd.readouterr().err == ""

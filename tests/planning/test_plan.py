@@ -198,3 +198,26 @@ def test_a_cpu_has_a_plan_without_times():
 def test_devices_that_do_not_divide_the_batch_are_refused_with_the_nearest_that_do():
     with pytest.raises(base.InputError, match="Use 96 or 104"):
         planned("smoke", train__batch_size=100)
+
+
+def test_the_host_waits_or_is_waited_for(imagenet):
+    found = imagenet["modelled"]["feeding"]
+    rate = 8 * imagenet["modelled"]["views_per_second_and_device"] / 2
+    assert found["kind"] == "streamed" and found["images_per_second"] == pytest.approx(rate)
+    # A typical file, two crops of 224 pixels, and 30 %.
+    seconds = 3e-4 + 500 * 375 * 5e-9 + 2 * 224**2 * 8e-9
+    assert found["cores_needed"] == math.ceil(1.3 * rate * seconds) and found["limit"] == ""
+    assert found["bytes_per_second"] == pytest.approx(rate * 2 * 3 * 224**2)
+    assert "with fewer the host is the limit" in plan_text.as_text(imagenet)
+    config = config_lib.load_file("imagenet_resnet50").to_dict()
+    shape = plan.program_lib.DataShape(50000, 10, (32, 32), False)
+    known = {"rate": rate, "host_cores": 1, "host_rate": 10.0}
+    assert plan._feeding(config, shape, **known)["limit"] == "device"
+    large = shape._replace(is_streamed=True)
+    assert plan._feeding(config, large, **known)["limit"] == "host"
+    config["feed"]["kind"] = "canvas"
+    rows = plan._feeding(config, large, **known)
+    assert (rows["kind"], rows["bytes_per_second"]) == ("canvas", pytest.approx(rate * 3 * 32**2))
+    config["feed"]["kind"] = "streamed"
+    assert plan._feeding(config, shape, **known)["kind"] == "streamed"
+    assert plan._feeding(config, shape, **(known | {"rate": math.nan})) is None

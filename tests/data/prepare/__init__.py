@@ -1,0 +1,1 @@
+"""Tests of simclr_jax/data/prepare."""
