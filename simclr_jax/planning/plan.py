@@ -112,8 +112,12 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
     budget = input_pipeline.budget_bytes(
         config["train"]["max_resident_gigabytes"], device_bytes=int(share * device.memory_bytes) or None
     )
-    is_streamed = num_examples * (3 * side * side + 12) > budget  # pixels, two sizes and a label
-    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed)
+    kind, is_built_in = config["feed"]["kind"], ":" not in config["data"]["name"]
+    fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
+    if not is_built_in and (kind == "streamed" or (kind == "auto" and not fits)):
+        size = config["augment"]["image_size"]
+        return program_lib.DataShape(num_examples, num_classes, (config["augment"]["num_views"], size, size), True)
+    return program_lib.DataShape(num_examples, num_classes, (side, side), not fits and kind != "resident")
 
 
 def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:
@@ -159,7 +163,7 @@ def _describe_run(
         "method": config["method"]["name"],
         "data": config["data"]["name"],
         "num_examples": shape.num_examples,
-        "canvas": shape.canvas[0],
+        "canvas": shape.canvas[-1],
         "view": config["augment"]["image_size"],
         "is_streamed": shape.is_streamed,
         "device": device.name,

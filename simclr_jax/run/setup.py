@@ -25,11 +25,12 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
     program_lib.check_sections(config, mesh)
     source, train_set, test_set = _load_splits(config, settings)
     rows = _make_feed(config, settings, train_set=train_set, mesh=mesh)
-    cut_size = config["augment"]["image_size"] if rows.is_cut else None
+    views, size = config["augment"]["num_views"], config["augment"]["image_size"]
+    crops = (views, size, size) if rows.is_cut else None
     program = program_lib.make_program(
         config,
         mesh,
-        shape=program_lib.data_shape(train_set, is_streamed=rows.source_is_rows, cut_size=cut_size),
+        shape=program_lib.data_shape(train_set, is_streamed=rows.source_is_rows, crops=crops),
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )

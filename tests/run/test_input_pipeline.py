@@ -6,7 +6,9 @@ import pytest
 
 from simclr_jax import base, data
 from simclr_jax.distributed import sharding
-from simclr_jax.run import input_pipeline
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import features, input_pipeline, splits
+from tests.data import test_streaming
 
 
 @pytest.fixture
@@ -63,3 +65,71 @@ def test_streaming_several_steps_at_once_is_refused(image_set):
 def test_a_negative_budget_is_refused(image_set):
     with pytest.raises(base.InputError, match="must not be negative; got -1"):
         make(image_set, gigabytes=-1.0)
+
+
+@pytest.fixture
+def config(tmp_path):
+    pytest.importorskip("cv2")
+    test_streaming.write_pictures(tmp_path / "set")
+    words = [f"--config.data.name=folder:{tmp_path / 'set'}", f"--config.data.cache_dir={tmp_path / 'cache'}"]
+    words += ["--config.augment.image_size=40", "--config.feed.num_workers=2", "--config.split.train=all"]
+    parsed, _ = config_lib.parse_flags(["--config=smoke", *words], names={}, with_config=True)
+    return parsed.to_dict()
+
+
+def with_feed(config, kind, **train):
+    return {**config, "feed": {**config["feed"], "kind": kind}, "train": {**config["train"], **train}}
+
+
+def test_the_size_of_a_split_decides_whether_it_is_streamed_unless_the_config_does(config):
+    small = {"max_resident_gigabytes": 1e-6}
+    assert not data.is_encoded(splits.load_split(with_feed(config, "auto"), "train"))
+    assert data.is_encoded(splits.load_split(with_feed(config, "auto", **small), "train"))
+    for kind in ("resident", "canvas"):
+        assert not data.is_encoded(splits.load_split(with_feed(config, kind, **small), "train"))
+    streamed = splits.load_split(with_feed(config, "streamed"), "train")
+    assert data.is_encoded(streamed) and data.is_encoded(data.subset(streamed, np.arange(3)))
+    assert data.is_encoded(splits.load_split(with_feed(config, "auto"), "test", like=streamed))
+
+
+def test_evaluation_sees_every_streamed_picture_once_in_the_view_of_the_decoded_ones(config):
+    shown = []
+    for kind in ("canvas", "streamed"):
+        settings = with_feed(config, kind)
+        how = {**features.evaluation_settings(settings), "batch_size": 8}
+        split = splits.load_split(settings, "train")
+        mean = features.make_predict(lambda scale, images: scale * images.mean(axis=(1, 2, 3)), **how)
+        shown.append((mean(jnp.float32(255), split), features.evaluation_images(split, **how), split.labels))
+    assert shown[0][1].shape == shown[1][1].shape == (23, 40, 40, 3)  # three batches, the last of them padded
+    np.testing.assert_array_equal(shown[0][2], shown[1][2])
+    # Pictures here fit on their canvas, so that only the order of sums may move a level.
+    np.testing.assert_allclose(shown[1][1].astype(int), shown[0][1].astype(int), rtol=0, atol=1)
+    np.testing.assert_allclose(shown[1][0], shown[0][0], rtol=0, atol=0.5)
+
+
+def test_the_streamed_feed_sends_the_crops_of_the_visited_pictures(config):
+    settings = with_feed(config, "streamed")
+    split = splits.load_split(settings, "train")
+    how = {"settings": input_pipeline.make_settings(num_workers=2).workers, "batch_size": 8, "num_steps": 5}
+    cuts = input_pipeline.make_cuts(settings)
+    rows = input_pipeline.make_streamed_feed(split, sharding.make_mesh(), cuts, **how, max_corrupt_fraction=0.0)
+    source, indices = rows.draw(2)
+    rows.close()
+    batch = rows.load_batch(source, indices[0], jnp.arange(8, dtype=jnp.int32))
+    assert batch["image"].shape == (8, 2, 40, 40, 3) and batch["image"].dtype == jnp.uint8
+    np.testing.assert_array_equal(batch["label"], split.labels[np.asarray(indices[0])])
+    assert np.asarray(batch["mask"]).all() and rows.is_cut and rows.source_is_rows
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"kind": "grain"}, "auto, resident, canvas, streamed; got 'grain'"),
+        ({"workers": "fibres"}, "threads, processes; got 'fibres'"),
+        ({"num_workers": 1.5}, "num_workers must be a whole number from 0 to 512; got 1.5"),
+        ({"crop_method": "area"}, "exact, opencv; got 'area'"),
+    ],
+)
+def test_feed_settings_that_no_run_can_have_are_refused(section, said):
+    with pytest.raises(base.InputError, match=said):
+        input_pipeline.make_settings(**section)

@@ -6,7 +6,12 @@ import pytest
 from simclr_jax import data
 from simclr_jax.run import splits
 
-CONFIG = {"data": {"name": "digits"}, "split": {"train": "train", "test": "test"}}
+CONFIG = {
+    "data": {"name": "digits"},
+    "split": {"train": "train", "test": "test"},
+    "feed": {"kind": "auto"},
+    "train": {"max_resident_gigabytes": None},
+}
 
 
 def image_set(labels, *, names=("ant", "bee"), start=0, fingerprint="a"):
@@ -28,7 +33,7 @@ def load(monkeypatch):
 
     def load(train_set, test_set, *, name="digits"):
         sets = {"train": train_set, "test": test_set}
-        monkeypatch.setattr(data, "load_split", lambda name, split: sets[split])
+        monkeypatch.setattr(data, "load_split", lambda name, split, stream_above: sets[split])
         monkeypatch.setattr(data, "has_split", lambda name, split: len(sets[split].images) > 0)
         return splits.load({**CONFIG, "data": {"name": name}})
 
