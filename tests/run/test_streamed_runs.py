@@ -79,7 +79,7 @@ def test_a_run_killed_twice_goes_on_with_other_workers_and_processes_and_the_sam
     assert checkpoint.saved_steps(tmp_path / "other" / "checkpoints")[-1] == num_steps
     logs = [tmp_path / f"other-{name}.rows" for name in ("1.0", "2.0", "3.0", "3.1")]
     assert rows_of(*logs) == whole
-    # It went on from a checkpoint (the newest may have been unfinished when the kill came), and each of the two processes
+    # It went on from a checkpoint (the kill may have come before the newest was whole); each of the two processes
     # read its half of every batch only.
     assert 0 < min(rows_of(logs[1])) <= 16 and 16 < min(rows_of(logs[2])) <= 32
     halves = [rows_of(log) for log in logs[2:]]
