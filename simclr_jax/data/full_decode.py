@@ -13,6 +13,8 @@ from simclr_jax.data import decode, extras, imageset, strict
 # A picture of more pixels than this side squared comes back from Pillow as it is.
 _WHOLE = 1 << 30
 _buffers = threading.local()
+# A header may promise pixels that are not there: a larger array is not kept by every thread.
+_KEPT_BYTES = 2**25
 
 
 def picture_size(data: bytes, rules: imageset.Rules = imageset.DEFAULT_RULES) -> tuple[int, int] | None:
@@ -51,6 +53,8 @@ def decode_full(
 
 
 def _buffer(count: int) -> np.ndarray:
+    if count > _KEPT_BYTES:
+        return np.empty(count, np.uint8)
     known = getattr(_buffers, "picture", None)
     if known is None or known.size < count:
         known = _buffers.picture = np.empty(count, np.uint8)
