@@ -53,6 +53,11 @@ def get_config() -> config_dict.ConfigDict:
     config.init.workdir = config_dict.placeholder(str)  # a run made by train or convert; None = random weights
     config.init.checkpoint = "latest"  # latest | best | a step
 
+    # The fine-tuned run that method distill learns from; its encoder and head are read there.
+    config.teacher = config_dict.ConfigDict()
+    config.teacher.workdir = config_dict.placeholder(str)  # None = no teacher
+    config.teacher.checkpoint = "latest"  # latest | best | a step
+
     # augment.make_simclr_views: the views.
     config.augment = config_dict.ConfigDict()
     config.augment.image_size = 32  # pixels, side of a view and of an evaluation image

@@ -14,7 +14,7 @@ from simclr_jax.losses.clustering import sinkhorn, swav
 from simclr_jax.losses.contrastive import collapse_value, l2_normalize, nt_xent
 from simclr_jax.losses.decoupled import dcl, dclw
 from simclr_jax.losses.distillation import distillation
-from simclr_jax.losses.keys import moco, moco_v3, nnclr
+from simclr_jax.losses.keys import moco, moco_v3, nnclr, nt_xent_with_memory
 from simclr_jax.losses.memory import pirl_cross_entropy, pirl_nce, pirl_partition, pirl_remember
 from simclr_jax.losses.redundancy import barlow_twins, vicreg
 from simclr_jax.losses.regression import byol, projection_spread, simsiam
@@ -43,6 +43,7 @@ __all__ = [
     "nt_xent_blockwise",
     "nt_xent_gathered",
     "nt_xent_ring",
+    "nt_xent_with_memory",
     "pirl_cross_entropy",
     "pirl_nce",
     "pirl_partition",

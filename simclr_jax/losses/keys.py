@@ -138,3 +138,45 @@ def _both_directions(anchors: Array, candidates: Array, temperature: float) -> t
         values.append(_choose(own, jnp.where(diagonal, -jnp.inf, scores), temperature))
     loss, accuracy = ((first + second) / 2 for first, second in zip(*values, strict=True))
     return loss, {"contrastive_accuracy": accuracy}
+
+
+def nt_xent_with_memory(z: Array, memory: Array, *, temperature: float = 0.1) -> tuple[Array, dict[str, Array]]:
+    """`losses.nt_xent` with the rows of a memory as further negatives: (loss, metrics), scalars of at least float32.
+
+    Embeddings that are all equal give ln(2B - 1 + K). With an empty memory it is `nt_xent`.
+
+    Args:
+        z: [B, 2, d], projections of the global batch with the views on axis 1.
+        memory: [K, d], unit vectors, constants.
+        temperature: above 0.
+
+    Returns:
+        The loss, and {"contrastive_accuracy": how often the other view is more similar to a view than the other images
+        of the batch and the memory}.
+
+    Raises:
+        InputError: the arrays do not fit together, or temperature is not above 0.
+
+    Reference: Chen et al. 2020 (arXiv 2006.10029), section 2, in words only.
+
+    Example:
+        >>> z = jax.random.normal(key, (4, 2, 8))
+        >>> loss, _ = losses.nt_xent_with_memory(z, jnp.zeros((0, 8)), temperature=0.5)
+        >>> bool(jnp.allclose(loss, losses.nt_xent(z, temperature=0.5)[0], rtol=1e-5))
+        True
+    """
+    inputs.check_views(z, "nt_xent_with_memory")
+    inputs.check_rows(z[:, 0], memory, "nt_xent_with_memory")
+    inputs.check_positive("temperature of nt_xent_with_memory", temperature, "Use for example 0.1.")
+    u, rows = regression.unit_rows(z), jax.lax.stop_gradient(inputs.wide(memory))
+    diagonal = jnp.eye(len(u), dtype=bool)
+    values = []
+    for view in (0, 1):
+        anchors = u[:, view]
+        across, within = inputs.products(anchors, u[:, 1 - view]), inputs.products(anchors, anchors)
+        own = jnp.sum(jnp.where(diagonal, across, 0), axis=1, keepdims=True)
+        in_batch = [jnp.where(diagonal, -jnp.inf, scores) for scores in (across, within)]
+        others = jnp.concatenate([*in_batch, inputs.products(anchors, rows.astype(u.dtype))], axis=1)
+        values.append(_choose(own, others, temperature))
+    loss, accuracy = ((first + second) / 2 for first, second in zip(*values, strict=True))
+    return loss, {"contrastive_accuracy": accuracy}

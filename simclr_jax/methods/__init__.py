@@ -13,11 +13,13 @@ from simclr_jax.methods import (
     barlow_twins,
     byol,
     dcl,
+    distill,
     moco,
     moco_v3,
     nnclr,
     queue,
     simclr,
+    simclr_v2,
     simsiam,
     sup_con,
     supervised,
@@ -27,10 +29,12 @@ from simclr_jax.methods import (
 from simclr_jax.methods.barlow_twins import make_barlow_twins
 from simclr_jax.methods.byol import make_byol
 from simclr_jax.methods.dcl import make_dcl, make_dclw
+from simclr_jax.methods.distill import Teacher, make_distill, make_teacher
 from simclr_jax.methods.moco import make_moco
 from simclr_jax.methods.moco_v3 import make_moco_v3
 from simclr_jax.methods.nnclr import make_nnclr
 from simclr_jax.methods.simclr import make_simclr
+from simclr_jax.methods.simclr_v2 import make_simclr_v2
 from simclr_jax.methods.simsiam import make_simsiam
 from simclr_jax.methods.sup_con import make_sup_con
 from simclr_jax.methods.supervised import make_classify, make_supervised
@@ -38,33 +42,41 @@ from simclr_jax.methods.swav import make_swav
 from simclr_jax.methods.vicreg import make_vicreg
 
 __all__ = [
+    "CLASSIFIERS",
     "METHODS",
+    "SIMCLR_HEADS",
+    "Teacher",
     "check_batch",
     "make_barlow_twins",
     "make_byol",
     "make_classify",
     "make_dcl",
     "make_dclw",
+    "make_distill",
     "make_moco",
     "make_moco_v3",
     "make_nnclr",
     "make_simclr",
+    "make_simclr_v2",
     "make_simsiam",
     "make_sup_con",
     "make_supervised",
     "make_swav",
+    "make_teacher",
     "make_vicreg",
     "uninformed_loss",
 ]
 
 METHODS: dict[str, Callable[..., base.Method]] = {
     "simclr": simclr.make_simclr,
+    "simclr_v2": simclr_v2.make_simclr_v2,
     "byol": byol.make_byol,
     "moco": moco.make_moco,
     "moco_v3": moco_v3.make_moco_v3,
     "nnclr": nnclr.make_nnclr,
     "simsiam": simsiam.make_simsiam,
     "supervised": supervised.make_supervised,
+    "distill": distill.make_distill,
     "barlow_twins": make_barlow_twins,
     "vicreg": make_vicreg,
     "swav": make_swav,
@@ -75,6 +87,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
 
 # The loss of equal embeddings, from the settings of a method and the batch's size; other methods stand below.
 _UNINFORMED: dict[str, Callable[..., float]] = {
+    "simclr_v2": simclr_v2.uninformed_loss,
     "moco": moco.uninformed_loss,
     "moco_v3": moco_v3.uninformed_loss,
     "nnclr": nnclr.uninformed_loss,
@@ -87,7 +100,10 @@ _UNINFORMED: dict[str, Callable[..., float]] = {
 }
 
 
-_FULL_QUEUES = ("moco", "nnclr")  # of whole batches
+# Methods whose projection head is `heads.ProjectionHead`, of which fine-tuning may keep layers.
+SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
+CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
+_FULL_QUEUES = ("simclr_v2", "moco", "nnclr")  # of whole batches
 
 # Equal embeddings have the lowest loss of all: it does not tell, the metric "projection_spread" does.
 _LOWEST_IF_EQUAL = ("byol", "simsiam")
@@ -108,20 +124,25 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
         return None
     if section["name"] in _UNINFORMED:
         return _UNINFORMED[section["name"]](**section, batch_size=batch_size)
-    if section["name"] == "supervised":
+    if section["name"] in CLASSIFIERS:
         return math.log(num_classes)
     contrastive = section.get("loss_scale", 1.0) * losses.collapse_value(batch_size)
     weight = section.get("supervised_weight", 0.0)
     return contrastive + (weight * math.log(num_classes) if weight else 0.0)
 
 
-def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int) -> None:
+def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int, num_small_views: int = 0) -> None:
     """Raises base.InputError for a batch that the method of the config's section `method` cannot learn from.
 
     Example:
         >>> methods.check_batch({"name": "simclr"}, batch_size=256, num_views=2)
     """
-    if section["name"] == "supervised":
+    if num_small_views and section["name"] != "swav":
+        raise base.InputError(
+            f"augment.num_small_views must be 0 for the method {section['name']}; got {num_small_views}. Small crops "
+            "are for swav."
+        )
+    if section["name"] in CLASSIFIERS:
         return
     if num_views != 2:
         raise base.InputError(

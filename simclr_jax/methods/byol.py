@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, network
+from simclr_jax.methods import momentum, network, siamese
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -20,6 +20,7 @@ def make_byol(
     pred_hidden_dim: int = 4096,
     target_decay: float = 0.996,
     target_decay_schedule: str = "cosine",
+    loss_scale: float = 1.0,
     bn_per: str = "view",
     dtype: str = "float32",
 ) -> base.Method:
@@ -46,6 +47,7 @@ def make_byol(
         proj_out_dim: d.
         target_decay: tau at the first update, 0.99 for 300 epochs and 0.996 for 1000.
         target_decay_schedule: "cosine", or "constant" for the same tau always.
+        loss_scale: multiplies the loss; SGD feels it, LARS in biases and normalisations only.
         bn_per: see `network.apply_to_views`.
         dtype: type of the heads' activations.
 
@@ -62,6 +64,7 @@ def make_byol(
         ['encoder', 'predictor', 'projection_head']
     """
     momentum.check_decay(target_decay, target_decay_schedule)
+    siamese.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
     network.check_bn_per(bn_per)
     lecun = nn.initializers.lecun_normal()
     projector, predictor = (
@@ -87,7 +90,7 @@ def make_byol(
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
         value, metrics = losses.byol(outputs["p"], outputs["z"])
-        return value, (method_state, metrics)
+        return loss_scale * value, (method_state, metrics)
 
     def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
         share = momentum.share_of_new(step, decay=target_decay, schedule=target_decay_schedule, num_steps=num_steps)

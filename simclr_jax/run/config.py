@@ -27,7 +27,7 @@ from simclr_jax.run import paths, shipped_configs
 if TYPE_CHECKING:
     from ml_collections import config_dict
 
-_PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir")
+_PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir", "teacher.workdir")
 # What a key takes, for the message that it does not take None.
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 

@@ -69,7 +69,8 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     make_method(make_encoder(config, mesh), config, mesh, num_classes=2)
     config_lib.call(augment.make_simclr_views, config, "augment")
     views = config["augment"]["num_views"]
-    methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views)
+    small = config["augment"]["num_small_views"]
+    methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views, num_small_views=small)
 
 
 def make_program(
@@ -217,7 +218,22 @@ def make_method(
     # What the program knows and a method may ask for; a loss over pairs of rows needs to know where rows are.
     known = {"num_classes": num_classes, "num_steps": num_steps, "mesh": mesh}
     asked = {key: value for key, value in known.items() if key in inspect.signature(make).parameters}
+    if "teacher" in inspect.signature(make).parameters:
+        asked["teacher"] = _make_teacher(config)
+    elif config.get("teacher", {}).get("workdir") is not None:
+        raise base.InputError(f"teacher.workdir is for the method distill; got the method {name}. Leave it open.")
     return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+
+
+def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:
+    """The network that the completed section `teacher` describes, see `pretrained.inherit`."""
+    section = config.get("teacher", {})
+    if section.get("encoder") is None:
+        raise base.InputError(
+            "The method distill needs a teacher, a fine-tuned run. Use --config=distill:RUN or --config.teacher.workdir."
+        )
+    encoder = config_lib.call(models.make_encoder, section, "encoder")
+    return methods.make_teacher(encoder, num_classes=section["num_classes"], **section["head"])
 
 
 def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:

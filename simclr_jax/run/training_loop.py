@@ -114,14 +114,18 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
 
 def _initial_state(run: Run) -> base.TrainState:
     state, start = sharding.jit_once(run.init, run.mesh, placement=run.placement)(), run.config["init"]
-    if start["workdir"] is None:
+    teacher = run.config["teacher"]
+    if start["workdir"] is None and teacher["workdir"] is None:
         return state
-    progress.say(f"Starting from the weights of {start['workdir']}.")
     # Adopting happens on the host, from a whole copy.
     whole = sharding.jit_once(run.init, run.mesh)()
-    return sharding.put_placed(
-        pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"]), run.placement
-    )
+    if start["workdir"] is not None:
+        progress.say(f"Starting from the weights of {start['workdir']}.")
+        whole = pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"])
+    if teacher["workdir"] is not None:
+        progress.say(f"Learning from the classifier of {teacher['workdir']}.")
+        whole = pretrained.adopt_teacher(whole, workdir=teacher["workdir"], which=teacher["checkpoint"])
+    return sharding.put_placed(whole, run.placement)
 
 
 class _Saver:

@@ -69,7 +69,9 @@ _METHODS = """
 def train_method(name, num_devices, train_set):
     mesh = sharding.make_mesh(num_devices)
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
-    method = program_lib.make_method(encoder, {"method": {"name": name, **small(name)}}, mesh, num_classes=10)
+    teacher = {"teacher": TEACHER} if name == "distill" else {}
+    method = program_lib.make_method(encoder, {"method": {"name": name, **small(name)}, **teacher}, mesh, num_classes=10,
+                                     num_steps=NUM_STEPS)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
     off = {f"{what}_probability": 0.0 for what in ("color_jitter", "grayscale", "blur")}
     views = augment.make_simclr_views(image_size=8, **off)
@@ -115,7 +117,7 @@ from simclr_jax.planning import hlo
 from simclr_jax.distributed import sharding
 from simclr_jax.data import resident
 from simclr_jax.models import resnet, taps
-from tests.methods.settings import small
+from tests.methods.settings import TEACHER, small
 """
 _DIGITS = f"""
 {_IMPORTS}

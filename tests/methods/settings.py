@@ -3,13 +3,21 @@
 import inspect
 from typing import Any
 
-from simclr_jax.methods import METHODS
+from simclr_jax import models
+from simclr_jax.methods import METHODS, make_teacher
 
 # What a method must be told, and what would be large: heads of thousands of units, queues.
 _NEEDED = {"num_classes": 3, "num_steps": 10}
 _SMALL = {
     **{"proj_hidden_dim": 16, "proj_out_dim": 8, "pred_hidden_dim": 16},
-    **{"num_prototypes": 6, "freeze_prototypes_steps": 0, "queue_length": 64},
+    # In groups BatchNorm would depend on the order of the images.
+    **{"num_prototypes": 6, "freeze_prototypes_steps": 0, "queue_length": 64, "bn_splits": 1},
+}
+# What the config's section `teacher` holds once the teacher's run has been read.
+TEACHER = {
+    "encoder": {"name": "resnet10", "width_multiplier": 1 / 16, "stem": "cifar"},
+    "head": {"ft_proj_selector": 0},
+    "num_classes": 10,
 }
 _AS_THEY_ARE = ("simclr", "supervised")
 
@@ -23,4 +31,5 @@ def small(name: str) -> dict[str, Any]:
 def arguments(name: str) -> dict[str, Any]:
     """`small`, and what the program that builds a method adds."""
     known = inspect.signature(METHODS[name]).parameters
-    return {**small(name), **{key: value for key, value in _NEEDED.items() if key in known}}
+    needed = {**_NEEDED, "teacher": make_teacher(models.make_encoder(**TEACHER["encoder"]), num_classes=3)}
+    return {**small(name), **{key: value for key, value in needed.items() if key in known}}

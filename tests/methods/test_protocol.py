@@ -174,13 +174,12 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
     trained = run(name)
 
     def embed(params):
-        outputs, _ = trained.method.embed(params, trained.state, views(), batch(), jax.random.key(1))
-        return outputs
+        return trained.method.embed(params, trained.state, views(), batch(), jax.random.key(1))
 
     @jax.jit
     def pulled_back(params):
-        outputs, pullback = jax.vjp(embed, params)
-        cotangents = jax.grad(lambda outputs: trained.method.loss(outputs, trained.new_state)[0])(outputs)
+        outputs, pullback, embedded = jax.vjp(embed, params, has_aux=True)
+        cotangents = jax.grad(lambda outputs: trained.method.loss(outputs, embedded)[0])(outputs)
         return pullback(cotangents)[0]
 
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(trained.gradient))

@@ -1,0 +1,45 @@
+"""ImageNet with a ResNet-50: NNCLR.
+
+Source: arXiv 2104.14548; there is no official code: batch 4096, LARS 0.3 b/256, weight decay 1e-6, 10 epochs of
+warm-up, cosine to 0, head 2048-2048-256, predictor 4096, temperature 0.1, queue of 98304. Linear accuracy 75.4 % after
+1000 epochs (75.6 % with small crops, which this config does not have).
+Command: simclr-jax train --config=imagenet_nnclr:epochs=1000 --workdir=runs/imagenet_nnclr
+Expected: the figure above; not measured here. The views are SimCLR's.
+"""
+
+from ml_collections import config_dict
+
+from configs import default
+
+
+def get_config(arg: str = "") -> config_dict.ConfigDict:
+    """`arg` may say epochs=N."""
+    epochs = default.number_arguments(arg, epochs=1000)["epochs"]
+    config = default.get_config()
+    config.data.name = "tfds:imagenet2012"
+    config.data.canvas_size = 384
+    config.split.test = "validation"
+    config.augment.image_size = 224
+    config.augment.crop_sampler = "torchvision"
+    config.augment.blur_sigma_per = "image"
+    config.augment.color_jitter_strength = 1.0
+    config.encoder.name = "resnet50"
+    config.encoder.stem = "imagenet"
+    config.encoder.padding = "torchvision"
+    config.encoder.dtype = "bfloat16"
+    config.method = config_dict.ConfigDict()
+    config.method.name = "nnclr"
+    config.method.num_proj_layers = 3
+    config.method.proj_hidden_dim = 2048
+    config.method.proj_out_dim = 256
+    config.method.pred_hidden_dim = 4096
+    config.method.temperature = 0.1
+    config.method.queue_length = 98304
+    config.method.bn_per = "view"
+    config.optimizer.weight_decay = 1e-6
+    config.optimizer.rate_place = "outside"
+    config.schedule.base_learning_rate = 0.3
+    config.train.batch_size = 4096
+    config.train.num_epochs = float(epochs)
+    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
+    return config
