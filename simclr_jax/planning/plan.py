@@ -114,7 +114,7 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
     )
     kind, is_built_in = config["feed"]["kind"], ":" not in config["data"]["name"]
     fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
-    if not is_built_in and (kind == "streamed" or (kind == "auto" and not fits)):
+    if not is_built_in and (kind == "streamed" or (kind == "auto" and not fits and input_pipeline.can_cut(config))):
         size = config["augment"]["image_size"]
         return program_lib.DataShape(num_examples, num_classes, (config["augment"]["num_views"], size, size), True)
     return program_lib.DataShape(num_examples, num_classes, (side, side), not fits and kind != "resident")

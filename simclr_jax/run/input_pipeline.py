@@ -63,7 +63,7 @@ def make_settings(
         kind: "resident": the whole split, decoded, on every device. "canvas": decoded once into a cache on disk, and
             sent row by row where it does not fit on a device. "streamed": encoded pictures, read in every epoch, whose
             crops the host cuts from the full resolution. "auto": streamed where decoded pictures would not fit on a
-            device (train.max_resident_gigabytes), else resident.
+            device (train.max_resident_gigabytes) and the host can cut the views, else as "canvas".
         workers: who reads for the streamed feed: "threads" or "processes".
         num_workers: of them; None = one for each core, at most 16; 0 = the training's own thread.
         crop_method: "exact", the reference's bicubic; "opencv", which is faster and another kernel.
@@ -85,16 +85,31 @@ def stream_above(config: Mapping[str, Any]) -> float:
     settings = config_lib.call(make_settings, config, "feed")
     if settings.kind == "streamed":
         return -1.0
-    if settings.kind != "auto":
+    if settings.kind != "auto" or not can_cut(config):
         return math.inf
     budget = config["train"]["max_resident_gigabytes"]
     return budget_bytes(budget, device_bytes=sharding.device_memory_bytes())
 
 
+def can_cut(config: Mapping[str, Any]) -> bool:
+    """Whether the host can cut the views of this config: the reference's windows, all of one size."""
+    recipe = augment.make_recipe(**config["augment"])
+    return recipe.crop_sampler == "reference" and not recipe.num_small_views
+
+
 def make_cuts(config: Mapping[str, Any], *, num_views: int | None = None) -> cutting.Cuts:
-    """The crops that the streamed feed cuts for this config: its views', or with `num_views` 0 those of evaluation."""
+    """The crops that the streamed feed cuts for this config: its views', or with `num_views` 0 those of evaluation.
+
+    Raises:
+        base.InputError: views that the host cannot cut: of another sampler, or small ones.
+    """
     settings = config_lib.call(make_settings, config, "feed")
     recipe = augment.make_recipe(**config["augment"])
+    if num_views != 0 and not can_cut(config):
+        raise base.InputError(
+            "pictures are streamed with windows of augment.crop_sampler reference and without small views; got "
+            f"{recipe.crop_sampler} and augment.num_small_views {recipe.num_small_views}. Use feed.kind canvas."
+        )
     section = config["data"]
     return cutting.Cuts(
         size=recipe.image_size,

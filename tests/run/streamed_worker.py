@@ -21,18 +21,14 @@ from simclr_jax.run import config as config_lib
 def settings(*overrides: str) -> dict:
     """A small net; checkpoints every 8 updates."""
     own = [
-        "--config=smoke",
         "--config.feed.kind=streamed",
         "--config.train.batch_size=16",
         "--config.train.steps_per_dispatch=1",
         "--config.train.checkpoint_every_steps=8",
         "--config.train.evaluate_every_epochs=0.0",
         "--config.train.log_every_steps=1",
-        *overrides,
     ]
-    parsed, _ = config_lib.parse_flags(own, names={}, with_config=True)
-    assert parsed is not None
-    return parsed.to_dict()
+    return config_lib.load_file("smoke", *own, *overrides).to_dict()
 
 
 def watch(log: pathlib.Path, kill_at: int) -> None:

@@ -73,8 +73,7 @@ def config(tmp_path):
     test_streaming.write_pictures(tmp_path / "set")
     words = [f"--config.data.name=folder:{tmp_path / 'set'}", f"--config.data.cache_dir={tmp_path / 'cache'}"]
     words += ["--config.augment.image_size=40", "--config.feed.num_workers=2", "--config.split.train=all"]
-    parsed, _ = config_lib.parse_flags(["--config=smoke", *words], names={}, with_config=True)
-    return parsed.to_dict()
+    return config_lib.load_file("smoke", *words).to_dict()
 
 
 def with_feed(config, kind, **train):
@@ -133,3 +132,13 @@ def test_the_streamed_feed_sends_the_crops_of_the_visited_pictures(config):
 def test_feed_settings_that_no_run_can_have_are_refused(section, said):
     with pytest.raises(base.InputError, match=said):
         input_pipeline.make_settings(**section)
+
+
+@pytest.mark.parametrize("views", [{"crop_sampler": "torchvision"}, {"num_small_views": 2, "small_image_size": 16}])
+def test_views_that_the_host_cannot_cut_are_refused_and_evaluated_all_the_same(config, views):
+    settings = {**config, "augment": {**config["augment"], **views}}
+    with pytest.raises(base.InputError, match=r"Use feed\.kind canvas"):
+        input_pipeline.make_cuts(settings)
+    assert input_pipeline.make_cuts(settings, num_views=0).size == 40
+    too_large = with_feed(settings, "auto", max_resident_gigabytes=1e-6)
+    assert not data.is_encoded(splits.load_split(too_large, "train"))  # sent from canvases, as before

@@ -10,6 +10,7 @@ CONFIG = {
     "data": {"name": "digits"},
     "split": {"train": "train", "test": "test"},
     "feed": {"kind": "auto"},
+    "augment": {"image_size": 8},
     "train": {"max_resident_gigabytes": None},
 }
 
