@@ -119,9 +119,8 @@ def make_swav(
             # Zeros until it is full: the last rows are the oldest.
             numbers |= {"use_queue": jnp.any(queue[-1] != 0)}
             numbers |= {"queue_scores": _scores(queue, method_state["prototypes"])}
-            new = jnp.concatenate([jax.lax.stop_gradient(outputs["z"]), queue])[:queue_length]
             fills = method_state["step"] >= queue_starts_at_step
-            method_state = {**method_state, "queue": jnp.where(fills, new, queue)}
+            method_state = {**method_state, "queue": jnp.where(fills, _push(queue, outputs["z"]), queue)}
         value, metrics = losses.swav(outputs["scores"], **numbers)
         return value, (method_state, metrics)
 
@@ -133,6 +132,14 @@ def make_swav(
         return {**params, "prototypes": {"kernel": kernel}}, method_state
 
     return base.Method(init=init, embed=embed, loss=loss, update=update)
+
+
+def _push(queue: Array, z: Array) -> Array:
+    """The queue [L, ...] with the batch z [B, ...] at its front and as much of the oldest gone."""
+    z = jax.lax.stop_gradient(z)[: len(queue)]
+    # Written into and not joined: rows that are spread over devices would be dealt out anew with those of the queue.
+    start = (jnp.zeros((), jnp.int32),) * queue.ndim
+    return jax.lax.dynamic_update_slice(jnp.roll(queue, len(z), axis=0), z.astype(queue.dtype), start)
 
 
 def _unit_columns(kernel: Array) -> Array:
