@@ -3,17 +3,14 @@
     python benchmarks/parity.py                  all of it: some minutes; the exit code is 1 if anything fails
     python benchmarks/parity.py --only=WORD      the tests whose names contain WORD; writes nothing
 
-The comparisons with the recorded values of the reference are the package's own tests (`tests/parity.py`); peers that
-run beside ours and the sizes of intended differences are in `parity_rows`. The words beside a size stand on the page.
+The comparisons with the reference's recorded values and with peers are the package's own tests (`tests/parity.py`);
+`tests/differences` measures the sizes of intended differences, and the words beside a size stand on the page.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import math
 import os
 import pathlib
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +21,8 @@ if str(ROOT) not in sys.path:
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import page as page_lib
+from benchmarks import timing
 from tests.parity import Compared
 
 PAGE = ROOT / "docs" / "parity.md"
@@ -34,29 +32,27 @@ PEERS = ("torch", "torchvision", "lightly", "pytorch-metric-learning", "scikit-l
 GROUPS = {
     "Augmentation: crops and resizing": ("tests/augment/test_crop.py",),
     "Augmentation: colours, blur, whole views": (
-        *("tests/augment/test_color.py", "benchmarks/parity_rows/test_colours.py", "tests/augment/test_blur.py"),
+        *("tests/augment/test_color.py", "tests/peers/test_colours.py", "tests/augment/test_blur.py"),
         "tests/augment/test_views.py",
     ),
     "NT-Xent": (
         *("tests/losses/test_contrastive.py", "tests/losses/test_blockwise.py"),
-        "benchmarks/parity_rows/test_nt_xent.py",
+        "tests/peers/test_nt_xent.py",
     ),
     "Classification, distillation, probes": (
         *("tests/losses/test_classification.py", "tests/losses/test_distillation.py"),
         *("tests/probes/test_classifier.py", "tests/probes/test_nearest.py", "tests/probes/test_logistic.py"),
-        "benchmarks/parity_rows/test_classification.py",
+        "tests/peers/test_classification.py",
     ),
     "Networks": ("tests/models/test_resnet.py", "tests/models/test_heads.py"),
-    "Layers and networks of torch and torchvision": ("benchmarks/parity_rows/test_layers.py",),
+    "Layers and networks of torch and torchvision": ("tests/peers/test_layers.py",),
     "Optimizers and schedules": (
-        *("tests/test_optim.py", "tests/test_optim_live.py", "benchmarks/parity_rows/test_optimizers.py"),
+        *("tests/test_optim.py", "tests/test_optim_live.py", "tests/peers/test_optimizers.py"),
     ),
     "Whole training steps, BatchNorm over replicas": ("tests/test_training_goldens.py",),
     "Official checkpoints": ("tests/interop/test_tensorflow_names.py", "tests/cli/test_convert.py"),
 }
-DIFFERENCES = tuple(
-    f"benchmarks/parity_rows/test_differences_{k}.py" for k in ("views", "losses", "networks", "optimizers")
-)
+DIFFERENCES = tuple(f"tests/differences/test_{k}.py" for k in ("views", "losses", "networks", "optimizers"))
 
 
 class Row(NamedTuple):
@@ -120,23 +116,21 @@ def run(words: Sequence[str]) -> Found:
 
 def rows_part(found: Found) -> str:
     """The tables of all groups."""
-    head = "| component | reference | cases | abs. error | rel. error | tolerance | verdict |\n"
-    head += "| --- | --- | ---: | ---: | ---: | --- | --- |"
-    parts = []
-    for group in GROUPS:
-        lines = [_line(row, of_row) for row, of_row in found.rows.items() if row.group == group]
-        parts.append("\n".join([f"### {group}", "", head, *lines]))
-    return "\n\n".join(parts)
+    head = ("component", "reference", "cases", "abs. error", "rel. error", "tolerance", "verdict")
+    tables = {
+        group: page_lib.table(head, [_cells(*of) for of in found.rows.items() if of[0].group == group], right=(2, 3, 4))
+        for group in GROUPS
+    }
+    return "\n\n".join(f"### {group}\n\n{table}" for group, table in tables.items())
 
 
-def _line(row: Row, of_row: Sequence[Compared]) -> str:
-    first = of_row[0]
-    limit = max(found.limit for found in of_row)
+def _cells(row: Row, of_row: Sequence[Compared]) -> tuple[str, ...]:
+    limit, of = of_row[0].limit, of_row[0].of
     relative = [found.relative for found in of_row if math.isfinite(found.relative)]
-    cells = [row.component, row.source, str(len(of_row)), _number(max(found.absolute for found in of_row))]
-    cells += [_number(max(relative)) if relative else "", f"{limit:.1e} {first.of}" if limit else "exact"]
-    cells.append("pass" if all(found.holds for found in of_row) else "**FAIL**")
-    return f"| {' | '.join(cells)} |"
+    absolute = _number(max(found.absolute for found in of_row))
+    tolerance, verdict = f"{limit:.1e} {of}" if limit else "exact", all(found.holds for found in of_row)
+    errors = absolute, _number(max(relative)) if relative else "", tolerance
+    return row.component, row.source, str(len(of_row)), *errors, "pass" if verdict else "**FAIL**"
 
 
 def _number(value: float) -> str:
@@ -145,33 +139,21 @@ def _number(value: float) -> str:
 
 def about_part(found: Found) -> str:
     """The verdict, and the table of date, versions and counts."""
-    python = f"python {platform.python_version()}"
-    counts = (
-        f"{len(found.rows)} with {sum(map(len, found.rows.values()))} comparisons, {len(found.effects)} differences"
-    )
+    facts = timing.describe((*PACKAGES, *PEERS))
+    known = {name: f"{name} {facts['versions'].get(name, 'not installed')}" for name in (*PACKAGES, *PEERS)}
+    counts = f"{len(found.rows)} with {sum(map(len, found.rows.values()))} comparisons"
+    counts += f", {len(found.effects)} differences, {len(found.failed)} failures, {len(found.not_run)} tests not run"
+    verdict = f"**{len(found.failed)} tests FAIL.**" if found.failed else "Everything agrees within its tolerance."
     lines = [
-        f"**{len(found.failed)} tests FAIL.**" if found.failed else "Everything agrees within its tolerance.",
-        "",
-        *(
-            "| | |",
-            "| --- | --- |",
-            f"| date | {datetime.date.today().isoformat()} |",
-            "| hardware | two shared CPU cores |",
-        ),
-        f"| versions | {', '.join([python, *map(_version, PACKAGES)])} |",
-        f"| peers | {', '.join(map(_version, PEERS))} |",
-        f"| lines | {counts}, {len(found.failed)} failures, {len(found.not_run)} tests not run |",
-        *(f"| FAILED | {name}: {why[:200]} |".replace("||", "/") for name, why in found.failed.items()),
-        *(f"| not run | {name}: {why} |" for name, why in found.not_run.items()),
+        ("date", f"{facts['date']}, commit {facts['commit']}"),
+        ("hardware", "two shared CPU cores"),
+        ("versions", ", ".join([f"python {facts['python']}", *(known[name] for name in PACKAGES)])),
+        ("peers", ", ".join(known[name] for name in PEERS)),
+        ("lines", counts),
+        *(("FAILED", f"{name}: {why[:200]}".replace("|", "/")) for name, why in found.failed.items()),
+        *(("not run", f"{name}: {why}".replace("|", "/")) for name, why in found.not_run.items()),
     ]
-    return "\n".join(lines)
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{package} not installed"
+    return f"{verdict}\n\n{page_lib.table(('', ''), lines)}"
 
 
 def topics(page: str) -> dict[str, list[str]]:
@@ -191,8 +173,8 @@ def with_effects(page: str, effects: Mapping[str, str]) -> str:
 
 def render(page: str, found: Found) -> str:
     """The page with what was found."""
-    page = harness.replace_part(page, "about", about_part(found), by="make parity")
-    return with_effects(harness.replace_part(page, "rows", rows_part(found), by="make parity"), found.effects)
+    page = page_lib.replace_part(page, "about", about_part(found))
+    return with_effects(page_lib.replace_part(page, "rows", rows_part(found)), found.effects)
 
 
 def rows_of(page: str) -> set[Row]:

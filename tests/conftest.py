@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import peers
 from tests.devices import QUICK_COMPILING
-from tests.parity import compare
+from tests.parity import compare, effect
 
-__all__ = ["compare"]  # a fixture for all tests
+__all__ = ["compare", "effect"]  # fixtures for all tests
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests leave the user's cache of compiled programs alone: all workers, and the processes that tests start, share one

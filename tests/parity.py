@@ -79,3 +79,15 @@ def compare(request):
         )
 
     return compare
+
+
+@pytest.fixture
+def effect(request):
+    """Records the measured size of an intended difference, and fails the test where it is not the expected one."""
+
+    def effect(topic: str, text: str, value: float, *, low: float, high: float) -> None:
+        """`text` says `value`, which must lie in [low, high], in words with its unit."""
+        request.node.user_properties.append(("effect", [topic, text]))
+        assert low <= value <= high, f"{topic}: {value:.3g} is not in [{low:g}, {high:g}]"
+
+    return effect

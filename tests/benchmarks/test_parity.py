@@ -140,6 +140,6 @@ def test_every_file_that_compares_belongs_to_a_group():
 
 
 def test_every_topic_of_the_page_is_measured_and_no_other():
-    source = "".join(path.read_text() for path in FILES if "differences" in path.name)
+    source = "".join(path.read_text() for path in FILES if path.parent.name == "differences")
     topics = program.topics(PAGE)
     assert len(topics) > 30 and [topic for topic in topics if f'"{topic}"' not in source] == []

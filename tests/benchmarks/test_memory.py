@@ -1,10 +1,11 @@
 """The search for the largest batch: its steps, its results and its going on with fake tries; the tiny form is slow."""
 
-import json
+import sys
 
 import pytest
 
-from benchmarks import gpu_memory, resumable
+from benchmarks import children
+from benchmarks.gpu_rows import memory
 from tests.devices import run_tiny
 
 
@@ -17,33 +18,33 @@ def test_the_search_ends_within_the_tolerance_from_any_start(start, largest):
         tried.append(batch)
         return batch <= largest
 
-    low, high = gpu_memory.search(fits, start=start, unit=8)
+    low, high = memory.search(fits, start=start, unit=8)
     assert low <= largest < high and high - low <= max(8, 0.05 * low)
     assert len(tried) == len(set(tried)) <= 24 and all(batch % 8 == 0 for batch in tried)
 
 
 def test_a_good_prediction_takes_few_tries():
     tried = []
-    gpu_memory.search(lambda batch: tried.append(batch) or batch <= 2600, start=2500, unit=8)
+    memory.search(lambda batch: tried.append(batch) or batch <= 2600, start=2500, unit=8)
     assert len(tried) == 3
 
 
 def test_the_search_stops_at_the_cap_and_where_nothing_fits():
-    assert gpu_memory.search(lambda batch: True, start=30_000, unit=64, cap=50_000) == (49_984, 0)
-    assert gpu_memory.search(lambda batch: False, start=30_000, unit=64) == (0, 64)
+    assert memory.search(lambda batch: True, start=30_000, unit=64, cap=50_000) == (49_984, 0)
+    assert memory.search(lambda batch: False, start=30_000, unit=64) == (0, 64)
 
 
 @pytest.mark.slow
 def test_predictions_of_the_model_are_its_own_largest_batch():
     """The peak of the predicted batch is within the memory, that of the next is not; a resident split counts once."""
-    case, memory = gpu_memory.CASES["CIFAR ResNet-18"], 20_000_000_000
-    largest, peak = gpu_memory.predict(case, kind="h200", memory=memory)
-    assert 1000 < largest < case.cap and peak(largest) <= memory < peak(largest + case.unit)
-    chunked, _ = gpu_memory.predict(gpu_memory.CASES["CIFAR ResNet-18, 8 chunks"], kind="h200", memory=memory)
+    case, available = memory.CASES["CIFAR ResNet-18"], 20_000_000_000
+    largest, peak = memory.predict(case, kind="h200", memory=available)
+    assert 1000 < largest < case.cap and peak(largest) <= available < peak(largest + case.unit)
+    chunked, _ = memory.predict(memory.CASES["CIFAR ResNet-18, 8 chunks"], kind="h200", memory=available)
     assert chunked > 2 * largest
 
 
-CASE = gpu_memory._SMALL
+CASE = memory.SMALL
 
 
 @pytest.fixture
@@ -51,41 +52,41 @@ def tries(monkeypatch, tmp_path):
     """(where tries are kept, the batches that were tried); up to 100 images fit, with 1000 bytes each."""
     tried = []
 
-    def worker(words, *, timeout):
-        if words == ["--probe"]:
+    def worker(given, clock):
+        if not given:
             return {"name": "fake", "kind": "cpu", "limit_bytes": None}
-        batch = json.loads(words[0].partition("=")[2])["batch"]
+        batch = given["batch"]
         tried.append(batch)
         return {"peak_bytes": 1000 * batch} if batch <= 100 else {"exhausted": "RESOURCE_EXHAUSTED"}
 
-    monkeypatch.setattr(gpu_memory, "in_own_process", worker)
-    monkeypatch.setattr(gpu_memory, "predict", lambda case, **_: (80, lambda batch: 1100 * batch))
+    monkeypatch.setattr(memory, "in_own_process", worker)
+    monkeypatch.setattr(memory, "predict", lambda case, **_: (80, lambda batch: 1100 * batch))
     return tmp_path / "kept" / "tries.json", tried
 
 
 def test_running_out_of_memory_is_a_result_and_the_table_tells_both_deviations(tries, capsys):
     path, tried = tries
-    assert gpu_memory.run({"whole": CASE}, path, resumable.Clock(9))
+    assert memory.run({"whole": CASE}, path, children.Clock(9))
     assert tried == [80, 96, 112]
     assert "| whole | 80 | 96 | -17 % | 9.6e-05 GB | 0.000106 GB | +10 % | 3 |" in capsys.readouterr().out
 
 
 def test_a_call_without_time_keeps_the_tries_and_the_next_one_goes_on(tries, capsys, monkeypatch):
     path, tried = tries
-    clock = resumable.Clock(9)
-    known = gpu_memory.in_own_process
+    clock = children.Clock(9)
+    known = memory.in_own_process
     monkeypatch.setattr(
-        gpu_memory, "in_own_process", lambda *a, **k: (clock.stop() if a[0] != ["--probe"] else None) or known(*a, **k)
+        memory, "in_own_process", lambda given, clock: (clock.stop() if given else None) or known(given, clock)
     )
-    assert not gpu_memory.run({"whole": CASE}, path, clock) and tried == [80]
-    monkeypatch.setattr(gpu_memory, "in_own_process", known)
-    assert gpu_memory.run({"whole": CASE}, path, resumable.Clock(9)) and tried == [80, 96, 112]
+    assert not memory.run({"whole": CASE}, path, clock) and tried == [80]
+    monkeypatch.setattr(memory, "in_own_process", known)
+    assert memory.run({"whole": CASE}, path, children.Clock(9)) and tried == [80, 96, 112]
     assert "| whole | 80 | 96 |" in capsys.readouterr().out
 
 
 def test_without_a_gpu_nothing_is_tried(tries, capsys):
     path, tried = tries
-    assert not gpu_memory.run({"whole": CASE._replace(budget=None)}, path, resumable.Clock(9)) and not tried
+    assert not memory.run({"whole": CASE._replace(budget=None)}, path, children.Clock(9)) and not tried
     assert "There is no GPU here" in capsys.readouterr().out
 
 
@@ -97,17 +98,14 @@ def test_without_a_gpu_nothing_is_tried(tries, capsys):
         ("print('noise'); print('{\"peak_bytes\": 5}')", {"peak_bytes": 5}),
     ],
 )
-def test_a_worker_that_is_killed_or_out_of_memory_is_no_failure(monkeypatch, tmp_path, code, result):
-    script = tmp_path / "worker.py"
-    script.write_text(code)
-    monkeypatch.setattr(gpu_memory, "__file__", str(script))
-    assert gpu_memory.in_own_process([], timeout=60) == result
-    script.write_text("raise KeyError('x')")
+def test_a_worker_that_is_killed_or_out_of_memory_is_no_failure(monkeypatch, code, result):
+    monkeypatch.setattr(children, "worker", lambda verb, given: [sys.executable, "-c", given["code"]])
+    assert memory.in_own_process({"code": code}, children.Clock(1)) == result
     with pytest.raises(RuntimeError, match="exit 1: KeyError"):
-        gpu_memory.in_own_process([], timeout=60)
+        memory.in_own_process({"code": "raise KeyError('x')"}, children.Clock(1))
 
 
 @pytest.mark.slow
 def test_the_tiny_form_finds_what_fits_its_budget():
-    done = run_tiny("gpu_memory.py")
+    done = run_tiny("memory.py")
     assert done.stdout.count("RESOURCE_EXHAUSTED") >= 2 and "| 2 chunks, streamed |" in done.stdout

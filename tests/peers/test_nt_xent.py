@@ -10,6 +10,8 @@ from benchmarks import peers
 from tests import parity
 from tests.losses import test_contrastive as dense
 
+pytestmark = pytest.mark.slow  # for docs/parity.md
+
 # Images, dimensions, temperature.
 SIZES = [(4, 8, 0.5), (16, 32, 0.1), (33, 128, 0.05)]
 

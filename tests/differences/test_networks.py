@@ -1,15 +1,18 @@
-"""The size of intended differences between networks; the words beside it are in docs/parity.md."""
+"""The size of intended differences between networks; the words beside it stand in docs/parity.md."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
-from benchmarks.parity_rows.test_layers import batch_norms, images
 from simclr_jax import models
 from simclr_jax.models import heads, layers, resnet
 from tests import oracles
 from tests.models.test_resnet import count, shapes_of
+from tests.peers.test_layers import batch_norms, images
+
+pytestmark = pytest.mark.slow  # for docs/parity.md
 
 
 def picture():

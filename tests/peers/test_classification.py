@@ -9,6 +9,8 @@ from simclr_jax import losses, probes
 from tests import golden, parity
 from tests.probes import test_nearest
 
+pytestmark = pytest.mark.slow  # for docs/parity.md
+
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_smoothed_cross_entropy_equals_torch(smoothing, compare):

@@ -1,4 +1,4 @@
-"""The size of intended differences in how views are made; the words beside it are in docs/parity.md."""
+"""The size of intended differences in how views are made; the words beside it stand in docs/parity.md."""
 
 import functools
 
@@ -10,6 +10,9 @@ import pytest
 from simclr_jax.augment import color, crop, views
 from tests.augment import test_crop
 from tests.augment.test_blur import _blur
+from tests.peers import torchvision_function
+
+pytestmark = pytest.mark.slow  # for docs/parity.md
 
 SIZE = 96  # pixels, of a resized photograph
 FACTORS = (0.2, 0.6, 1.4, 1.8)
@@ -44,8 +47,8 @@ def test_brightness(effect):
 
 
 @pytest.mark.parametrize("name", ["contrast", "saturation"])
-def test_operation_of_torchvision(name, functional, effect):
-    mean, largest = clipped_difference(getattr(color, f"adjust_{name}"), functional(f"adjust_{name}"))
+def test_operation_of_torchvision(name, torchvision, effect):
+    mean, largest = clipped_difference(getattr(color, f"adjust_{name}"), torchvision_function(f"adjust_{name}"))
     text = f"a pixel differs by {mean:.3f} on average, at most {largest:.2f} of its range"
     effect(name, text, mean, low=0.005, high=0.5)
 
@@ -101,10 +104,10 @@ def test_bicubic_kernels(effect):
     effect("bicubic: table of weights", text, largest, low=1e-6, high=1.5e-3)
 
 
-def test_borders_of_the_blur(effect, functional):
+def test_borders_of_the_blur(effect, torchvision):
     ones = np.ones((224, 224, 3), np.float32)
     ours = float(np.asarray(_blur(ones, 2.0, kernel_size=22))[0, 0, 0])
-    theirs = float(functional("gaussian_blur")(ones, [23, 23], [2.0, 2.0])[0, 0, 0])
+    theirs = float(torchvision_function("gaussian_blur")(ones, [23, 23], [2.0, 2.0])[0, 0, 0])
     text = f"corner of a white image at 224 px, sigma 2: {ours:.3f} against {theirs:.3f}"
     effect("blur: borders", text, theirs - ours, low=0.6, high=0.7)
 

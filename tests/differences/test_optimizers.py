@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from simclr_jax import optim
 from tests import golden
 from tests import test_optim_live as live
+
+pytestmark = pytest.mark.slow  # for docs/parity.md
 
 DECAY = 1e-4
 

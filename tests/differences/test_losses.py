@@ -1,4 +1,4 @@
-"""The size of intended differences in losses, metrics and probes; the words beside it are in docs/parity.md."""
+"""The size of intended differences in losses, metrics and probes; the words beside it stand in docs/parity.md."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from simclr_jax import losses, probes
 from simclr_jax.losses import contrastive
 from tests import golden
 from tests.losses.test_contrastive import as_pairs
+
+pytestmark = pytest.mark.slow  # for docs/parity.md
 
 
 def test_factor_two(effect):

@@ -5,6 +5,8 @@ import pytest
 from simclr_jax import optim
 from tests import test_optim_live as live
 
+pytestmark = pytest.mark.slow  # for docs/parity.md
+
 # Our optimizer, torch's, whether it decays a parameter, other settings of torch's.
 CASES = {
     "SGD, Nesterov, decay": (

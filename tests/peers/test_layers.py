@@ -13,6 +13,8 @@ from simclr_jax.interop import variables
 from simclr_jax.models import layers
 from tests import parity
 
+pytestmark = pytest.mark.slow  # for docs/parity.md
+
 TOLERANCE = {"limit": 1e-12, "of": parity.LARGEST, "source": "torch"}
 
 

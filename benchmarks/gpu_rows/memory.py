@@ -1,7 +1,7 @@
 """The largest batch that fits on this GPU, found by trying, beside the one that `simclr-jax plan` predicts.
 
-    python benchmarks/gpu_memory.py --workdir=runs/gpu_memory --minutes=9
-    python benchmarks/gpu_memory.py --tiny       on a CPU in two minutes, with a budget in place of a device's memory
+    python benchmarks/gpu.py memory --workdir=runs/gpu_memory
+    python benchmarks/gpu.py memory --tiny       on a CPU in two minutes, with a budget in place of a device's memory
 
 ResNet-50 at 224 pixels and CIFAR's ResNet-18, the whole batch at once and in chunks. Every try is a process of its own
 that makes two updates on synthetic images; running out of memory is its result, not a failure. The search begins at
@@ -13,20 +13,19 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from benchmarks import children, page, timing
+from benchmarks.gpu_rows import pieces, settings
+from benchmarks.gpu_rows.figures import Job
+from simclr_jax.run import workdir as workdir_lib
 
-from benchmarks import resumable, timing
-
-# The share of a GPU that `plan` counts on; JAX's own default is 0.75.
-MEMORY_FRACTION = 0.92
+# The share of a GPU that `plan` counts on; JAX's own default is 0.75. Beside its name JAX refuses the old one, unless
+# that is empty.
+_ENVIRONMENT = {"XLA_CLIENT_MEM_FRACTION": "0.92", "XLA_PYTHON_CLIENT_MEM_FRACTION": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 TOLERANCE = 0.05
 _EXHAUSTED = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
 # A try begins only with this left, or as long as the longest one took.
@@ -63,29 +62,17 @@ CASES = {
     "CIFAR ResNet-18, 8 chunks": _chunked(_RESNET18, 8),
 }
 _THIN = {"name": "resnet10", "width_multiplier": 0.125, "dtype": "float32"}
-_SMALL = Case(
-    "cifar10",
-    512,
-    10,
-    16,
-    {"augment": {"image_size": 16}, "encoder": _THIN, "method": {"loss_form": "dense"}},
-    cap=512,
-    budget=26_000_000,
-)
-TINY = {"whole": _SMALL, "2 chunks, streamed": _chunked(_SMALL, 2)._replace(cap=0)}
+_CHANGES = {"augment": {"image_size": 16}, "encoder": _THIN, "method": {"loss_form": "dense"}}
+SMALL = Case("cifar10", 512, 10, 16, _CHANGES, cap=512, budget=26_000_000)
+TINY = {"whole": SMALL, "2 chunks, streamed": _chunked(SMALL, 2)._replace(cap=0)}
 
 
-def settings(case: Case, batch_size: int) -> dict[str, Any]:
-    """The config of a try as plain values: the shipped one, or where ml_collections is missing the recorded one."""
-    try:
-        from simclr_jax.run import config as config_lib
-
-        config = config_lib.load_file(case.config).to_dict()
-    except ImportError:
-        config = json.loads((ROOT / "benchmarks" / "gpu_settings.json").read_text())[case.config]
+def config_of(case: Case, batch_size: int) -> dict[str, Any]:
+    """The config of a try as plain values."""
+    config = settings.load(case.config, Job(tiny=False))
     for section, values in case.changes.items():
         config[section] |= values
-    config["train"] |= {"batch_size": batch_size}
+    config["train"]["batch_size"] = batch_size
     return config
 
 
@@ -131,19 +118,16 @@ def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int],
     """(the largest batch by the model of `plan`, the modelled peak in bytes of a batch)."""
     from simclr_jax.planning import estimate, plan
 
-    config = settings(case, case.unit)
-    shape = data_shape(case, config)
+    config = config_of(case, case.unit)
+    shape, form = data_shape(case, config), config["method"]["loss_form"]
     network, _ = plan.measure(config, shape, kind=kind)
     placement = plan.place(config, kind=kind, devices=1, shape=shape)
-    form = config["method"]["loss_form"]
-
-    def at(batch: int) -> estimate.Placement:
-        dense = form == "dense" or (form == "auto" and batch <= 1024)
-        source = placement.source_bytes if case.cap else placement.source_bytes // case.unit * batch
-        return placement._replace(batch_size=batch, source_bytes=source, loss="dense" if dense else "blockwise")
 
     def peak(batch: int) -> int:
-        return estimate.peak_bytes(network, at(batch))
+        dense = form == "dense" or (form == "auto" and batch <= 1024)
+        source = placement.source_bytes if case.cap else placement.source_bytes // case.unit * batch
+        at = placement._replace(batch_size=batch, source_bytes=source, loss="dense" if dense else "blockwise")
+        return estimate.peak_bytes(network, at)
 
     largest, _ = search(lambda batch: peak(batch) <= memory, start=case.unit, unit=case.unit, cap=case.cap, tolerance=0)
     return largest, peak
@@ -159,7 +143,7 @@ def attempt(case: Case, batch_size: int) -> dict[str, Any]:
     from simclr_jax.distributed import sharding
     from simclr_jax.run import program as program_lib
 
-    config, mesh = settings(case, batch_size), sharding.make_mesh(1)
+    config, mesh = config_of(case, batch_size), sharding.make_mesh(1)
     shape = data_shape(case, config)
     count = 2 if case.cap else 1  # in one dispatch, as with resident data; a streamed one holds a single update
     program = program_lib.make_program(config, mesh, shape=shape, steps_per_dispatch=count, seed=0)
@@ -182,123 +166,8 @@ def attempt(case: Case, batch_size: int) -> dict[str, Any]:
         begin = time.perf_counter()
         state, _ = jax.block_until_ready(steps(state, key, source, sharding.put_rows(mesh, indices, axis=1), number))
     stats = jax.local_devices()[0].memory_stats() or {}
-    return {
-        "peak_bytes": stats.get("peak_bytes_in_use", planned),
-        "limit_bytes": stats.get("bytes_limit", case.budget),
-        "seconds": (time.perf_counter() - begin) / count,
-    }
-
-
-def in_own_process(words: Sequence[str], *, timeout: float) -> dict[str, Any]:
-    """What a worker prints; {"exhausted": why} if memory ran out, in the worker's own words or by a kill.
-
-    Raises:
-        RuntimeError: it failed in another way or took too long.
-    """
-    share = {"XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    # Beside it JAX refuses its old name, unless that is empty.
-    environment = resumable.child_environment({**share, "XLA_PYTHON_CLIENT_MEM_FRACTION": ""})
-    command = [sys.executable, str(pathlib.Path(__file__).resolve()), *words]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"no result within {timeout:.0f} s") from error
-    if done.returncode in (-9, 137):
-        return {"exhausted": "killed"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1][:200]
-        if any(word in done.stderr for word in _EXHAUSTED):
-            return {"exhausted": last}
-        raise RuntimeError(f"exit {done.returncode}: {last}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-class OutOfTime(Exception):
-    """The call is over; the tries so far are kept."""
-
-
-def find(name: str, case: Case, found: dict[str, Any], clock: Any, save: Callable[[], None]) -> dict[str, Any]:
-    """A row of the table; `found` holds the device and the tries of earlier calls and takes new ones."""
-    memory = case.budget or found["device"]["limit_bytes"]
-    predicted, peak = predict(case, kind=found["device"]["kind"], memory=memory)
-    tries = found["tries"].setdefault(name, {})
-
-    def fits(batch: int) -> bool:
-        if str(batch) not in tries:
-            longest = max((t["wall"] for of in found["tries"].values() for t in of.values()), default=0.0)
-            if clock.left < max(_LEAST_SECONDS, 1.2 * longest):
-                raise OutOfTime
-            begin = time.monotonic()
-            worker = json.dumps({"case": case._asdict(), "batch": batch})
-            result = in_own_process([f"--worker={worker}"], timeout=max(clock.left, 60.0))
-            tries[str(batch)] = {**result, "wall": time.monotonic() - begin}
-            save()
-            print(f"{name}, batch {batch}: {result.get('exhausted') or 'fits'}", flush=True)
-        return "exhausted" not in tries[str(batch)]
-
-    largest, _ = search(fits, start=predicted, unit=case.unit, cap=case.cap)
-    measured = tries[str(largest)]["peak_bytes"] if largest else None
-    row = {"predicted_batch": predicted, "batch": largest, "cap": case.cap, "peak_bytes": measured}
-    return {**row, "predicted_bytes": peak(largest) if largest else None, "tries": len(tries)}
-
-
-def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows in Markdown; deviations are (predicted - measured) / measured."""
-    head = (
-        "| program | largest batch, predicted | measured | off by | peak at it, measured | predicted | off by | tries |"
-    )
-    lines = [head, "| --- " * 8 + "|"]
-    for name, row in rows.items():
-        if not row["batch"]:
-            lines.append(f"| {name} | {row['predicted_batch']:,} | none fits | - | - | - | - | {row['tries']} |")
-            continue
-        capped = " (all images)" if row["batch"] == row["cap"] else ""
-        cells = [
-            f"{row['predicted_batch']:,}",
-            f"{row['batch']:,}{capped}",
-            off_by(row["predicted_batch"], row["batch"]),
-        ]
-        cells += [f"{row[key] / 1e9:.3g} GB" for key in ("peak_bytes", "predicted_bytes")]
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {off_by(row['predicted_bytes'], row['peak_bytes'])} | {row['tries']} |"
-        )
-    return "\n".join(lines)
-
-
-def off_by(predicted: float, measured: float) -> str:
-    """For a table: by how much the prediction is above what was measured."""
-    return f"{100 * (predicted / measured - 1):+.0f} %"
-
-
-def run(cases: Mapping[str, Case], path: pathlib.Path, clock: resumable.Clock) -> bool:
-    """Goes on with the tries kept in `path` and prints the table; returns whether all cases are at their end."""
-    found = json.loads(path.read_text()) if path.exists() else {"tries": {}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Any] = {}
-
-    def save() -> None:
-        path.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n")
-
-    if "device" not in found:
-        found["device"] = in_own_process(["--probe"], timeout=120)
-    budget = next((case.budget for case in cases.values()), None)
-    if found["device"]["kind"] == "cpu" and budget is None:
-        print("There is no GPU here; --tiny proves the search on a CPU.")
-        return False
-    done = True
-    for name, case in cases.items():
-        try:
-            rows[name] = find(name, case, found, clock, save)
-        except OutOfTime:
-            done = False
-            break
-    save()
-    about = timing.describe(("jax", "jaxlib", "flax", "optax"))
-    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    memory = f"{(budget or found['device']['limit_bytes']) / 1e9:.4g} GB for the program"
-    about_it = f"{found['device']['name']}, {memory}. {about['date']}, commit {about['commit']}, {versions}."
-    print(f"\n{about_it}\n\n{table(rows)}")
-    return done
+    peak, limit = stats.get("peak_bytes_in_use", planned), stats.get("bytes_limit", case.budget)
+    return {"peak_bytes": peak, "limit_bytes": limit, "seconds": (time.perf_counter() - begin) / count}
 
 
 def probe() -> dict[str, Any]:
@@ -315,36 +184,111 @@ def probe() -> dict[str, Any]:
     return {"name": name, "kind": kinds[0], "limit_bytes": stats.get("bytes_limit")}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a call of the search, or with --worker a try; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/gpu_memory"))
-    parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--tiny", action="store_true", help="proves the search on a CPU")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if asked.probe:
-        print(json.dumps(probe()))
-        return 0
-    if asked.worker:
-        given = json.loads(asked.worker)
-        print(json.dumps(attempt(Case(**given["case"]), given["batch"])))
-        return 0
-    clock = resumable.Clock(asked.minutes)
-    if asked.tiny:
-        os.environ.update({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"})
-        return 0 if run(TINY, resumable.tiny_folder(None) / "gpu_memory.json", clock) else 1
-    cases = {name: case for name, case in CASES.items() if asked.only in name}
+def work(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """In a process of its own: a try, or what the first device is."""
+    yield attempt(Case(**given["case"]), given["batch"]) if given else probe()
+
+
+def in_own_process(given: Mapping[str, Any], clock: children.Clock) -> dict[str, Any]:
+    """What `work` tells; {"exhausted": why} if memory ran out, in its own words or by a kill.
+
+    Raises:
+        RuntimeError: it failed in another way or took too long.
+    """
+    command, environment = children.worker("memory", given), children.environment(_ENVIRONMENT)
+    ended = children.run(command, clock, environment=environment)
+    if ended.status in (-9, 137) and not ended.late:
+        return {"exhausted": "killed"}
+    if ended.status and any(word in ended.errors for word in _EXHAUSTED):
+        return {"exhausted": ended.reason.partition(": ")[2]}
+    if ended.reason:
+        raise RuntimeError(ended.reason)
+    return ended.lines[-1]
+
+
+class OutOfTime(Exception):
+    """The call is over; the tries so far are kept."""
+
+
+def find(name: str, case: Case, found: dict[str, Any], *, clock: children.Clock, file: pathlib.Path) -> dict[str, Any]:
+    """A row of the table; `found` holds the device and the tries of earlier calls and takes new ones."""
+    memory = case.budget or found["device"]["limit_bytes"]
+    predicted, peak = predict(case, kind=found["device"]["kind"], memory=memory)
+    tries = found["tries"].setdefault(name, {})
+
+    def fits(batch: int) -> bool:
+        if str(batch) not in tries:
+            longest = max((t["wall"] for of in found["tries"].values() for t in of.values()), default=0.0)
+            if clock.left < max(_LEAST_SECONDS, 1.2 * longest):
+                raise OutOfTime
+            begin = time.monotonic()
+            result = in_own_process({"case": case._asdict(), "batch": batch}, clock)
+            tries[str(batch)] = {**result, "wall": time.monotonic() - begin}
+            workdir_lib.write_json(file, found)
+            print(f"{name}, batch {batch}: {result.get('exhausted') or 'fits'}", flush=True)
+        return "exhausted" not in tries[str(batch)]
+
+    largest, _ = search(fits, start=predicted, unit=case.unit, cap=case.cap)
+    measured = tries[str(largest)]["peak_bytes"] if largest else None
+    row = {"predicted_batch": predicted, "batch": largest, "cap": case.cap, "peak_bytes": measured}
+    return {**row, "predicted_bytes": peak(largest) if largest else None, "tries": len(tries)}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows in Markdown; deviations are (predicted - measured) / measured."""
+    head = ("program", "largest batch, predicted", "measured", "off by", "peak at it, measured", "predicted", "off by")
+    lines = []
+    for name, row in rows.items():
+        cells = ["none fits", *"----"]
+        if row["batch"]:
+            capped = " (all images)" if row["batch"] == row["cap"] else ""
+            cells = [f"{row['batch']:,}{capped}", off_by(row["predicted_batch"], row["batch"])]
+            cells += [f"{row[key] / 1e9:.3g} GB" for key in ("peak_bytes", "predicted_bytes")]
+            cells.append(off_by(row["predicted_bytes"], row["peak_bytes"]))
+        lines.append((name, f"{row['predicted_batch']:,}", *cells, str(row["tries"])))
+    return page.table((*head, "tries"), lines)
+
+
+def off_by(predicted: float, measured: float) -> str:
+    """For a table: by how much the prediction is above what was measured."""
+    return f"{100 * (predicted / measured - 1):+.0f} %"
+
+
+def run(cases: Mapping[str, Case], file: pathlib.Path, clock: children.Clock) -> bool:
+    """Goes on with the tries kept in `file` and prints the table; returns whether all cases are at their end."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"tries": {}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if "device" not in found:
+        found["device"] = in_own_process({}, clock)
+    budget = next((case.budget for case in cases.values()), None)
+    if found["device"]["kind"] == "cpu" and budget is None:
+        print("There is no GPU here; --tiny proves the search on a CPU.")
+        return False
+    rows: dict[str, Any] = {}
     try:
-        if not run(cases, asked.workdir / "gpu_memory.json", clock):
-            print("The search is not over: go on with the same command.")
-    except RuntimeError as error:
-        print(f"gpu_memory: {error}", file=sys.stderr)
-        return 1
+        for name, case in cases.items():
+            rows[name] = find(name, case, found, clock=clock, file=file)
+    except OutOfTime:
+        pass
+    workdir_lib.write_json(file, {**found, "rows": rows})
+    memory = f"{found['device']['name']}, {(budget or found['device']['limit_bytes']) / 1e9:.4g} GB for the program"
+    print(f"\n{page.about(timing.describe(pieces.PACKAGES), hardware=memory)}\n\n{table(rows)}")
+    return len(rows) == len(cases)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The search's own."""
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/gpu_memory"))
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs a call of the search; returns the exit code."""
+    clock = children.Clock(options.minutes)
+    if options.tiny:
+        os.environ.update(pieces.QUICK)
+        return 0 if run(TINY, pieces.tiny_folder(None) / "gpu_memory.json", clock) else 1
+    cases = {name: case for name, case in CASES.items() if options.only in name}
+    if not run(cases, options.workdir / "gpu_memory.json", clock):
+        print("The search is not over: go on with the same command.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
