@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks import timing
+from benchmarks import page, timing
 from simclr_jax.planning import aot, estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
@@ -31,7 +31,6 @@ from simclr_jax.run import config as config_lib
 RESULTS = ROOT / "benchmarks" / "aot.json"
 PAGE = ROOT / "docs" / "aot.md"
 PLANS = ROOT / "docs" / "plan.md"
-MARK = "<!-- Below this line benchmarks/aot.py writes. -->"
 TIMEOUT = 600.0
 
 
@@ -125,9 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{target.name}: {'; '.join(faults) or 'ok'}  {_short(rows[target.name])}", flush=True)
         if not asked.small:
             RESULTS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
-            PAGE.write_text(page(rows))
+            PAGE.write_text(render(PAGE.read_text(), rows))
     if not asked.small:
-        PLANS.write_text(PLANS.read_text().partition(MARK)[0] + MARK + "\n" + examples(rows))
+        PLANS.write_text(page.replace_part(PLANS.read_text(), "plan_examples", examples(rows)))
     return int(bad > 0)
 
 
@@ -142,8 +141,8 @@ def examples(rows: dict[str, dict]) -> str:
         compiled = row["failed"] if "failed" in row else {name: row[name] for name in aot.Compiled._fields}
         text = plan_text.as_text({**made, "compiled": compiled})
         flags = f"--device_kind={target.kind} --devices={target.devices} --config.train.batch_size={target.batch_size}"
-        parts.append(f"\n```\n$ simclr-jax plan --config={target.config} {flags}\n{text}\n```\n")
-    return "".join(parts)
+        parts.append(f"```\n$ simclr-jax plan --config={target.config} {flags}\n{text}\n```")
+    return "\n\n".join(parts)
 
 
 def _short(row: dict) -> str:
@@ -154,97 +153,62 @@ def _short(row: dict) -> str:
     )
 
 
-def page(rows: dict[str, dict]) -> str:
-    """docs/aot.md."""
-    lines = [*_HEAD]
-    lines += ["| hardware | batch | memory of a device | arguments | model of `plan` | off by | budgets |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+def render(text: str, rows: dict[str, dict]) -> str:
+    """docs/aot.md with its three tables made anew."""
     known = [(target, rows[target.name]) for target in TARGETS if target.name in rows]
-    for target, row in known:
-        if "failed" in row:
-            lines.append(
-                f"| {_hardware(target)} | {target.batch_size} | {row['failed']} | | "
-                f"{row['modelled_peak_bytes'] / 1e9:.1f} GB | | {'broken' if target.fits else 'need not fit'} |"
-            )
-            continue
-        peak, model = row["peak_bytes"], row["modelled_peak_bytes"]
-        lines.append(
-            f"| {_hardware(target)} | {target.batch_size} | {peak / 1e9:.1f} of "
-            f"{hardware.find(target.kind).memory_bytes / 1e9:.0f} GB | {row['argument_bytes'] / 1e9:.2f} GB | "
-            f"{model / 1e9:.1f} GB | {100 * (model / peak - 1):+.1f} % | {'; '.join(broken(target, row)) or 'kept'} |"
-        )
-    lines += [*_COLLECTIVES]
     compiled = [(target, row) for target, row in known if "failed" not in row]
-    for target, row in compiled:
-        sums = row["collectives"]
-        cells = [_cell(sums.get(kind)) for kind in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")]
-        lines.append(
-            f"| {_hardware(target)} | {target.batch_size} | {' | '.join(cells)} | {row['statistic_all_reduces']} | "
-            f"{row['gradient_all_reduces']} in {row['gradient_groups']} |"
-        )
-    lines += [*_WORK]
-    for target, row in compiled:
-        views = 2 * target.batch_size / target.devices
-        counted = row["counted_flops"]
-        lines.append(
-            f"| {_hardware(target)} | {target.batch_size} | {row['program_bytes'] / views / 1e6:.0f} MB | "
-            f"{_per_view(row['counted_bytes'], views, 1e6, 'MB')} | {row['train_flops_per_view'] / 1e9:.1f} GFLOP | "
-            f"{_per_view(counted, views, 1e9, 'GFLOP')} | {row['num_kernels']} ({row['num_fusions']}) | "
-            f"{row['compile_seconds']:.0f} s | {row['date']}, {row['commit']} |"
-        )
+    tables = {
+        "memory": page.table((*_WHERE, *MEMORY.split(" | ")), [_memory(*of) for of in known]),
+        "communication": page.table((*_WHERE, *COMMUNICATION.split(" | ")), [_communication(*of) for of in compiled]),
+        "work": page.table((*_WHERE, *WORK.split(" | ")), [_work(*of) for of in compiled]),
+    }
     versions = sorted({f"{name} {v}" for _, row in compiled for name, v in row["versions"].items()})
-    return "\n".join([*lines, "", f"Versions: {', '.join(versions)}.", ""])
+    tables["work"] += f"\n\nVersions: {', '.join(versions)}."
+    for name, table in tables.items():
+        text = page.replace_part(text, f"aot_{name}", table)
+    return text
 
 
-def _hardware(target: Target) -> str:
-    return f"{target.devices} x {hardware.find(target.kind).name}"
+_WHERE = ("hardware", "batch")
+MEMORY = "memory of a device | arguments | model of `plan` | off by | budgets"
+COMMUNICATION = "all-reduce | all-gather | reduce-scatter | all-to-all | statistics | gradients"
+WORK = "program bytes | counted bytes | FLOPs | counted | kernels (fusions) | compile | date, commit"
 
 
-def _cell(sums: dict | None) -> str:
-    return f"{sums['count']} ({sums['bytes'] / 1e6:.1f} MB)" if sums else "0"
+def _where(target: Target) -> tuple[str, str]:
+    return f"{target.devices} x {hardware.find(target.kind).name}", str(target.batch_size)
 
 
-def _per_view(total: float | None, views: float, unit: float, name: str) -> str:
-    return f"{total / views / unit:.{0 if unit == 1e6 else 1}f} {name}" if total else "-"
+def _memory(target: Target, row: dict) -> tuple[str, ...]:
+    model = row["modelled_peak_bytes"]
+    if "failed" in row:
+        budgets = "broken" if target.fits else "need not fit"
+        return *_where(target), row["failed"], "", f"{model / 1e9:.1f} GB", "", budgets
+    peak, whole = row["peak_bytes"], hardware.find(target.kind).memory_bytes
+    sizes = (
+        f"{peak / 1e9:.1f} of {whole / 1e9:.0f} GB",
+        f"{row['argument_bytes'] / 1e9:.2f} GB",
+        f"{model / 1e9:.1f} GB",
+    )
+    return *_where(target), *sizes, f"{100 * (model / peak - 1):+.1f} %", "; ".join(broken(target, row)) or "kept"
 
 
-_HEAD = """# The training step compiled for hardware that is not here
+def _communication(target: Target, row: dict) -> tuple[str, ...]:
+    kinds = (row["collectives"].get(kind) for kind in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all"))
+    cells = [f"{sums['count']} ({sums['bytes'] / 1e6:.1f} MB)" if sums else "0" for sums in kinds]
+    gradients = f"{row['gradient_all_reduces']} in {row['gradient_groups']}"
+    return *_where(target), *cells, str(row["statistic_all_reduces"]), gradients
 
-Written by `make aot` (`benchmarks/aot.py`), not by hand. The whole step of `--config=imagenet_resnet50` (views from
-uint8 images of 384 pixels, ResNet-50 in bfloat16 at 224 pixels, NT-Xent, LARS, donated state) went through XLA's own
-compilers for these devices, ahead of time, on two shared CPU cores. **Nothing was run**: memory, communication and
-traffic are those of the program, there is no time in here, and cuDNN has chosen no algorithm by measurement.
 
-Google names v4 and v5p slices by TensorCores, two a chip: 64 chips of v5p are its "v5p-128". Devices are chips here.
-
-## Memory
-
-Arguments + outputs - those that reuse an argument's memory + temporaries, of one device. JAX takes 75 % of a GPU by
-default: above that set `XLA_CLIENT_MEM_FRACTION=0.92`. A program that is too large for a TPU's memory is made to
-fit by computing some values twice, which the model does not know: on 32 x v5e it says that 8192 does not fit.
-""".splitlines()
-_HEAD.append("")
-
-_COLLECTIVES = """
-## Communication of a step, for one device
-
-Count and bytes (the larger of operand and result). "Statistics" are the all-reduces the next layer waits for: sums of
-BatchNorm and of its gradient, and vectors of the loss; the budget is two for each of the 55 BatchNorm layers and three.
-"Gradients" are whole kernels' and overlap the backward pass; they count once for each element type. XLA sums the
-gradients of convolutions in bfloat16, the type they are computed in, and turns them into float32 afterwards.
-
-| hardware | batch | all-reduce | all-gather | reduce-scatter | all-to-all | statistics | gradients |
-| --- | --- | --- | --- | --- | --- | --- | --- |""".splitlines()
-
-_WORK = """
-## Work, for one view
-
-"Program bytes": operands and results of every kernel, as if nothing stayed in a cache. "Counted" is the TPU compiler's
-own count; the GPU compiler gives none. FLOPs, by shapes and counted: forward and both gradients of convolutions and
-dense layers. The commit is that of the program.
-
-| hardware | batch | program bytes | counted bytes | FLOPs | counted | kernels (fusions) | compile | date, commit |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |""".splitlines()
+def _work(target: Target, row: dict) -> tuple[str, ...]:
+    views = 2 * target.batch_size / target.devices
+    moved, counted = (
+        f"{total / views / 1e6:.0f} MB" if total else "-" for total in (row["program_bytes"], row["counted_bytes"])
+    )
+    flops = f"{row['counted_flops'] / views / 1e9:.1f} GFLOP" if row["counted_flops"] else "-"
+    work = moved, counted, f"{row['train_flops_per_view'] / 1e9:.1f} GFLOP", flops
+    kernels, made = f"{row['num_kernels']} ({row['num_fusions']})", f"{row['date']}, {row['commit']}"
+    return *_where(target), *work, kernels, f"{row['compile_seconds']:.0f} s", made
 
 
 if __name__ == "__main__":

@@ -1,24 +1,14 @@
-"""Times the augmentation of SimCLR, one view of an image, beside other libraries; see `PROGRAM.words`.
-
-    python benchmarks/bench_augment.py [--rounds=5] [--peers_python=PATH] [--tf_python=PATH] [--write]
-
-The official code runs where SIMCLR_TF2_FOLDER names the folder of its data_util.py and TensorFlow is installed.
-"""
+"""The augmentation of SimCLR, one view of an image, beside other libraries; see `PROGRAM.words`."""
 
 import functools
 import itertools
-import pathlib
-import sys
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, peers
 
 # How far the facts of a peer may be from ours; see `compare`.
 BRIGHTNESS_BAND, GRADIENT_BAND = (0.85, 1.15), (0.6, 1.6)
@@ -112,8 +102,6 @@ def _ours(case: Case, images: np.ndarray) -> Augment:
 
 
 def _albumentations(case: Case, images: np.ndarray) -> Augment:
-    import os
-
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask a server for its newest version
     import albumentations as a
     import cv2
@@ -139,8 +127,6 @@ def _pil_views(view: Callable[[Any], Any], images: np.ndarray) -> Augment:
 
 
 def _torchvision(case: Case, images: np.ndarray) -> Augment:
-    from benchmarks.parity_rows import peers
-
     peers.load_torchvision()
     import torch
     from torchvision.transforms import InterpolationMode, v2
@@ -157,8 +143,6 @@ def _torchvision(case: Case, images: np.ndarray) -> Augment:
 
 
 def _lightly(case: Case, images: np.ndarray) -> Augment:
-    from benchmarks.parity_rows import peers
-
     peers.load_torchvision()
     from lightly.transforms.simclr_transform import SimCLRViewTransform
 
@@ -168,19 +152,10 @@ def _lightly(case: Case, images: np.ndarray) -> Augment:
 def _kornia(case: Case, images: np.ndarray) -> Augment:
     """In batches of a quarter of the images, which its memory suits better than the whole."""
     import torch
-    from kornia import augmentation as k
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    steps = [
-        k.RandomResizedCrop((case.size, case.size), scale=(0.08, 1.0), resample="bicubic"),
-        k.RandomHorizontalFlip(0.5),
-        k.ColorJitter(**JITTER, p=0.8),
-        k.RandomGrayscale(p=0.2),
-    ]
-    if case.blur:
-        steps.append(k.RandomGaussianBlur((23, 23), (0.1, 2.0), p=case.blur))
-    view = torch.nn.Sequential(*steps)
+    view = peers.kornia_views(size=case.size, strength=1.0, blur=(23, case.blur))
     batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(-(-case.count // 4))
 
     def call() -> np.ndarray:
@@ -248,12 +223,10 @@ def _augmax(case: Case, images: np.ndarray) -> Augment:
 
 def _official(case: Case, images: np.ndarray) -> Augment:
     """preprocess_image in tf.data and batch_random_blur behind it."""
-    sys.path.insert(0, harness.folder_from_environment("SIMCLR_TF2_FOLDER", "data_util.py"))
+    peers.official_code("data_util.py")
     import data_util
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.random.set_seed(0)
     view = functools.partial(
         data_util.preprocess_image, height=case.size, width=case.size, is_training=True, color_jitter_strength=1.0
@@ -272,7 +245,6 @@ def _implementation(make: Callable[[Case, np.ndarray], Augment], needs: tuple[st
 
 
 PROGRAM = harness.Program(
-    file=__file__,
     cases=tuple(CASES),
     quick=["32 px, no blur"],
     implementations={
@@ -300,7 +272,3 @@ PROGRAM = harness.Program(
     albumentations works in uint8; the official code blurs the whole batch and then selects; lightly blurs with PIL;
     dm-pix lacks a resized crop (jax.image's is used) and a random order; augmax has square crops and one sigma.""",
 )
-
-
-if __name__ == "__main__":
-    sys.exit(harness.run(PROGRAM))

@@ -1,6 +1,4 @@
-"""Times the reading and decoding of pictures beside torchvision and Pillow; see `PROGRAM.words`.
-
-    python benchmarks/bench_input.py [--rounds=5] [--peers_python=PATH] [--write]
+"""Reading and decoding of pictures, beside torchvision and Pillow; see `PROGRAM.words`.
 
 The pictures are generated; where SIMCLR_BENCH_IMAGES names a folder of class folders, its JPEG files are read instead.
 """
@@ -13,13 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, peers
 
 CANVAS, BATCH = 256, 32
 FOLDER, TFDS_FOLDER = "SIMCLR_BENCH_IMAGES", "SIMCLR_BENCH_TFDS"
@@ -185,8 +179,6 @@ def _torchvision(case: str, quick: bool) -> harness.Work:
     Pictures of two shapes do not stack, so they are laid on a canvas, as ours are.
     """
     del case, quick
-    from benchmarks.parity_rows import peers
-
     torchvision = peers.load_torchvision()
     import torch
     from torchvision.transforms.functional import pil_to_tensor
@@ -211,7 +203,6 @@ def _torchvision(case: str, quick: bool) -> harness.Work:
 
 
 PROGRAM = harness.Program(
-    file=__file__,
     cases=(DECODE, ROWS),
     quick=[DECODE, ROWS],
     implementations={
@@ -233,7 +224,3 @@ PROGRAM = harness.Program(
     setup=setup,
     applies=lambda case, name: case == DECODE or name == "simclr_jax (folder)",
 )
-
-
-if __name__ == "__main__":
-    sys.exit(harness.run(PROGRAM))

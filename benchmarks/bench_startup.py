@@ -1,23 +1,15 @@
-"""Times starting: importing, --help, and the way to the first update; see `PROGRAM.words`.
-
-python benchmarks/bench_startup.py [--rounds=5] [--write]
-"""
+"""Starting: importing, --help, and the way to the first update; see `PROGRAM.words`."""
 
 import contextlib
 import functools
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
 
 from benchmarks import harness, timing
 
@@ -62,7 +54,9 @@ def first_step(name: str) -> None:
 def _start(command: Sequence[str], environment: dict[str, str]) -> dict[str, Any]:
     """Runs a process to its end: the JSON it printed last, if any; CPU and wall milliseconds; peak memory in MB."""
     begin = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    child = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment, cwd=timing.ROOT
+    )
     assert child.stdout is not None
     output = child.stdout.read()
     # Not child.wait(): only this call tells what this one process has used.
@@ -76,40 +70,38 @@ def _start(command: Sequence[str], environment: dict[str, str]) -> dict[str, Any
     return {"told": told, "cpu_ms": cpu, "wall_ms": wall, "peak_mb": usage.ru_maxrss / 1024}
 
 
-def _measure(
-    start: Callable[[], dict[str, Any]], repeats: int, *, made: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
-    """`timing.measure` for processes, `made` of them already; and the seconds in the compiler where they tell them."""
-    told = [*made, *(start() for _ in range(repeats - len(made)))]
-    numbers: dict[str, Any] = {key: [one[key] for one in told] for key in ("cpu_ms", "wall_ms")}
-    peak = max(one["peak_mb"] for one in told)
-    compiling = [one["told"]["compile_s"] for one in told if one["told"]]
-    return {**numbers, "peak_mb": peak, **({"compile_s": compiling} if compiling else {})}
+def _work(words: Sequence[str], folders: Callable[[], Any], *, uncounted: int = 0) -> harness.Work:
+    """Starts a process every time with the cache of compiled programs in one of `folders`; after `uncounted` starts."""
+    made: list[dict[str, Any]] = []
+
+    def start() -> dict[str, Any]:
+        with folders() as folder:
+            more = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_COMPILATION_CACHE_DIR": folder}
+            made.append(_start(words, {**os.environ, **more}))
+        return made[-1]
+
+    def measure(repeats: int) -> dict[str, Any]:
+        found = [start() for _ in range(uncounted + repeats)][uncounted:]
+        numbers: dict[str, Any] = {key: [one[key] for one in found] for key in ("cpu_ms", "wall_ms")}
+        compiling = [one["told"]["compile_s"] for one in found if one["told"]]
+        peak = max(one["peak_mb"] for one in found)
+        return {**numbers, "peak_mb": peak, **({"compile_s": compiling} if compiling else {})}
+
+    return harness.Work(lambda: made[-1]["told"], lambda: None, measure=measure)
 
 
 def _ours(case: str, quick: bool, *, cached: bool = False) -> harness.Work:
     """Starts the program; for the first step with a cache of compiled programs that is empty every time, or full."""
     words = [word.replace("{config}", "smoke" if quick else "demo") for word in COMMANDS[case]]
-    environment = dict(os.environ) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    if case != STEP:
-        return harness.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, environment)))
-    keep = tempfile.TemporaryDirectory() if cached else None
-
-    def start() -> dict[str, Any]:
-        with contextlib.nullcontext(keep.name) if keep else tempfile.TemporaryDirectory() as folder:
-            return _start(words, environment | {"JAX_COMPILATION_CACHE_DIR": folder})
-
-    first = start()
-    # What filled the cache does not count; where there is none to fill, the first start is like all others.
-    measure = functools.partial(_measure, start, made=() if cached else (first,))
-    return harness.Work({"loss": first["told"]["loss"]}, lambda: keep, measure=measure)
+    if not cached:
+        return _work(words, tempfile.TemporaryDirectory)
+    keep = tempfile.TemporaryDirectory()  # as long as the function that hands it out
+    return _work(words, lambda: contextlib.nullcontext(keep.name), uncounted=1)  # what fills the cache does not count
 
 
 def _peer(statement: str, case: str, quick: bool) -> harness.Work:
     del case, quick
-    words = ["-c", statement]
-    return harness.Work({}, lambda: None, measure=functools.partial(_measure, lambda: _start(words, dict(os.environ))))
+    return _work(["-c", statement], tempfile.TemporaryDirectory)
 
 
 def compare(theirs: dict[str, float], ours: dict[str, float]) -> str:
@@ -127,7 +119,7 @@ def note(rounds: Sequence[Mapping[str, Any]]) -> str:
     return text + f", {timing.summary(rounds, 'compile_s')[0]:.2f} s of them in the compiler or its cache"
 
 
-_LIGHTLY = "from benchmarks.parity_rows import peers; peers.load_torchvision(); import lightly.transforms, lightly.loss"
+_LIGHTLY = "from benchmarks import peers; peers.load_torchvision(); import lightly.transforms, lightly.loss"
 
 
 def _import(statement: str, module: str, python: str = "peers") -> harness.Implementation:
@@ -135,7 +127,6 @@ def _import(statement: str, module: str, python: str = "peers") -> harness.Imple
 
 
 PROGRAM = harness.Program(
-    file=__file__,
     cases=tuple(COMMANDS),
     quick=[IMPORT, HELP, STEP],
     implementations={
@@ -156,10 +147,7 @@ PROGRAM = harness.Program(
     compiled programs, once with JAX_COMPILATION_CACHE_DIR naming one that has them; both losses must be the same.
     Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache
     {TARGET_CACHED:g} s on the clock.""",
+    repeats=1,
     applies=lambda case, name: name == OURS or (case == STEP if name == CACHED else case == IMPORT),
     note=note,
 )
-
-
-if __name__ == "__main__":
-    sys.exit(harness.run(PROGRAM))

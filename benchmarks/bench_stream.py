@@ -146,7 +146,7 @@ def _decoder(case: str, quick: bool) -> harness.Work:
 def _torchvision(decoder: str, case: str, quick: bool) -> harness.Work:
     """ImageFolder and a DataLoader without worker processes, whose CPU time would not be this process's."""
     del case, quick
-    from benchmarks.parity_rows import peers
+    from benchmarks import peers
 
     torchvision = peers.load_torchvision()
     import torch

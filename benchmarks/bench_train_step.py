@@ -1,22 +1,13 @@
-"""Times a whole training step beside PyTorch; see `PROGRAM.words`.
+"""A whole training step beside PyTorch: the networks of the shipped configs, and a table of others; `PROGRAM.words`.
 
-    python benchmarks/bench_train_step.py [--rounds=5] [--peers_python=PATH] [--write]
-
-The cases are the networks of the shipped configs; `step_table.py` times others with the same workers.
 Where torch is installed in another interpreter than JAX, that one needs JAX too: the weights come from this program.
 """
 
-import pathlib
-import sys
 from typing import Any, NamedTuple
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, page, peers, timing
 from simclr_jax.run import config as config_lib
 
 RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
@@ -52,7 +43,7 @@ def batch_size_of(name: str, width: float, stem: str, size: int, *, least: int =
 def shipped_cases() -> dict[str, Case]:
     """The networks of all shipped configs, at their sizes, each once."""
     found: dict[str, Case] = {}
-    for path in sorted((ROOT / "configs").glob("[!_]*.py")):
+    for path in sorted((timing.ROOT / "configs").glob("[!_]*.py")):
         config = config_lib.load_file(path.stem)
         encoder = config.encoder
         network = encoder.name, encoder.width_multiplier, encoder.stem, config.augment.image_size
@@ -146,8 +137,6 @@ def _ours(name: str, quick: bool) -> harness.Work:
 
 def _torch_network(case: Case) -> Any:
     """torchvision's ResNet and a projection head of torch with the program's initial weights, channels last."""
-    from benchmarks.parity_rows import peers
-
     peers.load_torchvision()
     import torch
     from torchvision.models import resnet
@@ -202,7 +191,6 @@ def _torch(name: str, quick: bool) -> harness.Work:
 
 
 PROGRAM = harness.Program(
-    file=__file__,
     cases=tuple(CASES),
     quick=[SMALLEST],
     implementations={
@@ -211,16 +199,35 @@ PROGRAM = harness.Program(
     },
     compare=compare,
     packages=("jax", "flax", "optax", "torch", "torchvision"),
-    number=lambda cpu_ms, amount: cpu_ms / amount,
+    number=harness.milliseconds,
     unit="CPU milliseconds of a step",
     words=f"""One update of SimCLR in float32: both views of every image (given), ResNet, head of {HEAD_LAYERS} layers,
     NT-Xent, gradient, SGD with momentum. All begin with the same weights, which this program initialises and exports;
     before any timing the losses of the first and the second step must be ours within {FIRST_LOSS:.0e} and
     {SECOND_LOSS:.0e}, relative. The step is the one that `train` runs and also computes the metrics that it logs; torch
     computes none. glibc's allocator has its default settings; with others torch has been seen 30 % faster.""",
+    repeats=1,
 )
 
 
-if __name__ == "__main__":
-    worker = any(word.startswith("--worker=") for word in sys.argv)
-    sys.exit(harness.run(PROGRAM._replace(cases=tuple(ALL_CASES)) if worker else PROGRAM))
+def grid_table(results: harness.Results) -> str:
+    """Milliseconds of CPU a view, ours / torch's: a row a network and stem, a column a size; "-" if not measured."""
+
+    def cell(row: str, size: str) -> str:
+        of_case = results.get(f"{row}, {size}", {})
+        views = 2 * GRID[f"{row}, {size}"].batch_size
+        known = ["failed" if "error" in of[-1] else timing.summary(of, "cpu_ms")[0] / views for of in of_case.values()]
+        return " / ".join(word if isinstance(word, str) else page.short(word) for word in known) or "-"
+
+    rows = dict.fromkeys(case.rsplit(", ", 1)[0] for case in results)
+    sizes = [f"{size} px" for size in SIZES if any(case.endswith(f", {size} px") for case in results)]
+    return page.table(("network", *sizes), [(row, *(cell(row, size) for size in sizes)) for row in rows])
+
+
+GRID_PROGRAM = PROGRAM._replace(
+    cases=tuple(GRID),
+    unit="CPU milliseconds a view, ours / torch, of the medians",
+    words="The same step over networks, stems and sizes; a view is one of the two of every image.",
+    table=grid_table,
+    page=timing.ROOT / "docs" / "performance.md",
+)

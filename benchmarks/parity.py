@@ -1,81 +1,212 @@
-"""The parity report: runs every comparison with other implementations and writes docs/parity.md.
+"""`make parity`: runs the tests that compare with other implementations, and puts what they found into docs/parity.md.
 
-`python benchmarks/parity.py` runs all of it (some minutes); the exit code is 1 if anything fails. `--only WORD` runs
-the lines whose group, component, reference or topic contains WORD, and writes nothing unless `--out` names a file.
+    python benchmarks/parity.py                  all of it: some minutes; the exit code is 1 if anything fails
+    python benchmarks/parity.py --only=WORD      the tests whose names contain WORD; writes nothing
+
+The comparisons with the reference's recorded values and with peers are the package's own tests (`tests/parity.py`);
+`tests/differences` measures the sizes of intended differences, and the words beside a size stand on the page.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
+import pytest
 
-from benchmarks import parity_rows
-from benchmarks.parity_rows import page, table
+from benchmarks import page as page_lib
+from benchmarks import timing
+from tests.parity import Compared
+
+PAGE = ROOT / "docs" / "parity.md"
+PACKAGES = ("jax", "flax", "optax", "numpy")
+PEERS = ("torch", "torchvision", "lightly", "pytorch-metric-learning", "scikit-learn")
+# Heading -> the files of tests whose comparisons stand below it.
+GROUPS = {
+    "Augmentation: crops and resizing": ("tests/augment/test_crop.py",),
+    "Augmentation: colours, blur, whole views": (
+        *("tests/augment/test_color.py", "tests/peers/test_colours.py", "tests/augment/test_blur.py"),
+        "tests/augment/test_views.py",
+    ),
+    "NT-Xent": (
+        *("tests/losses/test_contrastive.py", "tests/losses/test_blockwise.py"),
+        "tests/peers/test_nt_xent.py",
+    ),
+    "Classification, distillation, probes": (
+        *("tests/losses/test_classification.py", "tests/losses/test_distillation.py"),
+        *("tests/probes/test_classifier.py", "tests/probes/test_nearest.py", "tests/probes/test_logistic.py"),
+        "tests/peers/test_classification.py",
+    ),
+    "Networks": ("tests/models/test_resnet.py", "tests/models/test_heads.py"),
+    "Layers and networks of torch and torchvision": ("tests/peers/test_layers.py",),
+    "Optimizers and schedules": (
+        *("tests/test_optim.py", "tests/test_optim_live.py", "tests/peers/test_optimizers.py"),
+    ),
+    "Whole training steps, BatchNorm over replicas": ("tests/test_training_goldens.py",),
+    "Official checkpoints": ("tests/interop/test_tensorflow_names.py", "tests/cli/test_convert.py"),
+}
+DIFFERENCES = tuple(f"tests/differences/test_{k}.py" for k in ("views", "losses", "networks", "optimizers"))
 
 
-def selected(lines: dict[str, list], word: str) -> dict[str, list]:
-    """The lines of every group whose words contain `word`, without regard to case; empty groups are left out."""
+class Row(NamedTuple):
+    """A line of the page: all comparisons of one component with one source, in one group."""
 
-    def says(group: str, line: table.Row | table.Difference) -> bool:
-        texts = [group, *(text for text in line if isinstance(text, str))]
-        return word.lower() in " / ".join(texts).lower()
-
-    chosen = {group: [line for line in group_lines if says(group, line)] for group, group_lines in lines.items()}
-    return {group: group_lines for group, group_lines in chosen.items() if group_lines}
+    group: str
+    component: str
+    source: str
 
 
-def run(groups: dict[str, list], differences: dict[str, list]) -> tuple[dict[str, list], dict[str, list]]:
-    """(outcomes, measured differences) by group; prints one line per comparison."""
-    total = sum(len(lines) for lines in [*groups.values(), *differences.values()])
-    progress = iter(range(1, total + 1))
-    outcomes = {group: list(_each(table.run_row, rows, (progress, total))) for group, rows in groups.items()}
-    measured = {
-        group: list(_each(table.run_difference, rows, (progress, total))) for group, rows in differences.items()
+class Found:
+    """A plugin of pytest that runs what compares, and keeps what the tests recorded.
+
+    rows: the comparisons of every row. effects: topic -> the measured difference in words. failed, not_run: name of a
+    test -> why.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[Row, list[Compared]] = {}
+        self.effects: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.not_run: dict[str, str] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leaves the tests that compare nothing out."""
+        chosen = [item for item in items if {"compare", "effect"} & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Takes what a test recorded, also one that failed."""
+        file, _, name = report.nodeid.partition("::")
+        if report.when == "call":
+            for kind, values in report.user_properties:
+                if kind == "effect":
+                    self.effects[values[0]] = values[1]
+                else:
+                    found = Compared(*values)
+                    group = next(heading for heading, files in GROUPS.items() if file in files)
+                    self.rows.setdefault(Row(group, found.component, found.source), []).append(found)
+        if report.failed:
+            self.failed[name] = str(report.longrepr).strip().splitlines()[-1]
+        elif report.skipped:
+            self.not_run[name] = str(report.longrepr[2]).removeprefix("Skipped: ")  # type: ignore[index]
+
+
+def run(words: Sequence[str]) -> Found:
+    """Runs the tests of all groups, the slow ones too; `words` are further arguments of pytest."""
+    found = Found()
+    files = [file for of_group in [*GROUPS.values(), DIFFERENCES] for file in of_group]
+    # The full golden files are not everywhere: without them the page is the same on every machine.
+    os.environ["SIMCLR_GOLDEN"] = "/nowhere"
+    # Peers may warn; a comparison of networks in float64 takes minutes on a busy machine.
+    common = ["-m", "slow or not slow", "-W", "default", "--timeout=1800", "-p", "no:cacheprovider", "-v"]
+    pytest.main([*common, f"--rootdir={ROOT}", *words, *(str(ROOT / file) for file in files)], plugins=[found])
+    # Those that only the full golden files could serve.
+    found.not_run = {name: why for name, why in found.not_run.items() if "full golden file" not in why}
+    return found
+
+
+def rows_part(found: Found) -> str:
+    """The tables of all groups."""
+    head = ("component", "reference", "cases", "abs. error", "rel. error", "tolerance", "verdict")
+    tables = {
+        group: page_lib.table(head, [_cells(*of) for of in found.rows.items() if of[0].group == group], right=(2, 3, 4))
+        for group in GROUPS
     }
-    return outcomes, measured
+    return "\n\n".join(f"### {group}\n\n{table}" for group, table in tables.items())
 
 
-def _each(run_line, lines: Iterable, counter: tuple) -> Iterable:
-    progress, total = counter
-    for line in lines:
-        start = time.perf_counter()
-        result = run_line(line)
-        name = f"{line.component} / {line.reference}" if isinstance(line, table.Row) else line.topic
-        detail = f"{result.max_abs:.1e}" if isinstance(line, table.Row) else result.text
-        seconds = time.perf_counter() - start
-        print(f"[{next(progress)}/{total}] {name}: {result.verdict} {detail} ({seconds:.1f} s)", flush=True)
-        yield result
+def _cells(row: Row, of_row: Sequence[Compared]) -> tuple[str, ...]:
+    limit, of = of_row[0].limit, of_row[0].of
+    relative = [found.relative for found in of_row if math.isfinite(found.relative)]
+    absolute = _number(max(found.absolute for found in of_row))
+    tolerance, verdict = f"{limit:.1e} {of}" if limit else "exact", all(found.holds for found in of_row)
+    errors = absolute, _number(max(relative)) if relative else "", tolerance
+    return row.component, row.source, str(len(of_row)), *errors, "pass" if verdict else "**FAIL**"
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def about_part(found: Found) -> str:
+    """The verdict, and the table of date, versions and counts."""
+    facts = timing.describe((*PACKAGES, *PEERS))
+    known = {name: f"{name} {facts['versions'].get(name, 'not installed')}" for name in (*PACKAGES, *PEERS)}
+    counts = f"{len(found.rows)} with {sum(map(len, found.rows.values()))} comparisons"
+    counts += f", {len(found.effects)} differences, {len(found.failed)} failures, {len(found.not_run)} tests not run"
+    verdict = f"**{len(found.failed)} tests FAIL.**" if found.failed else "Everything agrees within its tolerance."
+    lines = [
+        ("date", f"{facts['date']}, commit {facts['commit']}"),
+        ("hardware", "two shared CPU cores"),
+        ("versions", ", ".join([f"python {facts['python']}", *(known[name] for name in PACKAGES)])),
+        ("peers", ", ".join(known[name] for name in PEERS)),
+        ("lines", counts),
+        *(("FAILED", f"{name}: {why[:200]}".replace("|", "/")) for name, why in found.failed.items()),
+        *(("not run", f"{name}: {why}".replace("|", "/")) for name, why in found.not_run.items()),
+    ]
+    return f"{verdict}\n\n{page_lib.table(('', ''), lines)}"
+
+
+def topics(page: str) -> dict[str, list[str]]:
+    """Topic -> the cells of its line, of the page's tables of differences."""
+    tables = page.partition("## Intended differences")[2]
+    lines = [line[2:-2].split(" | ") for line in tables.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells for cells in lines if len(cells) == 5 and cells[0] not in ("topic", "---")}
+
+
+def with_effects(page: str, effects: Mapping[str, str]) -> str:
+    """The page with the measured effects in the lines of their topics; of a topic that was not measured "not run"."""
+    for topic, cells in topics(page).items():
+        measured = [*cells[:3], effects.get(topic, "not run"), cells[4]]
+        page = page.replace(f"| {' | '.join(cells)} |", f"| {' | '.join(measured)} |")
+    return page
+
+
+def render(page: str, found: Found) -> str:
+    """The page with what was found."""
+    page = page_lib.replace_part(page, "about", about_part(found))
+    return with_effects(page_lib.replace_part(page, "rows", rows_part(found)), found.effects)
+
+
+def rows_of(page: str) -> set[Row]:
+    """The rows that a page has."""
+    rows, group = set(), ""
+    for line in page.partition("## Intended differences")[0].splitlines():
+        group = line.removeprefix("### ") if line.startswith("### ") else group
+        cells = line[2:-2].split(" | ")
+        if group and len(cells) == 7 and cells[0] not in ("component", "---"):
+            rows.add(Row(group, cells[0], cells[1]))
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the chosen lines; returns the exit code."""
+    """Runs the chosen tests; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORD", help="run only the lines that contain WORD")
+    parser.add_argument("--only", default="", metavar="WORD", help="run only the tests whose names contain WORD")
     parser.add_argument("--out", type=pathlib.Path, help="file to write; docs/parity.md unless --only is given")
-    options = parser.parse_args(arguments)
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    groups, differences = (selected(lines, options.only) for lines in (parity_rows.GROUPS, parity_rows.DIFFERENCES))
-    if not groups and not differences:
-        print(f"no line contains {options.only!r}")
-        return 2
-    outcomes, measured = run(groups, differences)
-    out = options.out or (None if options.only else ROOT / "docs" / "parity.md")
+    options: Any = parser.parse_args(arguments)
+    found = run(["-k", options.only] if options.only else [])
+    page, out = PAGE.read_text(), options.out or (None if options.only else PAGE)
+    # A comparison that is lost must be noticed, also where all that are left hold.
+    gone = [] if options.only or found.not_run else [str(row) for row in rows_of(page) - set(found.rows)]
+    unknown = set(found.effects) - set(topics(page))
     if out:
-        out.write_text(page.render(outcomes, measured), encoding="utf-8")
+        out.write_text(render(page, found))
         print(f"wrote {out}")
-    verdicts = [line.verdict for lines in [*outcomes.values(), *measured.values()] for line in lines]
-    failures = sum(table.failed(verdict) for verdict in verdicts)
-    print(f"{len(verdicts)} lines, {failures} failures")
-    return 1 if failures else 0
+    for words, names in (("failed", found.failed), ("not compared any more", gone), ("no line for it", unknown)):
+        if names:
+            print(f"{words}: {'; '.join(names)}")
+    print(f"{len(found.rows)} rows, {len(found.effects)} differences, {len(found.failed)} failures")
+    return int(bool(found.failed or gone or unknown or not (found.rows or found.effects)))
 
 
 if __name__ == "__main__":

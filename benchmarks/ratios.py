@@ -21,7 +21,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench_augment, bench_nt_xent, timing
+from benchmarks import timing
+
+if __name__ == "__main__":  # before JAX is imported
+    os.environ.update(timing.ONE_THREAD)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import bench_augment, bench_nt_xent
+from simclr_jax import augment, losses
 
 RECORD = ROOT / "benchmarks" / "ratios.json"
 # Of the recorded ratio at least this much must be left.
@@ -33,20 +43,16 @@ Call = Callable[[], Any]
 
 def best_of_each(ours: Call, kernel: Call, *, turns: int) -> tuple[float, float]:
     """The smallest CPU seconds of both, called in turns."""
-    best = [float("inf"), float("inf")]
-    for call in (ours, kernel):
-        call()
-    for _ in range(turns):
-        for which, call in enumerate((ours, kernel)):
+    seconds: tuple[list[float], list[float]] = [], []
+    for _ in range(turns + 1):
+        for of, call in zip(seconds, (ours, kernel), strict=True):
             start = time.process_time()
             call()
-            best[which] = min(best[which], time.process_time() - start)
-    return best[0], best[1]
+            of.append(time.process_time() - start)
+    return min(seconds[0][1:]), min(seconds[1][1:])  # the first calls are to warm up
 
 
 def _compiled(function: Callable[..., Any], *arguments: Any) -> Call:
-    import jax
-
     arguments = jax.device_put(arguments)
     compiled = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(compiled(*arguments))
@@ -54,11 +60,6 @@ def _compiled(function: Callable[..., Any], *arguments: Any) -> Call:
 
 def loss_pair() -> tuple[Call, Call]:
     """Blockwise NT-Xent with its gradient; the products and exponentials of all its tiles, and nothing else."""
-    import jax
-    import jax.numpy as jnp
-
-    from simclr_jax import losses
-
     z = bench_nt_xent.projections(PAIRS)
 
     def ours(z: Any) -> Any:
@@ -77,12 +78,6 @@ def loss_pair() -> tuple[Call, Call]:
 
 def augment_pair() -> tuple[Call, Call]:
     """The views of 256 images of 32 px without blur; two products, an exponential and a clip of each image."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from simclr_jax import augment
-
     case = bench_augment.CASES["32 px, no blur"]
     images = bench_augment.photographs(IMAGES, case.canvas)
     view = augment.make_simclr_views(image_size=case.size, num_views=1, blur_probability=0.0)
@@ -107,11 +102,8 @@ PAIRS_OF_CALLS = {"blockwise NT-Xent": (loss_pair, 15), "augmentation": (augment
 
 def measured() -> dict[str, float]:
     """Every ratio, by name."""
-    ratios = {}
-    for name, (make, turns) in PAIRS_OF_CALLS.items():
-        ours, kernel = best_of_each(*make(), turns=turns)
-        ratios[name] = kernel / ours
-    return ratios
+    best = {name: best_of_each(*make(), turns=turns) for name, (make, turns) in PAIRS_OF_CALLS.items()}
+    return {name: kernel / ours for name, (ours, kernel) in best.items()}
 
 
 def fallen(ratios: dict[str, float], recorded: dict[str, float]) -> list[str]:
@@ -137,5 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.update(timing.ONE_THREAD)
     sys.exit(main())

@@ -1,9 +1,8 @@
-"""The harness of the timings: fresh processes, taken in turns, each of which measures one implementation.
+"""Measuring one implementation in its process, and starting such processes in turns.
 
-A program of timings has two halves in one file. Its worker (`--worker NAME`) prepares inputs, calls `measure` and
-prints the result as one line of JSON; its parent calls `alternate`, which starts the workers round by round, so that a
-busy minute of the machine falls on all of them. Time is told twice: wall, and seconds of CPU, which a busy machine
-disturbs less. Memory is the peak resident size above that just before the first call.
+`alternate` starts the workers round by round, so that a busy minute of the machine falls on all of them. Time is told
+twice: wall, and seconds of CPU, which a busy machine disturbs less. Memory is the peak resident size above that just
+before the first call.
 """
 
 import importlib.metadata
@@ -14,33 +13,27 @@ import platform
 import resource
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from benchmarks import children
+
+ROOT = children.ROOT
 
 # One thread everywhere; OpenMP's threads must sleep when they wait, or they take the time that is measured.
 ONE_THREAD = {
-    "NPROC": "1",
-    "OMP_NUM_THREADS": "1",
+    **dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
     "OMP_WAIT_POLICY": "PASSIVE",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
+# Files that results go to: a tree in which only they have changed is that of its commit.
+_RESULTS = ("benchmarks/README.md", "benchmarks/aot.json", "docs/aot.md", "docs/plan.md")
 
-
-class Job(NamedTuple):
-    """One worker: what it is called in the results, the interpreter and the arguments of its process."""
-
-    name: str
-    command: Sequence[str]
+Results = dict[str, list[dict[str, Any]]]
 
 
 def measure(
@@ -49,8 +42,8 @@ def measure(
     repeats: int,
     ready: Callable[[Any], Any] = lambda result: result,
     uncounted: int = 1,
-    seconds: float = 0.0,
-) -> dict:
+    seconds: float = 0.1,
+) -> dict[str, Any]:
     """CPU and wall milliseconds of `repeats` calls after `uncounted` ones, and the peak of memory in MB.
 
     Args:
@@ -65,7 +58,7 @@ def measure(
         "cpu_ms" and "wall_ms" of every counted call, "peak_mb", the largest resident size meanwhile, and "extra_mb",
         how much that is above the size before.
     """
-    before = _resident_megabytes()
+    before = _status("VmRSS")
     reset = _reset_peak()
     for _ in range(uncounted):
         ready(call())
@@ -75,8 +68,69 @@ def measure(
         ready(call())
         cpu.append(1e3 * (time.process_time() - start[0]))
         wall.append(1e3 * (time.perf_counter() - start[1]))
-    peak = _peak_megabytes() if reset else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = _status("VmHWM") if reset else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"cpu_ms": cpu, "wall_ms": wall, "peak_mb": peak, "extra_mb": max(peak - before, 0.0)}
+
+
+def _status(field: str) -> float:
+    """A line of /proc/self/status in MB; 0 where there is none."""
+    path = pathlib.Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), 0.0)
+
+
+def _reset_peak() -> bool:
+    """Sets the recorded peak back to the present size, where Linux allows it."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def alternate(
+    jobs: Mapping[str, Sequence[str]],
+    *,
+    rounds: int,
+    timeout: float,
+    seconds: float = float("inf"),
+    environment: Mapping[str, str] | None = None,
+) -> Results:
+    """The results of every job, a name and the command of its process, round by round: the JSON it printed last.
+
+    A job that fails is not started again, its result holds "error"; "absent" as well if that is because something is
+    not installed. After the first, no round begins that would end later than `seconds` from now if it took as long as
+    the longest one.
+    """
+    results: Results = {name: [] for name in jobs}
+    start = begin = time.monotonic()
+    longest = 0.0
+    for number in range(rounds):
+        longest, begin = max(longest, time.monotonic() - begin) if number else 0.0, time.monotonic()
+        if number and begin + longest > start + seconds:
+            break
+        for name, command in jobs.items():
+            if any("error" in result for result in results[name]):
+                continue
+            result = {"name": name, **_run(command, timeout, environment or {})}
+            print(json.dumps(result), flush=True)
+            results[name].append(result)
+    return results
+
+
+def _run(command: Sequence[str], timeout: float, more: Mapping[str, str]) -> dict[str, Any]:
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **more}
+    ended = children.run(command, children.Clock(timeout / 60), environment=environment)
+    if ended.reason or not ended.lines:
+        reason = ended.reason or "no output"
+        return {"error": reason, **({"absent": reason} if "ModuleNotFoundError" in reason else {})}
+    return ended.lines[-1]
+
+
+def summary(results: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float, float]:
+    """(median, smallest, largest) of the numbers `key` of all calls of all rounds."""
+    values = [value for result in results for value in result[key]]
+    return statistics.median(values), min(values), max(values)
 
 
 def describe(packages: Iterable[str]) -> dict[str, Any]:
@@ -96,82 +150,6 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def alternate(
-    jobs: Sequence[Job],
-    *,
-    rounds: int,
-    timeout: float,
-    seconds: float = float("inf"),
-    environment: Mapping[str, str] | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """The results of every job, round by round.
-
-    A job that fails is not started again, its result holds "error"; "absent" as well if that is because something is
-    not installed. After the first, no round begins that would end later than `seconds` from now if it took as long as
-    the longest one.
-    """
-    results: dict[str, list[dict[str, Any]]] = {job.name: [] for job in jobs}
-    start = begin = time.monotonic()
-    longest = 0.0
-    for number in range(rounds):
-        longest, begin = max(longest, time.monotonic() - begin) if number else 0.0, time.monotonic()
-        if number and begin + longest > start + seconds:
-            break
-        for job in jobs:
-            if any("error" in result for result in results[job.name]):
-                continue
-            result = {"name": job.name, **_run(job, timeout, environment or {})}
-            print(json.dumps(result), flush=True)
-            results[job.name].append(result)
-    return results
-
-
-def summary(results: Sequence[dict[str, Any]], key: str) -> tuple[float, float, float]:
-    """(median, smallest, largest) of the numbers `key` of all calls of all rounds."""
-    values = [value for result in results for value in result[key]]
-    return statistics.median(values), min(values), max(values)
-
-
-def _run(job: Job, timeout: float, more: Mapping[str, str]) -> dict[str, Any]:
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **more}
-    try:
-        done = subprocess.run(
-            job.command, env=environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no result within {timeout:.0f} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1][:200]
-        absent = reason.startswith("ModuleNotFoundError")
-        return {"error": f"exit {done.returncode}: {reason}", **({"absent": reason} if absent else {})}
-    return json.loads(lines[-1])
-
-
-def _status(field: str) -> float:
-    """A line of /proc/self/status in MB; 0 where there is none."""
-    path = pathlib.Path("/proc/self/status")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), 0.0)
-
-
-def _resident_megabytes() -> float:
-    return _status("VmRSS")
-
-
-def _peak_megabytes() -> float:
-    return _status("VmHWM")
-
-
-def _reset_peak() -> bool:
-    """Sets the recorded peak back to the present size, where Linux allows it."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
 def commit() -> str:
     """The commit of this checkout, "-dirty" behind it if a file differs from it, those apart that results go to."""
 
@@ -179,8 +157,7 @@ def commit() -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    results = ("benchmarks/README.md", "benchmarks/aot.json", "docs/aot.md", "docs/plan.md")
-    apart = [f":(exclude){path}" for path in results]
+    apart = [f":(exclude){path}" for path in _RESULTS]
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *apart)
     return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
@@ -189,8 +166,3 @@ def _cpu_name() -> str:
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def python_or_this(path: str | None) -> str:
-    """The interpreter `path`, or the one that runs this."""
-    return path or sys.executable

@@ -1,14 +1,16 @@
 """Every test runs on the CPU, with strict dtype promotion and warnings as errors."""
 
 import gc
-import importlib
 import os
-import sys
 import tempfile
 
 import pytest
 
+from benchmarks import peers
 from tests.devices import QUICK_COMPILING
+from tests.parity import compare, effect
+
+__all__ = ["compare", "effect"]  # fixtures for all tests
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests leave the user's cache of compiled programs alone: all workers, and the processes that tests start, share one
@@ -22,8 +24,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-_STUBS = []
 
 
 def pytest_configure(config):
@@ -107,15 +107,8 @@ def _resident_bytes() -> float:
 @pytest.fixture(scope="session")
 def torchvision():
     """torchvision, also where its compiled operators do not fit this build of torch: ResNets use none of them."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     try:
-        return importlib.import_module("torchvision")
+        return peers.load_torchvision()
     except ModuleNotFoundError:
         pytest.skip("torchvision is not installed")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _STUBS.append(torch.library.Library("torchvision", "FRAGMENT"))
-        for operator in ("nms", "qnms"):
-            _STUBS[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module("torchvision")

@@ -28,10 +28,10 @@ def run_on_devices(num_devices: int, code: str) -> str:
     return done.stdout
 
 
-def run_tiny(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The tiny form of a script of benchmarks/, which must end well."""
+def run_tiny(verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The tiny form of a program of benchmarks/gpu.py, which must end well."""
     root = pathlib.Path(__file__).parents[1]
-    command = [sys.executable, f"benchmarks/{script}", "--tiny", *words]
+    command = [sys.executable, "benchmarks/gpu.py", verb, "--tiny", *words]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from simclr_jax import base, optim
-from tests import golden, oracles
+from tests import golden, oracles, parity
 
 SCHEDULES = golden.load("schedule")
 LARS = golden.load("lars")
@@ -34,25 +34,43 @@ def schedule_of(case: str) -> optax.Schedule:
 
 
 @pytest.mark.parametrize("case", SCHEDULES["case_names"].tolist())
-def test_schedule_equals_the_reference(case):
+def test_schedule_equals_the_reference(case, compare):
     peak = float(SCHEDULES[f"{case}/peak_f64"])
     expected = SCHEDULES[f"{case}/learning_rate_f64"]
     steps = SCHEDULES[f"{case}/steps"]
     rates = jax.jit(jax.vmap(schedule_of(case)))(jnp.asarray(steps))
     assert rates.dtype == jnp.float32
-    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-6 * peak)
-    np.testing.assert_allclose(rates, golden.load("schedule_tf1")[f"{case}/learning_rate"], rtol=0, atol=1e-6 * peak)
+    compare("schedule, f32", rates, expected, limit=1e-6, of="of the peak", scale=peak)
+    first = golden.load("schedule_tf1")[f"{case}/learning_rate"]
+    compare("schedule, f32", rates, first, limit=1e-6, of="of the peak", scale=peak, source="TF1")
     with jax.enable_x64(True):
         exact = jax.device_get(jax.vmap(schedule_of(case))(jnp.asarray(steps)))
-    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-12 * peak)
+    compare("schedule, f64", exact, expected, limit=1e-12, of="of the peak", scale=peak)
 
 
-@pytest.mark.parametrize("case", [c for c in SCHEDULES["case_names"].tolist() if c != "explicit_steps"])
-def test_step_counts_equal_the_reference(case):
+@pytest.mark.few(3)
+@pytest.mark.parametrize("case", SCHEDULES["case_names"].tolist())
+def test_schedule_equals_optax(case, compare):
+    steps = SCHEDULES[f"{case}/steps"]
+    peak, warmup, total = (SCHEDULES[f"{case}/{key}"].item() for key in ("peak_f64", "warmup_steps", "total_steps"))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        cosine = optax.cosine_decay_schedule(peak, total)
+        theirs = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total) if warmup else cosine
+        # As floats: of integer steps optax computes in float32 also under enable_x64.
+        expected = jax.device_get(jax.vmap(theirs)(jnp.asarray(steps, float)))
+        ours = jax.device_get(jax.vmap(schedule_of(case))(jnp.asarray(steps)))
+    compare("schedule, f64", ours, expected, limit=1e-12, of="of the peak", scale=peak, source="optax")
+
+
+@pytest.mark.parametrize("case", SCHEDULES["case_names"].tolist())
+def test_step_counts_equal_the_reference(case, compare):
     sizes = {key: SCHEDULES[f"{case}/{key}"].item() for key in ("num_examples", "batch_size")}
     epochs, warmup_epochs = (SCHEDULES[f"{case}/{key}"].item() for key in ("epochs", "warmup_epochs"))
-    assert optim.num_train_steps(**sizes, num_epochs=epochs) == SCHEDULES[f"{case}/total_steps"]
-    assert optim.num_warmup_steps(**sizes, warmup_epochs=warmup_epochs) == SCHEDULES[f"{case}/warmup_steps"]
+    warmup_steps = optim.num_warmup_steps(**sizes, warmup_epochs=warmup_epochs)
+    compare("numbers of steps", warmup_steps, SCHEDULES[f"{case}/warmup_steps"])
+    if not SCHEDULES[f"{case}/train_steps_override"]:
+        steps = optim.num_train_steps(**sizes, num_epochs=epochs)
+        compare("numbers of steps", steps, SCHEDULES[f"{case}/total_steps"])
 
 
 # N, b, E, warm-up epochs, base, scaling, S, T, peak, rate(1), rate(T//2): the recipes of the papers and their code.
@@ -169,7 +187,7 @@ def lars_run(variant: str, dtype: str):
 @pytest.mark.few(4)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 @pytest.mark.parametrize("variant", LARS_VARIANTS)
-def test_lars_equals_the_reference(variant, dtype, tolerance):
+def test_lars_equals_the_reference(variant, dtype, tolerance, compare):
     with jax.enable_x64(dtype == "float64"):
         history = lars_run(variant, dtype)
     for step, (params, velocity) in enumerate(history):
@@ -177,18 +195,21 @@ def test_lars_equals_the_reference(variant, dtype, tolerance):
         assert set(leaves) == set(LARS_NAMES)
         for name in LARS_NAMES:
             for ours, kind in ((leaves[name], "params"), (slots[name], "momentum")):
-                expected = LARS[f"{variant}/{kind}_f64/{name}"][step]
-                np.testing.assert_allclose(
-                    ours, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name
-                )
+                expected, words = LARS[f"{variant}/{kind}_f64/{name}"][step], words_of(variant, dtype)
+                compare(words, ours, expected, limit=tolerance, of=parity.LARGEST)
+
+
+def words_of(variant: str, dtype: str) -> str:
+    """How docs/parity.md calls a golden run: "LARS, decay 1e-4, nesterov, f64"."""
+    return f"LARS, {variant.replace('_', ', ').replace('wd1e', 'decay 1e')}, {dtype.replace('loat', '')}"
 
 
 @pytest.mark.parametrize("variant", LARS_VARIANTS)
-def test_lars_equals_the_first_reference_code(variant):
+def test_lars_equals_the_first_reference_code(variant, compare):
     for step, (params, _) in enumerate(lars_run(variant, "float32")):
         for name, ours in oracles.named_leaves(params).items():
-            expected = LARS_TF1[f"{variant}/params/{name}"][step]
-            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+            expected, words = LARS_TF1[f"{variant}/params/{name}"][step], words_of(variant, "float32")
+            compare(words, ours, expected, limit=1e-6, of=parity.LARGEST, source="TF1")
 
 
 def test_the_golden_run_has_tensors_of_norm_zero():
@@ -314,19 +335,21 @@ def test_weight_decay_term_is_over_the_variables_listed_here(case):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd_keras"])
 @pytest.mark.parametrize("case", [c for c in DECAY["case_names"].tolist() if c.startswith("momentum")])
-def test_sgd_decays_what_the_reference_decays(case, optimizer):
+def test_sgd_decays_what_the_reference_decays(case, optimizer, compare):
     with jax.enable_x64(True):
         _, products = decay_by_zero_gradients(optimizer, float(DECAY[f"{case}/weight_decay"]))
     # The update is minus the gradient wd*W of the reference's term wd/2 |W|^2.
-    assert -sum(products.values()) / 2 == pytest.approx(float(DECAY[f"{case}/value_f64"]), rel=1e-9)
+    term = -sum(products.values()) / 2
+    compare("decay term, SGD, f64", term, DECAY[f"{case}/value_f64"], limit=1e-9, of=parity.EACH)
     assert all((product != 0) == decayed_in_the_loss(case, name) for name, product in products.items())
 
 
 @pytest.mark.parametrize(("case", "optimizer"), [("lars_wd1e-06", "lars"), ("lars_wd0.0001", "lars_popular")])
-def test_lars_decays_the_supervised_kernel_as_the_term_of_the_loss_does(case, optimizer):
+def test_lars_decays_the_supervised_kernel_as_the_term_of_the_loss_does(case, optimizer, compare):
     with jax.enable_x64(True):
         _, products = decay_by_zero_gradients(optimizer, float(DECAY[f"{case}/weight_decay"]))
-    assert -products[SUPERVISED_KERNEL] / 2 == pytest.approx(float(DECAY[f"{case}/value_f64"]), rel=1e-9)
+    term = -products[SUPERVISED_KERNEL] / 2
+    compare("decay term, LARS, f64", term, DECAY[f"{case}/value_f64"], limit=1e-9, of=parity.EACH)
     # Every other kernel is decayed in the optimizer; neither code touches BatchNorm parameters and biases.
     assert all((product != 0) == name.endswith("kernel") for name, product in products.items())
 

@@ -16,7 +16,7 @@ import pytest
 
 from simclr_jax import base, methods, models, optim, train_step
 from simclr_jax.models import layers
-from tests import golden, oracles
+from tests import golden, oracles, parity
 from tests.distributed import test_sharding
 
 # Compiling a step of 18 layers takes several seconds, also of a thin one: one case stays in the fast suite.
@@ -28,7 +28,14 @@ CASES = [
     pytest.param("tiny_r18_momentum_b8", marks=slow),
     pytest.param("r18_cifar_b4", marks=slow),
 ]
-PARTS = ("total", "contrastive", "supervised", "weight_decay")
+# How docs/parity.md calls them.
+WORDS = {
+    "tiny_r18_b8": "R18 1/16, LARS",
+    "tiny_r18_v1head_b8": "R18 1/16, LARS, v1 head",
+    "tiny_r18_b4_large_lr": "R18 1/16, LARS, large rate",
+    "tiny_r18_momentum_b8": "R18 1/16, Keras Nesterov",
+    "r18_cifar_b4": "R18, LARS",
+}
 # Keras keeps its learning rate in float32, hence up to 1e-7 of difference where all else agrees to 1e-12.
 OPTIMIZERS = {"lars": ("lars", False), "momentum": ("sgd_keras", True)}
 
@@ -153,85 +160,94 @@ def norms(tree: dict[str, np.ndarray], names: np.ndarray) -> np.ndarray:
     return np.array([np.linalg.norm(tree[name]) for name in names.tolist()])
 
 
-def check_first_entries(arrays: dict[str, np.ndarray], key: str, value: np.ndarray) -> None:
+def compare_first_entries(case: str, key: str, value: np.ndarray, *, compare) -> None:
     """`value` begins with the stored entries, if any are stored; relative to the largest of them."""
-    if key in arrays:
-        expected = arrays[key]
-        ours = value.ravel()[: expected.size]
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=key)
+    expected = load_case(case).get(key)
+    if expected is not None:
+        words = f"{WORDS[case]}: single entries, f64"
+        compare(words, value.ravel()[: expected.size], expected.ravel(), limit=1e-5, of=parity.LARGEST)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_losses_equal_the_reference_in_float64(case):
-    arrays = load_case(case)
-    for number, step in enumerate(run(case, "float64"), start=1):
-        stored = {name: float(arrays[f"step{number}/loss_{name}_f64"]) for name in PARTS}
-        term = decay_term(case, step.params_before)
-        assert term == pytest.approx(stored["weight_decay"], rel=1e-6)
+def compare_losses(case: str, number: int, step: Step, *, words: str, limit: float, compare) -> None:
+    """The loss and its parts of step `number`, each relative."""
+    term = decay_term(case, step.params_before)
+    ours = {
+        "weight_decay": term,
         # The reference adds the losses of the two directions; ours is their mean.
-        assert 2 * step.metrics["contrastive_loss"] == pytest.approx(stored["contrastive"], rel=1e-6)
-        assert step.metrics["supervised_loss"] == pytest.approx(stored["supervised"], rel=1e-6)
-        assert step.metrics["loss"] + term == pytest.approx(stored["total"], rel=1e-6)
-        assert step.metrics["contrastive_accuracy"] == float(arrays[f"step{number}/contrast_acc_f64"])
+        "contrastive": 2 * step.metrics["contrastive_loss"],
+        "supervised": step.metrics["supervised_loss"],
+        "total": step.metrics["loss"] + term,
+    }
+    for name, value in ours.items():
+        expected = load_case(case)[f"step{number}/loss_{name}_f64"]
+        compare(f"{WORDS[case]}: losses{words}", value, expected, limit=limit, of=parity.EACH)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_the_reference_in_float64(case):
+def test_losses_equal_the_reference_in_float64(case, compare):
+    for number, step in enumerate(run(case, "float64"), start=1):
+        compare_losses(case, number, step, words=", f64", limit=1e-6, compare=compare)
+        expected = load_case(case)[f"step{number}/contrast_acc_f64"]
+        compare("all: contrastive accuracy, f64", step.metrics["contrastive_accuracy"], expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_the_reference_in_float64(case, compare):
     arrays = load_case(case)
     for number, step in enumerate(run(case, "float64"), start=1):
         gradient = reference_gradient(case, step)
-        expected = arrays[f"step{number}/gradient_norms_f64"]
-        np.testing.assert_allclose(norms(gradient, arrays["trainable_names"]), expected, rtol=1e-5)
+        ours, expected = norms(gradient, arrays["trainable_names"]), arrays[f"step{number}/gradient_norms_f64"]
+        compare(f"{WORDS[case]}: gradient norms, f64", ours, expected, limit=1e-5, of=parity.EACH)
         assert step.metrics["gradient_norm"] == pytest.approx(
             np.linalg.norm(norms(step.gradient, arrays["trainable_names"])), rel=1e-12
         )
         assert number > 1 or {f"step1/gradient_first16_f64/{name}" for name in gradient} <= set(arrays)
         for name in gradient:
-            check_first_entries(arrays, f"step{number}/gradient_first16_f64/{name}", gradient[name])
+            compare_first_entries(case, f"step{number}/gradient_first16_f64/{name}", gradient[name], compare=compare)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_parameters_after_the_update_equal_the_reference_in_float64(case):
+def test_parameters_after_the_update_equal_the_reference_in_float64(case, compare):
     arrays = load_case(case)
     history, names = run(case, "float64"), arrays["trainable_names"]
     start = history[0].params_before
     for number, step in enumerate(history, start=1):
         change = {name: step.params[name] - start[name] for name in start}
-        for kind, tree in (("param_norms", step.params), ("momentum_norms", step.velocity)):
-            if f"step{number}/{kind}_after_f64" in arrays:  # Keras' velocities are not recorded
-                expected = arrays[f"step{number}/{kind}_after_f64"]
-                np.testing.assert_allclose(norms(tree, names), expected, rtol=1e-5, err_msg=kind)
-        if f"step{number}/param_norms_after_f64" in arrays:
-            expected = arrays[f"step{number}/param_change_norms_from_start_f64"]
-            np.testing.assert_allclose(norms(change, names), expected, rtol=1e-5)
+        kinds = {"param_norms_after": step.params, "momentum_norms_after": step.velocity}
+        for kind, tree in {**kinds, "param_change_norms_from_start": change}.items():
+            expected = arrays.get(f"step{number}/{kind}_f64")
+            if expected is not None:  # Keras' velocities are not recorded
+                words = f"{WORDS[case]}: parameter norms, f64"
+                compare(words, norms(tree, names), expected, limit=1e-5, of=parity.EACH)
         for name in start:
-            check_first_entries(arrays, f"step{number}/after_first16_f64/{name}", step.params[name])
+            compare_first_entries(case, f"step{number}/after_first16_f64/{name}", step.params[name], compare=compare)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_batch_norm_statistics_after_the_update_equal_the_reference_in_float64(case):
+def test_batch_norm_statistics_after_the_update_equal_the_reference_in_float64(case, compare):
     arrays = load_case(case)
     for number, step in enumerate(run(case, "float64"), start=1):
         if f"step{number}/statistics_sums_after_f64" in arrays:
             names = arrays["statistics_names"].tolist()
             assert set(names) == set(step.statistics)
-            for name, expected in zip(names, arrays[f"step{number}/statistics_sums_after_f64"], strict=True):
-                # Entries of a mean cancel; the reference's own are off by 1.5e-8, as its decay is a float32.
-                scale = np.abs(step.statistics[name]).sum()
-                assert step.statistics[name].sum() == pytest.approx(expected, rel=0, abs=1e-6 * scale)
+            sums, sizes = ([f(step.statistics[name]).sum() for name in names] for f in (np.asarray, np.abs))
+            # Entries of a mean cancel; the reference's own are off by 1.5e-8, as its decay is a float32.
+            tolerance = {"limit": 1e-6, "of": "of sum of sizes", "scale": sizes}
+            expected = arrays[f"step{number}/statistics_sums_after_f64"]
+            compare(f"{WORDS[case]}: statistics, f64", sums, expected, **tolerance)
         for name, value in step.statistics.items():
-            check_first_entries(arrays, f"step{number}/after_first16_f64/{name}", value)
+            compare_first_entries(case, f"step{number}/after_first16_f64/{name}", value, compare=compare)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_projections_of_the_first_step_equal_the_reference_in_float64(case):
+def test_projections_of_the_first_step_equal_the_reference_in_float64(case, compare):
     # Rows of the file: view 1 of all images, then view 2.
     z = run(case, "float64")[0].metrics["z"].swapaxes(0, 1)
     expected = load_case(case)["step1/projection_output_f64"]
-    np.testing.assert_allclose(z.reshape(expected.shape), expected, rtol=0, atol=1e-6)
+    compare(f"{WORDS[case]}: projections of step 1, f64", z.reshape(expected.shape), expected, limit=1e-6)
 
 
-def test_whole_gradients_and_the_whole_last_state_equal_the_reference_in_float64():
+def test_whole_gradients_and_the_whole_last_state_equal_the_reference_in_float64(compare):
     full = golden.load_full("train_step_tiny_r18_b8")
     history = run("tiny_r18_b8", "float64")
     gradient = reference_gradient("tiny_r18_b8", history[0])
@@ -239,8 +255,7 @@ def test_whole_gradients_and_the_whole_last_state_equal_the_reference_in_float64
     for folder, tree in (("step1/gradient_f64/", gradient), ("step3/after_f64/", state)):
         assert {name.removeprefix(folder) for name in full if name.startswith(folder)} == set(tree)
         for name, value in tree.items():
-            expected = full[folder + name]
-            np.testing.assert_allclose(value, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
+            compare(f"all entries of {folder}", value, full[folder + name], limit=1e-5, of=parity.LARGEST)
 
 
 @pytest.mark.slow
@@ -253,30 +268,27 @@ def test_a_learning_rate_of_zero_moves_the_statistics_and_no_parameter():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", ["tiny_r18_b8", "tiny_r18_v1head_b8", "tiny_r18_b4_large_lr", "tiny_r18_momentum_b8", "r18_cifar_b4"]
-)
-def test_the_first_loss_equals_the_reference_in_float32(case):
-    step = run(case, "float32")[0]
-    expected = float(load_case(case)["step1/loss_total_f64"])
+@pytest.mark.parametrize("case", WORDS)
+def test_the_first_loss_equals_the_reference_in_float32(case, compare):
     # Thin networks are noisier: BatchNorm divides by the variance of few values.
-    tolerance = 5e-4 if case.startswith("tiny") else 1e-4
-    assert step.metrics["loss"] + decay_term(case, step.params_before) == pytest.approx(expected, rel=tolerance)
+    limit = 5e-4 if case.startswith("tiny") else 1e-4
+    compare_losses(case, 1, run(case, "float32")[0], words=" of step 1, f32", limit=limit, compare=compare)
 
 
 @pytest.mark.slow
-def test_three_steps_of_the_full_width_network_equal_the_reference_in_float32():
-    case = "r18_cifar_b4"
+def test_three_steps_of_the_full_width_network_equal_the_reference_in_float32(compare):
+    case, words = "r18_cifar_b4", "R18, LARS"
     arrays, history = load_case(case), run(case, "float32")
     names = arrays["trainable_names"]
     expected = arrays["step1/gradient_norms_f64"]
     ours = norms(reference_gradient(case, history[0]), names)
-    np.testing.assert_allclose(ours, expected, rtol=2e-2)
-    assert np.linalg.norm(ours) == pytest.approx(np.linalg.norm(expected), rel=2e-3)
+    compare(f"{words}: gradient norms, f32", ours, expected, limit=2e-2, of=parity.EACH)
+    whole = (np.linalg.norm(x) for x in (ours, expected))
+    compare(f"{words}: whole gradient norm, f32", *whole, limit=2e-3, of=parity.EACH)
     for number, step in enumerate(history, start=1):
-        total = float(arrays[f"step{number}/loss_total_f64"])
-        assert step.metrics["loss"] + decay_term(case, step.params_before) == pytest.approx(total, rel=1e-3)
-    np.testing.assert_allclose(norms(history[-1].params, names), arrays["step3/param_norms_after_f64"], rtol=1e-3)
+        compare_losses(case, number, step, words=" of 3 steps, f32", limit=1e-3, compare=compare)
+    expected = arrays["step3/param_norms_after_f64"]
+    compare(f"{words}: parameter norms, f32", norms(history[-1].params, names), expected, limit=1e-3, of=parity.EACH)
 
 
 REPLICAS = {2: golden.load("replicas_2"), 4: golden.load("replicas_4")}
@@ -307,24 +319,24 @@ def batch_norm(arrays: dict[str, np.ndarray], case: str, *, dtype: str, put=jnp.
     return outputs, gradient, statistics["mean"], statistics["var"]
 
 
-def check_batch_norm(arrays: dict[str, np.ndarray], case: str, results: tuple[np.ndarray, ...]) -> None:
-    """Within 1e-5, the README's tolerance."""
+def batch_norm_pairs(arrays: dict[str, np.ndarray], case: str, results: tuple[np.ndarray, ...]) -> list[tuple]:
+    """(ours, reference's) of every result; the README's tolerance is 1e-5."""
     names = ("output_per_replica", "input_gradient_per_replica", "updated_moving_mean", "updated_moving_variance")
-    for name, ours in zip(names, results, strict=True):
-        expected = arrays[f"{case}/{name}"]
-        np.testing.assert_allclose(ours.reshape(expected.shape), expected, rtol=0, atol=1e-5, err_msg=name)
+    stored = [arrays[f"{case}/{name}"] for name in names]
+    return [(ours.reshape(expected.shape), expected) for ours, expected in zip(results, stored, strict=True)]
 
 
-# In float64: a float32 sum over the whole batch on one device puts 1.6e-5 on a channel whose mean is five times its
-# deviation, because the variance is E[x^2] - E[x]^2. Spread over devices float32 is compared below.
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("num_replicas", "case"), SYNC_BN)
-def test_batch_norm_of_the_global_batch_equals_the_replicas_of_the_reference(num_replicas, case):
-    arrays = REPLICAS[num_replicas]
-    with jax.enable_x64(True):
-        results = batch_norm(arrays, case, dtype="float64")
-    check_batch_norm(arrays, case, results)
-    exact = arrays[f"{case}/output_f64"]
-    np.testing.assert_allclose(results[0].reshape(exact.shape), exact, rtol=0, atol=1e-10)
+def test_batch_norm_of_the_global_batch_equals_the_replicas_of_the_reference(num_replicas, case, dtype, compare):
+    arrays, words = REPLICAS[num_replicas], f"BatchNorm, global batch, {dtype.replace('loat', '')}"
+    with jax.enable_x64(dtype == "float64"):
+        results = batch_norm(arrays, case, dtype=dtype)
+    for ours, expected in batch_norm_pairs(arrays, case, results):
+        compare(words, ours, expected, limit=1e-5, source="TF2, 2 and 4 replicas")
+    if dtype == "float64":
+        exact = arrays[f"{case}/output_f64"]
+        compare("BatchNorm, global batch, recorded in f64", results[0].reshape(exact.shape), exact, limit=1e-10)
 
 
 _ON_DEVICES = """
@@ -340,7 +352,9 @@ _ON_DEVICES = """
     put = lambda rows: sharding.put_rows(mesh, rows)
     for case in arrays["case_names"].tolist():
         if case.startswith("sync_bn"):
-            goldens.check_batch_norm(arrays, case, goldens.batch_norm(arrays, case, dtype="float32", put=put))
+            results = goldens.batch_norm(arrays, case, dtype="float32", put=put)
+            for ours, expected in goldens.batch_norm_pairs(arrays, case, results):
+                np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
             continue
         hidden = arrays[f"{case}/hidden_per_replica"]
         z = np.concatenate([h.reshape(2, -1, h.shape[-1]).swapaxes(0, 1) for h in hidden])

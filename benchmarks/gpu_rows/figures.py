@@ -12,7 +12,7 @@ A row's function yields figures: dicts of JSON values, each with "name" and one 
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 Figure = dict[str, Any]
@@ -69,21 +69,56 @@ def clock(run: Run, job: Job) -> Times:
     return Times(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
 
+def repeat(call: Callable[[], Any]) -> Run:
+    """A run that makes calls and waits for the last one."""
+    import jax
+
+    def run(times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = call()
+        jax.block_until_ready(result)
+
+    return run
+
+
+def carry(step: Callable[..., tuple[Any, ...]], *state: Any) -> Run:
+    """A run whose steps take what the one before returned, and may donate it."""
+    import jax
+
+    held = list(state)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            held[:] = step(*held)
+        jax.block_until_ready(held)
+
+    return run
+
+
+def alone(job: Job, function: Callable[..., Any], *arguments: Any) -> tuple[Times, int]:
+    """(times, bytes that XLA plans) of a function that is compiled and called by itself."""
+    import jax
+
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return clock(repeat(lambda: compiled(*arguments)), job), planned_bytes(compiled)
+
+
 def rate(name: str, times: Times, *, amount: float, unit: str = "views/s", **facts: Any) -> Figure:
     """The figure of something counted: `amount` of it are done in one step."""
-    ends = {"low": amount / times.high, "high": amount / times.low}
-    known = {key: value for key, value in facts.items() if value is not None}
-    return {
-        "name": name, "unit": unit, "value": amount / times.median, **ends, "windows": times.windows, **known
-    }  # fmt: skip
+    ends = {"value": amount / times.median, "low": amount / times.high, "high": amount / times.low}
+    return _figure(name, {"unit": unit, **ends, "windows": times.windows, **facts})
 
 
 def duration(name: str, times: Times, *, unit: str = "ms", **facts: Any) -> Figure:
     """The figure of a time, in milliseconds or microseconds."""
-    scale = {"ms": 1e3, "us": 1e6}[unit]
-    value, low, high = (scale * seconds for seconds in times[:3])
-    known = {key: value for key, value in facts.items() if value is not None}
-    return {"name": name, "unit": unit, "value": value, "low": low, "high": high, "windows": times.windows, **known}
+    value, low, high = ({"ms": 1e3, "us": 1e6}[unit] * seconds for seconds in times[:3])
+    return _figure(name, {"unit": unit, "value": value, "low": low, "high": high, "windows": times.windows, **facts})
+
+
+def _figure(name: str, facts: Mapping[str, Any]) -> Figure:
+    """Without the facts that are not known."""
+    return {"name": name, **{key: value for key, value in facts.items() if value is not None}}
 
 
 def planned_bytes(compiled: Any) -> int:

@@ -17,18 +17,6 @@ LOSS_ROWS, LARGE_LOSS_ROWS = (8192, 16384, 65536), (262144, 1048576)
 UPDATES = 50
 
 
-def repeat(call: Callable[[], Any]) -> figures.Run:
-    """A run that makes calls and waits for the last one."""
-
-    def run(times: int) -> None:
-        result = None
-        for _ in range(times):
-            result = call()
-        jax.block_until_ready(result)
-
-    return run
-
-
 def probes(job: Job) -> Iterator[Figure]:
     """What large products and copies reach; all ceilings are made of these two figures."""
     device = jax.devices()[0]
@@ -38,25 +26,15 @@ def probes(job: Job) -> Iterator[Figure]:
     side, count = (256, 2**18) if job.tiny else (8192, 2**30)
     a, b = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
     product = jax.jit(jnp.matmul)
-    times = figures.clock(repeat(lambda: product(a, b)), job)
+    times = figures.clock(figures.repeat(lambda: product(a, b)), job)
     yield figures.rate("matmul", times, amount=2 * side**3 / 1e12, unit="TFLOP/s", note=f"bfloat16, {side}^3, random")
     x = jax.random.normal(jax.random.key(2), (count,), jnp.float32)
     num_bytes = x.nbytes
-    times = figures.clock(_passes(x), job)
+    # In place: passes that are under way would else hold one x each.
+    add = jax.jit(lambda x: (x + 1,), donate_argnums=0)
+    times = figures.clock(figures.carry(add, x), job)
     note = f"{num_bytes / 1e9:.1f} GB, read and written"
     yield figures.rate("copy", times, amount=2 * num_bytes / 1e12, unit="TB/s", note=note)
-
-
-def _passes(x: jax.Array) -> figures.Run:
-    """A run that reads and writes all of x, in place: passes that are under way would else hold one x each."""
-    add, held = jax.jit(lambda x: x + 1, donate_argnums=0), [x]
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            held[0] = add(held[0])
-        jax.block_until_ready(held)
-
-    return run
 
 
 def _describe(device: Any) -> dict[str, Any]:
@@ -98,12 +76,11 @@ def _blockwise() -> Callable[..., Any]:
 
 def _loss_figure(name: str, function: Callable[..., Any], rows: int, *, job: Job) -> Figure:
     z = jax.random.normal(jax.random.key(0), (rows // 2, 2, DIM), jnp.float32)
-    compiled = jax.jit(jax.value_and_grad(lambda z: function(z, temperature=TEMPERATURE)[0])).lower(z).compile()
-    times = figures.clock(repeat(lambda: compiled(z)), job)
+    value = jax.value_and_grad(lambda z: function(z, temperature=TEMPERATURE)[0])
+    times, planned = figures.alone(job, value, z)
     teraflops = 3 * 2 * rows**2 * DIM / times.median / 1e12
-    return figures.duration(
-        name, times, planned_bytes=figures.planned_bytes(compiled), teraflops=teraflops, note=f"{teraflops:.3g} TFLOP/s"
-    )
+    note = f"{teraflops:.3g} TFLOP/s"
+    return figures.duration(name, times, planned_bytes=planned, teraflops=teraflops, note=note)
 
 
 def views(job: Job) -> Iterator[Figure]:
@@ -115,12 +92,9 @@ def views(job: Job) -> Iterator[Figure]:
         batch, side = config["train"]["batch_size"], settings.canvas(name, job)
         images = jnp.asarray(steps.noise(batch, side).images)
         sizes, positions = jnp.full((batch, 2), side, jnp.int32), jnp.arange(batch, dtype=jnp.int32)
-        make = jax.jit(augment.make_simclr_views(**config["augment"]))
-        compiled = make.lower(jax.random.key(0), images, sizes, positions).compile()
-        call = functools.partial(compiled, jax.random.key(0), images, sizes, positions)
-        times = figures.clock(repeat(call), job)
+        make = augment.make_simclr_views(**config["augment"])
+        times, planned = figures.alone(job, make, jax.random.key(0), images, sizes, positions)
         amount = batch * config["augment"]["num_views"]
-        planned = figures.planned_bytes(compiled)
         yield figures.rate(f"views {size}", times, amount=amount, views=amount, batch=batch, planned_bytes=planned)
 
 
@@ -145,9 +119,8 @@ def pool(job: Job) -> Iterator[Figure]:
             value, pull_back = jax.vjp(form, x)
             return value, pull_back(up)[0]
 
-        compiled = jax.jit(both).lower(x, up).compile()
-        times = figures.clock(repeat(functools.partial(compiled, x, up)), job)
-        yield figures.duration(name, times, planned_bytes=figures.planned_bytes(compiled))
+        times, planned = figures.alone(job, both, x, up)
+        yield figures.duration(name, times, planned_bytes=planned)
 
 
 def lars(job: Job) -> Iterator[Figure]:
@@ -200,11 +173,5 @@ def _updates(tx: Any, params: Any, gradients: Any) -> figures.Run:
 
         return jax.lax.fori_loop(0, UPDATES, body, (params, state))
 
-    held = [jax.tree.map(jnp.copy, params), tx.init(params)]
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            held[:] = update(*held, gradients)
-        jax.block_until_ready(held)
-
-    return run
+    step = functools.partial(update, gradients=gradients)
+    return figures.carry(step, jax.tree.map(jnp.copy, params), tx.init(params))

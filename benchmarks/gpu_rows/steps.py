@@ -61,29 +61,24 @@ def noise(count: int, side: int) -> imageset.ImageSet:
     return imageset.ImageSet(images, sizes, labels, ("noise",), (), "noise", ())
 
 
-def lower(name: str, config: settings.Config, job: Job, *, mesh: Any) -> tuple[program_lib.Program, Any]:
-    """(the program, lowered for the devices of `mesh`), which need not be here."""
-    train, side = config["train"], settings.canvas(name, job)
-    steps, batch_size = train["steps_per_dispatch"], train["batch_size"]
-    shape = program_lib.DataShape(settings.num_images(name, batch_size, job), 1, (side, side), is_streamed=False)
-    program = program_lib.make_program(config, mesh, shape=shape, steps_per_dispatch=steps, seed=0)
-    arguments = program_lib.abstract_arguments(
-        program, mesh, shape=shape, batch_size=batch_size, steps_per_dispatch=steps
-    )
-    return program, program.train_steps.lower(*arguments)  # type: ignore[attr-defined]
+def prepare(name: str, job: Job, **train: Any) -> Prepared:
+    """Compiles the program of the config `name`, changed by `train`, and puts its data on the device."""
+    return prepare_config(name, settings.load(name, job, **train), job)
 
 
-def prepare(name: str, config: settings.Config, job: Job) -> Prepared:
-    """Compiles the program and puts its data on the device."""
-    mesh, train = sharding.make_mesh(1), config["train"]
-    start = time.perf_counter()
-    program, lowered = lower(name, config, job, mesh=mesh)
-    compiled = lowered.compile()
+def prepare_config(name: str, config: settings.Config, job: Job) -> Prepared:
+    """`prepare` for a config of one's own, whose images are those of the config `name`."""
+    mesh, train, start = sharding.make_mesh(1), config["train"], time.perf_counter()
+    per_dispatch, batch_size = train["steps_per_dispatch"], train["batch_size"]
+    count, side = settings.num_images(name, batch_size, job), settings.canvas(name, job)
+    sizes = {"shape": program_lib.DataShape(count, 1, (side, side), is_streamed=False)}
+    sizes["steps_per_dispatch"] = per_dispatch
+    program = program_lib.make_program(config, mesh, **sizes, seed=0)
+    arguments = program_lib.abstract_arguments(program, mesh, **sizes, batch_size=batch_size)
+    compiled = program.train_steps.lower(*arguments).compile()  # type: ignore[attr-defined]
     seconds = time.perf_counter() - start
-    count, side = settings.num_images(name, train["batch_size"], job), settings.canvas(name, job)
-    shape = (train["steps_per_dispatch"], train["batch_size"])
-    rows = input_pipeline.make_resident_feed(noise(count, side), mesh, seed=0, shape=shape)
-    return Prepared(name, config, program, compiled, rows, sharding.make_key(mesh, 0), seconds)
+    feed = input_pipeline.make_resident_feed(noise(count, side), mesh, seed=0, shape=(per_dispatch, batch_size))
+    return Prepared(name, config, program, compiled, feed, sharding.make_key(mesh, 0), seconds)
 
 
 def advance(prepared: Prepared, state: base.TrainState, dispatches: int, *, first: int = 0) -> Any:
@@ -105,17 +100,16 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         held[2] += steps
         jax.block_until_ready(held[1])
 
-    times = figures.clock(run, job)
-    planned = figures.planned_bytes(prepared.compiled)
+    times, train = figures.clock(run, job), prepared.config["train"]
     views = prepared.config["augment"]["num_views"] * prepared.images
     return figures.rate(
         figure_name,
         times,
         amount=views,
         views=views,
-        batch=prepared.config["train"]["batch_size"],
-        steps_per_dispatch=prepared.config["train"]["steps_per_dispatch"],
-        planned_bytes=planned,
+        batch=train["batch_size"],
+        steps_per_dispatch=train["steps_per_dispatch"],
+        planned_bytes=figures.planned_bytes(prepared.compiled),
         peak_bytes=sharding.device_peak_bytes(),
         modelled_bytes=modelled_bytes(prepared, job),
         compile_seconds=round(prepared.compile_seconds, 1),
@@ -127,10 +121,9 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
 
 def modelled_bytes(prepared: Prepared, job: Job) -> int:
     """What `simclr-jax plan` would say of the step's memory, see docs/plan.md."""
-    config, program = prepared.config, prepared.program
+    config, program, name = prepared.config, prepared.program, prepared.name
     batch_size, num_chunks = config["train"]["batch_size"], config["train"]["num_chunks"]
     network = estimate.measure(program.method, jax.eval_shape(program.init), size=config["augment"]["image_size"])
-    name = prepared.name
     source = 3 * settings.num_images(name, batch_size, job) * settings.canvas(name, job) ** 2
     form = "dense" if batch_size <= 1024 else "blockwise"
     placement = estimate.Placement("cpu", 1, batch_size, source, num_chunks=num_chunks, loss=form)
@@ -139,35 +132,35 @@ def modelled_bytes(prepared: Prepared, job: Job) -> int:
 
 def resnet50(job: Job) -> Iterator[Figure]:
     """The recipe's whole step at batch 512."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
-    yield measure("resnet50", prepare(settings.RESNET50, config, job), job)
+    yield measure("resnet50", prepare(settings.RESNET50, job, batch_size=RESNET50_BATCH), job)
 
 
 def cifar(job: Job) -> Iterator[Figure]:
     """The CIFAR-10 recipe from 50,000 images on the device, ten updates a dispatch, at three batch sizes."""
     for batch_size in CIFAR_BATCHES:
-        config = settings.load(settings.CIFAR, job, batch_size=batch_size)
-        figure = measure(f"cifar {batch_size}", prepare(settings.CIFAR, config, job), job)
+        figure = measure(f"cifar {batch_size}", prepare(settings.CIFAR, job, batch_size=batch_size), job)
         minutes = 1000 * 2 * 50_000 / figure["value"] / 60
         yield {**figure, "minutes_for_1000_epochs": minutes, "note": f"1000 epochs: {minutes:.1f} min"}
 
 
 def folded(job: Job) -> Iterator[Figure]:
     """The step with BatchNorm apart from the convolutions before it; "resnet50" has the wide ones folded."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, fused_conv_bn=False)
-    yield measure("resnet50, BatchNorm not folded", prepare(settings.RESNET50, config, job), job)
+    apart = prepare(settings.RESNET50, job, batch_size=RESNET50_BATCH, fused_conv_bn=False)
+    yield measure("resnet50, BatchNorm not folded", apart, job)
 
 
 def shares(job: Job) -> Iterator[Figure]:
     """The step without its views, with BatchNorm by its moving averages, and the loss alone."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
     with mock.patch.object(augment, "make_simclr_views", corners):
-        yield measure("resnet50 without views", prepare(settings.RESNET50, config, job), job)
+        without = prepare(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+        yield measure("resnet50 without views", without, job)
+    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
     config["encoder"]["norm"] = "frozen"
-    prepared = prepare(settings.RESNET50, config, job)
-    yield measure("resnet50, BatchNorm frozen", prepared, job)
+    frozen = prepare_config(settings.RESNET50, config, job)
+    yield measure("resnet50, BatchNorm frozen", frozen, job)
     z = jax.random.normal(jax.random.key(0), (config["train"]["batch_size"], 2, config["method"]["proj_out_dim"]))
-    yield figures.duration("loss of the step", figures.clock(_loss(prepared.program.method, z), job))
+    loss = jax.jit(jax.value_and_grad(lambda z: frozen.program.method.loss({"z": z}, {})[0]))
+    yield figures.duration("loss of the step", figures.clock(figures.repeat(lambda: loss(z)), job))
 
 
 @functools.wraps(augment.make_simclr_views)
@@ -182,39 +175,26 @@ def corners(*, image_size: int, num_views: int = 2, **settings_of_views: Any) ->
     return make_views
 
 
-def _loss(method: base.Method, z: jax.Array) -> figures.Run:
-    """The method's loss and its gradient with respect to the projections."""
-    step = jax.jit(jax.value_and_grad(lambda z: method.loss({"z": z}, {})[0]))
-
-    def run(steps: int) -> None:
-        result = None
-        for _ in range(steps):
-            result = step(z)
-        jax.block_until_ready(result)
-
-    return run
-
-
 def chunked(job: Job) -> Iterator[Figure]:
     """The paper's batch of 4096 images on one device, 512 images in the network at a time."""
     chunks = 2 if job.tiny else CHUNKED_COUNT
-    config = settings.load(settings.RESNET50, job, batch_size=CHUNKED_BATCH, num_chunks=chunks)
+    prepared = prepare(settings.RESNET50, job, batch_size=CHUNKED_BATCH, num_chunks=chunks)
     note = f"{chunks} chunks; the forward pass runs twice"
-    yield measure("resnet50, batch 4096 in chunks", prepare(settings.RESNET50, config, job), job, note=note)
+    yield measure("resnet50, batch 4096 in chunks", prepared, job, note=note)
 
 
 def deterministic(job: Job) -> Iterator[Figure]:
     """The steps with `train.deterministic`, and whether two runs end with the same bits."""
-    config = settings.load(settings.CIFAR, job, batch_size=CIFAR_BATCHES[0], deterministic=True)
-    yield _repeated("cifar 512, deterministic", prepare(settings.CIFAR, config, job), job)
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH, deterministic=True)
-    yield _repeated("resnet50, deterministic", prepare(settings.RESNET50, config, job), job)
+    cifar_10 = prepare(settings.CIFAR, job, batch_size=CIFAR_BATCHES[0], deterministic=True)
+    yield _repeated("cifar 512, deterministic", cifar_10, job)
+    imagenet = prepare(settings.RESNET50, job, batch_size=RESNET50_BATCH, deterministic=True)
+    yield _repeated("resnet50, deterministic", imagenet, job)
 
 
 def excluded(job: Job) -> Iterator[Figure]:
     """The same by the row's XLA_FLAGS, which leave XLA free to time the kernels that are left."""
-    config = settings.load(settings.RESNET50, job, batch_size=RESNET50_BATCH)
-    yield _repeated("resnet50, by excluded kernels", prepare(settings.RESNET50, config, job), job)
+    prepared = prepare(settings.RESNET50, job, batch_size=RESNET50_BATCH)
+    yield _repeated("resnet50, by excluded kernels", prepared, job)
 
 
 def _repeated(figure_name: str, prepared: Prepared, job: Job) -> Figure:

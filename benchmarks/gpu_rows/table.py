@@ -5,11 +5,11 @@ A round is a dict of JSON values: "about" (date, commit, versions, "device", "ti
 round.
 """
 
-import datetime
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from benchmarks import page as page_lib
 from benchmarks.gpu_rows import figures
 from benchmarks.gpu_rows.figures import Figure
 
@@ -64,6 +64,7 @@ class Goal(NamedTuple):
 
 
 _CIFAR = ("cifar 512", "cifar 1024", "cifar 4096")
+_RESNET50, _CIFAR_512 = "resnet50, deterministic", "cifar 512, deterministic"
 GOALS = (
     Goal("ResNet-50 step, of the ceiling, at least 0.75", ("resnet50",), "fraction", 0.75, True),
     Goal("ResNet-50 step, times torch's SimCLR step, at least 1.5", ("resnet50",), "SimCLR", 1.5, True),
@@ -72,19 +73,10 @@ GOALS = (
     Goal("views of 224 pixels, at most 3 % of the step", ("views 224",), "share", 0.03, False, "{:.1%}"),
     Goal("views of 32 pixels, at most 10 % of the step", ("views 32",), "share", 0.10, False, "{:.1%}"),
     Goal("views of 224 pixels, times Kornia's, at least 20", ("views 224",), "Kornia", 20.0, True, "{:.1f}"),
-    Goal(
-        "deterministic ResNet-50 step, at most 10 % slower",
-        ("resnet50, deterministic",),
-        "share",
-        0.10,
-        False,
-        "{:.1%}",
-    ),
-    Goal(
-        "deterministic CIFAR step, at most 10 % slower", ("cifar 512, deterministic",), "share", 0.10, False, "{:.1%}"
-    ),
-    Goal("deterministic ResNet-50, two runs, same bits", ("resnet50, deterministic",), "same_bits", 1, True, "{:d}"),
-    Goal("deterministic CIFAR, two runs, same bits", ("cifar 512, deterministic",), "same_bits", 1, True, "{:d}"),
+    Goal("deterministic ResNet-50 step, at most 10 % slower", (_RESNET50,), "share", 0.10, False, "{:.1%}"),
+    Goal("deterministic CIFAR step, at most 10 % slower", (_CIFAR_512,), "share", 0.10, False, "{:.1%}"),
+    Goal("deterministic ResNet-50, two runs, same bits", (_RESNET50,), "same_bits", 1, True, "{:d}"),
+    Goal("deterministic CIFAR, two runs, same bits", (_CIFAR_512,), "same_bits", 1, True, "{:d}"),
 )
 
 
@@ -102,17 +94,14 @@ def derive(result: Round) -> dict[str, dict[str, Any]]:
     """Name of a figure -> what follows from it and others: "fraction", "mfu", "share", "minutes", ratios by peer."""
     known = measured(result)
     peak = result["about"].get("device", {}).get("peak_flops")
+    told = {"minutes_for_1000_epochs": ("minutes", float), "same_bits": ("same_bits", int)}
     derived: dict[str, dict[str, Any]] = {}
     for name, figure in known.items():
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {word: kind(figure[key]) for key, (word, kind) in told.items() if key in figure}
         if "ceiling" in figure:
             facts["fraction"] = figure["value"] / figure["ceiling"]
         if "flops" in figure and peak:
             facts["mfu"] = figure["value"] * figure["flops"] / peak
-        if "minutes_for_1000_epochs" in figure:
-            facts["minutes"] = figure["minutes_for_1000_epochs"]
-        if "same_bits" in figure:
-            facts["same_bits"] = int(figure["same_bits"])
         step, how = SHARES.get(name, ("", ""))
         if step in known:
             facts["share"] = _share(figure, known[step], how)
@@ -139,79 +128,59 @@ def _ratio(ours: Figure, theirs: Figure) -> float:
     return figures.seconds_of(theirs) / figures.seconds_of(ours)
 
 
-def goals(result: Round) -> list[tuple[str, str, str]]:
+def goals(result: Round) -> Iterator[tuple[str, str, str]]:
     """(the goal, what was measured, "met", "missed" or "not measured") of every goal; tiny results are not judged."""
     derived = derive(result)
-    lines = []
     for goal in GOALS:
         values = [derived[name][goal.of] for name in goal.names if goal.of in derived.get(name, {})]
         if not values:
-            lines.append((goal.words, "-", "not measured"))
+            yield goal.words, "-", "not measured"
             continue
         best = max(values) if goal.at_least else min(values)
-        if result["about"]["tiny"]:
-            lines.append((goal.words, goal.shown.format(best), "not judged"))
-            continue
         is_met = best >= goal.limit if goal.at_least else best <= goal.limit
-        lines.append((goal.words, goal.shown.format(best), "met" if is_met else "missed"))
-    return lines
+        verdict = "not judged" if result["about"]["tiny"] else "met" if is_met else "missed"
+        yield goal.words, goal.shown.format(best), verdict
 
 
 def text(result: Round) -> str:
     """The round as Markdown: the line about it, the table, the goals."""
-    lines = [about(result), "", *_aligned(_table(result)), ""]
-    lines += _aligned([("goal", "measured", ""), *goals(result)])
-    return "\n".join(lines)
+    tables = page_lib.table(_HEAD.split(" | "), _lines(result)), page_lib.table(("goal", "measured", ""), goals(result))
+    return "\n\n".join([about(result), *tables])
 
 
 def about(result: Round) -> str:
     """One line: date, commit, hardware, versions."""
-    facts = result["about"]
-    day = datetime.date.fromisoformat(facts["date"])
-    device = facts.get("device", {})
+    device = result["about"].get("device", {})
     memory = f", {device['memory_bytes'] / 1e9:.0f} GB for the program" if device.get("memory_bytes") else ""
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
-    tiny = "TINY sizes, a test of the rows: no figure below means anything. " if facts["tiny"] else ""
-    return (
-        f"{tiny}{day.day} {day:%B %Y}, commit {facts['commit']}, {device.get('kind', 'unknown device')}{memory}; "
-        f"Python {facts['python']}, {versions}."
-    )
+    hardware = f"{device.get('kind', 'unknown device')}{memory}"
+    tiny = "TINY sizes, a test of the rows: no figure below means anything. " if result["about"]["tiny"] else ""
+    return tiny + page_lib.about(result["about"], hardware=hardware)
 
 
-_HEAD = (
-    "figure",
-    "median (smallest to largest)",
-    "of ceiling",
-    "MFU",
-    "peak memory",
-    "share",
-    "ours is faster",
-    "notes",
-)
+_HEAD = "figure | median (smallest to largest) | of ceiling | MFU | peak memory | share | ours is faster | notes"
 
 
-def _table(result: Round) -> list[tuple[str, ...]]:
-    derived, lines = derive(result), [_HEAD]
+def _lines(result: Round) -> Iterator[tuple[str, ...]]:
+    derived = derive(result)
     for name, row in result["rows"].items():
         for figure in row.get("figures", []):
             if "value" in figure:
-                lines.append(_line(figure, derived[figure["name"]]))
+                yield _line(figure, derived[figure["name"]])
             elif "left_out" in figure:
-                lines.append((figure["name"], f"left out: {figure['left_out']}", *[""] * 6))
+                yield figure["name"], f"left out: {figure['left_out']}", *[""] * 6
         for word in ("error", "left_out"):
             if word in row:
-                lines.append((f"row {name}", f"{word.replace('_', ' ')}: {row[word]}", *[""] * 6))
-    return lines
+                yield f"row {name}", f"{word.replace('_', ' ')}: {row[word]}", *[""] * 6
 
 
 def _line(figure: Figure, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    number = f"{short(figure['value'])} {figure['unit']} ({short(figure['low'])} to {short(figure['high'])})"
+    value, low, high = (page_lib.short(figure[end]) for end in ("value", "low", "high"))
     share = _WORDS[SHARES[figure["name"]][1]].format(facts["share"]) if "share" in facts else ""
     ratios = [f"x{facts[peer]:.2f} {peer}" for peer in PEERS.get(figure["name"], {}) if peer in facts]
     compiling = f"compiled in {figure['compile_seconds']:.0f} s" if "compile_seconds" in figure else ""
     return (
         figure["name"],
-        number,
+        f"{value} {figure['unit']} ({low} to {high})",
         f"{facts['fraction']:.2f}" if "fraction" in facts else "",
         f"{facts['mfu']:.1%}" if "mfu" in facts else "",
         _memory(figure),
@@ -226,20 +195,6 @@ def _memory(figure: Figure) -> str:
     planned = f"({figure['planned_bytes'] / 1e9:.2f} GB)" if "planned_bytes" in figure else ""
     held = f"{figure['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in figure else planned
     return held + (f", plan {figure['modelled_bytes'] / 1e9:.2f}" if "modelled_bytes" in figure else "")
-
-
-def short(number: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{number:.3g}" if abs(number) < 100 else f"{number:,.0f}"
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
-    """A Markdown table whose first columns also line up in a terminal; all of them would make it twice as long."""
-    widths = [min(max(len(line[i]) for line in lines), 44) for i in range(2)] + [0] * (len(lines[0]) - 2)
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return [rows[0], "|" + " --- |" * len(widths), *rows[1:]]
 
 
 def why_no_round(result: Round) -> str:

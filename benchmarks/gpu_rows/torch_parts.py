@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from benchmarks import peers
 from benchmarks.gpu_rows import figures, settings
 from benchmarks.gpu_rows.figures import Figure, Job
 
@@ -29,17 +30,6 @@ def wait() -> None:
     """Until the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def load_torchvision() -> Any:
-    """The torchvision package, also where its compiled operators do not fit the installed torch."""
-    try:
-        import torchvision
-    except RuntimeError:
-        from benchmarks.parity_rows import peers
-
-        return peers.load_torchvision()
-    return torchvision
 
 
 def repeat(call: Callable[[], Any]) -> figures.Run:
@@ -69,15 +59,6 @@ def rate(name: str, run: figures.Run, views: int, *, job: Job, **facts: Any) -> 
     return figures.rate(
         name, times, amount=views, views=views, peak_bytes=_peak(run), note=version, torch=version, **facts
     )
-
-
-def nt_xent(z: torch.Tensor) -> torch.Tensor:
-    """The mean loss of z [2B, d], the rows of view 1 and then those of view 2: one matrix and a cross entropy."""
-    z = functional.normalize(z)
-    count = len(z)
-    logits = z @ z.T / TEMPERATURE
-    logits = logits.masked_fill(torch.eye(count, dtype=torch.bool, device=z.device), float("-inf"))
-    return functional.cross_entropy(logits, torch.arange(count, device=z.device).roll(count // 2))
 
 
 def make_views(images: torch.Tensor, *, size: int, strength: float, blurs: bool) -> torch.Tensor:
@@ -155,76 +136,36 @@ def views(job: Job) -> Iterator[Figure]:
         config = settings.load(name, job)
         count, side, recipe = 8 if job.tiny else IMAGES, settings.canvas(name, job), config["augment"]
         images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device())
-        options = {
-            "size": recipe["image_size"],
-            "strength": recipe["color_jitter_strength"],
-            "blurs": recipe["blur_probability"] > 0,
-        }
+        view = {"size": recipe["image_size"], "strength": recipe["color_jitter_strength"]}
+        taps = 2 * (view["size"] // 20) + 1
         with torch.no_grad():
-            call = functools.partial(make_views, images, **options)
+            call = functools.partial(make_views, images, **view, blurs=recipe["blur_probability"] > 0)
             yield rate(f"torch views {size}", repeat(call), count, job=job)
-            form = _kornia(options)
-            if isinstance(form, str):
-                yield figures.left_out(f"Kornia views {size}", form)
-            else:
-                call = functools.partial(_float_views, form, images)
-                yield rate(f"Kornia views {size}", repeat(call), count, job=job)
-
-
-def _float_views(form: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    return form(images.float() / 255)
-
-
-def _kornia(options: dict[str, Any]) -> Any:
-    """Kornia's chain of the same operations, or why there is none."""
-    try:
-        from kornia import augmentation as k
-    except ModuleNotFoundError as error:
-        return f"{error.name} is not installed"
-    size, strength = options["size"], options["strength"]
-    steps = [
-        k.RandomResizedCrop((size, size), scale=(0.08, 1.0), resample="bicubic"),
-        k.RandomHorizontalFlip(0.5),
-        k.ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, p=0.8),
-        k.RandomGrayscale(p=0.2),
-    ]
-    taps = 2 * (size // 20) + 1
-    if options["blurs"]:
-        steps.append(k.RandomGaussianBlur((taps, taps), (0.1, 2.0), p=0.5))
-    return torch.nn.Sequential(*steps).to(device())
+            try:
+                chain = peers.kornia_views(**view, blur=(taps, recipe["blur_probability"])).to(device())
+            except ModuleNotFoundError as error:
+                yield figures.left_out(f"Kornia views {size}", f"{error.name} is not installed")
+                continue
+            call = functools.partial(lambda chain, images: chain(images.float() / 255), chain, images)
+            yield rate(f"Kornia views {size}", repeat(call), count, job=job)
 
 
 def loss(job: Job) -> Iterator[Figure]:
-    """NT-Xent and its gradient in full float32, as ours: `nt_xent`, and lightly's loss where it is installed."""
+    """NT-Xent and its gradient in full float32, as ours: in a few lines, and lightly's where it is installed."""
     if why_not(job):
         yield figures.left_out("loss in torch", why_not(job))
         return
     torch.set_float32_matmul_precision("highest")
-    forms = {"torch": nt_xent, "lightly": _lightly()}
+    forms = {"torch": peers.torch_nt_xent, "lightly": peers.lightly_nt_xent}
     for rows in (64, 128) if job.tiny else LOSS_ROWS:
         z = torch.randn(rows, DIM, device=device(), requires_grad=True)
-        for name, form in forms.items():
-            if isinstance(form, str):
-                yield figures.left_out(f"{name} loss {rows}", form)
-                continue
-
-            def call(form: Any = form, z: Any = z) -> Any:
-                return torch.autograd.grad(form(z), z)
-
+        for name, make in forms.items():
             try:
+                call = functools.partial(lambda form, z: torch.autograd.grad(form(z), z), make(TEMPERATURE), z)
                 times = figures.clock(repeat(call), job)
                 yield figures.duration(f"{name} loss {rows}", times, peak_bytes=_peak(repeat(call)))
+            except ModuleNotFoundError as error:
+                yield figures.left_out(f"{name} loss {rows}", f"{error.name} is not installed")
             except torch.OutOfMemoryError:
                 yield figures.left_out(f"{name} loss {rows}", "out of memory")
                 torch.cuda.empty_cache()
-
-
-def _lightly() -> Any:
-    """lightly's loss as a function of [2B, d], or why there is none."""
-    try:
-        load_torchvision()
-        from lightly.loss import NTXentLoss
-    except ModuleNotFoundError as error:
-        return f"{error.name} is not installed"
-    form = NTXentLoss(temperature=TEMPERATURE).to(device())
-    return lambda z: form(*z.chunk(2))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from benchmarks import peers
 from benchmarks.gpu_rows import figures, settings, torch_parts
 from benchmarks.gpu_rows.figures import Figure, Job
 
@@ -30,36 +31,25 @@ def cifar(job: Job) -> Iterator[Figure]:
 
 
 def _resnet50(job: Job) -> torch.nn.Module:
-    resnet = torch_parts.load_torchvision().models.resnet
+    resnet = peers.load_torchvision().models.resnet
     if job.tiny:
         return resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8)
     return resnet.resnet50()
 
 
 def _resnet18(job: Job) -> torch.nn.Module:
-    resnet = torch_parts.load_torchvision().models.resnet
+    resnet = peers.load_torchvision().models.resnet
     net = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1]) if job.tiny else resnet.resnet18()
     net.conv1, net.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
     return net
 
 
-class WithHead(torch.nn.Module):
-    """A network whose classifier is replaced by SimCLR's head of two layers."""
-
-    def __init__(self, net: torch.nn.Module, dim: int = 128):
-        super().__init__()
-        width = net.fc.in_features
-        net.fc = torch.nn.Sequential(
-            torch.nn.Linear(width, width, bias=False),
-            torch.nn.BatchNorm1d(width),
-            torch.nn.ReLU(),
-            torch.nn.Linear(width, dim, bias=False),
-        )
-        self.net = net
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[N, 3, h, w] -> [N, dim]."""
-        return self.net(images)
+def with_head(net: torch.nn.Module, dim: int = 128) -> torch.nn.Module:
+    """The network with SimCLR's head of two layers in the place of its classifier: [N, 3, h, w] -> [N, dim]."""
+    width = net.fc.in_features
+    first, last = (torch.nn.Linear(width, out, bias=False) for out in (width, dim))
+    net.fc = torch.nn.Sequential(first, torch.nn.BatchNorm1d(width), torch.nn.ReLU(), last)
+    return net
 
 
 def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job: Job) -> Iterator[Figure]:
@@ -109,11 +99,12 @@ def _simclr(
         blurs=recipe["blur_probability"] > 0,
     )
     make = torch.compile(make) if compiled else make
+    loss = peers.torch_nt_xent(torch_parts.TEMPERATURE)
 
     def views() -> torch.Tensor:
         return torch.cat([make(images), make(images)]).contiguous(memory_format=torch.channels_last)
 
-    return _train(WithHead(net), views, lambda z: torch_parts.nt_xent(z.float()), compiled=compiled)
+    return _train(with_head(net), views, lambda z: loss(z.float()), compiled=compiled)
 
 
 def _train(

@@ -64,7 +64,7 @@ def _scripted_draws(arrays):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("loop", ["map", "vmap"])
-def test_views_from_given_draws_equal_the_reference(loop):
+def test_views_from_given_draws_equal_the_reference(loop, compare):
     arrays = golden.load("augment_scripted")
     draws = _scripted_draws(arrays)
     # The two pictures have different sizes: both travel on one zero-padded canvas.
@@ -78,7 +78,8 @@ def test_views_from_given_draws_equal_the_reference(loop):
         ours[impl] = np.asarray(jax.jit(lambda i, d, r=recipe: views.apply_views(i, d, recipe=r))(canvas, draws))
     assert set(arrays["param/impl"]) == set(ours)
     for k, impl in enumerate(arrays["param/impl"]):
-        np.testing.assert_allclose(ours[impl][k, 0], arrays[f"output/{k:02d}"], rtol=0, atol=5e-6, err_msg=str(k))
+        words = f"whole view from given draws, {str(impl).removeprefix('simclr')}"
+        compare(words, ours[impl][k, 0], arrays[f"output/{k:02d}"], limit=5e-6)
 
 
 def _statistics(made):
@@ -90,7 +91,7 @@ def _statistics(made):
     }
 
 
-def _check_view_distribution(case, num_views):
+def _check_view_distribution(case, num_views, compare):
     """Views of the four recorded pictures; in one view the four share a sigma, as in the recorded batches."""
     arrays, quantiles = golden.load("pipeline_stats"), golden.load("view_quantiles")
     make = augment.make_simclr_views(
@@ -105,28 +106,33 @@ def _check_view_distribution(case, num_views):
     # Kolmogorov-Smirnov distance at 199 levels. For 1500 views against the 8000 recorded ones the 0.1 % level is 0.055;
     # the 36 comparisons of a case are strongly correlated.
     limit = 1.95 * np.sqrt(1 / num_views + 1 / int(quantiles["num_views"]))
+    words = f"{num_views} views, {int(arrays[f'{case}/size'])} px, s = {float(arrays[f'{case}/strength']):g}"
+    words += ", blur" if arrays[f"{case}/blur"] else ""
     for name, values in _statistics(made).items():
         expected = quantiles[f"{case}/{name}"]
         below = (values[:, None] <= np.moveaxis(expected, 1, 0)[:, :, None]).mean(axis=2)  # [picture, level, channel]
-        assert np.abs(below - quantiles["levels"][:, None]).max() < limit, name
+        distance = np.abs(below - quantiles["levels"][:, None]).max()
+        compare(f"{words}: statistics (KS)", distance, 0.0, limit=limit)
     # Four to five standard errors of the 1500 recorded views.
-    np.testing.assert_allclose(made.mean(axis=(1, 2, 3)), arrays[f"{case}/view_channel_mean/mean"], atol=0.03)
+    means = arrays[f"{case}/view_channel_mean/mean"]
+    compare(f"{words}: mean colour", made.mean(axis=(1, 2, 3)), means, limit=0.03)
     grey = (np.ptp(made, axis=4).max(axis=(2, 3)) < 1e-6).mean(axis=1)
-    np.testing.assert_allclose(grey, 0.2, atol=0.05)  # 4.8 standard errors of 1500 views
+    # 4.8 standard errors of 1500 views.
+    compare(f"{words}: share of grey", grey, np.full(len(grey), 0.2), limit=0.05, source="0.2")
     if f"{case}/mean_image" in arrays:
-        np.testing.assert_allclose(made.mean(axis=1), arrays[f"{case}/mean_image"], atol=0.07)
+        compare("views: mean image", made.mean(axis=1), arrays[f"{case}/mean_image"], limit=0.07)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["size32_strength1_blur0"])
-def test_views_are_distributed_as_the_references(case):
-    _check_view_distribution(case, 1500)
+def test_views_are_distributed_as_the_references(case, compare):
+    _check_view_distribution(case, 1500, compare)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["size32_strength0.5_blur0", "size32_strength1_blur0", "size64_strength1_blur1"])
-def test_many_views_are_distributed_as_the_references(case):
-    _check_view_distribution(case, 6000)
+def test_many_views_are_distributed_as_the_references(case, compare):
+    _check_view_distribution(case, 6000, compare)
 
 
 def test_views_have_the_promised_shape_dtype_and_range():
@@ -263,7 +269,7 @@ def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
 
 
 @pytest.mark.parametrize("loop", ["map", "vmap"])
-def test_eval_view_equals_the_reference(loop):
+def test_eval_view_equals_the_reference(loop, compare):
     arrays = golden.load("crop_resize")
     for case, resize in (("50x40_to_33", "tf2"), ("50x40_to_33", "tf1"), ("32x32_to_32", "tf2")):
         image, size = arrays[f"eval/{case}/input_u8"], int(case.split("_to_")[1])
@@ -273,23 +279,32 @@ def test_eval_view_equals_the_reference(loop):
         ours = make(canvas[None], np.asarray([image.shape[:2]], np.int32))
         assert ours.shape == (1, size, size, 3) and ours.dtype == jnp.float32
         rows = arrays[f"eval/{case}/rows"]
-        np.testing.assert_allclose(ours[0][rows], arrays[f"eval/{case}/output_{resize}"], rtol=0, atol=2e-6)
+        words, expected = f"evaluation view, {resize}", arrays[f"eval/{case}/output_{resize}"]
+        compare(words, ours[0][rows], expected, limit=2e-6, source=resize.upper())
+        if resize == "tf2":
+            _compare_moments(np.asarray(ours[0]), case, compare)
+
+
+def _compare_moments(view, case, compare):
+    """Mean and deviation of the channels; the recorded ones are float32."""
+    for name, ours in (("mean", view.mean(axis=(0, 1), dtype=float)), ("std", view.std(axis=(0, 1), dtype=float))):
+        expected = golden.load("crop_resize")[f"eval/{case}/output_tf2_channel_{name}"]
+        compare("evaluation view, tf2, mean, deviation", ours, expected, limit=1e-5)
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("case", ["333x500_to_224", "500x375_to_224", "256x256_to_224"])
-def test_eval_view_of_large_images_has_the_references_mean_and_deviation(case):
+def test_eval_view_of_large_images_equals_the_reference(case, compare):
     arrays = golden.load("crop_resize")
     height, width = (int(v) for v in case.split("_")[0].split("x"))
     i, j, c = np.ogrid[:height, :width, :3]
     k = int(arrays[f"eval/{case}/formula_k"])
     image = (((i * i * k + 5 * i * j + 11 * j + 40 * c + (i * j) // 7) // 16) % 256).astype(np.uint8)
-    ours = np.asarray(jax.jit(augment.make_eval_view(image_size=224))(image[None], _sizes(image[None])))[0].astype(
-        np.float64
-    )
-    # Statistics are stored in float32.
-    np.testing.assert_allclose(ours.mean(axis=(0, 1)), arrays[f"eval/{case}/output_tf2_channel_mean"], atol=1e-5)
-    np.testing.assert_allclose(ours.std(axis=(0, 1)), arrays[f"eval/{case}/output_tf2_channel_std"], atol=1e-5)
+    ours = np.asarray(jax.jit(augment.make_eval_view(image_size=224))(image[None], _sizes(image[None])))[0]
+    _compare_moments(ours, case, compare)
+    if f"eval/{case}/output_tf2" in arrays:
+        rows = ours[arrays[f"eval/{case}/rows"]]
+        compare("evaluation view, tf2", rows, arrays[f"eval/{case}/output_tf2"], limit=2e-6)
 
 
 def test_eval_view_of_a_photo_equals_the_printed_values():

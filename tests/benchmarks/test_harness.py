@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from benchmarks import (
-    bench_all,
+    bench,
     bench_augment,
     bench_input,
     bench_nt_xent,
     bench_startup,
     bench_train_step,
+    children,
     harness,
-    step_table,
+    peers,
     timing,
 )
+from benchmarks import page as page_lib
 from simclr_jax.run import config as config_lib
+from tests import oracles
 from tests import test_architecture as architecture
 
-PROGRAMS = {
-    module.PROGRAM.stem: module.PROGRAM for module in (bench_augment, bench_train_step, bench_input, bench_startup)
-}
-FILES = sorted((architecture.ROOT / "benchmarks").glob("*.py"))
+FILES = sorted((architecture.ROOT / "benchmarks").rglob("*.py"))
 ABOUT = {
     "commit": "abc1234",
     "python": "3.11.7",
@@ -38,7 +38,6 @@ def make_program(**changes):
     ours = harness.Implementation(lambda case, quick: harness.Work({}, lambda: None))
     peer = ours._replace(needs=("a_module_that_is_nowhere",), python="peers")
     settings = {
-        "file": __file__,
         "cases": ("small", "large"),
         "quick": ["small"],
         "implementations": {"ours": ours, "peer": peer},
@@ -66,8 +65,8 @@ def test_the_table_of_fixed_numbers():
     assert harness.table(make_program(), RESULTS).splitlines() == [
         "| implementation | small | large |",
         "| --- | --- | --- |",
-        "| ours | 5000 (4000 to 10000), 250 MB (+20) | 2000 (2000 to 2000), 200 MB (+20) |",
-        "| peer | 1429 (1000 to 2500), x3.50, 200 MB (+20) | not installed |",
+        "| ours | 5,000 (4,000 to 10,000), 250 MB (+20) | 2,000 (2,000 to 2,000), 200 MB (+20) |",
+        "| peer | 1,429 (1,000 to 2,500), x3.50, 200 MB (+20) | not installed |",
     ]
 
 
@@ -92,41 +91,44 @@ def test_the_part_of_the_page_names_command_versions_hardware_and_date():
 
 
 def test_only_the_marked_part_of_the_page_is_replaced():
-    page = "before\n<!-- x: from here on written by make bench -->\n\nold\n\n<!-- end of x -->\nbehind\n"
-    replaced = harness.replace_part(page, "x", "new")
+    page = "before\n<!-- x: from here on written by a program -->\n\nold\n\n<!-- end of x -->\nbehind\n"
+    replaced = page_lib.replace_part(page, "x", "new")
     assert replaced == page.replace("old", "new")
-    assert harness.replace_part(replaced, "x", "old") == page
+    assert page_lib.replace_part(replaced, "x", "old") == page
     with pytest.raises(ValueError, match="once each"):
-        harness.replace_part(page, "y", "new")
+        page_lib.replace_part(page, "y", "new")
 
 
-@pytest.mark.parametrize("stem", bench_all.PROGRAMS)
-def test_the_page_has_a_place_for_every_program(stem):
-    assert harness.replace_part(harness.README.read_text(), stem, "new")
+@pytest.mark.parametrize("name", bench.PROGRAMS)
+def test_the_page_has_a_place_for_every_program(name):
+    assert page_lib.replace_part(bench.load(name).page.read_text(), f"bench_{name}", "new")
 
 
-def test_make_bench_runs_every_program_within_its_minutes():
-    # bench_program and bench_views look into compiled programs, which have no peers.
-    scripts = {path.stem for path in FILES if path.stem.startswith("bench_")}
-    scripts -= {"bench_all", "bench_program", "bench_views"}
-    assert set(bench_all.PROGRAMS) == scripts == {*PROGRAMS, "bench_nt_xent"}
-    assert sum(share for share, _ in bench_all.PROGRAMS.values()) == pytest.approx(1)
+def test_make_bench_runs_every_program_within_its_minutes(monkeypatch):
+    assert sum(share for _, share, _ in bench.PROGRAMS.values()) == pytest.approx(1)
+    asked = {}
+    monkeypatch.setattr(harness, "run", lambda name, program, options: asked.update({name: options}) or 0)
+    assert bench.main(["all", "--minutes=10", "--rounds=2", "--peers_python=/there/python"]) == 0
+    assert asked.keys() == {name for name, (_, share, _) in bench.PROGRAMS.items() if share}
+    assert sum(options.minutes for options in asked.values()) == pytest.approx(10)
+    loss = asked["nt_xent"]
+    assert loss.write and (loss.case, loss.repeats, loss.rounds) == (["B=256", "B=4096"], 1, 2)
+    shown = harness.shown_command(loss.words)
+    assert shown.startswith("python benchmarks/bench.py") and "--peers_python=PYTHON" in shown and "/there" not in shown
 
 
-def test_the_shown_command_has_no_paths():
-    options = harness._parser(make_program()).parse_args(
-        ["--peers_python=/home/me/python", "--rounds=2", "--case=small"]
-    )
-    shown = harness.shown_command(make_program(), options)
-    assert "/home" not in shown and "--rounds=2" in shown and "--peers_python=PYTHON_WITH_THE_PEERS" in shown
+def test_a_case_is_named_or_all_that_have_a_word_in_their_names_are_taken(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(harness, "_race", lambda *_, cases, **__: asked.update(cases=cases) or {})
+    for words, cases in ((["--case=B=256"], ["B=256"]), (["--case=65536"], ["B=65536"]), (["--quick"], ["B=32"])):
+        assert bench.main(["nt_xent", *words]) == 0 and asked["cases"] == cases
+    assert bench.main(["step_table", "--case=resnet50, cifar"]) == 0
+    assert len(asked["cases"]) == len(bench_train_step.SIZES)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_scripts_have_no_copy_of_the_program_and_fit_in_350_lines(path):
-    source = path.read_text()
-    assert source.count("\n") <= 350
-    if path.stem.startswith("bench_") and path.stem not in ("bench_all", "bench_startup"):
-        assert "from simclr_jax" in source
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FILES[0].parent)))
+def test_files_fit_in_350_lines_and_functions_in_40_lines_of_code(path):
+    assert architecture.what_is_too_long(path) == []
 
 
 VIEWS = {"shape": [32, 32, 3], "range": [0.0, 1.0], "brightness": 0.45, "gradient": 0.06}
@@ -169,11 +171,16 @@ def test_steps_are_timed_for_the_network_of_every_shipped_config():
         assert (encoder.name, encoder.width_multiplier, encoder.stem, config.augment.image_size) in timed, path.stem
 
 
-def test_the_table_of_steps_has_a_row_a_network_and_a_place_on_its_page():
-    cells = {"resnet18, cifar stem, 32 px": "1 / 2", "resnet50, imagenet stem, 64 px": "3 / 4"}
-    lines = step_table.table(cells, [32, 64]).splitlines()
-    assert lines[2:] == ["| resnet18, cifar stem | 1 / 2 | - |", "| resnet50, imagenet stem | - | 3 / 4 |"]
-    assert harness.replace_part(step_table.PAGE.read_text(), "step_table", "new", by=step_table.BY)
+def test_the_table_of_steps_has_a_row_a_network_and_a_column_a_size():
+    small, large = "resnet18, cifar stem, 32 px", "resnet50, imagenet stem, 64 px"
+    views = {case: 2 * bench_train_step.GRID[case].batch_size for case in (small, large)}
+    results = {
+        small: {"ours": [result(views[small])], "torch": [result(2.0 * views[small])]},
+        large: {"ours": [result(3.0 * views[large])], "torch": [{"error": "odd"}]},
+    }
+    lines = bench_train_step.grid_table(results).splitlines()
+    assert lines[0] == "| network | 32 px | 64 px |"
+    assert lines[2:] == ["| resnet18, cifar stem | 1 / 2 | - |", "| resnet50, imagenet stem | - | 3 / failed |"]
 
 
 def test_other_pictures_are_refused():
@@ -190,36 +197,90 @@ def test_another_first_loss_of_the_started_program_is_refused():
     assert bench_startup.compare({"loss": 5.1}, {"loss": 5.0})
 
 
+def test_another_loss_of_the_projections_is_refused():
+    ours = {"values": [1.0, 2.0], "loss_error": 1e-7, "gradient_error": 1e-7}
+    assert not bench_nt_xent.compare({"values": [1.0, 2.00001]}, ours)
+    assert "are not" in bench_nt_xent.compare({"values": [2.0, 2.0]}, ours)
+    assert "off by" in bench_nt_xent.compare({**ours, "gradient_error": 1e-3}, ours)
+
+
+def test_the_measure_of_errors_is_float64():
+    z = bench_nt_xent.projections(5)
+    loss = oracles.nt_xent(z, temperature=bench_nt_xent.TEMPERATURE)
+    errors = bench_nt_xent.errors_in_float64(z, (loss, np.zeros_like(z)))
+    assert errors["loss_error"] < 1e-12 and errors["gradient_error"] == pytest.approx(1)
+
+
+def test_costly_forms_are_not_asked_for_large_batches():
+    applies = bench_nt_xent.applies
+    assert applies("B=256", "optax") and not applies("B=1024", "optax") and applies("B=8192", "dense")
+    assert applies("B=65536", "blockwise") and not applies("B=65536", "lightly")
+
+
+class Options:
+    """What a worker is told."""
+
+    case, quick, repeats, worker = ("small",), False, 1, "ours"
+
+
+def test_a_worker_is_checked_before_its_calls_or_behind_them(tmp_path):
+    said = []
+    implementations = {
+        "ours": harness.Implementation(lambda case, quick: harness.Work(lambda: said.append("fact") or 1, said.clear)),
+        "peer": harness.Implementation(lambda case, quick: harness.Work(2, lambda: said.append("call"))),
+    }
+    program = make_program(implementations=implementations, compare=lambda one, other: "" if one == other else "odd")
+    options = Options()
+    options.facts = str(tmp_path / "facts.json")
+    line = harness.work(program, options)
+    assert said == ["fact"] and line["facts"] == 1 and line["case"] == "small" and len(line["cpu_ms"]) >= 1
+    said.clear()
+    options.worker = "peer"
+    with pytest.raises(SystemExit, match="computes something else: odd"):
+        harness.work(program, options)
+    assert said == []
+
+
 def test_a_job_without_its_library_is_absent_and_rounds_end_with_the_time(capsys):
-    jobs = [
-        timing.Job("gone", [sys.executable, "-c", "import a_module_that_is_nowhere"]),
-        timing.Job("good", [sys.executable, "-c", "print('{}')"]),
-    ]
+    jobs = {
+        "gone": [sys.executable, "-c", "import a_module_that_is_nowhere"],
+        "good": [sys.executable, "-c", "print('{}')"],
+    }
     results = timing.alternate(jobs, rounds=3, timeout=60, seconds=0.0)
     assert "a_module_that_is_nowhere" in results["gone"][0]["absent"] and len(results["good"]) == 1
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_a_failing_job_is_reported_and_not_started_again(capsys):
+    line = {"cpu_ms": [1.0, 3.0]}
+    jobs = {
+        "bad": [sys.executable, "-c", "raise SystemExit('no such library')"],
+        "good": [sys.executable, "-c", f"print({json.dumps(json.dumps(line))})"],
+    }
+    results = timing.alternate(jobs, rounds=2, timeout=60)
+    assert len(results["bad"]) == 1 and "no such library" in results["bad"][0]["error"]
+    assert timing.summary(results["good"], "cpu_ms") == (2.0, 1.0, 3.0)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_the_official_code_counts_as_absent_without_its_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SIMCLR_TF2_FOLDER", str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="SIMCLR_TF2_FOLDER does not name"):
-        harness.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py")
-    (tmp_path / "objective.py").touch()
-    assert harness.folder_from_environment("SIMCLR_TF2_FOLDER", "objective.py") == str(tmp_path)
-    assert "official TF2" in bench_nt_xent.IMPLEMENTATIONS
+        peers.official_code("objective.py")
+    assert "official TF2" in bench_nt_xent.PROGRAM.implementations
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", PROGRAMS)
-def test_the_quick_run_works_without_peers(stem):
-    program = PROGRAMS[stem]
+@pytest.mark.parametrize("name", [name for name, (_, share, _) in bench.PROGRAMS.items() if share])
+def test_the_quick_run_works_without_peers(name):
+    program = bench.load(name)
     # As if no peer were installed, also where one is.
-    ours = [name for name in program.implementations if name.startswith("simclr_jax")]
-    command = [sys.executable, f"benchmarks/{stem}.py", "--quick", f"--only={','.join(ours)}"]
+    ours = [who for who in program.implementations if who.startswith(("simclr_jax", "blockwise", "naive JAX"))]
+    command = [sys.executable, "benchmarks/bench.py", name, "--quick", f"--only={','.join(ours)}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=timing.ROOT, timeout=280)
     assert done.returncode == 0, done.stderr + done.stdout
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    expected = [(case, name) for case in program.quick for name in ours if program.applies(case, name)]
+    expected = [(case, who) for case in program.quick for who in ours if program.applies(case, who)]
     assert [(line["case"], line["name"]) for line in lines] == expected
     for line in lines:
         assert min(line["cpu_ms"] + line["wall_ms"]) > 0 and line["peak_mb"] > 0
@@ -229,8 +290,6 @@ def test_the_quick_run_works_without_peers(stem):
 
 @pytest.mark.slow
 def test_a_peer_that_is_not_installed_is_a_row_and_no_failure(capsys, monkeypatch):
-    monkeypatch.setattr(
-        harness, "_missing", lambda implementation: "ModuleNotFoundError" if implementation.needs else ""
-    )
-    assert harness.run(bench_augment.PROGRAM, ["--quick"]) == 0
+    monkeypatch.setattr(children, "missing", lambda needs: "it is not installed" if needs else "")
+    assert bench.main(["augment", "--quick"]) == 0
     assert capsys.readouterr().out.count("not installed |") == len(bench_augment.PROGRAM.implementations) - 1

@@ -12,7 +12,7 @@ import pytest
 from simclr_jax import base, losses
 from simclr_jax.distributed import sharding
 from simclr_jax.losses import blockwise, contrastive, cuts
-from tests import oracles
+from tests import oracles, parity
 from tests.devices import run_on_devices
 from tests.losses import test_contrastive as dense
 
@@ -65,42 +65,46 @@ def draw(seed: int, shape: tuple[int, int, int], *, alike: float = 0.0) -> np.nd
     return z.astype(np.float32)
 
 
-def check_golden(case: str, *, dtype: str, tolerance: dict[str, float]) -> None:
+def check_golden(case: str, *, dtype: str, tolerance: dict[str, float], compare) -> None:
     temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
     z = dense.golden_input(case).astype(dtype)
     # Five rows a tile: no case divides by it, and most have several tiles and padding.
     loss, metrics, gradient = evaluate(z, temperature=temperature, normalize=normalize, block_size=5)
-    assert 2 * loss == pytest.approx(
-        float(GOLDEN[f"{case}/loss_f64"]), rel=tolerance["loss"], abs=tolerance["loss"] / 100
-    )
+    expected, short = float(GOLDEN[f"{case}/loss_f64"]), dtype.replace("loat", "")
+    scale = max(abs(expected), dense.SMALLEST)
+    compare(f"blockwise loss, {short}", 2 * loss, expected, limit=tolerance["loss"], of=parity.EACH, scale=scale)
     entropy = float(GOLDEN[f"{case}/contrast_entropy_f64"])
     # The reference's logarithm of p + 1e-8 makes its entropy smaller by up to 1e-8 a candidate.
     above = metrics["contrastive_entropy"] - entropy
     assert -tolerance["entropy"] <= above <= 1e-8 * len(z) + tolerance["entropy"]
     if "identical" not in case:
         assert metrics["contrastive_accuracy"] == pytest.approx(float(GOLDEN[f"{case}/contrast_acc"]), abs=1e-7)
-    dense.check_gradient(case, 2 * gradient.swapaxes(0, 1).reshape(-1, z.shape[-1]), tolerance["gradient"])
+    gradient, words = 2 * gradient.swapaxes(0, 1).reshape(-1, z.shape[-1]), f"blockwise gradient, {short}"
+    dense.compare_gradient(case, gradient, compare=compare, words=words, limit=tolerance["gradient"])
 
 
 @pytest.mark.few(6)
 @pytest.mark.parametrize("case", dense.CASES_FLOAT32)
-def test_blockwise_equals_the_reference_in_float32(case):
-    gradient = 1e-5 if "identical" in case else 2e-5
-    check_golden(case, dtype="float32", tolerance={"loss": 1e-5, "entropy": 1e-5, "gradient": gradient})
+def test_blockwise_equals_the_reference_in_float32(case, compare):
+    check_golden(case, dtype="float32", tolerance={"loss": 1e-5, "entropy": 1e-5, "gradient": 2e-5}, compare=compare)
 
 
 @pytest.mark.parametrize("case", [case for case in dense.CASES if case not in dense.CASES_FLOAT32])
 @pytest.mark.slow
-def test_blockwise_equals_the_reference_in_float64_in_all_cases(case):
+def test_blockwise_equals_the_reference_in_float64_in_all_cases(case, compare):
     with jax.enable_x64(True):
-        check_golden(case, dtype="float64", tolerance={"loss": 1e-10, "entropy": 1e-10, "gradient": 1e-10})
+        check_golden(
+            case, dtype="float64", tolerance={"loss": 1e-10, "entropy": 1e-10, "gradient": 1e-10}, compare=compare
+        )
 
 
 @pytest.mark.parametrize("case", dense.CASES_FLOAT32)
 @pytest.mark.slow
-def test_blockwise_equals_the_reference_in_float64(case):
+def test_blockwise_equals_the_reference_in_float64(case, compare):
     with jax.enable_x64(True):
-        check_golden(case, dtype="float64", tolerance={"loss": 1e-10, "entropy": 1e-10, "gradient": 1e-10})
+        check_golden(
+            case, dtype="float64", tolerance={"loss": 1e-10, "entropy": 1e-10, "gradient": 1e-10}, compare=compare
+        )
 
 
 @pytest.mark.few(2)

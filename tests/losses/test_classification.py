@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from simclr_jax import base, losses
-from tests import golden
+from tests import golden, parity
 
 TF1 = golden.load("losses_tf1")
 TF2 = golden.load("losses_other")
@@ -38,29 +38,42 @@ def weighted_loss_and_gradient(logits, labels, weights, *, label_smoothing):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("case", CASES)
-def test_weighted_cross_entropy_equals_the_first_reference_code(case, dtype, tolerance):
+def test_weighted_cross_entropy_equals_the_first_reference_code(case, dtype, tolerance, compare):
     smoothing, kind = float(case.removeprefix("smoothing").split("_")[0]), case.rsplit("_", 1)[1]
     with jax.enable_x64(dtype == "float64"):
         weights = jnp.asarray(TF1["supervised/mask_weights"] if kind == "mask" else np.ones(6), dtype)
         labels, logits = jnp.asarray(TF1["supervised/labels"]), jnp.asarray(TF1["supervised/logits"], dtype)
         loss, gradient = jax.device_get(weighted_loss_and_gradient(logits, labels, weights, label_smoothing=smoothing))
     assert loss.dtype == dtype
-    assert loss == pytest.approx(float(TF1[f"supervised/{case}/loss_f64"]), rel=tolerance)
-    expected = TF1[f"supervised/{case}/grad"]
+    words = "smoothed, weighted cross entropy{}, " + dtype.replace("loat", "")
+    expected = TF1[f"supervised/{case}/loss_f64"]
+    compare(words.format(""), loss, expected, limit=tolerance, of=parity.EACH, source="TF1")
     # The recorded gradient is float32.
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    expected = TF1[f"supervised/{case}/grad"]
+    compare(words.format(", gradient"), gradient, expected, limit=1e-5, of=parity.LARGEST, source="TF1")
 
 
-def test_mean_cross_entropy_equals_the_second_reference_code():
-    labels = jnp.asarray(TF2["supervised/labels"])
-    logits = jnp.asarray(TF2["supervised/logits"])
-    value = jax.value_and_grad(lambda logits: jnp.mean(losses.cross_entropy(logits, labels)))(logits)
-    loss, gradient = jax.device_get(value)
-    assert loss == pytest.approx(float(TF2["supervised/loss_f64"]), rel=1e-5)
-    expected = TF2["supervised/grad"]
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    smoothed = losses.cross_entropy(logits, labels, label_smoothing=float(TF2["supervised/label_smoothing"]))
-    assert np.mean(smoothed) == pytest.approx(float(TF2["supervised/loss_label_smoothing_0.1_f64"]), rel=1e-5)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_mean_cross_entropy_equals_the_second_reference_code(dtype, tolerance, compare):
+    smoothing = float(TF2["supervised/label_smoothing"])
+
+    @jax.jit
+    def both(logits):
+        means = [
+            jax.value_and_grad(lambda x, s=s: jnp.mean(losses.cross_entropy(x, labels, label_smoothing=s)))(logits)
+            for s in (0.0, smoothing)
+        ]
+        return *means[0], means[1][0]
+
+    with jax.enable_x64(dtype == "float64"):
+        labels, logits = jnp.asarray(TF2["supervised/labels"]), jnp.asarray(TF2["supervised/logits"], dtype)
+        loss, gradient, smoothed = jax.device_get(both(logits))
+    short = dtype.replace("loat", "")
+    compare(f"cross entropy, {short}", loss, TF2["supervised/loss_f64"], limit=tolerance, of=parity.EACH)
+    smoothed_loss = TF2["supervised/loss_label_smoothing_0.1_f64"]
+    compare(f"smoothed cross entropy, {short}", smoothed, smoothed_loss, limit=1e-5, of=parity.EACH)
+    # The recorded gradient is float32.
+    compare(f"cross entropy, gradient, {short}", gradient, TF2["supervised/grad"], limit=1e-5, of=parity.LARGEST)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.25])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, losses
-from tests import golden
+from tests import golden, parity
 
 GOLDEN = {k.removeprefix("distill/"): v for k, v in golden.load("losses_other").items() if k.startswith("distill/")}
 TEMPERATURES = GOLDEN["temperatures"].tolist()
@@ -36,20 +36,23 @@ def values_and_gradients(dtype: str):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("place", range(len(TEMPERATURES)))
-def test_scaled_by_the_squared_temperature_it_equals_the_released_code(place, dtype, tolerance):
+def test_scaled_by_the_squared_temperature_it_equals_the_released_code(place, dtype, tolerance, compare):
     loss, gradient, _ = values_and_gradients(dtype)[place]
     assert loss.dtype == dtype
-    assert loss == pytest.approx(float(GOLDEN["loss_with_temperature_squared_f64"][place]), rel=tolerance)
-    expected = GOLDEN["grad_student"][place]
+    expected, words = GOLDEN["loss_with_temperature_squared_f64"][place], dtype.replace("loat", "")
+    source = "TF2 notebook"
+    compare(f"distillation, times tau^2, {words}", loss, expected, limit=tolerance, of=parity.EACH, source=source)
     # The recorded gradient is float32.
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    expected = GOLDEN["grad_student"][place]
+    compare(f"distillation gradient, {words}", gradient, expected, limit=1e-5, of=parity.LARGEST, source=source)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 @pytest.mark.parametrize("place", range(len(TEMPERATURES)))
-def test_unscaled_it_equals_the_form_of_the_paper(place, dtype, tolerance):
+def test_unscaled_it_equals_the_form_of_the_paper(place, dtype, tolerance, compare):
     _, _, loss = values_and_gradients(dtype)[place]
-    assert loss == pytest.approx(float(GOLDEN["loss_paper_without_factor_f64"][place]), rel=tolerance)
+    words, expected = f"distillation, equation, {dtype.replace('loat', '')}", GOLDEN["loss_paper_without_factor_f64"]
+    compare(words, loss, expected[place], limit=tolerance, of=parity.EACH, source="NumPy")
 
 
 TEACHER, STUDENT = [[2.0, 0.0, -1.0], [0.5, 1.5, 0.0]], [[1.0, 0.5, 0.0], [0.0, 0.2, 1.0]]

@@ -9,7 +9,7 @@ import pytest
 
 from simclr_jax import base
 from simclr_jax.models import heads
-from tests import golden, oracles
+from tests import golden, oracles, parity
 
 PREFIX = "projection_head/"
 
@@ -41,30 +41,31 @@ CASES = ["layers2_in64_out128", "layers3_in64_out128", "layers3_in512_out128"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_head_equals_the_reference_in_float64(case):
+def test_head_equals_the_reference_in_float64(case, compare):
     expected = golden.load("projection_head")
     with jax.enable_x64(True):
         evaluated, trained, statistics = run(case, "float64")
     for mode, activations in (("eval", evaluated), ("train", trained)):
-        np.testing.assert_allclose(activations[-1], expected[f"{case}/{mode}/output_f64"], rtol=0, atol=1e-9)
+        compare(f"heads, {mode}, f64", activations[-1], expected[f"{case}/{mode}/output_f64"], limit=1e-9)
         for selector in range(1, len(activations)):
             key = f"{case}/{mode}/selector{selector}_f64"
             if key in expected:
-                np.testing.assert_allclose(heads.select(activations, selector), expected[key], rtol=0, atol=1e-9)
+                compare(f"heads, {mode}, f64", heads.select(activations, selector), expected[key], limit=1e-9)
     for name, value in statistics.items():
         key = f"{case}/train/updated_statistics_f64/{name}"
         if key in expected:
-            np.testing.assert_allclose(value, expected[key], rtol=0, atol=1e-7)  # 1 - decay is float32 in the reference
+            # 1 - decay is float32 in the reference.
+            compare("heads, statistics, f64", value, expected[key], limit=1e-7)
     assert "in512" in case or any(f"updated_statistics_f64/{name}" in key for name in statistics for key in expected)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_head_equals_the_reference_in_float32(case):
+def test_head_equals_the_reference_in_float32(case, compare):
     expected = golden.load("projection_head")
     evaluated, trained, _ = run(case, "float32")
     output = expected[f"{case}/eval/output_f64"]
-    np.testing.assert_allclose(evaluated[-1], output, rtol=0, atol=1e-5 * np.abs(output).max())
-    np.testing.assert_allclose(trained[-1], expected[f"{case}/train/output_f64"], rtol=0, atol=1e-4)
+    compare("heads, eval, f32", evaluated[-1], output, limit=1e-5, of=parity.LARGEST)
+    compare("heads, train, f32", trained[-1], expected[f"{case}/train/output_f64"], limit=1e-4)
 
 
 @pytest.mark.parametrize("case", ["layers2_in64_out128", "layers3_in64_out128"])
