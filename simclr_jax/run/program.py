@@ -230,7 +230,7 @@ def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:
     section = config.get("teacher", {})
     if section.get("encoder") is None:
         raise base.InputError(
-            "The method distill needs a teacher, a fine-tuned run. Use --config=distill:RUN or --config.teacher.workdir."
+            "The method distill needs a teacher, a fine-tuned run. Use --config=distill:RUN or set teacher.workdir."
         )
     encoder = config_lib.call(models.make_encoder, section, "encoder")
     return methods.make_teacher(encoder, num_classes=section["num_classes"], **section["head"])

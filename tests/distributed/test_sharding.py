@@ -70,8 +70,8 @@ def train_method(name, num_devices, train_set):
     mesh = sharding.make_mesh(num_devices)
     encoder = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
     teacher = {"teacher": TEACHER} if name == "distill" else {}
-    method = program_lib.make_method(encoder, {"method": {"name": name, **small(name)}, **teacher}, mesh, num_classes=10,
-                                     num_steps=NUM_STEPS)
+    config = {"method": {"name": name, **small(name)}, **teacher}
+    method = program_lib.make_method(encoder, config, mesh, num_classes=10, num_steps=NUM_STEPS)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
     off = {f"{what}_probability": 0.0 for what in ("color_jitter", "grayscale", "blur")}
     views = augment.make_simclr_views(image_size=8, **off)
