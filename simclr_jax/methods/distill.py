@@ -41,6 +41,9 @@ def make_teacher(encoder: nn.Module, *, num_classes: int, **head: Any) -> Teache
 
     def init(key: Array, views: Array) -> PyTree:
         params, method_state = method.init(key, views)
+        # Until its weights are loaded it says something of its own: an untrained classifier is zero.
+        dense = params["supervised_head"]["dense"]
+        dense["kernel"] = jax.random.normal(jax.random.fold_in(key, 4), dense["kernel"].shape, dense["kernel"].dtype)
         return {"params": params, "batch_stats": method_state["batch_stats"]}
 
     return Teacher(init, classify, num_classes)

@@ -40,20 +40,16 @@ class Program(NamedTuple):
 class DataShape(NamedTuple):
     """What a program must know of the training split.
 
-    num_examples: images. num_classes: 0 if they have no classes.
-    canvas: (height, width) of every image, pixels; (V, size, size) where the host cuts the views and sends crops.
+    num_examples: images. num_classes: 0 if they have no classes. canvas: (height, width) of every image, pixels.
     is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
+    is_cut: whether the host has cut the views, whose crops are sent in place of canvases.
     """
 
     num_examples: int
     num_classes: int
-    canvas: tuple[int, ...]
+    canvas: tuple[int, int]
     is_streamed: bool
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the host has cut the views."""
-        return len(self.canvas) == 3
+    is_cut: bool = False
 
 
 def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
@@ -170,14 +166,18 @@ def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, b
 
 
 def abstract_arguments(
-    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int
+    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int, num_views: int = 2
 ) -> tuple[Any, ...]:
-    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays."""
+    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays.
+
+    `num_views` is read where the host has cut the views.
+    """
     whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
     count, placed = (batch_size, rows) if shape.is_streamed else (shape.num_examples, whole)
     struct: Any = jax.ShapeDtypeStruct
+    views = (num_views,) if shape.is_cut else ()
     source = resident.SplitArrays(
-        images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
+        images=struct((count, *views, *shape.canvas, 3), jnp.uint8, sharding=placed),
         sizes=struct((count, 2), jnp.int32, sharding=placed),
         labels=struct((count,), jnp.int32, sharding=placed),
     )
@@ -230,8 +230,7 @@ def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:
     section = config.get("teacher", {})
     if section.get("encoder") is None:
         raise base.InputError(
-            "The method distill needs a teacher, a fine-tuned run. Use --config=distill:RUN or give "
-            "--config.teacher.workdir."
+            "The method distill needs a teacher, a fine-tuned run. Use --config=distill:RUN or set teacher.workdir."
         )
     encoder = config_lib.call(models.make_encoder, section, "encoder")
     return methods.make_teacher(encoder, num_classes=section["num_classes"], **section["head"])
@@ -249,7 +248,9 @@ def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
     )
 
 
-def data_shape(image_set: data.ImageSet, *, is_streamed: bool, crops: tuple[int, int, int] | None = None) -> DataShape:
-    """The shape of a split that has been read; `crops` is (V, size, size) where the host cuts them."""
-    canvas = image_set.images.shape[1:3] if crops is None else crops
-    return DataShape(len(image_set.images), len(image_set.class_names), canvas, is_streamed)
+def data_shape(image_set: data.ImageSet, *, is_streamed: bool, cut_size: int | None = None) -> DataShape:
+    """The shape of a split that has been read; `cut_size` is the side of the crops where the host cuts them."""
+    height, width = image_set.images.shape[1:3] if cut_size is None else (cut_size, cut_size)
+    return DataShape(
+        len(image_set.images), len(image_set.class_names), (height, width), is_streamed, is_cut=cut_size is not None
+    )

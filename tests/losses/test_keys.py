@@ -103,3 +103,30 @@ def test_mistakes_are_refused():
             loss(ones[:, 0], ones[:, 0])
     with pytest.raises(base.InputError, match=r"moco needs queries and keys \[B, d\]"):
         losses.moco(ones, ones, jnp.ones((4, 8)))
+
+
+def test_nt_xent_with_memory_is_its_definition_in_float64():
+    rng = np.random.default_rng(0)
+    memory, temperature = units(rng.normal(size=(5, 3))), 0.3
+
+    def oracle(z):
+        u = units(z).reshape(-1, 3)  # rows image by image: the other view of row i is i ^ 1
+        total = 0.0
+        for i in range(8):
+            others = [n for n in range(8) if n != i]
+            scores = np.array([*(u[i] @ u[n] for n in others), *(u[i] @ row for row in memory)]) / temperature
+            total += cross_entropy(scores, others.index(i ^ 1))
+        return total / 8
+
+    def form(z):
+        return losses.nt_xent_with_memory(z, jnp.asarray(memory), temperature=temperature)
+
+    family.check_oracle(form, oracle, rng.normal(size=(4, 2, 3)))
+
+
+def test_an_empty_memory_adds_nothing_and_equal_embeddings_give_the_collapse_value():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 4)), jnp.float32)
+    ours, _ = losses.nt_xent_with_memory(z, jnp.zeros((0, 4)), temperature=0.2)
+    assert float(ours) == pytest.approx(float(losses.nt_xent(z, temperature=0.2)[0]), rel=1e-6)
+    equal, _ = losses.nt_xent_with_memory(jnp.ones((6, 2, 4)), jnp.full((9, 4), 0.5))
+    assert float(equal) == pytest.approx(math.log(11 + 9), rel=1e-6)

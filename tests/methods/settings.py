@@ -3,8 +3,8 @@
 import inspect
 from typing import Any
 
-from simclr_jax import models
 from simclr_jax.methods import METHODS, make_teacher
+from tests.methods import steps
 
 # What a method must be told, and what would be large: heads of thousands of units, queues.
 _NEEDED = {"num_classes": 3, "num_steps": 10}
@@ -31,5 +31,5 @@ def small(name: str) -> dict[str, Any]:
 def arguments(name: str) -> dict[str, Any]:
     """`small`, and what the program that builds a method adds."""
     known = inspect.signature(METHODS[name]).parameters
-    needed = {**_NEEDED, "teacher": make_teacher(models.make_encoder(**TEACHER["encoder"]), num_classes=3)}
+    needed = {**_NEEDED, "teacher": make_teacher(steps.TinyEncoder(4), num_classes=3)}
     return {**small(name), **{key: value for key, value in needed.items() if key in known}}
