@@ -143,7 +143,8 @@ def get_config() -> config_dict.ConfigDict:
 
     # Probes: kNN and the linear probe on frozen features.
     config.probe = config_dict.ConfigDict()
-    config.probe.knn_k = 200
+    config.probe.knn_k = 200  # while training and in evaluate
+    config.probe.more_knn_k = (10, 20, 200)  # in evaluate, too
     config.probe.knn_temperature = 0.1
     config.probe.knn_weights = "similarity"  # exp(s / temperature) | "uniform", scikit-learn's default
     config.probe.label_fractions = (0.01, 0.1, 1.0)

@@ -90,6 +90,7 @@ def probe_rows(
         num_classes=len(both.train_set.class_names),
         fractions=probe.label_fractions,
         k=probe.knn_k,
+        more_k=probe.more_knn_k,
         temperature=probe.knn_temperature,
         weights=probe.knn_weights,
     )
@@ -156,19 +157,23 @@ def collect_features(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The probe rows (at least one) as text: a line for each kind of features, a column for each probe and share.
+    """The probe rows (at least one) as text: a line for each probe and share of the labels, a column for each features.
 
-    Below: what guessing scores, and the numbers of labels and test images.
+    Below: what guessing scores, and the number of test images.
     """
-    columns = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
+    lines = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
     names = list(dict.fromkeys(row["features"] for row in rows))
     cells = {(row["features"], row["probe"], row["labels"]): row["accuracy"] for row in rows}
-    counts = {(row["probe"], row["labels"]): row["num_labels"] for row in rows}
-    lines = [f"{'accuracy, %':<12}" + "".join(f"{probe} {labels}".rjust(13) for probe, labels in columns)]
-    lines += [f"{name:<12}" + "".join(f"{100 * cells[name, *column]:13.1f}" for column in columns) for name in names]
+    first = {(row["probe"], row["labels"]): row for row in rows[::-1]}
+    protocol = max(len(row["protocol"]) for row in first.values())
+    text = [f"{'accuracy, %':<{protocol}}  {'labels':>14}" + "".join(f"{name:>12}" for name in names)]
+    for line in lines:
+        share = f"{first[line]['num_labels']} ({line[1]})"
+        scores = "".join(f"{100 * cells[name, *line]:12.1f}" for name in names)
+        text.append(f"{first[line]['protocol']:<{protocol}}  {share:>14}" + scores)
     chance, num_test = rows[0]["chance"], rows[0]["num_test"]
-    lines += [f"{'chance':<12}" + f"{100 * chance:13.1f}" * len(columns)]
-    lines += [f"{'labels':<12}" + "".join(f"{counts[column]:13d}" for column in columns)]
+    text.append(f"{'guessing':<{protocol}}  {'':>14}" + f"{100 * chance:12.1f}" * len(names))
     error = probes.largest_error(num_test)
-    lines += [f"on {num_test} labelled test images: a standard error of at most {error:.1f} points"]
-    return "\n".join([*lines, f"protocols: {', '.join(dict.fromkeys(row['protocol'] for row in rows))}"])
+    text.append(f"on {num_test} labelled test images: a standard error of at most {error:.1f} points")
+    others = [row["protocol"] for row in rows if row["protocol"] not in {row["protocol"] for row in first.values()}]
+    return "\n".join([*text, *(["other protocols: " + ", ".join(dict.fromkeys(others))] if others else [])])

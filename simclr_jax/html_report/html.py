@@ -153,8 +153,10 @@ def _tiles(contents: ReportContents) -> list[tuple[str, str, str]]:
 def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
     if not contents.probes:
         return None
-    table = words.probe_table(contents.probes)
-    strong = words.trained_name(contents.probes)
+    # The further numbers of neighbours stand below the table, which they would make too wide.
+    shown = [row for row in contents.probes if row["probe"] in words.PROBES] or contents.probes
+    table = words.probe_table(shown)
+    strong = words.trained_name(shown)
     panels = [
         (
             f"{words.PROBES.get(column.probe, column.probe)}, {words.spaced(column.labels)} of the labels",
@@ -162,9 +164,16 @@ def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
         )
         for index, column in sorted(enumerate(table.columns), key=lambda item: (item[1].probe != "linear", item[0]))
     ]
-    chance = words.chance_of(contents.probes, contents.chance)
+    chance = words.chance_of(shown, contents.chance)
     svg = figures.bars(panels, strong=words.feature_title(strong), chance=chance, name="bars")
-    return {"table": table, "svg": svg, "chance": chance, "protocols": words.protocols(contents.probes)}
+    further = words.further_scores([row for row in contents.probes if row not in shown])
+    return {
+        "table": table,
+        "svg": svg,
+        "chance": chance,
+        "protocols": words.protocols(contents.probes),
+        "further": further,
+    }
 
 
 def _curves(contents: ReportContents) -> list[dict[str, str]]:

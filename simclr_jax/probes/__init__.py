@@ -15,20 +15,27 @@ from simclr_jax.probes.labelled import (
     rows_to_train,
     why_no_probe,
 )
-from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
-from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
+from simclr_jax.probes.least_squares import RidgeProbe, fit_ridge, ridge
+from simclr_jax.probes.logistic import LinearProbe, fit_logistic, linear
+from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors, vote
+from simclr_jax.probes.protocols import PROTOCOLS, Protocol, best_on_test, find_protocol, protocol_name
 from simclr_jax.probes.rows import probe_rows
 from simclr_jax.probes.settings import ProbeSettings, make_settings
 from simclr_jax.probes.subsets import label_subset, stratified_split
 
 __all__ = [
-    "LINEAR_PROTOCOL",
+    "PROTOCOLS",
     "LinearProbe",
     "ProbeSettings",
+    "Protocol",
+    "RidgeProbe",
     "accuracy",
+    "best_on_test",
     "cautions",
     "confusion",
+    "find_protocol",
     "fit_logistic",
+    "fit_ridge",
     "histogram_features",
     "knn",
     "knn_accuracy",
@@ -42,9 +49,12 @@ __all__ = [
     "neighbors",
     "pixel_features",
     "probe_rows",
+    "protocol_name",
     "reduce_by_pca",
+    "ridge",
     "rows_to_train",
     "stratified_split",
     "top_k_accuracy",
+    "vote",
     "why_no_probe",
 ]
