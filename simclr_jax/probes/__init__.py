@@ -6,6 +6,15 @@ numbers with the same protocol can be compared.
 
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
 from simclr_jax.probes.classifier import top_k_accuracy
+from simclr_jax.probes.doctor import Signs, diagnose
+from simclr_jax.probes.label_free import (
+    alignment,
+    effective_rank,
+    feature_deviation,
+    label_free_scores,
+    rankme,
+    uniformity,
+)
 from simclr_jax.probes.labelled import (
     cautions,
     knn_accuracy,
@@ -29,10 +38,15 @@ __all__ = [
     "ProbeSettings",
     "Protocol",
     "RidgeProbe",
+    "Signs",
     "accuracy",
+    "alignment",
     "best_on_test",
     "cautions",
     "confusion",
+    "diagnose",
+    "effective_rank",
+    "feature_deviation",
     "find_protocol",
     "fit_logistic",
     "fit_ridge",
@@ -40,6 +54,7 @@ __all__ = [
     "knn",
     "knn_accuracy",
     "knn_protocol",
+    "label_free_scores",
     "label_subset",
     "labelled_rows",
     "largest_error",
@@ -50,11 +65,13 @@ __all__ = [
     "pixel_features",
     "probe_rows",
     "protocol_name",
+    "rankme",
     "reduce_by_pca",
     "ridge",
     "rows_to_train",
     "stratified_split",
     "top_k_accuracy",
+    "uniformity",
     "vote",
     "why_no_probe",
 ]
