@@ -136,7 +136,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 500
     config.train.keep_checkpoints = 3  # the last ones; the best by kNN is kept beside them
-    config.train.evaluate_every_epochs = 10.0  # kNN while training; 0.0 = never
+    config.train.evaluate_every_epochs = 10.0  # kNN and scores without labels while training; 0.0 = never
     # Device memory for the training split, GB; a larger split is streamed from the host. None = half of the device's.
     config.train.max_resident_gigabytes = config_dict.placeholder(float)
     config.train.parameter_sharding = "replicated"  # "fsdp" = weights and optimizer split over devices, for wide nets
@@ -148,6 +148,7 @@ def get_config() -> config_dict.ConfigDict:
     config.probe.knn_temperature = 0.1
     config.probe.knn_weights = "similarity"  # exp(s / temperature) | "uniform", scikit-learn's default
     config.probe.label_fractions = (0.01, 0.1, 1.0)
+    config.probe.label_free_rows = 4096  # training images of the scores without labels; 0 = none
     config.probe.batch_size = 512  # images per forward pass
     return config
 

@@ -17,6 +17,7 @@ class ProbeSettings(NamedTuple):
     batch_size: int
     knn_weights: str = "similarity"
     more_knn_k: tuple[int, ...] = ()
+    label_free_rows: int = 4096
 
 
 def make_settings(
@@ -27,6 +28,7 @@ def make_settings(
     batch_size: int,
     knn_weights: str = "similarity",
     more_knn_k: Sequence[int] = (),
+    label_free_rows: int = 4096,
 ) -> ProbeSettings:
     """The config's section `probe`.
 
@@ -37,6 +39,7 @@ def make_settings(
         batch_size: images in one forward pass of the encoder, at least 1.
         knn_weights: "similarity" by similarity, or "uniform"; see `nearest.knn`.
         more_knn_k: further numbers of neighbours that are scored after training, each at least 1.
+        label_free_rows: training images of the scores without labels, see `label_free`; 0 = no such scores.
 
     Raises:
         base.InputError: a value is out of its range.
@@ -55,7 +58,17 @@ def make_settings(
         raise base.InputError(
             f"probe.label_fractions must be numbers above 0 and up to 1; got {label_fractions}. Use (0.01, 0.1, 1.0)."
         )
+    if label_free_rows < 0:
+        raise base.InputError(f"probe.label_free_rows must be at least 0; got {label_free_rows}. Use 4096.")
     if batch_size < 1:
         raise base.InputError(f"probe.batch_size must be at least 1; got {batch_size}. Use 512.")
     base.check_choice(knn_weights, nearest.WEIGHTS, name="probe.knn_weights", remedy="Use similarity.")
-    return ProbeSettings(knn_k, knn_temperature, tuple(label_fractions), batch_size, knn_weights, tuple(more_knn_k))
+    return ProbeSettings(
+        knn_k,
+        knn_temperature,
+        tuple(label_fractions),
+        batch_size,
+        knn_weights,
+        tuple(more_knn_k),
+        label_free_rows,
+    )

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from simclr_jax import base, data, optim, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, identity, input_pipeline, progress, splits, training_loop
+from simclr_jax.run import features, health, identity, input_pipeline, progress, splits, training_loop
 from simclr_jax.run import program as program_lib
 
 
@@ -33,6 +33,7 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )
+    encode = features.make_encode(program.encoder, **features.evaluation_settings(config))
     return training_loop.Run(
         config=config,
         mesh=mesh,
@@ -45,7 +46,8 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         placement=program.placement,
         settings=settings,
         train_steps=program.train_steps,
-        encode=features.make_encode(program.encoder, **features.evaluation_settings(config)),
+        encode=encode,
+        measure=health.make_measure(config, program.encoder, mesh, train_set=train_set, encode=encode),
         num_steps=program.num_steps,
     )
 

@@ -182,6 +182,11 @@ def read_scores(workdir: pathlib.Path) -> dict[int, float]:
     return {int(row["step"]): row["knn_accuracy"] for row in read_metrics(workdir) if "knn_accuracy" in row}
 
 
+def read_evaluated(workdir: pathlib.Path) -> set[int]:
+    """The steps that were evaluated while training, with labels or without."""
+    return {int(row["step"]) for row in read_metrics(workdir) if "evaluation_seconds" in row}
+
+
 def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:
     """Merges entries into results.json and returns the whole."""
     results = {**read_results(workdir), **entries}
