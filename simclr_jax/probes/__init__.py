@@ -24,13 +24,14 @@ from simclr_jax.probes.labelled import (
     rows_to_train,
     why_no_probe,
 )
+from simclr_jax.probes.leaks import near_duplicates
 from simclr_jax.probes.least_squares import RidgeProbe, fit_ridge, ridge
 from simclr_jax.probes.logistic import LinearProbe, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors, vote
 from simclr_jax.probes.protocols import PROTOCOLS, Protocol, best_on_test, find_protocol, protocol_name
 from simclr_jax.probes.rows import probe_rows
 from simclr_jax.probes.settings import ProbeSettings, make_settings
-from simclr_jax.probes.subsets import label_subset, stratified_split
+from simclr_jax.probes.subsets import label_subset, rows_by_name, stratified_split
 
 __all__ = [
     "PROTOCOLS",
@@ -61,6 +62,7 @@ __all__ = [
     "linear",
     "linear_accuracy",
     "make_settings",
+    "near_duplicates",
     "neighbors",
     "pixel_features",
     "probe_rows",
@@ -68,6 +70,7 @@ __all__ = [
     "rankme",
     "reduce_by_pca",
     "ridge",
+    "rows_by_name",
     "rows_to_train",
     "stratified_split",
     "top_k_accuracy",

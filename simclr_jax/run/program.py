@@ -17,7 +17,7 @@ from simclr_jax import augment, base, data, methods, models, optim, train_step
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import input_pipeline
+from simclr_jax.run import frozen, input_pipeline
 
 
 class Program(NamedTuple):
@@ -84,6 +84,7 @@ def make_program(
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
+    tx = frozen.leave_encoder(tx) if train["freeze_encoder"] else tx
     make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
     load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
@@ -217,7 +218,8 @@ def make_method(
     # What the program knows and a method may ask for; a loss over pairs of rows needs to know where rows are.
     known = {"num_classes": num_classes, "num_steps": num_steps, "mesh": mesh}
     asked = {key: value for key, value in known.items() if key in inspect.signature(make).parameters}
-    return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+    method = config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+    return frozen.freeze_encoder(method) if config["train"]["freeze_encoder"] else method
 
 
 def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:

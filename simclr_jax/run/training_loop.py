@@ -17,7 +17,17 @@ from jax.sharding import Mesh
 
 from simclr_jax import base, data, distributed, methods, probes, train_step
 from simclr_jax.distributed import sharding
-from simclr_jax.run import checkpoint, features, health, identity, input_pipeline, metrics_reader, pretrained, progress
+from simclr_jax.run import (
+    checkpoint,
+    features,
+    frozen,
+    health,
+    identity,
+    input_pipeline,
+    metrics_reader,
+    pretrained,
+    progress,
+)
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -36,6 +46,7 @@ class LoopSettings(NamedTuple):
     bn_group: over which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
     `sharding.state_placement`. fused_conv_bn: see `program.fuses_conv_bn`.
     deterministic: see `program.compiler_options`. stretch_schedule: see `identity.check_config`.
+    freeze_encoder: see `frozen.freeze_encoder`.
     """
 
     batch_size: int
@@ -52,6 +63,7 @@ class LoopSettings(NamedTuple):
     fused_conv_bn: bool = True
     deterministic: bool = False
     stretch_schedule: bool = False
+    freeze_encoder: bool = False
 
 
 def check_settings(settings: LoopSettings) -> LoopSettings:
@@ -98,7 +110,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
     with checkpoint.open_checkpoints(folder, keep=settings.keep_checkpoints, scores=scores) as checkpoints:
         like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say, any_process=peers.any)
-        state = _initial_state(run) if restored is None else restored
+        state = _initial_state(run, workdir, peers) if restored is None else restored
         step = int(state.step)
         for later in [known for known in scores if known > step]:
             del scores[later]  # their log is dropped, too, and they will be measured again
@@ -117,16 +129,17 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
                 return _loop(run, saver, state, reader, stop)
 
 
-def _initial_state(run: Run) -> base.TrainState:
+def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
     state, start = sharding.jit_once(run.init, run.mesh, placement=run.placement)(), run.config["init"]
     if start["workdir"] is None:
         return state
     progress.say(f"Starting from the weights of {start['workdir']}.")
     # Adopting happens on the host, from a whole copy.
     whole = sharding.jit_once(run.init, run.mesh)()
-    return sharding.put_placed(
-        pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"]), run.placement
-    )
+    adopted = pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"])
+    if peers.is_main:
+        frozen.write_start(workdir, frozen.encoder_digests(adopted.params, adopted.method_state))
+    return sharding.put_placed(adopted, run.placement)
 
 
 class _Saver:

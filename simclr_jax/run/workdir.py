@@ -54,6 +54,12 @@ def has_config(workdir: pathlib.Path) -> bool:
     return (workdir / _CONFIG).is_file()
 
 
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the runs that `train --seeds` made in `folder`, by seed; empty if there are none."""
+    found = [path for path in folder.glob("seed-*") if path.name[5:].isdigit() and has_config(path)]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Keeps the resolved config with the run."""
     write_json(workdir / _CONFIG, config)
