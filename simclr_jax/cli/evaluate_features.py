@@ -25,6 +25,8 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None =
     `classifier` (see `score_classifier`), `guards`, `diagnosis`, `evaluated_step` and `evaluated_data` to results.json.
     Images without a label take no part in what needs labels.
 
+    A folder of seeds, made by `train --seeds`, is evaluated seed by seed.
+
     With `transfer`, the name of another data set, its splits "train" and "test" are used in place of the run's, and the
     rows go to `transfer` under that name. `moved` (data, data_dir, cache_dir) says where the data are now, see
     `config.with_data`.
@@ -34,6 +36,13 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None =
     """
     progress.quiet_libraries()
     compilation_cache.keep()
+    seeds = workdir_lib.seed_folders(pathlib.Path(workdir))
+    if seeds and not workdir_lib.has_config(pathlib.Path(workdir)):
+        for own in seeds:
+            progress.say(f"{own}:")
+            evaluate(workdir=str(own), checkpoint=checkpoint, transfer=transfer, **moved)
+        progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
+        return 0
     folder = workdir_lib.require_run(workdir)
     config = config_lib.with_data(identity.read_config(folder), **{**moved, **({"data": transfer} if transfer else {})})
     config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data, models
-from simclr_jax.cli import evaluate, evaluate_features, preview, report, report_page
+from simclr_jax.cli import evaluate, evaluate_checks, evaluate_features, preview, report, report_page
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, splits
@@ -64,6 +64,24 @@ def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(evalua
     pixels = next(r for r in rows if (r["features"], r["labels"], r["probe"]) == ("pixels", "100%", "linear"))
     assert pixels["accuracy"] > 0.9
     assert "untrained" in table and "guessing" in table and pixels["protocol"] in table
+
+
+def test_evaluate_keeps_scores_without_labels_and_what_the_guards_found(evaluated):
+    run, table = evaluated
+    results = json.loads((run / "results.json").read_text())
+    names = {"rankme", "effective_rank", "feature_deviation", "uniformity", "alignment"}
+    assert set(results["label_free"]) == names and 1 < results["label_free"]["rankme"] < 32
+    assert "without labels  rankme" in table
+    assert results["guards"] == {
+        "batch_norm_at_rest": True,
+        "encoder_frozen": None,
+        "shared_with_pretraining": 0,
+        "near_duplicates": 0,
+        "best_on_test": False,
+        "shared_by_name": 0,
+    }
+    assert results["evaluated_data"]["num_test"] == 449 and results["evaluated_data"]["name"] == "digits"
+    assert isinstance(results["diagnosis"], list)
 
 
 def written_report(workdir, target):
@@ -142,6 +160,10 @@ def test_evaluate_of_data_on_which_nothing_can_be_measured_is_one_line_and_write
     assert not before or (workdir / "results.json").read_bytes() == before
 
 
+def nothing_to_say(*_, **how):
+    return evaluate_checks.Checks({}, {}, [], [])
+
+
 def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stored(workdir, give, monkeypatch, capsys):
     def full(folder, **entries):
         raise base.InputError("disk full")
@@ -149,6 +171,7 @@ def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stor
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     give({"labels": [0, 1, -1]}, {"labels": [0, 1, 1, -1, -1]})
     monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
     monkeypatch.setattr(workdir_lib, "update_results", full)
     with pytest.raises(base.InputError, match="disk full"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
@@ -223,11 +246,12 @@ def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, give, 
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
-    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"pixels": (h, h)})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
     give({"labels": [0, 1]}, {"labels": [0, 1]})
     with pytest.raises(base.InputError, match=r"results\.json: No space left"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
-    assert "pixels" in capsys.readouterr().out
+    assert "simclr" in capsys.readouterr().out
     with pytest.raises(base.InputError, match="--output must be a file that can be written"):
         report.main(workdir=str(workdir), output=str(workdir / "full.html"))
 
