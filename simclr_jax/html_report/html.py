@@ -74,7 +74,7 @@ class ReportContents:
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
         metrics: rows of metrics.jsonl: step and any of epoch, loss, contrastive_accuracy, contrastive_entropy,
-            learning_rate, images_per_second, knn_accuracy; others are not shown.
+            learning_rate, images_per_second, knn_accuracy, effective_rank, rankme, alignment, uniformity.
         probes: rows of results.json, see `probes.probe_rows`.
         collapse_value: the loss if all representations were identical; a dashed line.
         chance: accuracy of guessing, in [0, 1].
@@ -206,6 +206,18 @@ def _curves(contents: ReportContents) -> list[dict[str, str]]:
             _said("Dashed: guessing.", guess),
             score,
             {"percent": True, "reference": guess},
+        ),
+        (
+            "Directions in use",
+            "Without labels: 1 is a collapse; at most the number of features.",
+            series("effective_rank", "rankme"),
+            {},
+        ),
+        (
+            "Alignment and uniformity",
+            "Without labels: how far two views lie from each other, and how even all images lie; both better if low.",
+            series("alignment", "uniformity"),
+            {},
         ),
         ("Contrastive entropy", "In nats; high: undecided.", series("contrastive_entropy"), {}),
         ("Learning rate", "As used by the optimizer.", series("learning_rate"), {}),

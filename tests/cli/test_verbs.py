@@ -182,6 +182,27 @@ def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stor
     assert "Left out as unlabelled: 20 of 60 training images, 24 of 60 test images." in table
 
 
+def test_scores_on_other_data_or_of_a_checkpoint_chosen_on_the_test_split_say_so(
+    small_run, give, monkeypatch, tmp_path, capsys
+):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    give({"labels": [0, 1]}, {"labels": [0, 1]})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
+    latest = features.load_variables(run, which="latest")
+    monkeypatch.setattr(features, "load_variables", lambda folder, which: latest)
+    assert evaluate.main(workdir=str(run), checkpoint="best") == 0
+    rows = workdir_lib.read_results(run)["probes"]
+    assert {row["protocol"].split(".")[-2] for row in rows} == {"best-on-test"}
+    assert "knn.k10.t0.1.best-on-test.v1" in capsys.readouterr().out
+    assert evaluate.main(workdir=str(run), transfer="photo-patches") == 0
+    results = workdir_lib.read_results(run)
+    assert results["probes"] == rows and set(results["transfer"]) == {"photo-patches"}
+    other = results["transfer"]["photo-patches"]["probes"]
+    assert len(other) == len(rows) and not any("best" in row["protocol"] for row in other)
+
+
 @pytest.mark.parametrize(("num_classes", "names"), [(2, ["top_1"]), (5, ["top_1"]), (6, ["top_1", "top_5"])])
 def test_a_classifier_is_scored_on_labelled_images_by_what_can_fail(monkeypatch, num_classes, names):
     logits = np.random.default_rng(0).normal(size=(60, num_classes))
