@@ -46,5 +46,6 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.train.evaluate_every_epochs = float(max(min(20, epochs // 10), 1))
     config.probe.knn_k = 10
     config.probe.knn_weights = "uniform"
+    config.probe.label_free_rows = 0  # every second counts
     config.probe.batch_size = 2048
     return config

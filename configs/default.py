@@ -48,6 +48,9 @@ def get_config() -> config_dict.ConfigDict:
     # Train on this share of the labelled images only, a fixed subset, class by class; None = on all images.
     config.split.label_fraction = config_dict.placeholder(float)
 
+    # The same for images named in a text file, a file name a line: ImageNet's official lists. None = no list.
+    config.split.label_list = config_dict.placeholder(str)
+
     # The run whose encoder and head this one starts from; its config then decides over both.
     config.init = config_dict.ConfigDict()
     config.init.workdir = config_dict.placeholder(str)  # a run made by train or convert; None = random weights
@@ -135,23 +138,26 @@ def get_config() -> config_dict.ConfigDict:
     config.train.bn_group = "global"  # BatchNorm's statistics over the images of all devices | of a "host" | a "device"
     config.train.fused_conv_bn = True  # on GPUs, in bfloat16: wide 1x1 convolutions take in their BatchNorm
     config.train.deterministic = False  # on GPUs: the same bits in every run on the same kind and number of devices
+    config.train.freeze_encoder = False  # True = linear evaluation; BatchNorm is what encoder.norm says
     config.train.num_epochs = 100.0
     config.train.stretch_schedule = False  # True = a run may go on with another num_epochs, at that schedule's rate
     config.train.steps_per_dispatch = 1  # updates per call of the device; more hides the host at small images
     config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 500
     config.train.keep_checkpoints = 3  # the last ones; the best by kNN is kept beside them
-    config.train.evaluate_every_epochs = 10.0  # kNN while training; 0.0 = never
+    config.train.evaluate_every_epochs = 10.0  # kNN and scores without labels while training; 0.0 = never
     # Device memory for the training split, GB; a larger split is streamed from the host. None = half of the device's.
     config.train.max_resident_gigabytes = config_dict.placeholder(float)
     config.train.parameter_sharding = "replicated"  # "fsdp" = weights and optimizer split over devices, for wide nets
 
     # Probes: kNN and the linear probe on frozen features.
     config.probe = config_dict.ConfigDict()
-    config.probe.knn_k = 200
+    config.probe.knn_k = 200  # while training and in evaluate
+    config.probe.more_knn_k = (10, 20, 200)  # in evaluate, too
     config.probe.knn_temperature = 0.1
     config.probe.knn_weights = "similarity"  # exp(s / temperature) | "uniform", scikit-learn's default
     config.probe.label_fractions = (0.01, 0.1, 1.0)
+    config.probe.label_free_rows = 4096  # training images of the scores without labels; 0 = none
     config.probe.batch_size = 512  # images per forward pass
     return config
 
@@ -166,3 +172,37 @@ def number_arguments(arg: str, **defaults: int) -> dict[str, int]:
             raise ValueError(f"The part of --config behind the colon must be {valid} with N >= 1; got {item!r}.")
         values[name] = int(value)
     return values
+
+
+def run_and_number(arg: str, name: str) -> tuple[str, float | None]:
+    """(folder, number) of "FOLDER,name=NUMBER" as it stands behind the colon; both may be missing."""
+    workdir, found, number = arg.rpartition(f",{name}=") if f",{name}=" in arg else (arg, "", "")
+    if not found:
+        return workdir, None
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100000:
+        raise ValueError(f"The part of --config behind the colon may end in ,{name}=N with N above 0; got {number!r}.")
+    return workdir, value
+
+
+def start_from(config: config_dict.ConfigDict, workdir: str) -> None:
+    """Lets a run start from the one in `workdir`, with its data and images unless others are named; "" = from none."""
+    if not workdir:
+        return
+    config.init.workdir = workdir
+    config.data.name = config_dict.placeholder(str)
+    config.split.train = config_dict.placeholder(str)
+    config.split.test = config_dict.placeholder(str)
+    config.augment.image_size = config_dict.placeholder(int)
+    config.augment.resize = config_dict.placeholder(str)
+
+
+def crop_and_flip(config: config_dict.ConfigDict) -> None:
+    """One view of an image, cropped and flipped only: what training with labels sees."""
+    config.augment.num_views = 1
+    config.augment.color_jitter_probability = 0.0
+    config.augment.grayscale_probability = 0.0
+    config.augment.blur_probability = 0.0

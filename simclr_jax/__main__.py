@@ -20,6 +20,7 @@ class _Row(NamedTuple):
 VERBS = {
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
     "evaluate": _Row("--workdir=runs/demo", "kNN and linear probes"),
+    "compare": _Row("--output=c.html runs/a runs/b", "runs side by side"),
     "report": _Row("--workdir=runs/demo", "one HTML page about a run"),
     "preview": _Row("--config=demo --output=views.png", "a picture of the views"),
     "plan": _Row("--config=imagenet_v2 --devices=8", "memory, time, rate of a run"),

@@ -171,3 +171,35 @@ def test_the_published_hyperparameters_are_those_of_the_papers():
     assert (cifar["train"]["batch_size"], cifar["method"]["temperature"]) == (512, 0.5)
     assert (cifar["augment"]["color_jitter_strength"], cifar["augment"]["blur_probability"]) == (0.5, 0.0)
     assert cifar["encoder"]["stem"] == "cifar"
+
+
+@pytest.mark.parametrize(
+    ("spec", "fraction", "epochs", "selector"),
+    [
+        ("finetune:/r,labels=1", 0.01, 60.0, 1),
+        ("finetune:/r,labels=10", 0.1, 30.0, 1),
+        ("finetune:/r,labels=100", None, 30.0, 0),
+        ("finetune:/r", None, 30.0, 1),
+    ],
+)
+def test_fine_tuning_has_the_epochs_and_the_layer_of_its_share_of_the_labels(spec, fraction, epochs, selector):
+    settings = load(spec)
+    assert settings["init"]["workdir"] == "/r" and settings["split"]["label_fraction"] == fraction
+    assert (settings["train"]["num_epochs"], settings["method"]["ft_proj_selector"]) == (epochs, selector)
+
+
+def test_linear_evaluation_has_the_published_steps_and_rates():
+    """90 epochs of ImageNet at batch 4096: 28,151 steps from 1.6, as the reference's own arithmetic gives."""
+    settings = load("linear_eval:/a,b,epochs=90")
+    assert settings["init"]["workdir"] == "/a,b"
+    settings["train"]["batch_size"] = 4096
+    sizes = {"num_examples": 1_281_167, "batch_size": 4096, "num_epochs": settings["train"]["num_epochs"]}
+    schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes)
+    assert optim.num_train_steps(**sizes) == 28_151
+    assert float(schedule(jnp.asarray(0))) == pytest.approx(1.6, rel=1e-6)
+    assert float(schedule(jnp.asarray(14_071))) == pytest.approx(0.8, rel=1e-3)
+    assert settings["encoder"]["norm"] == "frozen" and settings["optimizer"]["nesterov"]
+    assert settings["optimizer"]["weight_decay"] == 0 == settings["method"]["ft_proj_selector"]
+    assert load("linear_eval:/r,epochs=100")["train"]["num_epochs"] == 100
+    with pytest.raises(Exception, match="epochs=N with N above 0; got 'x'"):
+        load("linear_eval:/r,epochs=x")

@@ -10,13 +10,16 @@ def make_parser() -> flags.Parser:
     parser = flags.Parser(
         "evaluate",
         description="""\
-Scores the frozen features of a run by kNN and a linear probe at 1 %, 10 % and
-100 % of the labels, beside an untrained network and raw pixels. Prints a table
-and writes results.json.""",
-        examples=("--workdir=runs/demo",),
+Scores the frozen features of a run by kNN, a linear and a ridge probe at 1 %,
+10 % and 100 % of the labels, beside an untrained network and raw pixels, and
+without labels. Says what is wrong. Prints a table and writes results.json.""",
+        examples=("--workdir=runs/demo", "--workdir=runs/demo --transfer=digits"),
     )
     flags.add_workdir(parser)
     flags.add_checkpoint(parser)
+    parser.add_argument(
+        "--transfer", metavar="NAME", help="score on another data set: tfds:cifar100, folder:PATH, digits ..."
+    )
     flags.add_data(parser)
     return parser
 

@@ -1,5 +1,6 @@
 """The work of `simclr-jax evaluate`: what a run's frozen features are worth, beside features without training."""
 
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,36 +10,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base, data, methods, models, probes
+from simclr_jax.cli import evaluate_checks
 from simclr_jax.distributed import sharding
-from simclr_jax.run import compilation_cache, feature_store, features, identity, paths, progress, splits
+from simclr_jax.run import compilation_cache, feature_store, features, guards, identity, paths, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 
-def evaluate(*, workdir: str, checkpoint: str = "latest", **moved: str | None) -> int:
+def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None = None, **moved: str | None) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
-    Prints a table of `probes` (see `probes.probe_rows`) and, for a run with a classifier of the same classes, its
-    scores; then writes `probes`, `evaluated_step` and `classifier` (see `score_classifier`) to results.json. Images
-    without a label take no part.
+    Prints a table of `probes` (see `probes.probe_rows`), scores without labels, and for a run with a classifier of the
+    same classes its scores; below them what the guards and the doctor found. Then writes `probes`, `label_free`,
+    `classifier` (see `score_classifier`), `guards`, `diagnosis`, `evaluated_step` and `evaluated_data` to results.json.
+    Images without a label take no part in what needs labels.
 
-    `moved` (data, data_dir, cache_dir) says where the data are now, see `config.with_data`.
+    A folder of seeds, made by `train --seeds`, is evaluated seed by seed.
+
+    With `transfer`, the name of another data set, its splits "train" and "test" are used in place of the run's, and the
+    rows go to `transfer` under that name. `moved` (data, data_dir, cache_dir) says where the data are now, see
+    `config.with_data`.
 
     Raises:
         base.InputError: no run or no such checkpoint, or nothing can be measured on its data.
     """
     progress.quiet_libraries()
     compilation_cache.keep()
+    seeds = workdir_lib.seed_folders(pathlib.Path(workdir))
+    if seeds and not workdir_lib.has_config(pathlib.Path(workdir)):
+        for own in seeds:
+            progress.say(f"{own}:")
+            evaluate(workdir=str(own), checkpoint=checkpoint, transfer=transfer, **moved)
+        progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
+        return 0
     folder = workdir_lib.require_run(workdir)
-    config = config_lib.with_data(identity.read_config(folder), **moved)
-    probe = config_lib.call(probes.make_settings, config, "probe")
-    step, params, method_state = features.load_variables(folder, which=checkpoint)
+    config = config_lib.with_data(identity.read_config(folder), **{**moved, **({"data": transfer} if transfer else {})})
+    config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
     both = splits.load(config)
+    step, params, method_state = features.load_variables(folder, which=checkpoint)
+    subject = evaluate_checks.Subject(
+        folder, config, step, params, method_state, both, transfer, best_on_test=checkpoint == "best"
+    )
     note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
-    if note:
+    if note and not transfer:
         progress.say(note)
     reason = splits.why_no_probe(both)
-    scores_classifier = has_classifier(params, both.test_set) and not both.is_same
+    scores_classifier = not transfer and has_classifier(params, both.test_set) and not both.is_same
     if reason is not None and not scores_classifier:
         raise base.InputError(
             "Probes need labelled images of several classes in the training and the test split; here "
@@ -47,33 +64,87 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", **moved: str | None) -
         )
     assert both.test_set is not None
     progress.say(f"Evaluating step {step} on {len(probes.labelled_rows(both.test_set.labels))} test images ...")
-    rows: list[dict[str, Any]] = []
-    collected: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    results: dict[str, Any] = {"probes": []}
+    h: _Both | None = None
     if reason is None:
-        variables = features.encoder_variables(params, method_state)
-        collected = collect_features(config, variables, train_set=both.train_set, test_set=both.test_set)
-        rows = probe_rows(collected, probe, both=both)
-    scores = score_classifier(config, params, method_state, test_set=both.test_set) if scores_classifier else None
-    # Shown before anything is stored: a full disk loses nothing.
-    _show(table(rows) if rows else f"No probes: {reason}", scores, splits.cautions(both) if rows else [])
-    workdir_lib.update_results(
-        folder, probes=rows, classifier=scores, evaluated_step=step, environment=workdir_lib.environment()
-    )
-    name = config["method"]["name"]
-    if name in collected:
-        of_train, of_test = collected[name]
-        kept = feature_store.save(folder, step=step, train=(of_train, both.train_set), test=(of_test, both.test_set))
-        if not kept:
-            progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
+        results, h = _measured(subject)
+    if scores_classifier:
+        results["classifier"] = score_classifier(config, params, method_state, test_set=both.test_set)
+    _show(subject, results, reason)
+    _store(subject, results, h)
     return 0
 
 
-def _show(text: str, scores: Mapping[str, Any] | None, sentences: Sequence[str]) -> None:
-    print(text)
+_Both = tuple[np.ndarray, np.ndarray]
+_TRANSFER_SPLITS = {"train": "train", "test": "test", "label_fraction": None, "label_list": None}
+
+
+def _measured(subject: evaluate_checks.Subject) -> tuple[dict[str, Any], _Both | None]:
+    """(what results.json keeps, the trained features of both splits) of a state whose splits have labels."""
+    config, both = subject.config, subject.both
+    assert both.test_set is not None
+    probe = config_lib.call(probes.make_settings, config, "probe")
+    how = features.evaluation_settings(config)
+    encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
+    images = [features.evaluation_images(split, **how) for split in (both.train_set, both.test_set)]
+    variables = features.encoder_variables(subject.params, subject.method_state)
+    collected = collect_features(subject, variables, encode=encode, images=images)
+    rows = probe_rows(collected, probe, both=both)
+    name = config["method"]["name"]
+    checks = evaluate_checks.check(subject, collected[name][0], rows, encode=encode, images=images)
+    if subject.best_on_test:
+        rows = [{**row, "protocol": probes.best_on_test(row["protocol"])} for row in rows]
+    results = {
+        "probes": rows,
+        "label_free": checks.label_free,
+        "guards": checks.guards,
+        "diagnosis": checks.diagnosis,
+        "said": checks.sentences,
+    }
+    return results, collected[name]
+
+
+def _store(subject: evaluate_checks.Subject, results: dict[str, Any], h: _Both | None) -> None:
+    """Writes the results, those of another data set beside the run's own, and keeps the run's own features."""
+    both = subject.both
+    assert both.test_set is not None
+    measured_on = {
+        "name": subject.config["data"]["name"],
+        "train": both.train_set.fingerprint,
+        "test": both.test_set.fingerprint,
+        "num_train": len(both.train_set.images),
+        "num_test": len(both.test_set.images),
+    }
+    kept = {key: value for key, value in results.items() if key != "said"}
+    if subject.transfer:
+        before = workdir_lib.read_results(subject.folder).get("transfer", {})
+        one = {**kept, "evaluated_step": subject.step, "evaluated_data": measured_on}
+        workdir_lib.update_results(subject.folder, transfer={**before, measured_on["name"]: one})
+        return
+    workdir_lib.update_results(
+        subject.folder,
+        **{"classifier": None, "label_free": {}, "guards": {}, "diagnosis": [], **kept},
+        evaluated_step=subject.step,
+        evaluated_data=measured_on,
+        environment=workdir_lib.environment(),
+    )
+    if h is not None:
+        train, test = (h[0], both.train_set), (h[1], both.test_set)
+        if not feature_store.save(subject.folder, step=subject.step, train=train, test=test):
+            progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
+
+
+def _show(subject: evaluate_checks.Subject, results: Mapping[str, Any], reason: str | None) -> None:
+    """Shown before anything is stored: a full disk loses nothing."""
+    rows, scores = results["probes"], results.get("classifier")
+    print(table(rows) if rows else f"No probes: {reason}")
+    if results.get("label_free"):
+        written = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in results["label_free"].items()]
+        print(f"without labels  {', '.join(written)}")
     if scores is not None:
         shown = [f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5") if name in scores]
-        print(f"its classifier  {'  '.join(shown)}  on {scores['num_images']} test images")
-    for sentence in sentences:
+        print(f"its classifier  {'  '.join(shown)}  on {scores['num_images']} test images, {scores['protocol']}")
+    for sentence in [*(splits.cautions(subject.both) if rows else []), *results.get("said", [])]:
         print(sentence)
     sys.stdout.flush()
 
@@ -90,6 +161,7 @@ def probe_rows(
         num_classes=len(both.train_set.class_names),
         fractions=probe.label_fractions,
         k=probe.knn_k,
+        more_k=probe.more_knn_k,
         temperature=probe.knn_temperature,
         weights=probe.knn_weights,
     )
@@ -106,7 +178,7 @@ def has_classifier(params: base.PyTree, test_set: data.ImageSet | None) -> bool:
 def score_classifier(
     config: Mapping[str, Any], params: base.PyTree, method_state: base.PyTree, *, test_set: data.ImageSet
 ) -> dict[str, Any]:
-    """{"top_1", "top_5", "num_images", "protocol"} of the run's own classifier on centre crops of the test images.
+    """What the run's own classifier scores on centre crops: "top_1", "top_5", "num_images", "protocol" and "labels".
 
     Images without a label do not count. With five classes or fewer there is no "top_5", which could not fail. The run
     must have a classifier, see `has_classifier`.
@@ -126,28 +198,40 @@ def score_classifier(
     ranks = {name: k for name, k in {"top_1": 1, "top_5": 5}.items() if k < len(test_set.class_names)}
     scores = {name: probes.top_k_accuracy(logits, test_set.labels, k=k) for name, k in ranks.items()}
     num_images = len(probes.labelled_rows(test_set.labels))
-    return {**scores, "num_images": num_images, "protocol": "classifier.centre-crop.v1"}
+    return {**scores, "num_images": num_images, **_how_trained(config)}
+
+
+def _how_trained(config: Mapping[str, Any]) -> dict[str, str]:
+    """The protocol of a classifier, and the labels that it saw."""
+    split = config["split"]
+    share = f"{100 * split['label_fraction']:g}%" if split["label_fraction"] is not None else "100%"
+    labels = pathlib.Path(split["label_list"]).name if split["label_list"] is not None else share
+    return {"protocol": guards.protocol_of_classifier(config), "labels": labels}
 
 
 def collect_features(
-    config: Mapping[str, Any], variables: base.PyTree, *, train_set: data.ImageSet, test_set: data.ImageSet
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    subject: evaluate_checks.Subject,
+    variables: base.PyTree,
+    *,
+    encode: features.EncodeFn,
+    images: Sequence[np.ndarray],
+) -> dict[str, _Both]:
     """Name -> (train, test) features: the trained encoder, the same one untrained, pixels, and grey histograms.
 
     The histogram is there for `photo-patches` only, where grey values alone tell much of which picture it is.
     """
+    config, both = subject.config, subject.both
+    assert both.test_set is not None
     encoder = config_lib.call(models.make_encoder, config, "encoder")
     how = features.evaluation_settings(config)
     size, mesh = how["size"], how["mesh"]
-    encode = features.make_encode(encoder, **how)
     init = sharding.jit_once(
         lambda key: encoder.init(key, jnp.zeros((2, size, size, 3), jnp.float32), train=False), mesh
     )
     untrained = init(jax.random.key(config["seed"]))
-    images = [features.evaluation_images(split, **how) for split in (train_set, test_set)]
     collected = {
-        config["method"]["name"]: (encode(variables, train_set), encode(variables, test_set)),
-        "untrained": (encode(untrained, train_set), encode(untrained, test_set)),
+        config["method"]["name"]: (encode(variables, both.train_set), encode(variables, both.test_set)),
+        "untrained": (encode(untrained, both.train_set), encode(untrained, both.test_set)),
         "pixels": (probes.pixel_features(images[0]), probes.pixel_features(images[1])),
     }
     if config["data"]["name"] == "photo-patches":
@@ -156,19 +240,23 @@ def collect_features(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The probe rows (at least one) as text: a line for each kind of features, a column for each probe and share.
+    """The probe rows (at least one) as text: a line for each probe and share of the labels, a column for each features.
 
-    Below: what guessing scores, and the numbers of labels and test images.
+    Below: what guessing scores, and the number of test images.
     """
-    columns = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
+    lines = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
     names = list(dict.fromkeys(row["features"] for row in rows))
     cells = {(row["features"], row["probe"], row["labels"]): row["accuracy"] for row in rows}
-    counts = {(row["probe"], row["labels"]): row["num_labels"] for row in rows}
-    lines = [f"{'accuracy, %':<12}" + "".join(f"{probe} {labels}".rjust(13) for probe, labels in columns)]
-    lines += [f"{name:<12}" + "".join(f"{100 * cells[name, *column]:13.1f}" for column in columns) for name in names]
+    first = {(row["probe"], row["labels"]): row for row in rows[::-1]}
+    protocol = max(len(row["protocol"]) for row in first.values())
+    text = [f"{'accuracy, %':<{protocol}}  {'labels':>14}" + "".join(f"{name:>12}" for name in names)]
+    for line in lines:
+        share = f"{first[line]['num_labels']} ({line[1]})"
+        scores = "".join(f"{100 * cells[name, *line]:12.1f}" for name in names)
+        text.append(f"{first[line]['protocol']:<{protocol}}  {share:>14}" + scores)
     chance, num_test = rows[0]["chance"], rows[0]["num_test"]
-    lines += [f"{'chance':<12}" + f"{100 * chance:13.1f}" * len(columns)]
-    lines += [f"{'labels':<12}" + "".join(f"{counts[column]:13d}" for column in columns)]
+    text.append(f"{'guessing':<{protocol}}  {'':>14}" + f"{100 * chance:12.1f}" * len(names))
     error = probes.largest_error(num_test)
-    lines += [f"on {num_test} labelled test images: a standard error of at most {error:.1f} points"]
-    return "\n".join([*lines, f"protocols: {', '.join(dict.fromkeys(row['protocol'] for row in rows))}"])
+    text.append(f"on {num_test} labelled test images: a standard error of at most {error:.1f} points")
+    others = [row["protocol"] for row in rows if row["protocol"] not in {row["protocol"] for row in first.values()}]
+    return "\n".join([*text, *(["other protocols: " + ", ".join(dict.fromkeys(others))] if others else [])])

@@ -22,11 +22,15 @@ DEVICE_KINDS = ("h200", "h100", "a100", "v4", "v5e", "v5p", "v6e", "cpu")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser of one verb, of `--name=value` flags only; a mistake is a `base.InputError` of one line."""
+    """argparse's parser of one verb, of `--name=value` flags; a mistake is a `base.InputError` of one line.
+
+    A verb may also take words without a name, one kind of them and at least one: `add_argument("runs", nargs="+")`.
+    """
 
     def __init__(self, verb: str, *, description: str, examples: Sequence[str] = ()) -> None:
         self.names: list[str] = []
         self.required: list[str] = []
+        self.words: list[str] = []
         self.takes_config = False
         self.default_config: str | None = None
         super().__init__(
@@ -42,19 +46,24 @@ class Parser(argparse.ArgumentParser):
 
     def add_argument(self, *names: Any, required: bool = False, **how: Any) -> argparse.Action:
         """argparse's, except that `parse` looks for missing flags: after unknown ones, which may be these misspelt."""
-        self.names += names
+        flags = [name for name in names if name.startswith("-")]
+        self.names += flags
+        self.words += [] if flags else [how["metavar"]]
         self.required += names[:1] if required else ()
         return super().add_argument(*names, **how)
 
     def format_help(self) -> str:
         """argparse's, with a usage that says what must be given instead of all that can be."""
-        self.usage = " ".join([self.prog, *(f"{name}=..." for name in self.required), "[--flag=value ...]"])
+        given = [*(f"{name}=..." for name in self.required), *(f"{word} ..." for word in self.words)]
+        self.usage = " ".join([self.prog, *given, "[--flag=value ...]"])
         return super().format_help()
 
     def error(self, message: str) -> Any:
         """Raises `base.InputError` in place of argparse's message on several lines."""
         message = re.sub(r"^argument (--\w+): ", r"\1 ", message)
         flag = message.partition(" ")[0]
+        if message.startswith("the following arguments are required"):
+            message = f"{self.words[0]} is required: one or more, beside the flags. See: {self.prog} --help"
         if message == f"{flag} expected one argument":
             message = f"{flag} must have a value; got none. Write {flag}=VALUE."
         raise base.InputError(base.one_line(message))
@@ -72,7 +81,8 @@ def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
         values["config"] = config.to_dict()
     # One dash is as good as two, as in absl's flags.
     words = [f"-{word}" if f"-{word.partition('=')[0]}" in parser.names else word for word in words]
-    found, rest = parser.parse_known_args(words)
+    # Words may stand between the flags.
+    found, rest = parser.parse_known_intermixed_args(words) if parser.words else parser.parse_known_args(words)
     if rest:
         raise base.InputError(_unknown(rest[0], parser.names))
     missing = [name for name in parser.required if getattr(found, name.removeprefix("--"), "") is None]

@@ -58,7 +58,9 @@ def report(*, workdir: str, output: str | None = None, **moved: str | None) -> i
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
     step, h, results, about_step = _choose_features(config, folder, both, results)
     seen = _look(config, both, h)
-    notes = [*about_step, *_notes(seen, reason)]
+    # What the doctor found when the run was evaluated is about the network whose probes are shown.
+    found = results.get("diagnosis", []) if results.get("probes") else []
+    notes = [*about_step, *found, *_notes(seen, reason)]
     other_data = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
     notes = [other_data, *notes] if other_data else notes
     for sentence in notes:

@@ -15,6 +15,12 @@ where it stopped. Ctrl-C or SIGTERM saves and stops.""",
         examples=("--config=demo --workdir=runs/demo", "--config=folder:PHOTOS --workdir=runs/photos"),
     )
     flags.add_workdir(parser, "where the run is kept: checkpoints, metrics, TensorBoard events")
+    parser.add_argument(
+        "--seeds",
+        type=flags.whole_number(1, 1000, such_as=3),
+        metavar="N",
+        help="N runs of seeds config.seed, config.seed + 1 ..., in FOLDER/seed-...",
+    )
     parser.add_argument("--coordinator", metavar="ADDR", help="HOST:PORT of process 0, in a job of several processes")
     parser.add_argument(
         "--num_processes",

@@ -29,6 +29,7 @@ def train(
     *,
     config: Mapping[str, Any],
     workdir: str,
+    seeds: int | None = None,
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
@@ -36,6 +37,7 @@ def train(
     """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
 
     In a job of several processes, each calls this with the same arguments but for `process_id`; see `distributed.join`.
+    With `seeds` there are so many runs, from the config's seed on, in the folders seed-0, seed-1 ... of the workdir.
 
     Returns:
         The exit status: 0 finished, 3 diverged, 4 another process was lost, 128 + n stopped by signal n.
@@ -49,7 +51,26 @@ def train(
     with distributed.join(coordinator=coordinator, num_processes=num_processes, process_id=process_id) as peers:
         if not peers.is_main:
             progress.mute()
-        return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
+        if seeds is None:
+            return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
+        return _train_seeds(folder, config, peers, seeds=seeds)
+
+
+def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, seeds: int) -> int:
+    """The run with `seeds` seeds, one after the other, each in a folder of its own; the first status that is not 0."""
+    if workdir_lib.has_config(folder):
+        raise base.InputError(
+            f"The workdir of several seeds holds a folder for each; {folder} is that of a single run. Use another one."
+        )
+    for seed in range(config["seed"], config["seed"] + seeds):
+        own = folder / f"seed-{seed}"
+        progress.say(f"Seed {seed}, in {own}:")
+        status = run_in(own, pretrained.inherit({**config, "seed": seed}, resumed=own), peers)
+        if status:
+            return status
+    flag = paths.as_flag("workdir", folder)
+    progress.say(f"All seeds are done. Next: simclr-jax evaluate {flag} && simclr-jax compare {folder}")
+    return 0
 
 
 def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers) -> int:

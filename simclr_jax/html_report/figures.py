@@ -23,8 +23,8 @@ PALETTE = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 # Drawn in these colours, replaced by the theme's when the SVG is written.
-_INK, _MUTED, _LINE = "#111213", "#717273", "#e1e2e3"
-_THEME = {_INK: "currentColor", _MUTED: "var(--muted)", _LINE: "var(--line)"}
+INK, MUTED, _LINE = "#111213", "#717273", "#e1e2e3"
+_THEME = {INK: "currentColor", MUTED: "var(--muted)", _LINE: "var(--line)"}
 _MAX_POINTS = 400
 
 
@@ -45,11 +45,11 @@ def line_plot(
     """
     from matplotlib.ticker import MaxNLocator
 
-    with _svg_settings():
+    with plot_settings():
         figure, axes = _figure(4.3, 2.5)
         factor = 100.0 if percent else 1.0
         for index, (label, (steps, values)) in enumerate(series.items()):
-            x, y = _thinned(steps), factor * _thinned(values)
+            x, y = thinned(steps), factor * thinned(values)
             style = ("-", (0, (5, 1.5)))[index % 2]
             marker = "o" if len(x) == 1 else ""
             axes.plot(
@@ -57,15 +57,15 @@ def line_plot(
             )
         if reference is not None and np.isfinite(reference[1]):
             value = factor * reference[1]
-            axes.axhline(value, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
+            axes.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
             axes.margins(y=0.12)
             _note(axes, reference[0], value)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("step", color=_MUTED)
+        axes.set_xlabel("step", color=MUTED)
         if percent:
             axes.yaxis.set_major_formatter("{x:g} %")
         if len(series) > 1:
-            for text in axes.legend(frameon=False, loc="best", labelcolor=_INK, fontsize=9).get_texts():
+            for text in axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9).get_texts():
                 text.set_parse_math(False)
         return _svg(figure, name)
 
@@ -84,7 +84,7 @@ def bars(
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     labels = [label for label, _ in panels[0][1]]
-    with _svg_settings():
+    with plot_settings():
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -94,15 +94,15 @@ def bars(
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         for axes, (title, values) in zip(grid.flat, panels, strict=False):
-            _dress(axes)
+            dress(axes)
             axes.grid(visible=False, axis="y")
-            axes.set_title(title, loc="left", color=_INK, fontsize=10, fontweight="bold", parse_math=False)
+            axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold", parse_math=False)
             for place, (label, value) in enumerate(values):
                 if value is not None:
                     axes.barh(place, 100 * value, height=0.68, color=ACCENT if label == strong else QUIET)
-                    axes.text(100 * value + 1.5, place, f"{100 * value:.1f}", va="center", color=_INK, fontsize=9.5)
+                    axes.text(100 * value + 1.5, place, f"{100 * value:.1f}", va="center", color=INK, fontsize=9.5)
             if chance is not None:
-                axes.axvline(100 * chance, color=_INK, linestyle=":", linewidth=1.2)
+                axes.axvline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
             axes.set_yticks(range(len(labels)), labels, parse_math=False)
             axes.set_ylim(len(labels) - 0.4, -0.6)
             axes.set_xlim(0, 112)
@@ -119,7 +119,7 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
         labels: int [n], -1 = unlabelled; None: one colour.
         name: see `line_plot`.
     """
-    with _svg_settings():
+    with plot_settings():
         figure, axes = _figure(7.6, 5.6)
         axes.set_axis_off()
         labels = np.full(len(positions), -1) if labels is None else labels
@@ -173,7 +173,7 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
     size = len(counts)
     # From transparent to the accent colour: reads the same on a light and on a dark page.
     shade = colors.LinearSegmentedColormap.from_list("shade", [(*colors.to_rgb(ACCENT), alpha) for alpha in (0.1, 1.0)])
-    with _svg_settings():
+    with plot_settings():
         figure, axes = _figure(
             *((max(0.37 * size + 2.6, 4.2), max(0.32 * size + 1.9, 3.4)) if size <= 40 else (7.5, 7.0))
         )
@@ -186,15 +186,15 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
             axes.pcolormesh(cells, cmap=shade, vmin=0, vmax=100, edgecolors=_LINE, linewidth=0.4)
             axes.invert_yaxis()
             ticks = np.arange(size) + 0.5
-            names = [_shortened(text) for text in class_names]
+            names = [shortened(text) for text in class_names]
             axes.set_yticks(ticks, names, parse_math=False)
             axes.set_xticks(ticks, names, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
             for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
-                color = "white" if share[row, column] > 60 else _INK
+                color = "white" if share[row, column] > 60 else INK
                 text = f"{share[row, column]:.0f}"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=color)
-        axes.set_xlabel("predicted class", color=_MUTED)
-        axes.set_ylabel("true class", color=_MUTED)
+        axes.set_xlabel("predicted class", color=MUTED)
+        axes.set_ylabel("true class", color=MUTED)
         return _svg(figure, name)
 
 
@@ -234,7 +234,7 @@ def map_2d(features: np.ndarray, *, max_rows: int = 3000, seed: int = 0) -> tupl
 
 
 @contextlib.contextmanager
-def _svg_settings() -> Iterator[None]:
+def plot_settings() -> Iterator[None]:
     """Settings in force while a plot is drawn and written; the caller's own are back afterwards."""
     import matplotlib
 
@@ -260,14 +260,15 @@ def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    _dress(axes)
+    dress(axes)
     return figure, axes
 
 
-def _dress(axes: "Axes") -> None:
+def dress(axes: "Axes") -> None:
+    """Gives one plot the page's colours and grid."""
     axes.set_facecolor("none")
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=_MUTED, labelcolor=_INK, length=0, labelsize=9.5)
+    axes.tick_params(colors=MUTED, labelcolor=INK, length=0, labelsize=9.5)
     axes.grid(color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -283,7 +284,7 @@ def _note(axes: "Axes", text: str, value: float) -> None:
         ha="right",
         va="bottom",
         fontsize=9,
-        color=_MUTED,
+        color=MUTED,
         parse_math=False,
     )
 
@@ -312,7 +313,8 @@ def _themed(tag: str, name: str) -> str:
     return tag
 
 
-def _thinned(values: Sequence[float]) -> np.ndarray:
+def thinned(values: Sequence[float]) -> np.ndarray:
+    """At most 400 evenly spaced values."""
     array = np.asarray(values, np.float64)
     return array[np.unique(np.linspace(0, len(array) - 1, min(len(array), _MAX_POINTS)).astype(int))]
 
@@ -323,5 +325,6 @@ def _middle(points: np.ndarray) -> np.ndarray:
     return sample[np.linalg.norm(sample[:, None] - sample[None], axis=-1).sum(axis=1).argmin()]
 
 
-def _shortened(text: str, length: int = 22) -> str:
+def shortened(text: str, length: int = 22) -> str:
+    """The text, its end left out beyond `length` letters."""
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -74,7 +74,7 @@ class ReportContents:
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
         metrics: rows of metrics.jsonl: step and any of epoch, loss, contrastive_accuracy, contrastive_entropy,
-            learning_rate, images_per_second, knn_accuracy; others are not shown.
+            learning_rate, images_per_second, knn_accuracy, effective_rank, rankme, alignment, uniformity.
         probes: rows of results.json, see `probes.probe_rows`.
         collapse_value: the loss if all representations were identical; a dashed line.
         chance: accuracy of guessing, in [0, 1].
@@ -153,8 +153,10 @@ def _tiles(contents: ReportContents) -> list[tuple[str, str, str]]:
 def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
     if not contents.probes:
         return None
-    table = words.probe_table(contents.probes)
-    strong = words.trained_name(contents.probes)
+    # The further numbers of neighbours stand below the table, which they would make too wide.
+    shown = [row for row in contents.probes if row["probe"] in words.PROBES] or contents.probes
+    table = words.probe_table(shown)
+    strong = words.trained_name(shown)
     panels = [
         (
             f"{words.PROBES.get(column.probe, column.probe)}, {words.spaced(column.labels)} of the labels",
@@ -162,9 +164,16 @@ def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
         )
         for index, column in sorted(enumerate(table.columns), key=lambda item: (item[1].probe != "linear", item[0]))
     ]
-    chance = words.chance_of(contents.probes, contents.chance)
+    chance = words.chance_of(shown, contents.chance)
     svg = figures.bars(panels, strong=words.feature_title(strong), chance=chance, name="bars")
-    return {"table": table, "svg": svg, "chance": chance, "protocols": words.protocols(contents.probes)}
+    further = words.further_scores([row for row in contents.probes if row not in shown])
+    return {
+        "table": table,
+        "svg": svg,
+        "chance": chance,
+        "protocols": words.protocols(contents.probes),
+        "further": further,
+    }
 
 
 def _curves(contents: ReportContents) -> list[dict[str, str]]:
@@ -197,6 +206,18 @@ def _curves(contents: ReportContents) -> list[dict[str, str]]:
             _said("Dashed: guessing.", guess),
             score,
             {"percent": True, "reference": guess},
+        ),
+        (
+            "Directions in use",
+            "Without labels: 1 is a collapse; at most the number of features.",
+            series("effective_rank", "rankme"),
+            {},
+        ),
+        (
+            "Alignment and uniformity",
+            "Without labels: how far two views lie from each other, and how even all images lie; both better if low.",
+            series("alignment", "uniformity"),
+            {},
         ),
         ("Contrastive entropy", "In nats; high: undecided.", series("contrastive_entropy"), {}),
         ("Learning rate", "As used by the optimizer.", series("learning_rate"), {}),

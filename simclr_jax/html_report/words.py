@@ -8,7 +8,7 @@ import numpy as np
 
 from simclr_jax import base, units
 
-PROBES = {"linear": "Linear probe", "knn": "kNN"}
+PROBES = {"linear": "Linear probe", "ridge": "Ridge", "knn": "kNN"}
 _TITLES = {
     "simclr": "SimCLR",
     "simclr_v2": "SimCLR v2",
@@ -168,6 +168,17 @@ def probe_table(rows: Rows) -> Table:
         for share in shares
     ]
     return Table(groups, columns, table_rows)
+
+
+def further_scores(rows: Rows) -> list[tuple[str, str]]:
+    """(features, protocol and share of the labels, accuracy with its error) of rows that stand in no table."""
+    return [
+        (
+            f"{feature_title(str(row['features']))}, {row['protocol']}, {spaced(str(row['labels']))} of the labels",
+            f"{_percent(row['accuracy'])} ± {100 * row['standard_error']:.1f}",
+        )
+        for row in rows
+    ]
 
 
 def protocols(rows: Rows) -> list[tuple[str, str]]:

@@ -6,6 +6,15 @@ numbers with the same protocol can be compared.
 
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
 from simclr_jax.probes.classifier import top_k_accuracy
+from simclr_jax.probes.doctor import Signs, diagnose
+from simclr_jax.probes.label_free import (
+    alignment,
+    effective_rank,
+    feature_deviation,
+    label_free_scores,
+    rankme,
+    uniformity,
+)
 from simclr_jax.probes.labelled import (
     cautions,
     knn_accuracy,
@@ -15,36 +24,57 @@ from simclr_jax.probes.labelled import (
     rows_to_train,
     why_no_probe,
 )
-from simclr_jax.probes.logistic import LINEAR_PROTOCOL, LinearProbe, fit_logistic, linear
-from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors
+from simclr_jax.probes.leaks import near_duplicates
+from simclr_jax.probes.least_squares import RidgeProbe, fit_ridge, ridge
+from simclr_jax.probes.logistic import LinearProbe, fit_logistic, linear
+from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors, vote
+from simclr_jax.probes.protocols import PROTOCOLS, Protocol, best_on_test, find_protocol, protocol_name
 from simclr_jax.probes.rows import probe_rows
 from simclr_jax.probes.settings import ProbeSettings, make_settings
-from simclr_jax.probes.subsets import label_subset, stratified_split
+from simclr_jax.probes.subsets import label_subset, rows_by_name, stratified_split
 
 __all__ = [
-    "LINEAR_PROTOCOL",
+    "PROTOCOLS",
     "LinearProbe",
     "ProbeSettings",
+    "Protocol",
+    "RidgeProbe",
+    "Signs",
     "accuracy",
+    "alignment",
+    "best_on_test",
     "cautions",
     "confusion",
+    "diagnose",
+    "effective_rank",
+    "feature_deviation",
+    "find_protocol",
     "fit_logistic",
+    "fit_ridge",
     "histogram_features",
     "knn",
     "knn_accuracy",
     "knn_protocol",
+    "label_free_scores",
     "label_subset",
     "labelled_rows",
     "largest_error",
     "linear",
     "linear_accuracy",
     "make_settings",
+    "near_duplicates",
     "neighbors",
     "pixel_features",
     "probe_rows",
+    "protocol_name",
+    "rankme",
     "reduce_by_pca",
+    "ridge",
+    "rows_by_name",
     "rows_to_train",
     "stratified_split",
     "top_k_accuracy",
+    "uniformity",
+    "vote",
     "why_no_probe",
 ]

@@ -12,7 +12,6 @@ import optax
 from simclr_jax import base
 from simclr_jax.probes import nearest, subsets
 
-LINEAR_PROTOCOL = "linear.lbfgs.standardized.v1"
 REGULARIZATIONS = tuple(float(f"1e{power}") for power in range(-6, 2))
 
 _Weights = tuple[jax.Array, jax.Array]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base
+from simclr_jax.probes import protocols
 
 # One block of similarities holds at most this many numbers (64 MiB in float32), whatever the size of the data.
 _BLOCK_ENTRIES = 2**24
@@ -92,12 +93,46 @@ def knn(
         >>> probes.knn(features, labels, np.asarray([[0.9, 0.1]]), k=1).tolist()
         [0]
     """
+    num_classes = count_classes(train_labels) if num_classes is None else num_classes
+    labels = checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
+    check_vote(k=k, temperature=temperature, weights=weights)
+    found = neighbors(train_features, test_features, k=min(k, len(labels)))
+    return vote(*found, labels, num_classes=num_classes, temperature=temperature, weights=weights)
+
+
+def check_vote(*, k: int, temperature: float, weights: str) -> None:
+    """Raises InputError unless these are settings of kNN, see `knn`."""
     base.check_choice(weights, WEIGHTS, name="weights of kNN", remedy="Use similarity.")
     if k < 1 or not temperature > 0:
         raise base.InputError(f"k and temperature of kNN must be positive; got {k} and {temperature}. Use 200 and 0.1.")
-    num_classes = count_classes(train_labels) if num_classes is None else num_classes
-    labels = checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
-    similarities, indices = neighbors(train_features, test_features, k=min(k, len(labels)))
+
+
+def vote(
+    similarities: np.ndarray,
+    indices: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    temperature: float = 0.1,
+    weights: str = "similarity",
+) -> np.ndarray:
+    """The class of every query by a vote of neighbours that were found before: int32 [Q] in [0, C); see `knn`.
+
+    The first k columns of the neighbours are the k nearest ones, so that one search serves several k.
+
+    Args:
+        similarities: float32 [Q, k], best first; see `neighbors`.
+        indices: int [Q, k], into `labels`.
+        labels: int [N] in [0, C).
+        num_classes: C.
+        temperature: above 0; not read for uniform votes.
+        weights: one of WEIGHTS.
+
+    Example:
+        >>> similarities, indices = probes.neighbors(np.eye(3), np.eye(3), k=3)
+        >>> probes.vote(similarities[:, :1], indices[:, :1], np.asarray([0, 1, 1]), num_classes=2).tolist()
+        [0, 1, 1]
+    """
     if not len(similarities):
         return np.zeros(0, np.int32)
     # NumPy's bincount on (row, class) pairs: exact in float64 and no [M, k, C] array.
@@ -116,7 +151,10 @@ def knn_protocol(k: int, temperature: float, num_train: int, *, weights: str = "
         >>> probes.knn_protocol(200, 0.1, 50000)
         'knn.k200.t0.1.v1'
     """
-    return f"knn.k{min(k, num_train)}.{f't{temperature:g}' if weights == 'similarity' else weights}.v1"
+    used = min(k, num_train)
+    if weights == "uniform":
+        return protocols.protocol_name("knn_uniform", k=used)
+    return protocols.protocol_name("knn", k=used, temperature=f"{temperature:g}")
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -4,6 +4,8 @@ The draw is a pure function of (labels, fraction, seed). It uses the raw output 
 stable sort only, because NumPy promises those to stay the same while `Generator.permutation` may change.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from simclr_jax import base
@@ -41,6 +43,43 @@ def label_subset(labels: np.ndarray, fraction: float, *, seed: int = 0) -> np.nd
     order = _random_order(len(labels), seed=seed, stream=_SUBSET_STREAM)
     taken = [rows[: max(1, _rounded(fraction, len(rows)))] for rows in _rows_by_class(labels, order)]
     return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)
+
+
+def rows_by_name(ids: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """The examples that a list of file names means: sorted int64 indices into `ids`.
+
+    Args:
+        ids: of the examples, paths below the data folder.
+        names: file names or paths, in any order; an id is meant if it is one of them or ends in "/" and one of them.
+
+    Raises:
+        InputError: the list is empty, or a name means no example or several.
+
+    Reference: the lists 1percent.txt and 10percent.txt of SimCLR's code, "n01440764_10027.JPEG" a line.
+
+    Example:
+        >>> probes.rows_by_name(["n01/n01_7.JPEG", "n02/n02_3.JPEG"], ["n02_3.JPEG"])
+        array([1])
+    """
+    wanted = dict.fromkeys(names)
+    last = {name.rpartition("/")[2] for name in wanted}
+    rows: dict[str, list[int]] = {}
+    for row, example in enumerate(ids):
+        parts = example.split("/")
+        for start in range(len(parts)) if parts[-1] in last else ():
+            rows.setdefault("/".join(parts[start:]), []).append(row)
+    wrong = [name for name in wanted if len(rows.get(name, ())) != 1]
+    if wrong or not wanted:
+        several = (
+            f"{len(wrong)} of {len(wanted)} mean none or several, such as {base.one_line(wrong[0], 60)}"
+            if wrong
+            else "none"
+        )
+        raise base.InputError(
+            f"Every name of a list must mean one training image; got {several}. Use the list of these data, and "
+            "data.name=folder:PATH, whose images have names."
+        )
+    return np.sort(np.asarray([rows[name][0] for name in wanted], np.int64))
 
 
 def stratified_split(labels: np.ndarray, fraction: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from simclr_jax.run import paths, shipped_configs
 if TYPE_CHECKING:
     from ml_collections import config_dict
 
-_PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir", "teacher.workdir")
+_PATH_KEYS = ("data.data_dir", "data.cache_dir", "init.workdir", "teacher.workdir", "split.label_list")
 # What a key takes, for the message that it does not take None.
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple"}
 
@@ -272,7 +272,7 @@ def _make_paths_absolute(config: config_dict.ConfigDict) -> None:
     """Keeps where things are, not how that was typed in today's current folder."""
     flat = base.flat(config.to_dict())
     for key in _PATH_KEYS:
-        if isinstance(flat[key], str) and (flat[key] or key == "init.workdir"):
+        if isinstance(flat[key], str) and (flat[key] or key in ("init.workdir", "split.label_list")):
             _set(config, key, paths.absolute(flat[key], flag=f"--config.{key}"))
     config.data.name = paths.data_name(flat["data.name"], flat["data.data_dir"], flag="--config.data.name")
 

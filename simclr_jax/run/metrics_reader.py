@@ -33,6 +33,8 @@ class Reader:
         self._pending: tuple[int, int, base.Metrics] | None = None
         self._meter = progress.Meter(done=step, total=sizes.num_steps)
         self._compiled = False
+        # What was logged since this process started, of the loss and of evaluations: what a diagnosis rests on.
+        self.rows: list[dict[str, float]] = []
         self._paused_seconds = 0.0
         self._begun = time.perf_counter()
         self._start = self._begun - log.seconds_before
@@ -74,6 +76,7 @@ class Reader:
             "seconds": time.perf_counter() - self._start,
         }
         workdir_lib.write_metrics(self._log, row)
+        self.rows.append({"step": step, "loss": values["loss"]})
         progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
 
     def waiting(self, step: int, *, times: float = 1.0) -> contextlib.AbstractContextManager[None]:
@@ -88,12 +91,21 @@ class Reader:
             yield
         self._paused_seconds = time.perf_counter() - begin
 
-    def write_accuracy(self, step: int, accuracy: float, *, peak_bytes: int | None) -> None:
-        """Logs and prints the kNN accuracy after update `step`, with its seconds and the device's peak of memory."""
-        row = {"step": step, "knn_accuracy": accuracy, "evaluation_seconds": self._paused_seconds}
-        workdir_lib.write_metrics(self._log, row if peak_bytes is None else {**row, "peak_bytes": peak_bytes})
-        say = f"step {step}/{self._sizes.num_steps}  kNN accuracy on the test split {100 * accuracy:.1f} %"
-        progress.say(say)
+    def write_evaluation(
+        self, step: int, accuracy: float | None, *, scores: Mapping[str, float], peak_bytes: int | None
+    ) -> None:
+        """Logs and prints what was measured after update `step`: kNN (None if not), scores without labels.
+
+        The seconds it took and the device's peak of memory are logged with it.
+        """
+        row = {"step": step, **scores, "evaluation_seconds": self._paused_seconds}
+        row |= {} if accuracy is None else {"knn_accuracy": accuracy}
+        row |= {} if peak_bytes is None else {"peak_bytes": peak_bytes}
+        workdir_lib.write_metrics(self._log, row)
+        self.rows.append(row)
+        said = [] if accuracy is None else [f"kNN accuracy on the test split {100 * accuracy:.1f} %"]
+        said += [f"effective rank {scores['effective_rank']:.1f}"] if "effective_rank" in scores else []
+        progress.say(f"step {step}/{self._sizes.num_steps}  {'  '.join(said)}")
 
 
 def crosses(before: int, after: int, every: int) -> bool:

@@ -17,7 +17,7 @@ from simclr_jax import augment, base, data, methods, models, optim, train_step
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import input_pipeline
+from simclr_jax.run import frozen, input_pipeline
 
 
 class Program(NamedTuple):
@@ -40,16 +40,20 @@ class Program(NamedTuple):
 class DataShape(NamedTuple):
     """What a program must know of the training split.
 
-    num_examples: images. num_classes: 0 if they have no classes. canvas: (height, width) of every image, pixels.
+    num_examples: images. num_classes: 0 if they have no classes.
+    canvas: (height, width) of every image, pixels; (V, size, size) where the host cuts the views and sends crops.
     is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
-    is_cut: whether the host has cut the views, whose crops are sent in place of canvases.
     """
 
     num_examples: int
     num_classes: int
-    canvas: tuple[int, int]
+    canvas: tuple[int, ...]
     is_streamed: bool
-    is_cut: bool = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the host has cut the views."""
+        return len(self.canvas) == 3
 
 
 def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
@@ -85,6 +89,7 @@ def make_program(
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
+    tx = frozen.leave_encoder(tx) if train["freeze_encoder"] else tx
     make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
     load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
     load_views = sharding.map_rows(
@@ -166,18 +171,14 @@ def compiler_options(config: Mapping[str, Any], *, platform: str) -> dict[str, b
 
 
 def abstract_arguments(
-    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int, num_views: int = 2
+    program: Program, mesh: Mesh, *, shape: DataShape, batch_size: int, steps_per_dispatch: int
 ) -> tuple[Any, ...]:
-    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays.
-
-    `num_views` is read where the host has cut the views.
-    """
+    """Shapes, dtypes and placements of the arguments of `program.train_steps`, to lower it without arrays."""
     whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
     count, placed = (batch_size, rows) if shape.is_streamed else (shape.num_examples, whole)
     struct: Any = jax.ShapeDtypeStruct
-    views = (num_views,) if shape.is_cut else ()
     source = resident.SplitArrays(
-        images=struct((count, *views, *shape.canvas, 3), jnp.uint8, sharding=placed),
+        images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
         sizes=struct((count, 2), jnp.int32, sharding=placed),
         labels=struct((count,), jnp.int32, sharding=placed),
     )
@@ -222,7 +223,8 @@ def make_method(
         asked["teacher"] = _make_teacher(config)
     elif config.get("teacher", {}).get("workdir") is not None:
         raise base.InputError(f"teacher.workdir is for the method distill; got the method {name}. Leave it open.")
-    return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+    method = config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+    return frozen.freeze_encoder(method) if config["train"]["freeze_encoder"] else method
 
 
 def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:
@@ -248,9 +250,7 @@ def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
     )
 
 
-def data_shape(image_set: data.ImageSet, *, is_streamed: bool, cut_size: int | None = None) -> DataShape:
-    """The shape of a split that has been read; `cut_size` is the side of the crops where the host cuts them."""
-    height, width = image_set.images.shape[1:3] if cut_size is None else (cut_size, cut_size)
-    return DataShape(
-        len(image_set.images), len(image_set.class_names), (height, width), is_streamed, is_cut=cut_size is not None
-    )
+def data_shape(image_set: data.ImageSet, *, is_streamed: bool, crops: tuple[int, int, int] | None = None) -> DataShape:
+    """The shape of a split that has been read; `crops` is (V, size, size) where the host cuts them."""
+    canvas = image_set.images.shape[1:3] if crops is None else crops
+    return DataShape(len(image_set.images), len(image_set.class_names), canvas, is_streamed)

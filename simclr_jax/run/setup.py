@@ -1,5 +1,6 @@
 """From a config to a run that is ready to train: its data, its input pipeline and its program."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from jax.sharding import Mesh
 from simclr_jax import base, data, optim, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, identity, input_pipeline, progress, splits, training_loop
+from simclr_jax.run import features, health, identity, input_pipeline, progress, splits, training_loop
 from simclr_jax.run import program as program_lib
 
 
@@ -34,6 +35,7 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
     )
+    encode = features.make_encode(program.encoder, **features.evaluation_settings(config))
     return training_loop.Run(
         config=config,
         mesh=mesh,
@@ -46,7 +48,8 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         placement=program.placement,
         settings=settings,
         train_steps=program.train_steps,
-        encode=features.make_encode(program.encoder, **features.evaluation_settings(config)),
+        encode=encode,
+        measure=health.make_measure(config, program.encoder, mesh, train_set=train_set, encode=encode),
         num_steps=program.num_steps,
     )
 
@@ -99,16 +102,40 @@ def _load_splits(
     """What the run keeps about its data, the images to train on, and the test split if kNN runs while training."""
     train_set = splits.load_split(config, "train")
     source = identity.describe(config["data"]["name"], train_set)
-    fraction = config["split"]["label_fraction"]
-    if fraction is not None or config["method"]["name"] == "supervised":
-        rows = probes.rows_to_train(train_set.labels, class_names=train_set.class_names, fraction=fraction)
-        train_set = train_set if len(rows) == len(train_set.images) else data.subset(train_set, rows)
+    train_set = _labelled_part(config, train_set)
     if settings.batch_size > len(train_set.images):
         raise base.InputError(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
             f"{len(train_set.images)}. An image met twice in a batch would be its own negative."
         )
     return source, train_set, _load_test_split(config, train_set) if settings.evaluate_every_epochs > 0 else None
+
+
+def _labelled_part(config: Mapping[str, Any], train_set: data.ImageSet) -> data.ImageSet:
+    """The images that training with labels uses, all of the split for other methods."""
+    fraction, listed = config["split"]["label_fraction"], config["split"]["label_list"]
+    if fraction is None and listed is None and config["method"]["name"] != "supervised":
+        return train_set
+    if listed is not None:
+        if fraction is not None:
+            raise base.InputError(
+                "split.label_fraction and split.label_list both choose the labelled images; got both. Leave out one."
+            )
+        names = _read_names(listed)
+        train_set = data.subset(train_set, probes.rows_by_name(train_set.ids, names))
+    rows = probes.rows_to_train(train_set.labels, class_names=train_set.class_names, fraction=fraction)
+    return train_set if len(rows) == len(train_set.images) else data.subset(train_set, rows)
+
+
+def _read_names(path: str) -> list[str]:
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise base.InputError(
+            f"split.label_list must be a text file with a file name a line; {path}: {base.one_line(reason, 80)}."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _load_test_split(config: Mapping[str, Any], train_set: data.ImageSet) -> data.ImageSet | None:

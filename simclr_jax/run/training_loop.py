@@ -12,11 +12,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from simclr_jax import base, data, distributed, methods, probes, train_step
 from simclr_jax.distributed import sharding
-from simclr_jax.run import checkpoint, features, identity, input_pipeline, metrics_reader, pretrained, progress
+from simclr_jax.run import (
+    checkpoint,
+    features,
+    frozen,
+    health,
+    identity,
+    input_pipeline,
+    metrics_reader,
+    pretrained,
+    progress,
+)
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -29,11 +40,13 @@ class LoopSettings(NamedTuple):
 
     batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
-    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN while training, 0 = never.
+    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN and
+    scores without labels while training, 0 = never.
     max_resident_gigabytes: see `input_pipeline.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`.
     bn_group: over which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
     `sharding.state_placement`. fused_conv_bn: see `program.fuses_conv_bn`.
     deterministic: see `program.compiler_options`. stretch_schedule: see `identity.check_config`.
+    freeze_encoder: see `frozen.freeze_encoder`.
     """
 
     batch_size: int
@@ -50,6 +63,7 @@ class LoopSettings(NamedTuple):
     fused_conv_bn: bool = True
     deterministic: bool = False
     stretch_schedule: bool = False
+    freeze_encoder: bool = False
 
 
 def check_settings(settings: LoopSettings) -> LoopSettings:
@@ -81,6 +95,7 @@ class Run(NamedTuple):
     placement: base.PyTree
     train_steps: train_step.Dispatch
     encode: features.EncodeFn
+    measure: health.Measure
     num_steps: int
 
 
@@ -95,7 +110,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
     with checkpoint.open_checkpoints(folder, keep=settings.keep_checkpoints, scores=scores) as checkpoints:
         like = sharding.like_placed(jax.eval_shape(run.init), run.placement)
         restored = checkpoint.restore_latest(checkpoints, like, warn=progress.say, any_process=peers.any)
-        state = _initial_state(run) if restored is None else restored
+        state = _initial_state(run, workdir, peers) if restored is None else restored
         step = int(state.step)
         for later in [known for known in scores if known > step]:
             del scores[later]  # their log is dropped, too, and they will be measured again
@@ -107,12 +122,14 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
             sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
             reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
             with peers.noticing_loss():
-                return _loop(
-                    run, _Saver(checkpoints, like, scores, is_proven=restored is not None), state, reader, stop
-                )
+                measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
+                saver = _Saver(checkpoints, like, scores, is_proven=restored is not None)
+                if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
+                    _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
+                return _loop(run, saver, state, reader, stop)
 
 
-def _initial_state(run: Run) -> base.TrainState:
+def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
     state, start = sharding.jit_once(run.init, run.mesh, placement=run.placement)(), run.config["init"]
     teacher = run.config["teacher"]
     if start["workdir"] is None and teacher["workdir"] is None:
@@ -122,6 +139,8 @@ def _initial_state(run: Run) -> base.TrainState:
     if start["workdir"] is not None:
         progress.say(f"Starting from the weights of {start['workdir']}.")
         whole = pretrained.adopt(whole, workdir=start["workdir"], which=start["checkpoint"])
+        if peers.is_main:
+            frozen.write_start(workdir, frozen.encoder_digests(whole.params, whole.method_state))
     if teacher["workdir"] is not None:
         progress.say(f"Learning from the classifier of {teacher['workdir']}.")
         whole = pretrained.adopt_teacher(whole, workdir=teacher["workdir"], which=teacher["checkpoint"])
@@ -153,8 +172,6 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
     vote = sharding.make_vote(run.mesh)
     step = int(state.step)
     stopped = 0
-    if _is_evaluated(run, step - settings.steps_per_dispatch, step) and step not in saver.scores:
-        _evaluate(run, reader, state, saver.scores)  # a run that was stopped between saving and evaluating
     while step < run.num_steps:
         with reader.waiting(step + 1):
             stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
@@ -181,8 +198,9 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
 
 
 def _is_evaluated(run: Run, before: int, step: int) -> bool:
-    """Whether kNN is due after the updates before + 1 ... step."""
-    if run.test_set is None or step <= 0:
+    """Whether the representation is to be measured after the updates before + 1 ... step."""
+    measures = run.test_set is not None or run.config["probe"]["label_free_rows"] > 0
+    if run.settings.evaluate_every_epochs <= 0 or step <= 0 or not measures:
         return False
     batches = len(run.train_set.images) / run.settings.batch_size
     every = max(round(run.settings.evaluate_every_epochs * batches), 1)
@@ -191,32 +209,43 @@ def _is_evaluated(run: Run, before: int, step: int) -> bool:
 
 
 def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, scores: dict[int, float]) -> None:
-    """kNN of the test split against the training split, over the labelled rows of both; logged, and kept as a score.
+    """kNN of the test split against the training split, over the labelled rows of both, and scores without labels.
 
-    It is there to be looked at: what keeps it from being measured is said, and the training goes on.
+    All is logged; kNN is kept as a score; what looks wrong is said. It is there to be looked at: what keeps it from
+    being measured is said, and the training goes on.
     """
-    train_set, test_set = run.train_set, run.test_set
-    assert test_set is not None
+    step, accuracy = int(state.step), None
     variables = features.encoder_variables(state.params, state.method_state)
-    step = int(state.step)
-    try:
-        with reader.paused():
-            accuracy = probes.knn_accuracy(
-                run.encode(variables, train_set),
-                train_set.labels,
-                run.encode(variables, test_set),
-                test_labels=test_set.labels,
-                num_classes=len(train_set.class_names),
-                k=run.probe.knn_k,
-                temperature=run.probe.knn_temperature,
-                weights=run.probe.knn_weights,
-            )
-    except base.InputError as error:
-        progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
+    with reader.paused():
+        train_h = None if run.test_set is None else run.encode(variables, run.train_set)
+        try:
+            accuracy = None if train_h is None else _knn_accuracy(run, variables, train_h)
+        except base.InputError as error:
+            progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
+        label_free, signs = run.measure(state, train_h)
+    if accuracy is None and not label_free:
         return
-    assert accuracy is not None  # only splits with labels come here
-    scores[step] = accuracy
-    reader.write_accuracy(step, accuracy, peak_bytes=sharding.device_peak_bytes())
+    if accuracy is not None:
+        scores[step] = accuracy
+    reader.write_evaluation(step, accuracy, scores=label_free, peak_bytes=sharding.device_peak_bytes())
+    num_classes = len(run.train_set.class_names)
+    for sentence in health.diagnose(run.config, signs, reader.rows, num_steps=run.num_steps, num_classes=num_classes):
+        progress.say(f"step {step}: {sentence}")
+
+
+def _knn_accuracy(run: Run, variables: base.PyTree, train_h: np.ndarray) -> float | None:
+    test_set = run.test_set
+    assert test_set is not None
+    return probes.knn_accuracy(
+        train_h,
+        run.train_set.labels,
+        run.encode(variables, test_set),
+        test_labels=test_set.labels,
+        num_classes=len(run.train_set.class_names),
+        k=run.probe.knn_k,
+        temperature=run.probe.knn_temperature,
+        weights=run.probe.knn_weights,
+    )
 
 
 def _announce(run: Run, step: int) -> None:

@@ -54,6 +54,12 @@ def has_config(workdir: pathlib.Path) -> bool:
     return (workdir / _CONFIG).is_file()
 
 
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the runs that `train --seeds` made in `folder`, by seed; empty if there are none."""
+    found = [path for path in folder.glob("seed-*") if path.name[5:].isdigit() and has_config(path)]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Keeps the resolved config with the run."""
     write_json(workdir / _CONFIG, config)
@@ -180,6 +186,11 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
 def read_scores(workdir: pathlib.Path) -> dict[int, float]:
     """Step -> kNN accuracy while training, of all steps that were evaluated."""
     return {int(row["step"]): row["knn_accuracy"] for row in read_metrics(workdir) if "knn_accuracy" in row}
+
+
+def read_evaluated(workdir: pathlib.Path) -> set[int]:
+    """The steps that were evaluated while training, with labels or without."""
+    return {int(row["step"]) for row in read_metrics(workdir) if "evaluation_seconds" in row}
 
 
 def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:

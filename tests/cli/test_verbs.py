@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data, models
-from simclr_jax.cli import evaluate, evaluate_features, preview, report, report_page
+from simclr_jax.cli import evaluate, evaluate_checks, evaluate_features, preview, report, report_page
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, splits
@@ -52,17 +52,36 @@ def test_evaluate_writes_a_row_for_every_kind_of_features_probe_and_share(evalua
     run, table = evaluated
     rows = json.loads((run / "results.json").read_text())["probes"]
     seen = {(row["features"], row["labels"], row["probe"]) for row in rows}
+    # At 1 % all ten labels vote, whatever k is.
     assert seen == {
         (name, labels, probe)
         for name in ("simclr", "untrained", "pixels")
         for labels in ("1%", "10%", "100%")
-        for probe in ("knn", "linear")
+        for probe in ("knn", "linear", "ridge", *(("knn10", "knn20") if labels != "1%" else ()))
     }
     assert all(0 <= row["accuracy"] <= 1 and row["protocol"].endswith(".v1") for row in rows)
     # Digits are nearly solved by pixels: a table that says otherwise mixes its rows up.
     pixels = next(r for r in rows if (r["features"], r["labels"], r["probe"]) == ("pixels", "100%", "linear"))
     assert pixels["accuracy"] > 0.9
-    assert "untrained" in table and "chance" in table and pixels["protocol"] in table
+    assert "untrained" in table and "guessing" in table and pixels["protocol"] in table
+
+
+def test_evaluate_keeps_scores_without_labels_and_what_the_guards_found(evaluated):
+    run, table = evaluated
+    results = json.loads((run / "results.json").read_text())
+    names = {"rankme", "effective_rank", "feature_deviation", "uniformity", "alignment"}
+    assert set(results["label_free"]) == names and 1 < results["label_free"]["rankme"] < 32
+    assert "without labels  rankme" in table
+    assert results["guards"] == {
+        "batch_norm_at_rest": True,
+        "encoder_frozen": None,
+        "shared_with_pretraining": 0,
+        "near_duplicates": 0,
+        "best_on_test": False,
+        "shared_by_name": 0,
+    }
+    assert results["evaluated_data"]["num_test"] == 449 and results["evaluated_data"]["name"] == "digits"
+    assert isinstance(results["diagnosis"], list)
 
 
 def written_report(workdir, target):
@@ -145,6 +164,10 @@ def test_evaluate_of_data_on_which_nothing_can_be_measured_is_one_line_and_write
     assert not before or (workdir / "results.json").read_bytes() == before
 
 
+def nothing_to_say(*_, **how):
+    return evaluate_checks.Checks({}, {}, [], [])
+
+
 def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stored(workdir, give, monkeypatch, capsys):
     def full(folder, **entries):
         raise base.InputError("disk full")
@@ -152,14 +175,36 @@ def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stor
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     give({"labels": [0, 1, -1]}, {"labels": [0, 1, 1, -1, -1]})
     monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
     monkeypatch.setattr(workdir_lib, "update_results", full)
     with pytest.raises(base.InputError, match="disk full"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
     table = capsys.readouterr().out
     # 40 of 60 and 36 of 60; guessing the commoner class is right in 24 of 36.
     assert "on 36 labelled test images: a standard error of at most 8.3 points" in table
-    assert table.count("66.7") >= 6 and "labels                  2            2            4 " in table
+    assert table.count("66.7") >= 6 and "        2 (1%)" in table and "       4 (10%)" in table
     assert "Left out as unlabelled: 20 of 60 training images, 24 of 60 test images." in table
+
+
+def test_scores_on_other_data_or_of_a_checkpoint_chosen_on_the_test_split_say_so(
+    small_run, give, monkeypatch, tmp_path, capsys
+):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    give({"labels": [0, 1]}, {"labels": [0, 1]})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
+    latest = features.load_variables(run, which="latest")
+    monkeypatch.setattr(features, "load_variables", lambda folder, which: latest)
+    assert evaluate.main(workdir=str(run), checkpoint="best") == 0
+    rows = workdir_lib.read_results(run)["probes"]
+    assert {row["protocol"].split(".")[-2] for row in rows} == {"best-on-test"}
+    assert "knn.k10.t0.1.best-on-test.v1" in capsys.readouterr().out
+    assert evaluate.main(workdir=str(run), transfer="photo-patches") == 0
+    results = workdir_lib.read_results(run)
+    assert results["probes"] == rows and set(results["transfer"]) == {"photo-patches"}
+    other = results["transfer"]["photo-patches"]["probes"]
+    assert len(other) == len(rows) and not any("best" in row["protocol"] for row in other)
 
 
 @pytest.mark.parametrize(("num_classes", "names"), [(2, ["top_1"]), (5, ["top_1"]), (6, ["top_1", "top_5"])])
@@ -226,11 +271,12 @@ def test_evaluate_shows_its_table_also_where_it_cannot_be_stored(workdir, give, 
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     h = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
-    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"pixels": (h, h)})
+    monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
+    monkeypatch.setattr(evaluate_checks, "check", nothing_to_say)
     give({"labels": [0, 1]}, {"labels": [0, 1]})
     with pytest.raises(base.InputError, match=r"results\.json: No space left"):
         evaluate.main(workdir=str(workdir), checkpoint="latest")
-    assert "pixels" in capsys.readouterr().out
+    assert "simclr" in capsys.readouterr().out
     with pytest.raises(base.InputError, match="--output must be a file that can be written"):
         report.main(workdir=str(workdir), output=str(workdir / "full.html"))
 

@@ -153,7 +153,7 @@ def test_a_long_curve_stays_small_and_keeps_its_ends():
     steps = np.arange(100_000)
     svg = figures.line_plot({"loss": (steps, np.random.default_rng(0).normal(size=len(steps)))}, name="a")
     assert len(svg) < 40_000
-    kept = figures._thinned(steps)
+    kept = figures.thinned(steps)
     assert (kept[0], kept[-1], len(kept)) == (0, 99_999, 400)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, probes
+from simclr_jax.probes import rows as rows_lib
 
 
 def _features(num_train=240, num_test=90, width=6, num_classes=3):
@@ -22,7 +23,7 @@ def test_probe_rows_has_one_row_per_features_share_and_probe():
     features, train_labels, test_labels = _features()
     rows = probes.probe_rows({"simclr": features, "noise": features}, train_labels, test_labels, num_classes=3)
     keys = [(row["features"], row["labels"], row["probe"]) for row in rows]
-    assert len(keys) == len(set(keys)) == 12
+    assert len(keys) == len(set(keys)) == 18
     assert {row["labels"]: row["num_labels"] for row in rows} == {"1%": 3, "10%": 24, "100%": 240}
     assert all(0 <= row["accuracy"] <= 1 and row["chance"] == pytest.approx(1 / 3) for row in rows)
     assert json.loads(json.dumps(rows)) == rows
@@ -36,8 +37,36 @@ def test_probe_rows_are_the_scores_of_the_probes():
     linear = probes.linear(train[subset], train_labels[subset], test, num_classes=3)
     assert rows[0]["accuracy"] == probes.accuracy(knn, test_labels)
     assert rows[1]["accuracy"] == probes.accuracy(linear.predictions, test_labels)
+    ridge = probes.ridge(train[subset], train_labels[subset], test, num_classes=3)
+    assert rows[2]["accuracy"] == probes.accuracy(ridge.predictions, test_labels)
     assert rows[0]["protocol"] == "knn.k24.t0.1.v1"
     assert rows[1]["protocol"] == "linear.lbfgs.standardized.v1"
+
+
+def test_further_numbers_of_neighbours_are_scored_as_by_a_search_of_their_own(monkeypatch):
+    monkeypatch.setattr(rows_lib, "_fitted", lambda *_, seed: [])
+    (train, test), train_labels, test_labels = _features()
+    how = {"num_classes": 3, "fractions": (0.1, 1.0), "k": 20, "more_k": (3, 20, 200)}
+    rows = probes.probe_rows({"h": (train, test)}, train_labels, test_labels, **how)
+    found = {(row["probe"], row["num_labels"]): row for row in rows if row["probe"].startswith("knn")}
+    # Of 24 labels at most 24 vote.
+    assert {key: row["k"] for key, row in found.items()} == {
+        **{("knn", 24): 20, ("knn3", 24): 3, ("knn200", 24): 24},
+        **{("knn", 240): 20, ("knn3", 240): 3, ("knn200", 240): 200},
+    }
+    for (_, count), row in found.items():
+        subset = probes.label_subset(train_labels, count / 240)
+        alone = probes.knn(train[subset], train_labels[subset], test, num_classes=3, k=row["k"])
+        assert row["accuracy"] == probes.accuracy(alone, test_labels)
+
+
+def test_the_mean_over_classes_weighs_a_rare_class_as_a_common_one(monkeypatch):
+    monkeypatch.setattr(rows_lib, "_fitted", lambda *_, seed: [])
+    truth = np.array([0] * 90 + [1] * 10)
+    h = np.eye(2)[np.where(np.arange(100) < 80, 0, 1)].astype(np.float32)  # ten of class 0 look like class 1
+    rows = probes.probe_rows({"h": (np.eye(2, dtype=np.float32), h)}, np.arange(2), truth, num_classes=2, k=1)
+    assert rows[0]["accuracy"] == pytest.approx(0.9)
+    assert rows[0]["mean_class_accuracy"] == pytest.approx((80 / 90 + 1) / 2)
 
 
 def test_the_standard_error_is_never_zero_and_that_of_the_share_for_many_rows():

@@ -86,3 +86,16 @@ def test_stratified_split_parts_every_class_and_keeps_single_examples():
     assert np.bincount(labels[held], minlength=3).tolist() == [2, 1, 0]
     assert np.bincount(labels[kept], minlength=3).tolist() == [8, 1, 1]
     assert not set(kept) & set(held)
+
+
+def test_a_list_of_file_names_means_the_images_of_these_names():
+    ids = ["n01/n01_7.JPEG", "n02/n02_3.JPEG", "n02/a/x.png", "n02/b/x.png"]
+    assert probes.rows_by_name(ids, ["n02_3.JPEG", "n01_7.JPEG", "n02_3.JPEG"]).tolist() == [0, 1]
+    assert probes.rows_by_name(ids, ["b/x.png", "n01/n01_7.JPEG"]).tolist() == [0, 3]
+    for names, said in [
+        (["x.png"], "1 of 1 mean none or several, such as x.png"),
+        ([], "got none"),
+        (["1"], "such as 1"),
+    ]:
+        with pytest.raises(base.InputError, match=said):
+            probes.rows_by_name(ids, names)

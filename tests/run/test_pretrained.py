@@ -10,7 +10,7 @@ from simclr_jax import base, data, probes
 from simclr_jax.cli import evaluate_features, preview, train
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, pretrained, setup
+from simclr_jax.run import features, guards, identity, pretrained, setup
 
 
 def settings(*words: str) -> dict:
@@ -124,3 +124,21 @@ def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp
     output = tmp_path / "views.png"
     assert preview.main(config=finetune(workdir), output=str(output), num_images=2) == 0
     assert output.stat().st_size > 1000
+
+
+def test_linear_evaluation_leaves_the_encoder_as_it_was(workdir, tmp_path):
+    folder = tmp_path / "linear"
+    words = ["--config.train.batch_size=64", "--config.train.num_epochs=0.2", "--config.train.checkpoint_every_steps=9"]
+    asked = settings(f"--config=linear_eval:{workdir}", *words)
+    assert train.main(config=asked, workdir=str(folder)) == 0
+    config = identity.read_config(folder)
+    (_, theirs), (_, params, method_state) = (
+        features.load_encoder_variables(workdir, which="latest"),
+        features.load_variables(folder, which="latest"),
+    )
+    mine = features.encoder_variables(params, method_state)
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    assert np.abs(params["supervised_head"]["dense"]["kernel"]).max() > 0
+    assert guards.encoder_was_frozen(folder, config, params, method_state) is True
+    params["encoder"]["stem"]["conv1"]["kernel"] = params["encoder"]["stem"]["conv1"]["kernel"] + np.float32(1e-7)
+    assert guards.encoder_was_frozen(folder, config, params, method_state) is False
