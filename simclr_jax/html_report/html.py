@@ -5,6 +5,7 @@ is escaped by the template engine; only the SVG drawn by `figures` is trusted.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -176,18 +177,20 @@ def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
     }
 
 
+def _series(metrics: Sequence[Mapping[str, Any]], *keys: str) -> dict[str, tuple[list[float], list[float]]]:
+    """The steps and values of those metrics that were logged, by name."""
+    found = {}
+    for key in keys:
+        rows = [row for row in metrics if row.get(key) is not None]
+        if rows:
+            steps = [float(row.get("step", index)) for index, row in enumerate(rows)]
+            found[key.replace("_", " ")] = (steps, [float(row[key]) for row in rows])
+    return found
+
+
 def _curves(contents: ReportContents) -> list[dict[str, str]]:
     """A plot and its caption for every metric that was logged."""
-
-    def series(*keys: str) -> dict[str, tuple[list[float], list[float]]]:
-        found = {}
-        for key in keys:
-            rows = [row for row in contents.metrics if row.get(key) is not None]
-            if rows:
-                steps = [float(row.get("step", index)) for index, row in enumerate(rows)]
-                found[key.replace("_", " ")] = (steps, [float(row[key]) for row in rows])
-        return found
-
+    series = functools.partial(_series, contents.metrics)
     collapse = None if contents.collapse_value is None else ("collapsed", contents.collapse_value)
     chance = words.chance_of(contents.probes, contents.chance)
     guess = None if chance is None else ("chance", chance)
