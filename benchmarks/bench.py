@@ -24,8 +24,9 @@ from benchmarks import harness
 PROGRAMS = {
     "nt_xent": ("bench_nt_xent.PROGRAM", 0.2, ["--case=B=256", "--case=B=4096", "--repeats=1"]),
     "augment": ("bench_augment.PROGRAM", 0.27, []),
-    "train_step": ("bench_train_step.PROGRAM", 0.3, []),
+    "train_step": ("bench_train_step.PROGRAM", 0.2, []),
     "input": ("bench_input.PROGRAM", 0.08, []),
+    "stream": ("bench_stream.PROGRAM", 0.1, []),
     "startup": ("bench_startup.PROGRAM", 0.15, []),
     "step_table": ("bench_train_step.GRID_PROGRAM", 0.0, []),
 }

@@ -129,7 +129,7 @@ def _folder(case: str, quick: bool) -> harness.Work:
 
     image_set, mesh, epoch = _load(f"folder:{os.environ[FOLDER]}", "all"), sharding.make_mesh(), iter(range(10**9))
     steps = max(len(image_set.images) // BATCH, 1)
-    stream = input_pipeline.make_streamed_feed(image_set, mesh, seed=0, batch_size=min(BATCH, len(image_set.images)))
+    stream = input_pipeline.make_canvas_feed(image_set, mesh, seed=0, batch_size=min(BATCH, len(image_set.images)))
 
     def call() -> Any:
         first = next(epoch) * steps
@@ -217,7 +217,7 @@ PROGRAM = harness.Program(
     unit="images per CPU second",
     words=f"""{DECODE!r}: every file is read, decoded, shrunk to a long side of {CANVAS} pixels (Lanczos) and kept
     as uint8, by all threads together; files lie in the page cache. Ours also hashes the pixels, as in training;
-    the TFDS row reads the same files out of array_record. {ROWS!r}: batches of {BATCH} that the streamed feed puts on
+    the TFDS row reads the same files out of array_record. {ROWS!r}: batches of {BATCH} that the canvas feed puts on
     the device, one epoch. 200 generated photographs of 500 x 375 pixels, or those of the folder that {FOLDER} names.
     Before any timing everybody's pictures must be ours: as many, the mean of each quarter within {QUARTER_LEVELS:g}
     level of 255.""",

@@ -1,6 +1,4 @@
-"""Times the streamed feed's host work beside other loaders of photographs; see `PROGRAM.words`.
-
-    python benchmarks/bench_stream.py [--rounds=5] [--peers_python=PATH] [--write]
+"""The streamed feed's host work beside other loaders of photographs; see `PROGRAM.words`.
 
 The pictures are generated; where SIMCLR_BENCH_IMAGES names a folder, its JPEG files are read instead, as often as it
 takes.
@@ -9,17 +7,12 @@ takes.
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 import numpy as np
 
-from benchmarks import bench_input, harness
+from benchmarks import bench_input, harness, peers
 
 SIZE, BATCH, COUNT = 224, 50, 2000
 FOLDER = bench_input.FOLDER
@@ -146,8 +139,6 @@ def _decoder(case: str, quick: bool) -> harness.Work:
 def _torchvision(decoder: str, case: str, quick: bool) -> harness.Work:
     """ImageFolder and a DataLoader without worker processes, whose CPU time would not be this process's."""
     del case, quick
-    from benchmarks import peers
-
     torchvision = peers.load_torchvision()
     import torch
     from torchvision.transforms import v2
@@ -204,7 +195,6 @@ def _grain(case: str, quick: bool) -> harness.Work:
 
 
 PROGRAM = harness.Program(
-    file=__file__,
     cases=(CASE, RESIDENT),
     quick=[CASE, RESIDENT],
     implementations={
@@ -221,8 +211,9 @@ PROGRAM = harness.Program(
     },
     compare=lambda theirs, ours: "" if theirs is None else compare(theirs, ours),
     packages=("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision"),
-    number=harness.per_second,
-    unit="pictures per CPU second",
+    repeats=1,
+    number=harness.milliseconds,
+    unit="CPU ms a picture",
     words=f"""{CASE!r}: every file is read, decoded once, cut twice by a random resized crop to {SIZE} x {SIZE} and
     stacked into uint8 batches of {BATCH}; files lie in the page cache, one thread, no worker processes, whose time is
     not seen. {COUNT:,} links to 200 generated photographs, or to the JPEG files of the folder that {FOLDER} names. Ours
@@ -233,7 +224,3 @@ PROGRAM = harness.Program(
     setup=setup,
     applies=lambda case, name: case == CASE or name == "simclr_jax, exact",
 )
-
-
-if __name__ == "__main__":
-    sys.exit(harness.run(PROGRAM))
