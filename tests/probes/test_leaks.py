@@ -19,7 +19,7 @@ def _recompressed(image):
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=80)
+    Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=0)
     return np.asarray(Image.open(file))
 
 
