@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base, data, methods, models, probes
-from simclr_jax.cli import evaluate_checks
 from simclr_jax.distributed import sharding
+from simclr_jax.run import checks as checks_lib
 from simclr_jax.run import compilation_cache, feature_store, features, guards, identity, paths, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
@@ -48,7 +48,7 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None =
     config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
     both = splits.load(config)
     step, params, method_state = features.load_variables(folder, which=checkpoint)
-    subject = evaluate_checks.Subject(
+    subject = checks_lib.Subject(
         folder, config, step, params, method_state, both, transfer, best_on_test=checkpoint == "best"
     )
     note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
@@ -79,7 +79,7 @@ _Both = tuple[np.ndarray, np.ndarray]
 _TRANSFER_SPLITS = {"train": "train", "test": "test", "label_fraction": None, "label_list": None}
 
 
-def _measured(subject: evaluate_checks.Subject) -> tuple[dict[str, Any], _Both | None]:
+def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], _Both | None]:
     """(what results.json keeps, the trained features of both splits) of a state whose splits have labels."""
     config, both = subject.config, subject.both
     assert both.test_set is not None
@@ -91,7 +91,7 @@ def _measured(subject: evaluate_checks.Subject) -> tuple[dict[str, Any], _Both |
     collected = collect_features(subject, variables, encode=encode, images=images)
     rows = probe_rows(collected, probe, both=both)
     name = config["method"]["name"]
-    checks = evaluate_checks.check(subject, collected[name][0], rows, encode=encode, images=images)
+    checks = checks_lib.check(subject, collected[name][0], rows, encode=encode, images=images)
     if subject.best_on_test:
         rows = [{**row, "protocol": probes.best_on_test(row["protocol"])} for row in rows]
     results = {
@@ -104,7 +104,7 @@ def _measured(subject: evaluate_checks.Subject) -> tuple[dict[str, Any], _Both |
     return results, collected[name]
 
 
-def _store(subject: evaluate_checks.Subject, results: dict[str, Any], h: _Both | None) -> None:
+def _store(subject: checks_lib.Subject, results: dict[str, Any], h: _Both | None) -> None:
     """Writes the results, those of another data set beside the run's own, and keeps the run's own features."""
     both = subject.both
     assert both.test_set is not None
@@ -134,7 +134,7 @@ def _store(subject: evaluate_checks.Subject, results: dict[str, Any], h: _Both |
             progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
 
 
-def _show(subject: evaluate_checks.Subject, results: Mapping[str, Any], reason: str | None) -> None:
+def _show(subject: checks_lib.Subject, results: Mapping[str, Any], reason: str | None) -> None:
     """Shown before anything is stored: a full disk loses nothing."""
     rows, scores = results["probes"], results.get("classifier")
     print(table(rows) if rows else f"No probes: {reason}")
@@ -210,7 +210,7 @@ def _how_trained(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def collect_features(
-    subject: evaluate_checks.Subject,
+    subject: checks_lib.Subject,
     variables: base.PyTree,
     *,
     encode: features.EncodeFn,

@@ -5,7 +5,6 @@ is escaped by the template engine; only the SVG drawn by `figures` is trusted.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -177,59 +176,48 @@ def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
     }
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], *keys: str) -> dict[str, tuple[list[float], list[float]]]:
-    """The steps and values of those metrics that were logged, by name."""
-    found = {}
-    for key in keys:
-        rows = [row for row in metrics if row.get(key) is not None]
-        if rows:
-            steps = [float(row.get("step", index)) for index, row in enumerate(rows)]
-            found[key.replace("_", " ")] = (steps, [float(row[key]) for row in rows])
-    return found
-
-
 def _curves(contents: ReportContents) -> list[dict[str, str]]:
     """A plot and its caption for every metric that was logged."""
-    series = functools.partial(_series, contents.metrics)
+
+    def series(*keys: str) -> dict[str, tuple[list[float], list[float]]]:
+        found = {}
+        for key in keys:
+            rows = [row for row in contents.metrics if row.get(key) is not None]
+            if rows:
+                steps = [float(row.get("step", index)) for index, row in enumerate(rows)]
+                found[key.replace("_", " ")] = (steps, [float(row[key]) for row in rows])
+        return found
+
+    return [
+        {
+            "title": title,
+            "caption": caption,
+            "svg": figures.line_plot(series(*keys), name=f"curve{index}", **options),
+        }
+        for index, (title, caption, keys, options) in enumerate(_plots(contents))
+        if series(*keys)
+    ]
+
+
+def _plots(contents: ReportContents) -> list[tuple[str, str, tuple[str, ...], dict[str, Any]]]:
+    """(title, caption, metrics, options of `figures.line_plot`) of every plot that there may be."""
     collapse = None if contents.collapse_value is None else ("collapsed", contents.collapse_value)
     chance = words.chance_of(contents.probes, contents.chance)
     guess = None if chance is None else ("chance", chance)
-    accuracies = series("contrastive_accuracy")
-    score = series("knn_accuracy")
-    plots: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
-        (
-            "Loss",
-            _said("Dashed: the loss if all representations were identical.", collapse),
-            series("loss"),
-            {"reference": collapse},
-        ),
-        ("Contrastive accuracy", "How often a view finds its partner in the batch.", accuracies, {"percent": True}),
-        (
-            "kNN accuracy during training",
-            _said("Dashed: guessing.", guess),
-            score,
-            {"percent": True, "reference": guess},
-        ),
-        (
-            "Directions in use",
-            "Without labels: 1 is a collapse; at most the number of features.",
-            series("effective_rank", "rankme"),
-            {},
-        ),
-        (
-            "Alignment and uniformity",
-            "Without labels: how far two views lie from each other, and how even all images lie; both better if low.",
-            series("alignment", "uniformity"),
-            {},
-        ),
-        ("Contrastive entropy", "In nats; high: undecided.", series("contrastive_entropy"), {}),
-        ("Learning rate", "As used by the optimizer.", series("learning_rate"), {}),
-        ("Images per second", "All devices together.", series("images_per_second"), {}),
-    ]
+    same = _said("Dashed: the loss if all representations were identical.", collapse)
+    knn = {"percent": True, "reference": guess}
+    often = "How often a view finds its partner in the batch."
+    directions = "Without labels: 1 is a collapse; at most the number of features."
+    apart = "Without labels: how far two views lie from each other, and how even all images lie; both better if low."
     return [
-        {"title": title, "caption": caption, "svg": figures.line_plot(data, name=f"curve{index}", **options)}
-        for index, (title, caption, data, options) in enumerate(plots)
-        if data
+        ("Loss", same, ("loss",), {"reference": collapse}),
+        ("Contrastive accuracy", often, ("contrastive_accuracy",), {"percent": True}),
+        ("kNN accuracy during training", _said("Dashed: guessing.", guess), ("knn_accuracy",), knn),
+        ("Directions in use", directions, ("effective_rank", "rankme"), {}),
+        ("Alignment and uniformity", apart, ("alignment", "uniformity"), {}),
+        ("Contrastive entropy", "In nats; high: undecided.", ("contrastive_entropy",), {}),
+        ("Learning rate", "As used by the optimizer.", ("learning_rate",), {}),
+        ("Images per second", "All devices together.", ("images_per_second",), {}),
     ]
 
 

@@ -47,7 +47,7 @@ def shared_with_pretraining(config: Mapping[str, Any], test_set: data.ImageSet) 
 
 
 def encoder_was_frozen(
-    workdir: pathlib.Path, config: Mapping[str, Any], params: base.PyTree, method_state: base.PyTree
+    workdir: pathlib.Path, config: Mapping[str, Any], *, params: base.PyTree, method_state: base.PyTree
 ) -> bool | None:
     """Whether a run with `train.freeze_encoder` left its encoder as it was, bit for bit; None where nothing tells.
 

@@ -19,7 +19,7 @@ def _recompressed(image):
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=80)
+    Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=0)
     return np.asarray(Image.open(file))
 
 
@@ -45,3 +45,9 @@ def test_images_without_contrast_or_of_another_brightness_are_no_copies():
     assert probes.near_duplicates(black[:0], black).shape == (0, 2)
     with pytest.raises(base.InputError, match="images of one size"):
         probes.near_duplicates(black, black[:, :8])
+
+
+def test_in_images_of_few_pixels_a_copy_has_to_be_nearer():
+    train = _photos(4, size=8)
+    near = np.clip(train[:2].astype(int) + np.asarray([3, 1])[:, None, None, None], 0, 255).astype(np.uint8)
+    assert probes.near_duplicates(train, near).tolist() == [[1, 1]]

@@ -59,18 +59,18 @@ def test_the_digests_of_before_and_after_tell_whether_it_was_frozen(tmp_path):
     params = {"encoder": {"w": np.ones(3, np.float32)}}
     state = {"batch_stats": {"encoder": {"mean": np.zeros(3, np.float32)}}}
     config, quirk = settings(), settings("--config.encoder.norm=batch")
-    assert guards.encoder_was_frozen(tmp_path, config, params, state) is None
+    assert guards.encoder_was_frozen(tmp_path, config, params=params, method_state=state) is None
     frozen.write_start(tmp_path, frozen.encoder_digests(params, state))
-    assert guards.encoder_was_frozen(tmp_path, config, params, state) is True
+    assert guards.encoder_was_frozen(tmp_path, config, params=params, method_state=state) is True
     moved = {"batch_stats": {"encoder": {"mean": np.full(3, 1e-30, np.float32)}}}
-    assert guards.encoder_was_frozen(tmp_path, config, params, moved) is False
-    assert guards.encoder_was_frozen(tmp_path, quirk, params, moved) is True
+    assert guards.encoder_was_frozen(tmp_path, config, params=params, method_state=moved) is False
+    assert guards.encoder_was_frozen(tmp_path, quirk, params=params, method_state=moved) is True
     other = {"encoder": {"w": np.asarray([1, 1, 1.0000001], np.float32)}}
-    assert guards.encoder_was_frozen(tmp_path, quirk, other, state) is False
+    assert guards.encoder_was_frozen(tmp_path, quirk, params=other, method_state=state) is False
     whole = settings("--config.train.freeze_encoder=False")
-    assert guards.encoder_was_frozen(tmp_path, whole, other, state) is None
+    assert guards.encoder_was_frozen(tmp_path, whole, params=other, method_state=state) is None
     (tmp_path / "init.json").write_text("{")
-    assert guards.encoder_was_frozen(tmp_path, config, params, state) is None
+    assert guards.encoder_was_frozen(tmp_path, config, params=params, method_state=state) is None
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,6 @@ def test_linear_evaluation_leaves_the_encoder_as_it_was(workdir, tmp_path):
     mine = features.encoder_variables(params, method_state)
     jax.tree.map(np.testing.assert_array_equal, mine, theirs)
     assert np.abs(params["supervised_head"]["dense"]["kernel"]).max() > 0
-    assert guards.encoder_was_frozen(folder, config, params, method_state) is True
+    assert guards.encoder_was_frozen(folder, config, params=params, method_state=method_state) is True
     params["encoder"]["stem"]["conv1"]["kernel"] = params["encoder"]["stem"]["conv1"]["kernel"] + np.float32(1e-7)
-    assert guards.encoder_was_frozen(folder, config, params, method_state) is False
+    assert guards.encoder_was_frozen(folder, config, params=params, method_state=method_state) is False

@@ -1,4 +1,4 @@
-"""What `simclr-jax evaluate` checks beside its scores: guards, scores without labels, and the doctor's sentences."""
+"""What is checked beside the scores of a state: guards, scores without labels, and the sentences on what is wrong."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,9 @@ def check(
         "batch_norm_at_rest": guards.encoder_at_rest(
             encode, variables, both.train_set, h=h, batch_size=how["batch_size"]
         ),
-        "encoder_frozen": guards.encoder_was_frozen(subject.folder, config, subject.params, subject.method_state),
+        "encoder_frozen": guards.encoder_was_frozen(
+            subject.folder, config, params=subject.params, method_state=subject.method_state
+        ),
         "shared_with_pretraining": guards.shared_with_pretraining(config, both.test_set) if own else 0,
         "near_duplicates": pairs,
         "best_on_test": subject.best_on_test,
