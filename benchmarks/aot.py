@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
             RESULTS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
             PAGE.write_text(render(PAGE.read_text(), rows))
     if not asked.small:
-        PLANS.write_text(page.replace_part(PLANS.read_text(), "plan_examples", examples(rows)))
+        page.write_part("plan_examples", examples(rows), page=PLANS)
     return int(bad > 0)
 
 

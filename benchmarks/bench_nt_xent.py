@@ -140,9 +140,8 @@ def size_of(case: str) -> int:
     return int(case.removeprefix("B="))
 
 
-def _work(prepare: Callable[[np.ndarray], Prepared], case: str, quick: bool) -> harness.Work:
+def _work(prepare: Callable[[np.ndarray], Prepared], case: str) -> harness.Work:
     """`prepare` on the inputs of the case; its facts are the loss, norms of the gradient and errors."""
-    del quick
     z = projections(size_of(case))
     call, ready, read = prepare(z)
 
@@ -191,7 +190,7 @@ PROGRAM = harness.Program(
     },
     compare=compare,
     packages=("jax", "jaxlib", "torch", "lightly", "pytorch-metric-learning", "optax", "tensorflow", "tensorflow-cpu"),
-    number=harness.milliseconds,
+    number="ms",
     unit="CPU milliseconds",
     words=f"""Forward and backward, d = {DIM}, float32, temperature {TEMPERATURE}; B images are 2B rows. Everybody gets
     the same unit projections; loss (the paper's mean) and gradient must agree with the first implementation to 1e-4 and

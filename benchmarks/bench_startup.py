@@ -19,16 +19,17 @@ COMMANDS = {
     TRAINER: ["-c", "import simclr_jax.cli.train_run"],
     HELP: ["-m", "simclr_jax", "--help"],
     VERB_HELP: ["-m", "simclr_jax", "train", "--help"],
-    STEP: ["-c", "from benchmarks import bench_startup; bench_startup.first_step('{config}')"],
+    STEP: ["-c", "from benchmarks import bench_startup; bench_startup.first_step()"],
 }
+CONFIG = "SIMCLR_BENCH_CONFIG"
 OURS, CACHED = "simclr_jax", "simclr_jax (compiled before)"
 # Targets: CPU seconds, and for the first step of a program that was compiled before seconds on the clock.
 TARGETS = {IMPORT: 1.0, HELP: 1.5}
 TARGET_CACHED = 5.0
 
 
-def first_step(name: str) -> None:
-    """What `train` does until the first update of the config `name` is made; prints seconds and the loss."""
+def first_step() -> None:
+    """What `train` does until the first update of the config is made; prints seconds and the loss."""
     import jax
     import jax.numpy as jnp
 
@@ -42,7 +43,7 @@ def first_step(name: str) -> None:
         seconds[event] = seconds.get(event, 0.0) + duration
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    run = setup.make_run(config_lib.load_file(name).to_dict())
+    run = setup.make_run(config_lib.load_file(os.environ[CONFIG]).to_dict())
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     source, indices = run.feed.draw(0)
     key = sharding.make_key(run.mesh, run.config["seed"])
@@ -90,17 +91,18 @@ def _work(words: Sequence[str], folders: Callable[[], Any], *, uncounted: int = 
     return harness.Work(lambda: made[-1]["told"], lambda: None, measure=measure)
 
 
-def _ours(case: str, quick: bool, *, cached: bool = False) -> harness.Work:
+def _ours(case: str, *, cached: bool = False) -> harness.Work:
     """Starts the program; for the first step with a cache of compiled programs that is empty every time, or full."""
-    words = [word.replace("{config}", "smoke" if quick else "demo") for word in COMMANDS[case]]
     if not cached:
-        return _work(words, tempfile.TemporaryDirectory)
+        return _work(COMMANDS[case], tempfile.TemporaryDirectory)
     keep = tempfile.TemporaryDirectory()  # as long as the function that hands it out
-    return _work(words, lambda: contextlib.nullcontext(keep.name), uncounted=1)  # what fills the cache does not count
+    return _work(
+        COMMANDS[case], lambda: contextlib.nullcontext(keep.name), uncounted=1
+    )  # what fills the cache does not count
 
 
-def _peer(statement: str, case: str, quick: bool) -> harness.Work:
-    del case, quick
+def _peer(statement: str, case: str) -> harness.Work:
+    del case
     return _work(["-c", statement], tempfile.TemporaryDirectory)
 
 
@@ -139,7 +141,7 @@ PROGRAM = harness.Program(
     },
     compare=compare,
     packages=("jax", "flax", "optax", "ml-collections", "torch", "lightly", "tensorflow-cpu", "tensorflow"),
-    number=lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
+    number="s",
     unit="CPU seconds of a whole process",
     words=f"""A process from its start to its end. "import" is import simclr_jax, which imports nothing else, beside the
     import of what others need; {TRAINER} is import simclr_jax.cli.train_run: JAX, Flax, Optax and Orbax. "First step":
@@ -148,6 +150,7 @@ PROGRAM = harness.Program(
     Targets: import {TARGETS[IMPORT]:g} and --help {TARGETS[HELP]:g} CPU seconds, first step with the cache
     {TARGET_CACHED:g} s on the clock.""",
     repeats=1,
+    setup=lambda quick, folder: {CONFIG: "smoke" if quick else "demo"},
     applies=lambda case, name: name == OURS or (case == STEP if name == CACHED else case == IMPORT),
     note=note,
 )

@@ -5,9 +5,12 @@ Where torch is installed in another interpreter than JAX, that one needs JAX too
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from benchmarks import harness, page, peers, timing
+from simclr_jax import methods, models, optim, train_step
+from simclr_jax.interop import detect, torch_side, torchvision, variables
 from simclr_jax.run import config as config_lib
 
 RATE, MOMENTUM, TEMPERATURE = 0.01, 0.9, 0.1
@@ -89,8 +92,6 @@ def compare(theirs: list[float], ours: list[float]) -> str:
 
 def _program(case: Case) -> tuple[Any, Any]:
     """(method, optimizer) of the program for one device."""
-    from simclr_jax import methods, models, optim
-
     # torchvision's padding, so that its class computes the same function of the same weights.
     encoder = models.make_encoder(
         case.name, width_multiplier=case.width, stem=case.stem, padding="torchvision", dtype="float32"
@@ -104,22 +105,13 @@ def _program(case: Case) -> tuple[Any, Any]:
 
 def _first_state(case: Case) -> Any:
     """The state before the first update, in which every implementation begins."""
-    import jax
-
-    from simclr_jax import train_step
-
     method, tx = _program(case)
     shape = (2, 2, case.size, case.size, 3)
     return jax.jit(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=shape))()
 
 
-def _ours(name: str, quick: bool) -> harness.Work:
+def _ours(name: str) -> harness.Work:
     """`train_step.make_update`: the step that `train` compiles, its views being given."""
-    del quick
-    import jax
-
-    from simclr_jax import train_step
-
     case = ALL_CASES[name]
     method, tx = _program(case)
 
@@ -141,8 +133,6 @@ def _torch_network(case: Case) -> Any:
     import torch
     from torchvision.models import resnet
 
-    from simclr_jax.interop import detect, torch_side, torchvision, variables
-
     state = _first_state(case)
     weights = torchvision.to_torchvision(variables.flatten(state.params, state.method_state["batch_stats"]))
     trunk = {name: value for name, value in weights.items() if not name.startswith("projection_head.")}
@@ -163,9 +153,8 @@ def _torch_network(case: Case) -> Any:
     return torch.nn.Sequential(encoder, *layers).to(memory_format=torch.channels_last).train()
 
 
-def _torch(name: str, quick: bool) -> harness.Work:
+def _torch(name: str) -> harness.Work:
     """Eager torch, the loss in its own operations, torch.optim.SGD."""
-    del quick
     import torch
 
     torch.set_num_threads(1)
@@ -199,7 +188,7 @@ PROGRAM = harness.Program(
     },
     compare=compare,
     packages=("jax", "flax", "optax", "torch", "torchvision"),
-    number=harness.milliseconds,
+    number="ms",
     unit="CPU milliseconds of a step",
     words=f"""One update of SimCLR in float32: both views of every image (given), ResNet, head of {HEAD_LAYERS} layers,
     NT-Xent, gradient, SGD with momentum. All begin with the same weights, which this program initialises and exports;

@@ -101,35 +101,34 @@ def run(
             command, env=dict(environment), stdout=out, stderr=errors, cwd=ROOT, start_new_session=True
         )
         with _ended_with_this(child, clock):
-            late = _attend(child, clock, _Ear(errors.fileno(), listen), patience=patience)
+            late = _attend(child, clock, _lines(errors.fileno()), listen=listen, patience=patience)
         seconds = time.monotonic() - begin
         texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in (out, errors)]
     return Ended(child.returncode, *(text.decode(errors="replace") for text in texts), seconds if late else 0.0)
 
 
-class _Ear:
-    """Passes on what comes to a file, line by line; `os.pread` leaves the writer's place in the file alone."""
-
-    def __init__(self, file: int, listen: Callable[[str], bool]):
-        self._file, self._listen, self._place, self._quiet_since = file, listen, 0, time.monotonic()
-
-    def hear(self) -> bool:
-        """Whether what is new, or nothing for a second, is a reason to stop."""
-        whole = os.pread(self._file, 2**20, self._place).rpartition(b"\n")[0]
-        lines = whole.decode(errors="replace").splitlines() if whole else []
-        self._place += len(whole) + bool(whole)
-        if not lines and time.monotonic() - self._quiet_since > 1:
-            lines = [""]
-        if lines:
-            self._quiet_since = time.monotonic()
-        return max([self._listen(line) for line in lines], default=False)
+def _lines(file: int) -> Iterator[list[str]]:
+    """What came to a file since the last time, line by line; [""] after a second of nothing."""
+    place, quiet_since = 0, time.monotonic()
+    while True:
+        # `os.pread` leaves the writer's place in the file alone.
+        whole = os.pread(file, 2**20, place).rpartition(b"\n")[0]
+        place += len(whole) + bool(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        if lines or time.monotonic() - quiet_since > 1:
+            quiet_since = time.monotonic()
+            lines = lines or [""]
+        yield lines
 
 
-def _attend(child: subprocess.Popen, clock: Clock, ear: _Ear, *, patience: float) -> bool:
+def _attend(
+    child: subprocess.Popen, clock: Clock, heard: Iterator[list[str]], *, listen: Callable[[str], bool], patience: float
+) -> bool:
     """Waits for the process; whether it was ended for lack of time. It is asked to stop once: a second signal kills."""
     asked = False
     while True:
-        is_over, stop = child.poll() is not None, ear.hear()
+        is_over = child.poll() is not None
+        stop = max([listen(line) for line in next(heard)], default=False)
         if is_over:
             return asked and not patience
         if (stop or clock.left <= 0) and not asked:

@@ -10,6 +10,7 @@ a CPU within some minutes; its figures mean nothing.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import sys
@@ -18,34 +19,32 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_rows import memory, recorded, speedrun, suite
 from simclr_jax import base
 
-VERBS = {"suite": suite, "memory": memory, "speedrun": speedrun, "recorded": recorded}
+VERBS = ("suite", "memory", "speedrun", "recorded")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a call of a program; 1 if something failed, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, module in VERBS.items():
-        words = {"description": module.__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        verb = verbs.add_parser(name, help=(module.__doc__ or "").splitlines()[0], **words)
-        verb.add_argument("--minutes", type=float, default=9.0, help="of this call; 9 by default")
-        verb.add_argument("--tiny", action="store_true", help="a test at tiny size, on the CPU")
-        verb.add_argument("--worker", help=argparse.SUPPRESS)
-        module.add_arguments(verb)
+    parser.add_argument("verb", choices=VERBS)
+    name = parser.parse_args((sys.argv[1:] if arguments is None else arguments)[:1]).verb
+    # Only this one is imported: a row must not load what another needs.
+    module = importlib.import_module(f"benchmarks.gpu_rows.{name}")
+    parser.description = module.__doc__
+    parser.add_argument("--minutes", type=float, default=9.0, help="of this call; 9 by default")
+    parser.add_argument("--tiny", action="store_true", help="a test at tiny size, on the CPU")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    module.add_arguments(parser)
     options = parser.parse_args(arguments)
+    if options.worker:
+        for line in module.work(json.loads(options.worker)):
+            print(json.dumps(line), flush=True)
+        return 0
     try:
-        if options.worker:
-            for line in VERBS[options.verb].work(json.loads(options.worker)):
-                print(json.dumps(line), flush=True)
-            return 0
-        return VERBS[options.verb].main(options)
+        return module.main(options)
     except (base.InputError, RuntimeError) as error:
-        if options.worker:
-            raise
-        print(f"gpu.py {options.verb}: {error}", file=sys.stderr)
+        print(f"gpu.py {name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, base.InputError) else 1
 
 

@@ -20,6 +20,12 @@ from benchmarks import children, page, timing
 
 # Case -> implementation -> rounds.
 Results = Mapping[str, timing.Results]
+# Number of a table: from CPU milliseconds and the amount that was done in them.
+NUMBERS: dict[str, Callable[[float, float], float]] = {
+    "per second": lambda cpu_ms, amount: 1e3 * amount / cpu_ms,
+    "ms": lambda cpu_ms, amount: cpu_ms / amount,
+    "s": lambda cpu_ms, amount: cpu_ms / 1e3 / amount,
+}
 
 
 class Work(NamedTuple):
@@ -41,9 +47,9 @@ class Work(NamedTuple):
 
 
 class Implementation(NamedTuple):
-    """prepare: (case, quick) -> its work. needs: modules that must be installed. python: "", "peers" or "tf"."""
+    """prepare: case -> its work. needs: modules that must be installed. python: "", "peers" or "tf"."""
 
-    prepare: Callable[[str, bool], Work]
+    prepare: Callable[[str], Work]
     needs: tuple[str, ...] = ()
     python: str = ""
 
@@ -54,7 +60,7 @@ class Program(NamedTuple):
     cases: names; those of `quick` and `more` run when they are asked for: a test run's, and costly ones.
     implementations: by name; the first is ours, and the ratio's denominator.
     compare: (facts, facts of ours) -> "" or how they differ. packages: whose versions are told.
-    number: (CPU ms, amount) -> the number of the table. unit: what that is.
+    number: of the table, of NUMBERS. unit: what that is, in words.
     words: the paragraph above the table. repeats: counted calls of one process.
     setup: (quick, an empty folder) -> environment of all workers.
     applies: (case, name) -> whether the implementation takes part. note: what else its results say, for its cell.
@@ -66,7 +72,7 @@ class Program(NamedTuple):
     implementations: Mapping[str, Implementation]
     compare: Callable[[Any, Any], str]
     packages: Sequence[str]
-    number: Callable[[float, float], float]
+    number: str
     unit: str
     words: str
     more: Sequence[str] = ()
@@ -81,16 +87,6 @@ class Program(NamedTuple):
     def ours(self) -> str:
         """The first implementation."""
         return next(iter(self.implementations))
-
-
-def per_second(cpu_ms: float, amount: float) -> float:
-    """Things per CPU second."""
-    return 1e3 * amount / cpu_ms
-
-
-def milliseconds(cpu_ms: float, amount: float) -> float:
-    """CPU milliseconds of one thing."""
-    return cpu_ms / amount
 
 
 def run(name: str, program: Program, options: argparse.Namespace) -> int:
@@ -109,7 +105,7 @@ def run(name: str, program: Program, options: argparse.Namespace) -> int:
     text = part(program, results, timing.describe(program.packages), command=shown_command(options.words))
     print(text)
     if options.write:
-        program.page.write_text(page.replace_part(program.page.read_text(), f"bench_{name}", text))
+        page.write_part(f"bench_{name}", text, page=program.page)
     return int(any(not _passed(of, who == program.ours) for case in results.values() for who, of in case.items()))
 
 
@@ -138,8 +134,8 @@ def _race(
                 absent[name] = [{"name": name, "error": missing, "absent": missing}]
                 continue
             command = [python, str(timing.ROOT / "benchmarks" / "bench.py"), program_name, f"--worker={name}"]
-            command += [f"--case={case}", f"--facts={folder}/facts {case}.json", f"--repeats={options.repeats}"]
-            jobs[name] = command + (["--quick"] if options.quick else [])
+            jobs[name] = [*command, f"--case={case}", f"--facts={folder}/facts {case}.json"]
+            jobs[name].append(f"--repeats={options.repeats}")
         seconds = (end - time.monotonic()) / left
         raced = timing.alternate(
             jobs, rounds=options.rounds, timeout=options.timeout, seconds=seconds, environment=environment
@@ -154,7 +150,7 @@ def work(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     implementation = program.implementations[options.worker]
     if missing := children.missing(implementation.needs):
         raise SystemExit(f"ModuleNotFoundError: {missing}")
-    ready = implementation.prepare(case, options.quick)
+    ready = implementation.prepare(case)
     late = callable(ready.facts)
     facts = None if late else checked(program, options.worker, ready.facts, path=path)
     if ready.measure:
@@ -168,11 +164,7 @@ def work(program: Program, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def checked(program: Program, name: str, facts: Any, *, path: pathlib.Path) -> Any:
-    """The facts, which ours leaves behind and a peer compares with them.
-
-    Raises:
-        SystemExit: they differ.
-    """
+    """The facts, which ours leaves behind and a peer compares with them: it ends where they differ."""
     if name == program.ours:
         path.write_text(json.dumps(facts))
     elif not path.exists():
@@ -221,7 +213,7 @@ def cell(program: Program, of_case: timing.Results, name: str) -> str:
         return "not installed"
     if "error" in rounds[-1]:
         return "failed: " + rounds[-1]["error"].removeprefix("exit 1: ").replace("|", "/")[:80]
-    median, *ends = (program.number(value, rounds[-1]["amount"]) for value in timing.summary(rounds, "cpu_ms"))
+    median, *ends = (NUMBERS[program.number](value, rounds[-1]["amount"]) for value in timing.summary(rounds, "cpu_ms"))
     median, low, high = map(page.short, (median, *sorted(ends)))
     ratio = ""
     if name != program.ours and ours and "error" not in ours[-1]:

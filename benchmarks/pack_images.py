@@ -10,13 +10,8 @@ The archive holds NAME/train/CLASS/NUMBER.jpg and NAME/test/..., its own name in
 import argparse
 import io
 import pathlib
-import sys
 import tarfile
-from collections.abc import Iterator, Sequence
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from collections.abc import Iterator
 
 from simclr_jax import data
 from simclr_jax.data import kinds
@@ -33,11 +28,11 @@ def files(name: str, split: str, *, data_dir: str | None) -> Iterator[tuple[str,
         yield f"{encoded.class_names[label]}/{index:06d}.{str(kinds.image_format(content[:64])).lower()}", content
 
 
-def pack(name: str, *, data_dir: str | None, output: pathlib.Path, splits: Sequence[str] = ("train", "test")) -> int:
-    """Writes the archive; returns the number of files in it."""
+def pack(name: str, *, data_dir: str | None, output: pathlib.Path) -> int:
+    """Writes the archive of both splits; returns the number of files in it."""
     folder, count = output.name.partition(".")[0], 0
     with tarfile.open(output, "w:gz", compresslevel=6) as archive:
-        for split in splits:
+        for split in ("train", "test"):
             # Sorted: what one class has in common lies close together.
             for path, content in sorted(files(name, split, data_dir=data_dir)):
                 # TarInfo's defaults name no owner and no time, so the same data make the same files wherever they lie.
@@ -48,17 +43,16 @@ def pack(name: str, *, data_dir: str | None, output: pathlib.Path, splits: Seque
     return count
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Packs; returns the exit code."""
+def main() -> None:
+    """Packs, and says how much."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_name", default="tfds:cifar10/jpeg", help="tfds:NAME[/CONFIG]")
     parser.add_argument("--data_dir", help="where it is prepared")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("cifar10_jpeg.tar.gz"))
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args()
     count = pack(asked.data_name, data_dir=asked.data_dir, output=asked.output)
     print(f"{asked.output}: {count} files, {asked.output.stat().st_size / 2**20:.1f} MiB")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """What the programs write for readers: Markdown tables, the parts of pages between marks, numbers and versions."""
 
 import datetime
+import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,9 +30,10 @@ def replace_part(page: str, stem: str, text: str) -> str:
     return page.partition(begin)[0] + f"{begin}\n\n{text}\n\n{end}" + page.partition(end)[2]
 
 
-def write_part(stem: str, text: str) -> None:
-    """Puts the text of one program into benchmarks/README.md."""
-    README.write_text(replace_part(README.read_text(), stem, text))
+def write_part(stem: str, text: str, *, page: pathlib.Path | None = None) -> None:
+    """Puts the text of one program into a page, benchmarks/README.md by default."""
+    page = page or README
+    page.write_text(replace_part(page.read_text(), stem, text))
 
 
 def about(facts: Mapping[str, Any], *, hardware: str = "", more: Iterable[Mapping[str, str]] = ()) -> str:

@@ -30,29 +30,24 @@ PACKAGES = ("jax", "flax", "optax", "numpy")
 PEERS = ("torch", "torchvision", "lightly", "pytorch-metric-learning", "scikit-learn")
 # Heading -> the files of tests whose comparisons stand below it.
 GROUPS = {
-    "Augmentation: crops and resizing": ("tests/augment/test_crop.py",),
-    "Augmentation: colours, blur, whole views": (
-        *("tests/augment/test_color.py", "tests/peers/test_colours.py", "tests/augment/test_blur.py"),
-        "tests/augment/test_views.py",
-    ),
-    "NT-Xent": (
-        *("tests/losses/test_contrastive.py", "tests/losses/test_blockwise.py"),
-        "tests/peers/test_nt_xent.py",
-    ),
-    "Classification, distillation, probes": (
-        *("tests/losses/test_classification.py", "tests/losses/test_distillation.py"),
-        *("tests/probes/test_classifier.py", "tests/probes/test_nearest.py", "tests/probes/test_logistic.py"),
-        "tests/peers/test_classification.py",
-    ),
-    "Networks": ("tests/models/test_resnet.py", "tests/models/test_heads.py"),
-    "Layers and networks of torch and torchvision": ("tests/peers/test_layers.py",),
-    "Optimizers and schedules": (
-        *("tests/test_optim.py", "tests/test_optim_live.py", "tests/peers/test_optimizers.py"),
-    ),
-    "Whole training steps, BatchNorm over replicas": ("tests/test_training_goldens.py",),
-    "Official checkpoints": ("tests/interop/test_tensorflow_names.py", "tests/cli/test_convert.py"),
+    "Augmentation: crops and resizing": "augment/test_crop",
+    "Augmentation: colours, blur, whole views": "augment/test_color peers/test_colours augment/test_blur "
+    "augment/test_views",
+    "NT-Xent": "losses/test_contrastive losses/test_blockwise peers/test_nt_xent",
+    "Classification, distillation, probes": "losses/test_classification losses/test_distillation "
+    "probes/test_classifier probes/test_nearest probes/test_logistic peers/test_classification",
+    "Networks": "models/test_resnet models/test_heads",
+    "Layers and networks of torch and torchvision": "peers/test_layers",
+    "Optimizers and schedules": "test_optim test_optim_live peers/test_optimizers",
+    "Whole training steps, BatchNorm over replicas": "test_training_goldens",
+    "Official checkpoints": "interop/test_tensorflow_names cli/test_convert",
 }
-DIFFERENCES = tuple(f"tests/differences/test_{k}.py" for k in ("views", "losses", "networks", "optimizers"))
+DIFFERENCES = "differences/test_views differences/test_losses differences/test_networks differences/test_optimizers"
+
+
+def files_of(names: str) -> list[str]:
+    """The paths of files of tests, from the repository's root."""
+    return [f"tests/{name}.py" for name in names.split()]
 
 
 class Row(NamedTuple):
@@ -92,7 +87,7 @@ class Found:
                     self.effects[values[0]] = values[1]
                 else:
                     found = Compared(*values)
-                    group = next(heading for heading, files in GROUPS.items() if file in files)
+                    group = next(heading for heading, names in GROUPS.items() if file in files_of(names))
                     self.rows.setdefault(Row(group, found.component, found.source), []).append(found)
         if report.failed:
             self.failed[name] = str(report.longrepr).strip().splitlines()[-1]
@@ -103,7 +98,7 @@ class Found:
 def run(words: Sequence[str]) -> Found:
     """Runs the tests of all groups, the slow ones too; `words` are further arguments of pytest."""
     found = Found()
-    files = [file for of_group in [*GROUPS.values(), DIFFERENCES] for file in of_group]
+    files = files_of(" ".join([*GROUPS.values(), DIFFERENCES]))
     # The full golden files are not everywhere: without them the page is the same on every machine.
     os.environ["SIMCLR_GOLDEN"] = "/nowhere"
     # Peers may warn; a comparison of networks in float64 takes minutes on a busy machine.
@@ -156,11 +151,15 @@ def about_part(found: Found) -> str:
     return f"{verdict}\n\n{page_lib.table(('', ''), lines)}"
 
 
+def _cells_of(text: str, *, count: int) -> list[list[str]]:
+    """The cells of the lines of its tables that have so many, heads and rules apart."""
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [cells for cells in lines if len(cells) == count and cells[0] not in ("topic", "component", "---")]
+
+
 def topics(page: str) -> dict[str, list[str]]:
     """Topic -> the cells of its line, of the page's tables of differences."""
-    tables = page.partition("## Intended differences")[2]
-    lines = [line[2:-2].split(" | ") for line in tables.splitlines() if line.startswith("| ")]
-    return {cells[0]: cells for cells in lines if len(cells) == 5 and cells[0] not in ("topic", "---")}
+    return {cells[0]: cells for cells in _cells_of(page.partition("## Intended differences")[2], count=5)}
 
 
 def with_effects(page: str, effects: Mapping[str, str]) -> str:
@@ -179,13 +178,8 @@ def render(page: str, found: Found) -> str:
 
 def rows_of(page: str) -> set[Row]:
     """The rows that a page has."""
-    rows, group = set(), ""
-    for line in page.partition("## Intended differences")[0].splitlines():
-        group = line.removeprefix("### ") if line.startswith("### ") else group
-        cells = line[2:-2].split(" | ")
-        if group and len(cells) == 7 and cells[0] not in ("component", "---"):
-            rows.add(Row(group, cells[0], cells[1]))
-    return rows
+    parts = [part.partition("\n") for part in page.partition("## Intended differences")[0].split("\n### ")[1:]]
+    return {Row(group, *cells[:2]) for group, _, text in parts for cells in _cells_of(text, count=7)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -74,9 +74,14 @@ def measure(
 
 def _status(field: str) -> float:
     """A line of /proc/self/status in MB; 0 where there is none."""
-    path = pathlib.Path("/proc/self/status")
+    return float(_told("self/status", field, "0 kB").split()[0]) / 1024
+
+
+def _told(file: str, field: str, otherwise: str) -> str:
+    """What a file of Linux's /proc says of a field."""
+    path = pathlib.Path("/proc") / file
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), 0.0)
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), otherwise)
 
 
 def _reset_peak() -> bool:
@@ -141,11 +146,12 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    cpu = _told("cpuinfo", "model name", platform.machine())
     return {
         "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
-        "hardware": f"{os.cpu_count()} CPU cores, {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
+        "hardware": f"{os.cpu_count()} CPU cores, {cpu}, load {os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -160,9 +166,3 @@ def commit() -> str:
     apart = [f":(exclude){path}" for path in _RESULTS]
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *apart)
     return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
-
-
-def _cpu_name() -> str:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,5 +1,6 @@
-"""The rows of `benchmarks/gpu_suite.py`: what each measures, one function a row.
+"""The programs of `benchmarks/gpu.py`: `suite`, `memory`, `speedrun` and `recorded`.
 
-`figures` says what a measurement is and how time is told, `settings` what is measured at which size, `table` what a
-reader sees. `steps` and `parts` are ours, `torch_steps` and `torch_parts` what stands beside it. `rows` is the list.
+The suite's rows are functions of `steps` and `parts`, ours, and of `torch_steps` and `torch_parts`, which stand beside
+them; `figures` says what a measurement is, `settings` what is measured at which size, `table` what a reader sees.
+`pieces` trains in pieces, for the speedrun and the recorded runs.
 """

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 Figure = dict[str, Any]
 # run(n) makes n steps without waiting between them and returns when the last one is done.
 Run = Callable[[int], None]
@@ -39,6 +41,10 @@ class Job(NamedTuple):
     def seconds_left(self) -> float:
         """How long the row may still take."""
         return self.until - time.monotonic()
+
+
+class LeftOut(Exception):
+    """Why the rest of a row cannot be measured here, which is no failure."""
 
 
 class Times(NamedTuple):
@@ -71,7 +77,6 @@ def clock(run: Run, job: Job) -> Times:
 
 def repeat(call: Callable[[], Any]) -> Run:
     """A run that makes calls and waits for the last one."""
-    import jax
 
     def run(times: int) -> None:
         result = None
@@ -84,8 +89,6 @@ def repeat(call: Callable[[], Any]) -> Run:
 
 def carry(step: Callable[..., tuple[Any, ...]], *state: Any) -> Run:
     """A run whose steps take what the one before returned, and may donate it."""
-    import jax
-
     held = list(state)
 
     def run(times: int) -> None:
@@ -98,8 +101,6 @@ def carry(step: Callable[..., tuple[Any, ...]], *state: Any) -> Run:
 
 def alone(job: Job, function: Callable[..., Any], *arguments: Any) -> tuple[Times, int]:
     """(times, bytes that XLA plans) of a function that is compiled and called by itself."""
-    import jax
-
     compiled = jax.jit(function).lower(*arguments).compile()
     return clock(repeat(lambda: compiled(*arguments)), job), planned_bytes(compiled)
 

@@ -18,9 +18,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from benchmarks import children, page, timing
 from benchmarks.gpu_rows import pieces, settings
 from benchmarks.gpu_rows.figures import Job
+from simclr_jax.data import resident
+from simclr_jax.distributed import sharding
+from simclr_jax.planning import estimate, hardware, plan
+from simclr_jax.run import program as program_lib
 from simclr_jax.run import workdir as workdir_lib
 
 # The share of a GPU that `plan` counts on; JAX's own default is 0.75. Beside its name JAX refuses the old one, unless
@@ -108,16 +116,12 @@ def search(
 
 def data_shape(case: Case, config: Mapping[str, Any]) -> Any:
     """The training split's shape; a capped case has it on the device."""
-    from simclr_jax.run import program as program_lib
-
     side = config["data"]["canvas_size"] or 32
     return program_lib.DataShape(case.num_examples, case.num_classes, (side, side), not case.cap)
 
 
 def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int], int]]:
     """(the largest batch by the model of `plan`, the modelled peak in bytes of a batch)."""
-    from simclr_jax.planning import estimate, plan
-
     config = config_of(case, case.unit)
     shape, form = data_shape(case, config), config["method"]["loss_form"]
     network, _ = plan.measure(config, shape, kind=kind)
@@ -135,14 +139,6 @@ def predict(case: Case, *, kind: str, memory: int) -> tuple[int, Callable[[int],
 
 def attempt(case: Case, batch_size: int) -> dict[str, Any]:
     """Two updates with a batch, in this process: {"peak_bytes", "limit_bytes", "seconds" of the last update}."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from simclr_jax.data import resident
-    from simclr_jax.distributed import sharding
-    from simclr_jax.run import program as program_lib
-
     config, mesh = config_of(case, batch_size), sharding.make_mesh(1)
     shape = data_shape(case, config)
     count = 2 if case.cap else 1  # in one dispatch, as with resident data; a streamed one holds a single update
@@ -172,10 +168,6 @@ def attempt(case: Case, batch_size: int) -> dict[str, Any]:
 
 def probe() -> dict[str, Any]:
     """{"name", "kind" (a key of hardware.DEVICES), "limit_bytes"} of this machine's first device."""
-    import jax
-
-    from simclr_jax.planning import hardware
-
     device = jax.local_devices()[0]
     name, stats = getattr(device, "device_kind", device.platform), device.memory_stats() or {}
     kinds = [kind for kind, known in hardware.DEVICES.items() if known.name.lower().startswith(name.lower())]

@@ -7,9 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 
 from benchmarks.gpu_rows import figures, settings, steps
 from benchmarks.gpu_rows.figures import Figure, Job
+from simclr_jax import augment, losses, optim
+from simclr_jax.distributed import sharding
+from simclr_jax.models import layers
+from simclr_jax.planning import hardware
+from simclr_jax.run import program as program_lib
 
 TEMPERATURE, DIM = 0.1, 128
 # Rows of the similarity matrix, 2N. The dense form holds several [N, N]: at 262,144 rows each would be 69 GB.
@@ -38,15 +45,17 @@ def probes(job: Job) -> Iterator[Figure]:
 
 
 def _describe(device: Any) -> dict[str, Any]:
-    limit = (device.memory_stats() or {}).get("bytes_limit")
+    """Its names and memory and, of a kind that is known, the maker's dense bfloat16 FLOP/s, for MFU."""
+    limit, kind = (device.memory_stats() or {}).get("bytes_limit"), device.device_kind
     driver = " ".join(str(getattr(device.client, "platform_version", "")).split())[:100]
-    return {"platform": device.platform, "kind": device.device_kind, "memory_bytes": limit, "driver": driver}
+    peak = {known.name: known.flops for known in hardware.DEVICES.values()}.get(kind)
+    return {
+        "platform": device.platform, "kind": kind, "memory_bytes": limit, "driver": driver, "peak_flops": peak
+    }  # fmt: skip
 
 
 def loss(job: Job) -> Iterator[Figure]:
     """NT-Xent with its gradient in float32, d = 128; three products of the matrix count, recomputed ones do not."""
-    from simclr_jax import losses
-
     forms: dict[str, Callable[..., Any]] = {"blockwise": _blockwise(), "dense": losses.nt_xent}
     for rows in (64, 128) if job.tiny else LOSS_ROWS:
         for form, function in forms.items():
@@ -68,8 +77,6 @@ def large_loss(job: Job) -> Iterator[Figure]:
 
 def _blockwise() -> Callable[..., Any]:
     """The form in tiles of the size that training takes on this device."""
-    from simclr_jax import losses
-
     block_size = 512 if jax.default_backend() == "cpu" else 2048
     return functools.partial(losses.nt_xent_blockwise, block_size=block_size)
 
@@ -85,8 +92,6 @@ def _loss_figure(name: str, function: Callable[..., Any], rows: int, *, job: Job
 
 def views(job: Job) -> Iterator[Figure]:
     """Both recipes' augmentation alone, uint8 images on the device to float32 views."""
-    from simclr_jax import augment
-
     for name, size in ((settings.RESNET50, 224), (settings.CIFAR, 32)):
         config = settings.load(name, job, batch_size=steps.RESNET50_BATCH)
         batch, side = config["train"]["batch_size"], settings.canvas(name, job)
@@ -100,10 +105,6 @@ def views(job: Job) -> Iterator[Figure]:
 
 def pool(job: Job) -> Iterator[Figure]:
     """The stem's max-pool, forward and backward, ours and Flax's, whose gradient is a select-and-scatter."""
-    from flax import linen as nn
-
-    from simclr_jax.models import layers
-
     shape = (4, 16, 16, 8) if job.tiny else (1024, 112, 112, 64)
     x, up = (
         jax.random.normal(jax.random.key(i), (shape[0], shape[1] // n, shape[2] // n, shape[3]), jnp.bfloat16)
@@ -125,10 +126,6 @@ def pool(job: Job) -> Iterator[Figure]:
 
 def lars(job: Job) -> Iterator[Figure]:
     """One update of ResNet-50's parameters, head included, by three optimizers; 50 of them in one dispatch."""
-    import optax
-
-    from simclr_jax import optim
-
     config = settings.load(settings.RESNET50, job)
     params = _parameters(config)
     gradients = jax.tree.map(lambda leaf: 0.01 * leaf + 1e-4, params)
@@ -150,9 +147,6 @@ def lars(job: Job) -> Iterator[Figure]:
 
 def _parameters(config: settings.Config) -> Any:
     """Random numbers in the shape of the network's parameters."""
-    from simclr_jax.distributed import sharding
-    from simclr_jax.run import program as program_lib
-
     mesh = sharding.make_mesh(1)
     method = program_lib.make_method(program_lib.make_encoder(config, mesh), config, mesh, num_classes=0)
     size = config["augment"]["image_size"]
@@ -163,7 +157,6 @@ def _parameters(config: settings.Config) -> Any:
 
 def _updates(tx: Any, params: Any, gradients: Any) -> figures.Run:
     """A run whose step is UPDATES updates; parameters and the optimizer's state are donated."""
-    import optax
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, gradients: Any) -> Any:

@@ -102,10 +102,7 @@ class Plan(NamedTuple):
 def make_all(plan: Plan, clock: children.Clock, *, then: Callable[[pathlib.Path], bool] = lambda folder: True) -> bool:
     """Goes on with the runs of a plan until the clock has run down; returns whether all are at their end.
 
-    `then` is called for every run that is, with time left, and tells whether it has done what it does.
-
-    Raises:
-        RuntimeError: a run failed.
+    `then` is called for every run that is, and tells whether it has done what it does. A run that fails is an error.
     """
     for folder in plan.folders:
         if not read(folder).is_over:

@@ -37,11 +37,7 @@ def make_plan(folder: pathlib.Path, epochs: tuple[int, ...], seeds: tuple[int, .
 
 
 def make_all(plan: pieces.Plan, clock: children.Clock) -> bool:
-    """Trains and scores what is left until the clock has run down; returns whether all is done.
-
-    Raises:
-        RuntimeError: a run or its scoring failed.
-    """
+    """Trains and scores what is left until the clock has run down; returns whether all is done."""
 
     def score_once(folder: pathlib.Path) -> bool:
         if "scores" in workdir_lib.read_results(folder):
@@ -57,11 +53,7 @@ def make_all(plan: pieces.Plan, clock: children.Clock) -> bool:
 
 
 def in_own_process(folder: pathlib.Path, environment: Mapping[str, str], clock: children.Clock) -> dict[str, Any]:
-    """`score` of the run in `folder`; nothing if there was not time enough.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """`score` of the run in `folder`; nothing if there was not time enough, a RuntimeError if it failed."""
     command = children.worker("recorded", {"folder": str(folder / "run")})
     ended = children.run(command, clock, environment=children.environment(environment))
     if ended.late:
@@ -136,11 +128,7 @@ def part(plan: pieces.Plan) -> str:
 
 
 def write(plan: pieces.Plan) -> None:
-    """Puts `part` into benchmarks/README.md.
-
-    Raises:
-        InputError: there are no figures, or they are a CPU's.
-    """
+    """Puts `part` into benchmarks/README.md, unless there are no figures or they are a CPU's."""
     if not scored(plan):
         raise base.InputError("--write needs a run that is scored; there is none in the workdir yet.")
     if any("(cpu)" in pieces.read(folder).devices for folder in plan.folders):

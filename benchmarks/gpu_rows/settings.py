@@ -1,17 +1,23 @@
 """What is measured: the shipped configs as plain values, their tiny forms, and the ceilings of their networks.
 
 `benchmarks/gpu_settings.json` holds the configs, because a machine that is only measured on may lack ml_collections;
-`python benchmarks/gpu_suite.py --settings` makes it anew, and a test holds it equal to the configs.
+`python benchmarks/gpu.py suite --settings` makes it anew, and a test holds it equal to the configs.
 """
 
-import copy
 import functools
 import json
 import math
 import pathlib
 from typing import Any
 
+import jax
+import optax
+
 from benchmarks.gpu_rows.figures import Job
+from simclr_jax import models, train_step
+from simclr_jax.distributed import sharding
+from simclr_jax.planning import estimate, hardware
+from simclr_jax.run import program as program_lib
 
 FILE = pathlib.Path(__file__).parents[1] / "gpu_settings.json"
 RESNET50, CIFAR = "imagenet_resnet50", "cifar10"
@@ -27,7 +33,7 @@ def from_configs() -> str:
 
 def load(name: str, job: Job, **train: Any) -> Config:
     """The config `name`, its section `train` changed by `train`; for a tiny job the network and images are tiny."""
-    config: Config = copy.deepcopy(json.loads(FILE.read_text())[name])
+    config: Config = json.loads(FILE.read_text())[name]
     config["train"].update(train)
     if job.tiny:
         config["encoder"].update(name="resnet10", width_multiplier=0.125)
@@ -52,21 +58,19 @@ def num_images(name: str, batch_size: int, job: Job) -> int:
     return 50_000 if name == CIFAR else max(1024, batch_size)
 
 
-def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> dict[str, float]:
-    """{"ceiling": views/s, "flops": of one view} of the network by the roofline of docs/plan.md at these rates.
+def ceiling(config: Config, job: Job) -> dict[str, float]:
+    """{"ceiling": views/s, "flops": of one view} of the network by the roofline of docs/plan.md at the probes' rates.
 
     Every layer takes as long as its arithmetic or its traffic, BatchNorm passes stand apart from convolutions, nothing
     overlaps. Shortcuts are torchvision's, so that ours and torch's have one ceiling: our ResNet-18 has a projection
     more, which the ceiling leaves out. Without rates there are FLOPs only.
     """
-    from simclr_jax.planning import estimate, hardware
-
     plain = {**config["encoder"], "padding": "torchvision", "norm": "batch"}
     network = _network(json.dumps([plain, config["method"], config["augment"]["image_size"]]))
     facts = {"flops": float(network.train_flops)}
-    if flops and bandwidth:
-        nothing = hardware.DEVICES["cpu"]
-        here = nothing._replace(reached_flops=flops, reached_bandwidth=bandwidth, link=math.nan)
+    if job.flops and job.bandwidth:
+        reached = {"reached_flops": job.flops, "reached_bandwidth": job.bandwidth}
+        here = hardware.DEVICES["cpu"]._replace(**reached, link=math.nan)
         facts["ceiling"] = 1 / estimate.view_seconds(network, here)
     return facts
 
@@ -74,14 +78,6 @@ def ceiling(config: Config, *, flops: float | None, bandwidth: float | None) -> 
 @functools.cache
 def _network(text: str) -> Any:
     """`estimate.NetworkCost` of [section encoder, section method, side of a view] as JSON; traced in a second."""
-    import jax
-    import optax
-
-    from simclr_jax import models, train_step
-    from simclr_jax.distributed import sharding
-    from simclr_jax.planning import estimate
-    from simclr_jax.run import program as program_lib
-
     section, method_section, size = json.loads(text)
     encoder = models.make_encoder(**section)
     method = program_lib.make_method(encoder, {"method": method_section}, sharding.make_mesh(1), num_classes=0)

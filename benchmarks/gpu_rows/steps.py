@@ -39,17 +39,9 @@ class Prepared(NamedTuple):
     key: jax.Array
     compile_seconds: float
 
-    @property
-    def images(self) -> int:
-        """In one dispatch."""
-        return int(self.config["train"]["batch_size"] * self.config["train"]["steps_per_dispatch"])
-
     def init(self) -> base.TrainState:
         """A state before the first update."""
-        state: base.TrainState = sharding.jit_once(
-            self.program.init, sharding.make_mesh(1), placement=self.program.placement
-        )()
-        return state
+        return sharding.jit_once(self.program.init, sharding.make_mesh(1), placement=self.program.placement)()
 
 
 def noise(count: int, side: int) -> imageset.ImageSet:
@@ -71,8 +63,8 @@ def prepare_config(name: str, config: settings.Config, job: Job) -> Prepared:
     mesh, train, start = sharding.make_mesh(1), config["train"], time.perf_counter()
     per_dispatch, batch_size = train["steps_per_dispatch"], train["batch_size"]
     count, side = settings.num_images(name, batch_size, job), settings.canvas(name, job)
-    sizes = {"shape": program_lib.DataShape(count, 1, (side, side), is_streamed=False)}
-    sizes["steps_per_dispatch"] = per_dispatch
+    shape = program_lib.DataShape(count, 1, (side, side), is_streamed=False)
+    sizes = {"shape": shape, "steps_per_dispatch": per_dispatch}
     program = program_lib.make_program(config, mesh, **sizes, seed=0)
     arguments = program_lib.abstract_arguments(program, mesh, **sizes, batch_size=batch_size)
     compiled = program.train_steps.lower(*arguments).compile()  # type: ignore[attr-defined]
@@ -101,7 +93,7 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         jax.block_until_ready(held[1])
 
     times, train = figures.clock(run, job), prepared.config["train"]
-    views = prepared.config["augment"]["num_views"] * prepared.images
+    views = prepared.config["augment"]["num_views"] * train["batch_size"] * train["steps_per_dispatch"]
     return figures.rate(
         figure_name,
         times,
@@ -114,7 +106,7 @@ def measure(figure_name: str, prepared: Prepared, job: Job, **facts: Any) -> Fig
         modelled_bytes=modelled_bytes(prepared, job),
         compile_seconds=round(prepared.compile_seconds, 1),
         loss=float(held[1]["loss"][-1]),
-        **settings.ceiling(prepared.config, flops=job.flops, bandwidth=job.bandwidth),
+        **settings.ceiling(prepared.config, job),
         **facts,
     )
 

@@ -26,13 +26,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import children, page, timing
-from benchmarks.gpu_rows import settings, table
+from benchmarks.gpu_rows import figures, settings, table
 from benchmarks.gpu_rows.figures import Figure, Job
 from simclr_jax import base
 from simclr_jax.run import workdir as workdir_lib
 
 ROUNDS = timing.ROOT / "benchmarks" / "gpu_rounds"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "lightly", "kornia")
+# Figure of the probes -> field of a job.
+_PROBES = {"matmul": "flops", "copy": "bandwidth"}
 # What is kept back of the time for the table.
 _RESERVE = 5.0
 # For tiny programs, which are compiled and hardly run.
@@ -94,11 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Runs what the command line asks for; the exit status, 1 if a row failed.
-
-    Raises:
-        InputError: a wrong command line, or a result that must not be kept.
-    """
+    """Runs what the command line asks for, if it can be done; the exit status, 1 if a row failed."""
     unknown = [name for name in filter(None, options.rows.split(",")) if name not in ROWS]
     if unknown:
         raise base.InputError(f"--rows takes names of rows; got {unknown[0][:40]!r}. Use some of {', '.join(ROWS)}.")
@@ -200,7 +198,9 @@ def measure(
             ready.append(name)
     if not ready:
         return
-    job = Job(options.tiny, **_reached(result), until=time.monotonic() + clock.left)
+    known = table.measured(result)
+    reached = {field: 1e12 * known[name]["value"] for name, field in _PROBES.items() if name in known}
+    job = Job(options.tiny, **reached, until=time.monotonic() + clock.left)
     command = children.worker("suite", {"rows": ready, "job": job._asdict()})
     ended = children.run(command, clock, environment=environment_of(ready[0], tiny=options.tiny, folder=folder))
     for name in ready:
@@ -209,22 +209,7 @@ def measure(
         print(ended.errors[-4000:], file=sys.stderr)
     for line in ended.lines:
         if line.get("name") == "device":
-            result["about"]["device"] = _with_peak(line["device"])
-
-
-def _reached(result: Mapping[str, Any]) -> dict[str, float]:
-    """What the probes reached, as fields of a job."""
-    known = table.measured(result)
-    names = {"matmul": "flops", "copy": "bandwidth"}
-    return {field: 1e12 * known[name]["value"] for name, field in names.items() if name in known}
-
-
-def _with_peak(device: Mapping[str, Any]) -> dict[str, Any]:
-    """The device's description and, of a kind that is known, the maker's dense bfloat16 FLOP/s, for MFU."""
-    from simclr_jax.planning import hardware
-
-    known = {kind.name: kind.flops for kind in hardware.DEVICES.values()}
-    return {**device, "peak_flops": known.get(device["kind"])}
+            result["about"]["device"] = line["device"]
 
 
 def environment_of(name: str, *, tiny: bool, folder: pathlib.Path) -> dict[str, str]:
@@ -253,9 +238,10 @@ def work(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 if not math.isfinite(figure.get("value", 0.0)):
                     raise ValueError(f"{figure['name']} is {figure['value']}")
                 yield {"row": name, **figure}
-                if figure["name"] in ("matmul", "copy"):
-                    reached = {"matmul": "flops", "copy": "bandwidth"}[figure["name"]]
-                    job = job._replace(**{reached: 1e12 * figure["value"]})
+                if figure["name"] in _PROBES:
+                    job = job._replace(**{_PROBES[figure["name"]]: 1e12 * figure["value"]})
+        except figures.LeftOut as reason:
+            yield {"row": name, **figures.left_out(name, str(reason))}
         except Exception as error:
             traceback.print_exc()
             yield {"row": name, "name": name, "error": children.one_line(f"{type(error).__name__}: {error}")}

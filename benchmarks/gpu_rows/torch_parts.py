@@ -16,14 +16,11 @@ TEMPERATURE, DIM, IMAGES = 0.1, 128, 512
 LOSS_ROWS = (8192, 16384, 65536)
 
 
-def device() -> torch.device:
-    """The GPU, or the CPU where there is none."""
+def device(job: Job) -> torch.device:
+    """The GPU, or in a tiny job the CPU where there is none; without one a row is left out."""
+    if not job.tiny and not torch.cuda.is_available():
+        raise figures.LeftOut("torch sees no GPU")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def why_not(job: Job) -> str:
-    """Why torch's rows make no sense here; "" if they do."""
-    return "" if job.tiny or torch.cuda.is_available() else "torch sees no GPU"
 
 
 def wait() -> None:
@@ -129,20 +126,17 @@ def _blur(x: torch.Tensor, sigma: torch.Tensor, *, taps: int) -> torch.Tensor:
 
 def views(job: Job) -> Iterator[Figure]:
     """One view of each of 512 images by `make_views` and by Kornia, 224 and 32 pixels."""
-    if why_not(job):
-        yield figures.left_out("views in torch", why_not(job))
-        return
     for name, size in ((settings.RESNET50, 224), (settings.CIFAR, 32)):
         config = settings.load(name, job)
         count, side, recipe = 8 if job.tiny else IMAGES, settings.canvas(name, job), config["augment"]
-        images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device())
+        images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device(job))
         view = {"size": recipe["image_size"], "strength": recipe["color_jitter_strength"]}
         taps = 2 * (view["size"] // 20) + 1
         with torch.no_grad():
             call = functools.partial(make_views, images, **view, blurs=recipe["blur_probability"] > 0)
             yield rate(f"torch views {size}", repeat(call), count, job=job)
             try:
-                chain = peers.kornia_views(**view, blur=(taps, recipe["blur_probability"])).to(device())
+                chain = peers.kornia_views(**view, blur=(taps, recipe["blur_probability"])).to(device(job))
             except ModuleNotFoundError as error:
                 yield figures.left_out(f"Kornia views {size}", f"{error.name} is not installed")
                 continue
@@ -152,13 +146,10 @@ def views(job: Job) -> Iterator[Figure]:
 
 def loss(job: Job) -> Iterator[Figure]:
     """NT-Xent and its gradient in full float32, as ours: in a few lines, and lightly's where it is installed."""
-    if why_not(job):
-        yield figures.left_out("loss in torch", why_not(job))
-        return
     torch.set_float32_matmul_precision("highest")
     forms = {"torch": peers.torch_nt_xent, "lightly": peers.lightly_nt_xent}
     for rows in (64, 128) if job.tiny else LOSS_ROWS:
-        z = torch.randn(rows, DIM, device=device(), requires_grad=True)
+        z = torch.randn(rows, DIM, device=device(job), requires_grad=True)
         for name, make in forms.items():
             try:
                 call = functools.partial(lambda form, z: torch.autograd.grad(form(z), z), make(TEMPERATURE), z)

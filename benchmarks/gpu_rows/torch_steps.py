@@ -53,11 +53,9 @@ def with_head(net: torch.nn.Module, dim: int = 128) -> torch.nn.Module:
 
 
 def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job: Job) -> Iterator[Figure]:
-    if torch_parts.why_not(job):
-        yield figures.left_out(f"{title} in torch", torch_parts.why_not(job))
-        return
+    device = torch_parts.device(job)
     images, config = 4 if job.tiny else IMAGES, settings.load(name, job)
-    flops = settings.ceiling(config, flops=job.flops, bandwidth=job.bandwidth)
+    flops = settings.ceiling(config, job)
     size, side = config["augment"]["image_size"], settings.canvas(name, job)
     for compiled in (False, True):
         suffix = ", torch.compile" if compiled else ""
@@ -67,10 +65,11 @@ def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job
                 yield figures.left_out(figure_name, "torch.compile is not part of a tiny run")
                 continue
             torch.manual_seed(0)
+            net = make(job).to(device, memory_format=torch.channels_last).train()
             if kind == "SimCLR":
-                run = _simclr(make(job), (images, side, size), config["augment"], compiled=compiled)
+                run = _simclr(net, (images, side, size), config["augment"], compiled=compiled)
             else:
-                run = _supervised(make(job), (2 * images, size), compiled=compiled)
+                run = _supervised(net, (2 * images, size), compiled=compiled)
             start = time.perf_counter()
             run(1)
             seconds = round(time.perf_counter() - start, 1)
@@ -80,7 +79,7 @@ def _steps(title: str, name: str, make: Callable[[Job], torch.nn.Module], *, job
 def _supervised(net: torch.nn.Module, shape: tuple[int, int], *, compiled: bool) -> figures.Run:
     """Cross entropy of 1000 classes on random float images that are there already."""
     count, size = shape
-    images = torch.rand(count, 3, size, size, device=torch_parts.device())
+    images = torch.rand(count, 3, size, size, device=net.fc.weight.device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (count,), device=images.device)
     return _train(net, lambda: images, lambda out: functional.cross_entropy(out.float(), labels), compiled=compiled)
@@ -91,7 +90,7 @@ def _simclr(
 ) -> figures.Run:
     """Two views of every uint8 image, the network with a head, NT-Xent."""
     count, side, size = shape
-    images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=torch_parts.device())
+    images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=net.fc.weight.device)
     make = functools.partial(
         torch_parts.make_views,
         size=size,
@@ -104,7 +103,7 @@ def _simclr(
     def views() -> torch.Tensor:
         return torch.cat([make(images), make(images)]).contiguous(memory_format=torch.channels_last)
 
-    return _train(with_head(net), views, lambda z: loss(z.float()), compiled=compiled)
+    return _train(with_head(net).to(images.device), views, lambda z: loss(z.float()), compiled=compiled)
 
 
 def _train(
@@ -115,19 +114,18 @@ def _train(
     compiled: bool,
 ) -> figures.Run:
     """A run of whole updates."""
-    device = torch_parts.device()
+    device = next(net.parameters()).device.type
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    net = net.to(device, memory_format=torch.channels_last).train()
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-6, fused=on_gpu or None)
+    fused = True if device == "cuda" else None
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-6, fused=fused)
     forward = torch.compile(net) if compiled else net
 
     def run(steps: int) -> None:
         for _ in range(steps):
             with torch.no_grad():
                 batch = views()
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16):
                 out = forward(batch)
             loss(out).backward()
             optimizer.step()

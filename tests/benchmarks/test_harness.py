@@ -35,7 +35,7 @@ ABOUT = {
 
 
 def make_program(**changes):
-    ours = harness.Implementation(lambda case, quick: harness.Work({}, lambda: None))
+    ours = harness.Implementation(lambda case: harness.Work({}, lambda: None))
     peer = ours._replace(needs=("a_module_that_is_nowhere",), python="peers")
     settings = {
         "cases": ("small", "large"),
@@ -43,7 +43,7 @@ def make_program(**changes):
         "implementations": {"ours": ours, "peer": peer},
         "compare": lambda theirs, ours: "",
         "packages": ("jax",),
-        "number": harness.per_second,
+        "number": "per second",
         "unit": "images per CPU second",
         "words": "What is\n    measured.",
     }
@@ -71,9 +71,9 @@ def test_the_table_of_fixed_numbers():
 
 
 def test_the_ratio_is_the_peers_cost_also_where_the_number_is_a_time():
-    program = make_program(number=lambda cpu_ms, amount: cpu_ms)
+    program = make_program(number="ms")
     results = {"small": {"ours": [result(10.0)], "peer": [result(5.0)]}}
-    assert "| peer | 5 (5 to 5), x0.50, 200 MB (+20) |" in harness.table(program, results)
+    assert "| peer | 0.05 (0.05 to 0.05), x0.50, 200 MB (+20) |" in harness.table(program, results)
 
 
 def test_failures_and_cases_without_a_program_are_rows():
@@ -220,14 +220,14 @@ def test_costly_forms_are_not_asked_for_large_batches():
 class Options:
     """What a worker is told."""
 
-    case, quick, repeats, worker = ("small",), False, 1, "ours"
+    case, repeats, worker = ("small",), 1, "ours"
 
 
 def test_a_worker_is_checked_before_its_calls_or_behind_them(tmp_path):
     said = []
     implementations = {
-        "ours": harness.Implementation(lambda case, quick: harness.Work(lambda: said.append("fact") or 1, said.clear)),
-        "peer": harness.Implementation(lambda case, quick: harness.Work(2, lambda: said.append("call"))),
+        "ours": harness.Implementation(lambda case: harness.Work(lambda: said.append("fact") or 1, said.clear)),
+        "peer": harness.Implementation(lambda case: harness.Work(2, lambda: said.append("call"))),
     }
     program = make_program(implementations=implementations, compare=lambda one, other: "" if one == other else "odd")
     options = Options()

@@ -10,7 +10,9 @@ from benchmarks import parity as program
 from tests import parity
 from tests import test_architecture as architecture
 
-FILES = [architecture.ROOT / file for of_group in [*program.GROUPS.values(), program.DIFFERENCES] for file in of_group]
+FILES = [
+    architecture.ROOT / file for file in program.files_of(" ".join([*program.GROUPS.values(), program.DIFFERENCES]))
+]
 GOLDEN = sorted(path.stem for path in (architecture.ROOT / "tests/golden").glob("*.npz"))
 
 

@@ -16,8 +16,8 @@ from benchmarks import page as page_lib
 from benchmarks.gpu_rows import figures, settings, suite, table
 from tests import test_architecture as architecture
 
-H200 = {"flops": 790e12, "bandwidth": 4.3e12}
 JOB = figures.Job(tiny=False)
+H200 = JOB._replace(flops=790e12, bandwidth=4.3e12)
 
 
 def step(name, value, **facts):
@@ -63,17 +63,17 @@ def test_the_settings_are_those_of_the_shipped_configs():
 @pytest.mark.parametrize(("name", "expected"), [(settings.RESNET50, 11200.0), (settings.CIFAR, 143000.0)])
 def test_the_ceilings_on_an_h200_are_those_derived_by_hand(name, expected):
     # By hand the head and the last block's addition were left out or rounded: 2 % of ResNet-50's, less of ResNet-18's.
-    facts = settings.ceiling(settings.load(name, JOB), **H200)
+    facts = settings.ceiling(settings.load(name, JOB), H200)
     assert facts["ceiling"] == pytest.approx(expected, rel=0.02)
     assert facts["flops"] == pytest.approx({settings.RESNET50: 24.3e9, settings.CIFAR: 3.33e9}[name], rel=0.01)
 
 
 def test_the_ceiling_does_not_depend_on_forms_of_batch_norm_and_needs_the_probes():
     config = settings.load(settings.CIFAR, figures.Job(tiny=True))
-    plain = settings.ceiling(config, **H200)
+    plain = settings.ceiling(config, H200)
     config["encoder"]["norm"], config["train"]["fused_conv_bn"] = "frozen", False
-    assert settings.ceiling(config, **H200) == plain
-    assert "ceiling" not in settings.ceiling(config, flops=None, bandwidth=4.3e12)
+    assert settings.ceiling(config, H200) == plain
+    assert "ceiling" not in settings.ceiling(config, H200._replace(flops=None))
 
 
 def test_tiny_settings_are_tiny_and_full_ones_are_the_recipes():
