@@ -16,9 +16,9 @@ _LEAST_CONTRAST = 4 / 255
 def near_duplicates(train_images: np.ndarray, test_images: np.ndarray) -> np.ndarray:
     """Pairs (test row, training row) of images that are the same but for compression: int64 [K, 2], by test row.
 
-    Both are reduced to at most 32x32. A pair correlates to at least 0.99, and differs by at most 6 of 255 levels in the
-    mean (2 in images below 16 pixels); of every test image only the training image that correlates most is looked at. Images of almost no contrast
-    take no part. Mirrored, rotated or otherwise cropped copies are not found.
+    Both are reduced to at most 32x32. A pair correlates to at least 0.99, and differs by at most 6 of 255 levels in
+    the mean (2 in images below 16 pixels); of every test image only the training image that correlates most is looked
+    at. Images of almost no contrast take no part. Mirrored, rotated or otherwise cropped copies are not found.
 
     Args:
         train_images: uint8 [N, h, w, 3], evaluation views.
