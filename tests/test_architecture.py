@@ -101,7 +101,7 @@ def test_imports_go_down_only(path):
         target = name.split(".")[0]
         assert target == room or target in ALLOWED[room], f"{path} must not import {name}"
         if room == "cli" and target == "cli":
-            own = name.startswith(f"cli.{path.stem}_") or name == "cli.flags"
+            own = name.startswith(f"cli.{path.stem.split('_')[0]}_") or name == "cli.flags"
             assert own, f"{path}: a verb imports the flags and VERB_*.py of its own, never another verb"
 
 

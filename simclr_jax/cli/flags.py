@@ -160,7 +160,6 @@ def positive_number(what: str, *, such_as: float) -> Callable[[str], float]:
 def add_config(parser: Parser, *, default: str | None = None) -> None:
     """Adds `--config` and its overrides, of which `parse` makes "config"; without `default` it must be given."""
     parser.takes_config, parser.default_config = True, default
-    names = ", ".join(shipped_configs.configs())
     fallback = "" if default is None else f"; default {default}"
     # For the help and the list of valid flags: `config_lib.parse` takes these words away before argparse sees them.
     parser.add_argument(
@@ -168,7 +167,7 @@ def add_config(parser: Parser, *, default: str | None = None) -> None:
         required=default is None,
         metavar="NAME[:ARG]",
         default=argparse.SUPPRESS,
-        help=f"{names}, or the path of your own file with get_config(){fallback}",
+        help=f"{shipped_configs.listing()}, or the path of your own file with get_config(){fallback}",
     )
     parser.add_argument(
         "--config.SECTION.KEY",

@@ -313,8 +313,8 @@ def _is_override(word: str) -> bool:
 
 
 def _listed() -> str:
-    """The names of the shipped configs for a message: the general ones first, and of many the middle left out."""
-    return _one_line(", ".join(sorted(shipped_configs.configs(), key=lambda name: ("_" in name, name))), 240)
+    """The names of the shipped configs for a message, of many the middle left out."""
+    return _one_line(shipped_configs.listing(), 240)
 
 
 def _closest(name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from simclr_jax import base
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import setup
+from simclr_jax.run import setup, shipped_configs
 
 
 def parse(*words):
@@ -298,3 +298,10 @@ def test_the_data_of_a_run_are_found_where_they_are_now(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(base.InputError, match=re.escape(told)):
             config_lib.with_data(run, **arguments)
+
+
+def test_the_listing_of_the_shipped_configs_has_every_name_once():
+    text = shipped_configs.listing()
+    alone = re.sub(r"\w+_\{.*?\}", "", text)
+    families = [f"{first}_{rest}" for first, many in re.findall(r"(\w+)_\{(.*?)\}", text) for rest in many.split(", ")]
+    assert sorted([*re.findall(r"\w+", alone), *families]) == sorted(shipped_configs.configs())
