@@ -41,30 +41,30 @@ test-processes: $(VENV)/.test
 test-convert: $(VENV)/.convert
 	$(VENV)/bin/python -m pytest tests/cli/test_convert_tensorflow.py
 
-# Compares every component with the reference and with the peers that are installed, and writes docs/parity.md.
+# Runs every test that compares with the reference or with a peer that is installed, and writes docs/parity.md.
 parity: $(VENV)/.bench
-	$(VENV)/bin/python benchmarks/parity.py
+	$(VENV)/bin/python benchmarks/parity.py $(ARGS)
 
 # Times ours beside the peers that are installed, at most half an hour, and writes the tables of benchmarks/README.md.
 # With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
 bench: $(VENV)/.bench
-	$(VENV)/bin/python benchmarks/bench_all.py $(ARGS)
+	$(VENV)/bin/python benchmarks/bench.py all $(ARGS)
 
 # Measures on a GPU in nine minutes what is claimed of one; docs/gpu.md. With ARGS=--tiny a test of it on a CPU. VENV must
 # have JAX for CUDA; without a network, run the script with any Python that has it.
 gpu-suite: $(VENV)/.test
-	$(VENV)/bin/python benchmarks/gpu_suite.py $(ARGS)
+	$(VENV)/bin/python benchmarks/gpu.py suite $(ARGS)
 
 # On a GPU, nine minutes a call; the same command goes on (docs/gpu_runs.md). For NVIDIA first: pip install 'jax[cuda12]' in the
 # VENV. With ARGS="--data_name=... --data_dir=..." for data elsewhere, ARGS=--tiny to prove it on a CPU.
 speedrun: $(VENV)/.demo
-	$(VENV)/bin/python benchmarks/speedrun.py --workdir=runs/speedrun $(ARGS)
+	$(VENV)/bin/python benchmarks/gpu.py speedrun --workdir=runs/speedrun $(ARGS)
 
 recorded-runs: $(VENV)/.demo
-	$(VENV)/bin/python benchmarks/recorded_runs.py --workdir=runs/recorded $(ARGS)
+	$(VENV)/bin/python benchmarks/gpu.py recorded --workdir=runs/recorded $(ARGS)
 
 gpu-memory: $(VENV)/.demo
-	$(VENV)/bin/python benchmarks/gpu_memory.py $(ARGS)
+	$(VENV)/bin/python benchmarks/gpu.py memory $(ARGS)
 
 # Compiles the training step for GPU nodes and TPU slices that are not here, and writes docs/aot.md. The compilers are
 # about 1 GB, so give them a VENV of their own. With ONLY=h200 just the targets of that name.

@@ -2,7 +2,7 @@
 
 Reproduces no paper. The public mark is 1 h 39 min on one A100 (github.com/dkobak/simclr-cifar10: 500 epochs, kNN 90.3);
 cifar10_speedrun_peer is that recipe in this program. Scored by kNN with k = 10, cosine, uniform votes.
-Command: python benchmarks/speedrun.py --workdir=runs/speedrun, or one run of it:
+Command: python benchmarks/gpu.py speedrun --workdir=runs/speedrun, or one run of it:
 simclr-jax train --config=cifar10_speedrun --workdir=runs/cifar10_speedrun   (:epochs=400 for fewer epochs)
 Expected: modelled, not measured: at 0.6 of an H200's roofline (86 thousand views/s) an epoch takes 1.2 s and 500 epochs
 under 10 minutes, to which starting, compiling and 25 evaluations come. No GPU has run it yet.

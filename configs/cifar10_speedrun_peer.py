@@ -4,7 +4,7 @@ Source: github.com/dkobak/simclr-cifar10, README and script: batch 512, 500 epoc
 b/256 (0.06 for 100 epochs) and weight decay 5e-4, cosine without warm-up, temperature 0.5, crops of at least 0.2 of
 the area, jitter 0.4 with 0.8, grey with 0.1, head 1024-128. There: kNN (k = 10, cosine) 90.3 after 500 epochs in 1 h
 39 min, 83.2 after 100, on an A100.
-Command: python benchmarks/speedrun.py --peer --workdir=runs/speedrun, or one run of it:
+Command: python benchmarks/gpu.py speedrun --peer --workdir=runs/speedrun, or one run of it:
 simclr-jax train --config=cifar10_speedrun_peer --workdir=runs/cifar10_speedrun_peer   (or :epochs=100)
 Expected: 90.3 on CIFAR-10 itself by its author; not run here on a GPU, nothing is known for the JPEG copy.
 
