@@ -85,9 +85,9 @@ def make_program(
     train = config["train"]
     encoder = make_encoder(config, mesh)
     sizes = run_length(config, num_examples=shape.num_examples)
+    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)  # checks the sizes
     num_steps = optim.num_train_steps(**sizes)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
-    schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     tx = frozen.leave_encoder(tx) if train["freeze_encoder"] else tx
     make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
