@@ -102,7 +102,7 @@ def make_distill(
     siamese.check_number("temperature", temperature, "Use 1.0, or 0.1 for self-distillation.")
     siamese.check_number("loss_scale", loss_scale, "Use 1.0.")
     student = supervised.make_supervised(encoder, num_classes=teacher.num_classes, ft_proj_selector=0, dtype=dtype)
-    net = network.make_network(encoder, heads.ProjectionHead(0), num_layers=0)
+    net = network.make_network(encoder, heads.ProjectionHead(0, dtype=dtype), num_layers=0)
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
         params, method_state = student.init(key, views)

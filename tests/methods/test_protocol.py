@@ -33,14 +33,14 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def encoder(norm: str = "batch") -> resnet.ResNet:
+def encoder(norm: str = "batch", dtype: str = "float32") -> resnet.ResNet:
     return resnet.ResNet(
-        resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar", norm=norms.Norm(norm)
+        resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar", norm=norms.Norm(norm), dtype=dtype
     )
 
 
-def make_method(name: str, norm: str = "batch") -> base.Method:
-    return METHODS[name](encoder(norm), **settings.arguments(name))
+def make_method(name: str, norm: str = "batch", dtype: str = "float32") -> base.Method:
+    return METHODS[name](encoder(norm, dtype), **settings.arguments(name), dtype=dtype)
 
 
 def views() -> jax.Array:
@@ -192,30 +192,34 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
 @pytest.mark.few(2)
 @pytest.mark.parametrize("norm", ["group", "frozen"])
 def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
-    method = make_method(name, norm)
-    # The parameters have the same names and shapes under every normalisation. Fresh heads have weights of 0.01: without
-    # a batch's statistics all embeddings would be nearly the same, and the gradient a difference of equal terms.
-    _, method_state = jax.jit(method.init)(jax.random.key(0), views())
+    """In float64, where the order of sums leaves no trace: behind a temperature of 0.1 float32 would."""
+    with jax.enable_x64(True):
+        (loss, (new_state, metrics)), gradient, *in_chunks = in_both_ways(name, norm)
+    (ours, (our_state, our_metrics)), our_gradient = in_chunks
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    assert largest > 0
+    pairs = ((ours, our_metrics, our_state), (loss, metrics, new_state))
+    for a, b in zip(*(jax.tree.leaves(tree) for tree in pairs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    for a, b in zip(jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * largest)
+
+
+def in_both_ways(name: str, norm: str) -> tuple[Any, ...]:
+    """Result and gradient with the whole batch, and again in two chunks."""
+    method, images = make_method(name, norm, "float64"), views().astype(jnp.float64)
+    # Fresh heads have weights of 0.01: without a batch's statistics all embeddings would be nearly the same, and the
+    # gradient a difference of equal terms.
+    start, method_state = jax.jit(method.init)(jax.random.key(0), images)
     rng = np.random.default_rng(2)
-    params = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), run(name).initial
-    )
+    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), start)
     state = base.TrainState(jnp.int32(0), params, method_state, ())
 
     def load_views(key, source, indices, positions):
-        return jax.tree.map(lambda leaf: leaf[indices], (batch(), views()))
+        return jax.tree.map(lambda leaf: leaf[indices], (batch(), images))
 
     keys, indices = (jax.random.key(1), jax.random.key(2)), jnp.asarray([3, 0, 2, 1], jnp.int32)
     whole = train_step.differentiate_whole(method, load_views)
     in_chunks = train_step.differentiate_in_chunks(method, load_views, train_step.Chunks(2))
-    (loss, (new_state, metrics)), gradient = jax.jit(whole)(state, keys, (), indices)
-    (ours, (our_state, our_metrics)), our_gradient = jax.jit(in_chunks)(state, keys, (), indices)
-    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    assert largest > 0
-    for a, b in zip(jax.tree.leaves((ours, our_metrics)), jax.tree.leaves((loss, metrics)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    for a, b in zip(jax.tree.leaves(our_state), jax.tree.leaves(new_state), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True):
-        # The same sums in another order, behind a temperature of 0.1; see test_chunked_step for float64.
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
+    results = [jax.jit(way)(state, keys, (), indices) for way in (whole, in_chunks)]
+    return tuple(jax.device_get(part) for result in results for part in result)
