@@ -28,6 +28,7 @@ VERBS = {
     "export": _Row("--workdir=runs/demo --output=out", "a run to torch and others"),
     "prepare": _Row("--input=PHOTOS --output=DIR", "pictures to files read fast"),
     "data": _Row("--config=folder:PHOTOS", "a look at what a run sees"),
+    "embed": _Row("--workdir=runs/demo --images=PHOTOS --output=f.npz", "features of pictures"),
     "cache": _Row("--empty=all", "what is kept between runs"),
 }
 

@@ -50,9 +50,11 @@ HOMES = {
     "torchvision": {"interop"},
     "jinja2": {"html_report"},
     "matplotlib": {"html_report"},
+    "pyarrow": {"run.feature_file"},
+    "usearch": {"retrieval"},
 }
 LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
-    *("safetensors", "tensorflow", "torch", "torchvision", "timm")
+    *("pyarrow", "safetensors", "tensorflow", "torch", "torchvision", "timm", "usearch")
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import simclr_jax
 from simclr_jax import augment, base, losses, methods, optim, probes, train_step
-from simclr_jax.run import encoder as encoder_lib
+from simclr_jax.run import loading
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
@@ -60,7 +60,7 @@ def test_every_block_of_the_page_runs_and_is_short(folder, monkeypatch, capsys):
 
 def test_the_first_names_are_those_of_their_rooms():
     assert simclr_jax.nt_xent is losses.nt_xent and simclr_jax.make_simclr is methods.make_simclr
-    assert simclr_jax.load is encoder_lib.load and simclr_jax.losses is losses
+    assert simclr_jax.load is loading.load and simclr_jax.losses is losses
     for name in simclr_jax.__all__:
         assert getattr(simclr_jax, name).__doc__
         assert name in dir(simclr_jax)
