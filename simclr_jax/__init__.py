@@ -60,7 +60,19 @@ _HOMES = {
     "load": "run.loading",
     **dict.fromkeys(("init_state", "make_update"), "train_step"),
 }
-_ROOMS = ("augment", "base", "data", "interop", "losses", "methods", "models", "optim", "probes", "train_step")
+_ROOMS = (
+    "augment",
+    "base",
+    "data",
+    "interop",
+    "losses",
+    "methods",
+    "models",
+    "optim",
+    "probes",
+    "retrieval",
+    "train_step",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,8 @@ VERBS = {
     "prepare": _Row("--input=PHOTOS --output=DIR", "pictures to files read fast"),
     "data": _Row("--config=folder:PHOTOS", "a look at what a run sees"),
     "embed": _Row("--workdir=runs/demo --images=PHOTOS --output=f.npz", "features of pictures"),
+    "search": _Row("--features=f.npz --query=photo.jpg", "the pictures most like one"),
+    "duplicates": _Row("--features=f.npz", "pictures that are there twice"),
     "cache": _Row("--empty=all", "what is kept between runs"),
 }
 

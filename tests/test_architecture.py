@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 # Room -> the rooms that it may import beside itself; the order is that of the floors.
 GROUND = {"base", "atomic_files", "units"}
-LIBRARY = ("augment", "losses", "models", "methods", "optim", "train_step", "probes", "data", "interop")
+LIBRARY = ("augment", "losses", "models", "methods", "optim", "train_step", "probes", "retrieval", "data", "interop")
 ALLOWED = {
     "base": set(),
     "units": set(),

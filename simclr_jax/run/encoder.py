@@ -146,9 +146,16 @@ class Encoder:
         stamp = {**made_by, "images": pictures.key, "head": _digest_of(self.head_variables), "batch_size": batch_size}
         encode = self.encode_batch(how, batch_size, layer=layer)
         job = embedding.Job(pictures, how, encode, batch_size, dtype, stamp)
-        origin = {"source": self.source, "step": self.step, "images": _data_name(images), "split": split}
+        origin = {"encoder": self.settings(), "images": _data_name(images), "split": split, "num_views": num_views}
+        origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
         meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
         return embedding.collect(job, meta, output=output, show=show)
+
+    def settings(self) -> dict[str, Any]:
+        """Where it came from and how it prepares images, as plain values: `loading.reload` makes it again."""
+        module = {name: list(getattr(self.module, name, ())) for name in ("mean", "std")}
+        own = {name: getattr(self, name) for name in ("step", "size", "resize", "crop_fraction", "canvas_size")}
+        return {"source": os.path.abspath(self.source), **own, **module}
 
     def preparation(self, *, num_views: int = 1, canvas_size: int | None = None) -> embedding.Preparation:
         """How pictures become its input.

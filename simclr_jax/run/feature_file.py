@@ -10,7 +10,7 @@ import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -116,6 +116,40 @@ def as_embedding(rows: Rows, meta: Mapping[str, Any]) -> Embedding:
     names, paths = (tuple(column.tolist()) for column in (rows.names, rows.paths))
     classes = tuple(meta.get("class_names", ()))
     return Embedding(rows.features, names, rows.labels, classes, paths, rows.sizes, rows.digests, meta)
+
+
+def take(embedding: Embedding, rows: Sequence[int] | np.ndarray) -> Embedding:
+    """Some rows, their features in memory."""
+    rows = np.asarray(rows, np.int64)
+    names, paths = (tuple(column[row] for row in rows) for column in (embedding.names, embedding.paths))
+    arrays = (np.asarray(array[rows]) for array in (embedding.features, embedding.labels, embedding.sizes))
+    features, labels, sizes = arrays
+    return Embedding(
+        features, names, labels, embedding.class_names, paths, sizes, embedding.digests[rows], embedding.meta
+    )
+
+
+def join(first: Embedding, second: Embedding) -> Embedding:
+    """The rows of both without features and what made them; labels are numbered by the class names of both."""
+    classes = tuple(dict.fromkeys((*first.class_names, *second.class_names)))
+    labels = relabelled(second, classes)
+    return Embedding(
+        np.zeros((0, first.features.shape[1]), np.float32),
+        (*first.names, *second.names),
+        np.concatenate([relabelled(first, classes), labels]),
+        classes,
+        (*first.paths, *second.paths),
+        np.concatenate([first.sizes, second.sizes]),
+        np.concatenate([first.digests, second.digests]),
+        {},
+    )
+
+
+def relabelled(embedding: Embedding, class_names: Sequence[str]) -> np.ndarray:
+    """The labels int32 [N] as numbers of other class names; -1 for a class that is not among them."""
+    places = {name: number for number, name in enumerate(class_names)}
+    table = np.asarray([*(places.get(name, -1) for name in embedding.class_names), -1], np.int32)
+    return table[np.where(embedding.labels >= 0, embedding.labels, len(table) - 1)]
 
 
 def _write_npz(path: pathlib.Path, blocks: Iterable[Rows], text: str, num_rows: int) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from simclr_jax.interop import card, detect, foreign, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import encoder as encoder_lib
-from simclr_jax.run import features, identity, paths
+from simclr_jax.run import feature_file, features, identity, paths
 from simclr_jax.run import workdir as workdir_lib
 
 _CARD = "card.json"
@@ -73,6 +73,36 @@ def load(
     return _changed(found, image_size, resize, crop_fraction=crop_fraction, normalize=normalize)
 
 
+def reload(settings: Mapping[str, Any], *, fingerprint: str) -> encoder_lib.Encoder:
+    """The encoder whose `Encoder.settings` these are.
+
+    Raises:
+        InputError: it is not there any more, or has other weights.
+    """
+    source = settings["source"]
+    is_run = workdir_lib.has_config(pathlib.Path(source))
+    found = load(source, checkpoint=str(settings["step"]) if is_run else "latest")
+    if found.fingerprint != fingerprint:
+        raise base.InputError(
+            f"The encoder must be the one that made the features; the weights in {source} have changed since. Embed "
+            "the pictures again."
+        )
+    own = {name: settings[name] for name in ("size", "resize", "crop_fraction", "canvas_size")}
+    return dataclasses.replace(_normalizing(found, settings["mean"], settings["std"]), **own)
+
+
+def embed_alike(made: feature_file.Embedding, images: str | os.PathLike[str]) -> feature_file.Embedding:
+    """Features of other pictures by the encoder, layer and preparation of some that are there.
+
+    Raises:
+        InputError: that encoder is not there any more, or nothing can be read.
+    """
+    meta = made.meta
+    encoder = reload(meta["encoder"], fingerprint=meta["fingerprint"])
+    how = {name: meta[name] for name in ("layer", "num_views", "canvas_size")}
+    return encoder.embed(images, **how)
+
+
 def _changed(
     found: encoder_lib.Encoder, size: int | None, resize: str | None, *, crop_fraction: float | None, normalize: str
 ) -> encoder_lib.Encoder:
@@ -86,9 +116,16 @@ def _changed(
     asked = {"size": size, "resize": resize, "crop_fraction": crop_fraction}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if normalize != "auto":
-        mean, std = _NORMALIZATIONS[normalize]
-        changes["module"] = found.module.clone(mean=mean, std=std)
+        found = _normalizing(found, *_NORMALIZATIONS[normalize])
     return dataclasses.replace(found, **changes)
+
+
+def _normalizing(found: encoder_lib.Encoder, mean: Sequence[float], std: Sequence[float]) -> encoder_lib.Encoder:
+    """The encoder with another normalisation of images in front of its network."""
+    if not hasattr(found.module, "mean") and not mean:
+        return found
+    changes: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
+    return dataclasses.replace(found, module=found.module.clone(**changes))
 
 
 def _load_run(folder: pathlib.Path, checkpoint: str) -> encoder_lib.Encoder:
