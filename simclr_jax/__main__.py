@@ -31,6 +31,10 @@ VERBS = {
     "embed": _Row("--workdir=runs/demo --images=PHOTOS --output=f.npz", "features of pictures"),
     "search": _Row("--features=f.npz --query=photo.jpg", "the pictures most like one"),
     "duplicates": _Row("--features=f.npz", "pictures that are there twice"),
+    "select": _Row("--features=f.npz --size=100", "pictures that stand for all"),
+    "cluster": _Row("--features=f.npz --clusters=20", "groups of like pictures"),
+    "probe": _Row("--features=f.npz", "scores, and a classifier"),
+    "predict": _Row("--classifier=c.npz --images=PHOTOS", "classes of pictures"),
     "cache": _Row("--empty=all", "what is kept between runs"),
 }
 

@@ -15,7 +15,8 @@ _SHOWN_GROUPS, _SHOWN_MEMBERS, _SHOWN_PAIRS = 60, 8, 10
 class _Found(NamedTuple):
     """All pictures (of both sets, one after the other), the pairs among them, and groups, exact ones first.
 
-    parts: the one or two sets. nearest: similarity and row of the picture nearest to each of the first set, which has `num_first` pictures.
+    parts: the one or two sets. nearest: similarity and row of the picture nearest to each of the first set, which has
+    `num_first` pictures.
     exact: the rows of pictures of which another one has the same bytes.
     """
 

@@ -56,7 +56,7 @@ def _queries(bank: feature_file.Embedding, query: str) -> tuple[feature_file.Emb
             f"--query must be a picture, a folder of pictures, or one of the ids in the file, such as {bank.names[0]}; "
             f"got {base.one_line(query, 200)}. Check the path."
         )
-    return loading.embed_alike(bank, query), set()
+    return loading.embed_alike(bank.meta, query), set()
 
 
 def _find(

@@ -91,16 +91,17 @@ def reload(settings: Mapping[str, Any], *, fingerprint: str) -> encoder_lib.Enco
     return dataclasses.replace(_normalizing(found, settings["mean"], settings["std"]), **own)
 
 
-def embed_alike(made: feature_file.Embedding, images: str | os.PathLike[str]) -> feature_file.Embedding:
-    """Features of other pictures by the encoder, layer and preparation of some that are there.
+def embed_alike(
+    meta: Mapping[str, Any], images: str | os.PathLike[str], *, show: bool = False
+) -> feature_file.Embedding:
+    """Features of other pictures by the encoder, layer and preparation of some that are there, whose `meta` this is.
 
     Raises:
         InputError: that encoder is not there any more, or nothing can be read.
     """
-    meta = made.meta
     encoder = reload(meta["encoder"], fingerprint=meta["fingerprint"])
     how = {name: meta[name] for name in ("layer", "num_views", "canvas_size")}
-    return encoder.embed(images, **how)
+    return encoder.embed(images, show=show, **how)
 
 
 def _changed(
