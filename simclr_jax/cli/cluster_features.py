@@ -12,7 +12,7 @@ from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 _SHOWN_CLUSTERS, _SHOWN_PICTURES = 100, 10
 
 
-def cluster(*, features: str, clusters: int, output: str = "clusters.csv", page: str = "clusters.html") -> int:
+def cluster(*, features: str, clusters: int = 20, output: str = "clusters.csv", page: str = "clusters.html") -> int:
     """Writes the cluster of every picture to `output` (CSV) and `page`, and prints scores; returns the exit status.
 
     Args:

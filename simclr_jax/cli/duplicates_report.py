@@ -9,6 +9,8 @@ import numpy as np
 from simclr_jax import atomic_files, base, html_report, retrieval
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
+# Similarities in float32 tell no more: an encoder whose pictures are nearer than this hardly tells any apart.
+_FINEST = 1 - 1e-6
 _SHOWN_GROUPS, _SHOWN_MEMBERS, _SHOWN_PAIRS = 60, 8, 10
 
 
@@ -89,9 +91,14 @@ def _find(first: feature_file.Embedding, second: feature_file.Embedding | None, 
         raise base.InputError(f"duplicates need at least two pictures; got {len(first.names)}. Embed more.")
     bank = None if second is None else second.features
     nearest = retrieval.nearest_others(first.features, bank)
+    asked = threshold is not None
     threshold = retrieval.suggest_threshold(nearest[0]) if threshold is None else threshold
-    # Equal pictures may come out a rounding below 1.
-    near = retrieval.near_pairs(first.features, bank, threshold=min(threshold, 1 - 1e-6))
+    near = retrieval.equal_pairs(np.zeros(0, np.uint64))
+    if asked or threshold < _FINEST:
+        # Equal pictures may come out a rounding below 1.
+        near = retrieval.near_pairs(first.features, bank, threshold=min(threshold, _FINEST))
+    else:
+        progress.say("Only exact duplicates: these features hardly differ, so that near ones cannot be told apart.")
     equal = retrieval.equal_pairs(first.digests, None if second is None else second.digests)
     everything, num_first = first, len(first.names)
     pairs = [near, equal]

@@ -16,7 +16,7 @@ names the most unusual ones.""",
     )
     parser.add_argument("--features", type=flags.path, required=True, metavar="FILE", help="what embed wrote")
     size = flags.whole_number(1, such_as=100)
-    parser.add_argument("--size", type=size, required=True, metavar="N", help="how many")
+    parser.add_argument("--size", type=size, metavar="N", help="how many; default 100, or all of fewer")
     parser.add_argument(
         "--method",
         default="k_center",

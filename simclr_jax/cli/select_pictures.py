@@ -14,7 +14,7 @@ _SHOWN = 120
 def select(
     *,
     features: str,
-    size: int,
+    size: int | None = None,
     method: str = "k_center",
     outliers: int = 20,
     output: str = "selected.csv",
@@ -24,7 +24,7 @@ def select(
 
     Args:
         features: a file that `embed` wrote.
-        size: how many are chosen, at most all.
+        size: how many are chosen, at most all; None for 100, or all of fewer.
         method: "k_center" (`retrieval.k_center`) or "typical" (`retrieval.typical_rows`).
         outliers: how many of the most unusual are named.
         output: the table: kind, place, id, path. page: the pictures.
@@ -38,10 +38,10 @@ def select(
         atomic_files.check_target(target, flag=flag)
     embedding = feature_file.load(features)
     count = len(embedding.names)
-    if size > count or outliers > count:
-        raise base.InputError(
-            f"--size and --outliers must be at most the number of pictures, {count}; got {size} and {outliers}."
-        )
+    size = min(100, count) if size is None else size
+    outliers = min(outliers, count)
+    if size > count:
+        raise base.InputError(f"--size must be at most the number of pictures, {count}; got {size}.")
     said = f"{size} of {count:,} pictures, the middle of as many clusters."
     if method == "k_center":
         cover = retrieval.k_center(embedding.features, size)

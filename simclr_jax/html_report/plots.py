@@ -22,7 +22,9 @@ def histogram(values: np.ndarray, *, name: str, threshold: float, x_label: str) 
     with figures.plot_settings():
         figure, axes = figures.new_figure(7.0, 2.8)
         width = max(high - low, 1e-6)
-        axes.hist(values, bins=_BINS, range=(low, low + width), color=figures.ACCENT, alpha=0.85)
+        axes.hist(
+            np.asarray(values, np.float64), bins=_BINS, range=(low, low + width), color=figures.ACCENT, alpha=0.85
+        )
         axes.set_yscale("symlog")
         axes.axvline(threshold, color=figures.MUTED, linestyle=(0, (4, 3)), linewidth=1.4)
         axes.set_xlabel(x_label, color=figures.MUTED)

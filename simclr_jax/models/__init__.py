@@ -38,6 +38,20 @@ def _check_ratios(padding: str, **ratios: float) -> None:
             )
 
 
+def _check_dtype(dtype: str) -> None:
+    base.check_choice(dtype, DTYPES, name="dtype")
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise base.InputError("dtype must not be float64 while jax_enable_x64 is off. Use float32 or bfloat16.")
+
+
+def _check_width(width_multiplier: float) -> None:
+    if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
+        raise base.InputError(
+            f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
+            "Use 1.0."
+        )
+
+
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
@@ -109,20 +123,14 @@ def make_encoder(
     """
     base.check_choice(name, ENCODERS, name="name")
     base.check_choice(stem, resnet.STEMS, name="stem")
-    base.check_choice(dtype, DTYPES, name="dtype")
+    _check_dtype(dtype)
     base.check_choice(padding, resnet.PADDINGS, name="padding")
     base.check_choice(norm, norms.NORMS, name="norm")
     base.check_choice(remat, resnet.REMATS, name="remat")
     _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
     _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
     _check_normalization(mean, std)
-    if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
-        raise base.InputError(
-            f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
-            "Use 1.0."
-        )
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise base.InputError("dtype must not be float64 while jax_enable_x64 is off. Use float32 or bfloat16.")
+    _check_width(width_multiplier)
     return ENCODERS[name](
         width_multiplier=width_multiplier,
         stem=stem,

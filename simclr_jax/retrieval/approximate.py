@@ -19,7 +19,7 @@ class ApproximateIndex(NamedTuple):
 
     def search(self, queries: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(similarities float32 [Q, k], rows int64 [Q, k]), as `retrieval.search`, except that rows may be missed."""
-        found = self.graph.search(np.ascontiguousarray(queries, np.float32), k)
+        found = self.graph.search(np.array(queries, np.float32), k)
         keys, distances = (np.asarray(part).reshape(len(queries), k) for part in (found.keys, found.distances))
         return (1 - distances).astype(np.float32), keys.astype(np.int64)
 
@@ -49,7 +49,7 @@ def build_index(features: np.ndarray, *, dtype: str = "f16", connectivity: int =
     base.check_choice(dtype, ("f32", "f16", "i8"), name="dtype", remedy="Use f16.")
     graph = _usearch().Index(ndim=features.shape[1], metric="cos", dtype=dtype, connectivity=connectivity)
     for start in range(0, len(features), _CHUNK):
-        rows = np.ascontiguousarray(features[start : start + _CHUNK], np.float32)
+        rows = np.array(features[start : start + _CHUNK], np.float32)  # a copy: a file's rows are not aligned
         graph.add(np.arange(start, start + len(rows)), rows)
     return ApproximateIndex(graph)
 

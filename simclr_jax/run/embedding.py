@@ -167,14 +167,19 @@ def collect(
         parts = embed_parts(job, None, show=show)
         rows = feature_file.Rows(*map(np.concatenate, zip(*parts, strict=True)))
         return feature_file.as_embedding(rows, {**meta, "skipped": parts.skipped()})
-    feature_file.check_ending(output)
-    atomic_files.check_target(output)
+    check_output(output)
     folder = pathlib.Path(f"{os.path.realpath(output)}.parts")
     parts = embed_parts(job, folder, show=show)
     skipped = parts.skipped()
     feature_file.save(output, parts, meta={**meta, "skipped": skipped}, num_rows=parts.num_rows())
     shutil.rmtree(folder, ignore_errors=True)
     return feature_file.load(output, flag="output")
+
+
+def check_output(output: str | os.PathLike[str]) -> None:
+    """Raises InputError, before long work, unless features can be written to `output`."""
+    feature_file.check_ending(output)
+    atomic_files.check_target(output)
 
 
 class Parts:

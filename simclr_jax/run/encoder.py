@@ -137,6 +137,8 @@ class Encoder:
             InputError: no such folder or set, nothing in it can be read, or the output cannot be written.
         """
         base.check_choice(dtype, embedding.DTYPES, name="dtype")
+        if output is not None:
+            embedding.check_output(output)
         how = self.preparation(num_views=num_views, canvas_size=canvas_size)
         pictures = data.open_pictures(_data_name(images), split=split, data_dir=data_dir)
         if show:

@@ -122,7 +122,7 @@ def test_labels_may_come_from_a_table(run, place):
     names = [f"class{label}/{number}.png" for label in (0, 1) for number in range(PER_CLASS)]
     rows = "".join(f"{name},{'round' if name.startswith('class0') else 'straight'}\n" for name in names)
     (place / "labels.csv").write_text("path,label\n" + rows)
-    lines, said = run("probe", "--features=f.npz", "--labels=labels.csv", "--classifier=two.npz")
+    _, said = run("probe", "--features=f.npz", "--labels=labels.csv", "--classifier=two.npz")
     assert "16 of 25 pictures, 2 classes" in said
     run("predict", "--classifier=two.npz", "--features=f.npz", "--output=two.csv")
     assert {row["class"] for row in rows_of(place / "two.csv")} == {"round", "straight"}

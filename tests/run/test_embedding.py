@@ -36,15 +36,8 @@ def photos(tmp_path_factory):
 
 def test_features_of_files_are_those_of_their_pixels(encoder, photos):
     found = encoder.embed(photos, batch_size=4)
-    assert found.names == (
-        "cat/0.png",
-        "cat/2.png",
-        "cat/4.png",
-        "cat/6.png",
-        "dog/1.png",
-        "dog/3.png",
-        "dog/5.png",
-    ) + ("dog/copy.png",)
+    cats, dogs = [f"cat/{n}.png" for n in (0, 2, 4, 6)], [f"dog/{n}.png" for n in (1, 3, 5, "copy")]
+    assert found.names == (*cats, *dogs)
     assert found.class_names == ("cat", "dog") and found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert found.sizes.tolist()[:4] == [[20, 30], [8, 8], [33, 33], [9, 70]]
     assert len(found.meta["skipped"]) == 1 and found.meta["skipped"][0].startswith("dog/broken.png: damaged")
