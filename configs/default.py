@@ -90,6 +90,9 @@ def get_config() -> config_dict.ConfigDict:
     config.encoder.padding = "reference"  # "torchvision" = weights that torchvision's own class can load
     config.encoder.norm = "batch"  # "batch" | "group" (GroupNorm) | "frozen" (moving averages also in training)
     config.encoder.remat = "none"  # "blocks" = residual blocks run again in the backward pass: less memory, more time
+    # Images are normalised by these, three numbers each: for weights of other programs, `convert` sets them. () = not.
+    config.encoder.mean = ()
+    config.encoder.std = ()
     config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32
 
     # METHODS[name]: the method and its head.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from simclr_jax.models import make_encoder
     from simclr_jax.optim import make_lars, make_schedule
     from simclr_jax.probes import knn_accuracy, linear_accuracy
-    from simclr_jax.run.encoder import load
+    from simclr_jax.run.loading import load
     from simclr_jax.train_step import init_state, make_update
 
 __all__ = [
@@ -57,10 +57,22 @@ _HOMES = {
     "make_encoder": "models",
     **dict.fromkeys(("make_lars", "make_schedule"), "optim"),
     **dict.fromkeys(("knn_accuracy", "linear_accuracy"), "probes"),
-    "load": "run.encoder",
+    "load": "run.loading",
     **dict.fromkeys(("init_state", "make_update"), "train_step"),
 }
-_ROOMS = ("augment", "base", "data", "interop", "losses", "methods", "models", "optim", "probes", "train_step")
+_ROOMS = (
+    "augment",
+    "base",
+    "data",
+    "interop",
+    "losses",
+    "methods",
+    "models",
+    "optim",
+    "probes",
+    "retrieval",
+    "train_step",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,13 @@ VERBS = {
     "export": _Row("--workdir=runs/demo --output=out", "a run to torch and others"),
     "prepare": _Row("--input=PHOTOS --output=DIR", "pictures to files read fast"),
     "data": _Row("--config=folder:PHOTOS", "a look at what a run sees"),
+    "embed": _Row("--workdir=R --images=A --output=F", "features of pictures"),
+    "search": _Row("--features=F --query=photo.jpg", "the pictures most like one"),
+    "duplicates": _Row("--features=F", "pictures there twice"),
+    "select": _Row("--features=F --size=100", "pictures that stand for all"),
+    "cluster": _Row("--features=F --clusters=20", "groups of like pictures"),
+    "probe": _Row("--features=F", "scores, and a classifier"),
+    "predict": _Row("--classifier=C --images=A", "classes of pictures"),
     "cache": _Row("--empty=all", "what is kept between runs"),
 }
 

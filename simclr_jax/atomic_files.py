@@ -96,6 +96,24 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A path beside `path` to write a large file to; it takes its place when the block ends, and vanishes if it fails.
+
+    Raises:
+        base.InputError: the system refuses to write; what was at `path` is then still whole.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = _beside(target)
+    with one_line(target):
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def replacing_folder(target: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
     """A fresh folder beside `target` that takes its place when the block ends, and vanishes if the block fails.
 

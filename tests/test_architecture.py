@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 # Room -> the rooms that it may import beside itself; the order is that of the floors.
 GROUND = {"base", "atomic_files", "units"}
-LIBRARY = ("augment", "losses", "models", "methods", "optim", "train_step", "probes", "data", "interop")
+LIBRARY = ("augment", "losses", "models", "methods", "optim", "train_step", "probes", "retrieval", "data", "interop")
 ALLOWED = {
     "base": set(),
     "units": set(),
@@ -50,9 +50,11 @@ HOMES = {
     "torchvision": {"interop"},
     "jinja2": {"html_report"},
     "matplotlib": {"html_report"},
+    "pyarrow": {"run.feature_file"},
+    "usearch": {"retrieval"},
 }
 LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
-    *("safetensors", "tensorflow", "torch", "torchvision", "timm")
+    *("pyarrow", "safetensors", "tensorflow", "torch", "torchvision", "timm", "usearch")
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-ROOMS = ("augment", "losses", "methods", "models", "optim", "probes", "data", "train_step")
+ROOMS = ("augment", "losses", "methods", "models", "optim", "probes", "retrieval", "data", "train_step")
 # What only programs of this package call, with arguments of several lines.
 WITHOUT = {
     "differentiate_in_chunks",

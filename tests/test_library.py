@@ -14,7 +14,7 @@ from PIL import Image
 
 import simclr_jax
 from simclr_jax import augment, base, losses, methods, optim, probes, train_step
-from simclr_jax.run import encoder as encoder_lib
+from simclr_jax.run import loading
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
@@ -46,7 +46,7 @@ def test_every_block_of_the_page_runs_and_is_short(folder, monkeypatch, capsys):
         "train_labels": labels,
         "test_labels": labels,
     }
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     for block in BLOCKS:
         assert len([line for line in block.splitlines() if line.strip()]) <= 10, block
         exec(compile(block, "docs/library.md", "exec"), names)
@@ -54,13 +54,14 @@ def test_every_block_of_the_page_runs_and_is_short(folder, monkeypatch, capsys):
     assert names["views"].shape == (8, 2, 16, 16, 3) and names["of_one"].shape == (2, 32, 32, 3)
     assert names["gradient"].shape == names["z"].shape == (6, 2, 4)
     assert int(names["state"].step) == 3 and np.isfinite(float(names["metrics"]["loss"]))
+    assert names["rows"].shape == (60, 5) and len(set(names["chosen"].tolist())) == 10
     assert names["knn"] > 0.4 and names["linear"] > 0.4
     assert "contrastive_accuracy" in names["metrics"] and capsys.readouterr().out
 
 
 def test_the_first_names_are_those_of_their_rooms():
     assert simclr_jax.nt_xent is losses.nt_xent and simclr_jax.make_simclr is methods.make_simclr
-    assert simclr_jax.load is encoder_lib.load and simclr_jax.losses is losses
+    assert simclr_jax.load is loading.load and simclr_jax.losses is losses
     for name in simclr_jax.__all__:
         assert getattr(simclr_jax, name).__doc__
         assert name in dir(simclr_jax)

@@ -39,6 +39,7 @@ from simclr_jax.augment.crop import (
     random_resized_crop,
 )
 from simclr_jax.augment.eval_view import center_fraction, make_eval_view
+from simclr_jax.augment.eval_views import make_eval_views, pillow_views
 from simclr_jax.augment.flip import adjust_flip, draw_flip, random_flip
 from simclr_jax.augment.given_crops import make_views_of_crops
 from simclr_jax.augment.recipe import ViewRecipe, by_size, make_recipe, views_shape
@@ -92,9 +93,11 @@ __all__ = [
     "draw_views",
     "make_crop_flip_views",
     "make_eval_view",
+    "make_eval_views",
     "make_recipe",
     "make_simclr_views",
     "make_views_of_crops",
+    "pillow_views",
     "random_brightness",
     "random_brightness_additive",
     "random_color_jitter",

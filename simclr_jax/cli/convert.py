@@ -28,6 +28,9 @@ weights are evaluated on.""",
     padding = "what the weights were trained with: %(choices)s; default %(default)s"
     paddings = flags.one_of("auto", "reference", "torchvision")
     parser.add_argument("--padding", default="auto", metavar="KIND", help=padding, **paddings)
+    normalize = "what images are normalised by: %(choices)s; default %(default)s, by the layout"
+    normalizations = flags.one_of("auto", "imagenet", "none")
+    parser.add_argument("--normalize", default="auto", metavar="KIND", help=normalize, **normalizations)
     ignore = "variables to leave out, shell patterns with commas between"
     parser.add_argument("--ignore", default="", metavar="NAMES", help=ignore)
     network = "which of several networks in a PyTorch file, such as teacher"

@@ -19,6 +19,7 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 PADDINGS = ("auto", "reference", "torchvision")
+NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
 # Steps at which the released SimCLRv2 models were saved, by what they were trained for, and that of SimCLR's.
 _FEW_LABELS = {751: "1 %", 3754: "10 %"}
 _ALL_LABELS = {37535: "fine-tuned with all labels", 28151: "trained with labels"}
@@ -43,6 +44,7 @@ def convert(
     padding: str = "auto",
     ignore: str = "",
     network: str = "",
+    normalize: str = "auto",
 ) -> int:
     """Writes the weights in `input` as a run to the folder `workdir`; returns the exit status.
 
@@ -60,18 +62,22 @@ def convert(
         padding: "reference" or "torchvision", what the weights were trained with; "auto" uses the layout.
         ignore: names of variables to leave out, as shell patterns with commas between.
         network: which of several networks in a file of PyTorch, as `foreign.read` takes it.
+        normalize: what the weights want images normalised by: "imagenet" (mean and deviation of ImageNet), "none", or
+            "auto" by the layout.
 
     Raises:
         base.InputError: an unknown value, a file that cannot be read or is of another network, or a workdir in use.
     """
     progress.quiet_libraries()
     base.check_choice(padding, PADDINGS, name="--padding")
+    base.check_choice(normalize, ("auto", *NORMALIZATIONS), name="--normalize")
     if not re.fullmatch(r"auto|\d", selector):
         raise base.InputError(f"--selector must be auto or a layer of the head, 0 for none; got {selector!r}.")
     folder, source = pathlib.Path(workdir), pathlib.Path(input)
     _check_workdir(folder)
     atomic_files.check_folder(folder, flag="--workdir")
     read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
+    mean, std = NORMALIZATIONS.get(normalize, (read.mean, read.std))
     found = detect.find_architecture(read.by_name, padding=read.padding if padding == "auto" else padding)
     if padding not in ("auto", found.encoder["padding"]):
         raise base.InputError(
@@ -80,6 +86,7 @@ def convert(
         )
     role = _find_role(source, read, found, selector=selector)
     resolved = _resolve_config(config, found, role)
+    resolved["encoder"] |= {"mean": mean, "std": std}
     encoder = config_lib.call(models.make_encoder, resolved, "encoder")
     _check_shapes(source, read.by_name, _expected_shapes(encoder, found, role))
     difference = _compare(read, found)
@@ -253,11 +260,19 @@ def _summary(
         f"projection head  {head}",
         f"classifier       {classifier if found.num_classes else 'none'}",
         f"variables        {len(read.by_name)} taken; ignored: {ignored}",
+        f"images           {_normalization(config)}",
         f"config           method {role.method}, encoder.dtype {config['encoder']['dtype']}, "
         f"data {config['data']['name']}",
     ]
     lines += [f"note             {read.note}"] if read.note else []
     return "\n".join([*lines, f"Next: simclr-jax evaluate {paths.as_flag('workdir', workdir)}"])
+
+
+def _normalization(config: Mapping[str, Any]) -> str:
+    if not config["encoder"]["mean"]:
+        return "in [0, 1], not normalised, as SimCLR's weights want them (--normalize=imagenet for others)"
+    numbers = (", ".join(f"{value:g}" for value in config["encoder"][name]) for name in ("mean", "std"))
+    return "normalised by the encoder: mean {}, std {} (--normalize=none: not)".format(*numbers)
 
 
 def _activation(selector: int) -> str:

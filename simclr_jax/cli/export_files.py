@@ -227,6 +227,8 @@ def _make_card(
             size=exported.size,
             center_crop=eval_view.center_fraction(exported.size),
             resize=config["augment"]["resize"],
+            mean=exported.arguments["mean"],
+            std=exported.arguments["std"],
         ),
         training=training,
         accuracies=card.accuracy(results, step=training["step"]),

@@ -2,25 +2,29 @@
 
 A source (`folder`, with `scan` and `layout`; `tfds_source`) says what a split holds and hands out encoded bytes.
 `kinds` tells files apart, `decode` turns bytes into pixels, `blocks` a whole split, `content` finds pictures without
-information; `cache` keeps the result on disk, within `bound`; `photo_patches` and `digits` are built in. A split too
-large for that stays `encoded`: `streaming` hands out crops, which `workers` cut (`cutting`, with `full_decode`,
-`host_draws` and `host_crop`). Everything is a pure function of (name, split, settings); `order` is a pure function of
-(seed, position).
+information; `cache` keeps the result on disk, within `bound`; `photo_patches` and `digits` are built in; `pictures`
+hands out any number of pictures one by one. A split too large for that stays `encoded`: `streaming` hands out crops,
+which `workers` cut (`cutting`, with `full_decode`, `host_draws` and `host_crop`). Everything is a pure function of
+(name, split, settings); `order` is a pure function of (seed, position).
 
 What was understood, one progress bar and what is odd go to stderr; nothing else is printed.
 """
 
 from simclr_jax.data.encoded import is_encoded
 from simclr_jax.data.imageset import ImageSet, fit_to_canvas, subset
+from simclr_jax.data.pictures import Pictures, decode_picture, open_pictures
 from simclr_jax.data.sources import DATASETS, describe_split, has_split, load_split
 
 __all__ = [
     "DATASETS",
     "ImageSet",
+    "Pictures",
+    "decode_picture",
     "describe_split",
     "fit_to_canvas",
     "has_split",
     "is_encoded",
     "load_split",
+    "open_pictures",
     "subset",
 ]

@@ -91,7 +91,7 @@ def load_split(
     blocks.check_share(max_corrupt_fraction)
     cache.check_limit(max_cache_gigabytes)
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
-    encoded_split = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    encoded_split = open_split(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
     if encoded_split is None:
         return _load_built_in(name, split, canvas_size)
     if progress:
@@ -151,7 +151,7 @@ def has_split(
     del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
     try:
-        _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+        open_split(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
     except imageset.EmptySplit:
         return False
     return True
@@ -170,15 +170,19 @@ def _row(name: str, split: str) -> DataSet:
     return row
 
 
-def _open(
+def open_split(
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike[str] | None,
-    canvas_size: int | None,
-    rules: imageset.Rules,
+    data_dir: str | os.PathLike[str] | None = None,
+    canvas_size: int | None = None,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded | None:
-    """The split before decoding; None for a built-in set."""
+    """The split before decoding; None for a built-in set. Arguments as for `load_split`.
+
+    Raises:
+        base.InputError: an unknown name or split, missing data, or a value out of range.
+    """
     imageset.check_canvas_size(canvas_size)
     rules = imageset.check_rules(rules)
     row = _row(name, split)
@@ -244,7 +248,7 @@ def describe_split(
         num_examples, num_classes, side = known
         return num_examples, num_classes, canvas_size or side or decode.DEFAULT_CANVAS_SIZE
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
-    found = _open(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
+    found = open_split(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
     if found is not None:
         return len(found.ids), len(found.class_names), found.canvas_size()
     image_set = load_split(name, split, canvas_size=canvas_size)

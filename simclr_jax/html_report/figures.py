@@ -46,7 +46,7 @@ def line_plot(
     from matplotlib.ticker import MaxNLocator
 
     with plot_settings():
-        figure, axes = _figure(4.3, 2.5)
+        figure, axes = new_figure(4.3, 2.5)
         factor = 100.0 if percent else 1.0
         for index, (label, (steps, values)) in enumerate(series.items()):
             x, y = thinned(steps), factor * thinned(values)
@@ -67,7 +67,7 @@ def line_plot(
         if len(series) > 1:
             for text in axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9).get_texts():
                 text.set_parse_math(False)
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def bars(
@@ -108,7 +108,7 @@ def bars(
             axes.set_xlim(0, 112)
             axes.set_xticks(range(0, 101, 25))
             axes.xaxis.set_major_formatter("{x:g} %")
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> str:
@@ -120,7 +120,7 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
         name: see `line_plot`.
     """
     with plot_settings():
-        figure, axes = _figure(7.6, 5.6)
+        figure, axes = new_figure(7.6, 5.6)
         axes.set_axis_off()
         labels = np.full(len(positions), -1) if labels is None else labels
         for label in np.unique(labels):
@@ -135,7 +135,7 @@ def scatter(positions: np.ndarray, labels: np.ndarray | None, *, name: str) -> s
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": class_style(int(label))[0]}
             number = axes.text(x, y, str(label), color="#1a1a1a", fontsize=9, ha="center", va="center", bbox=box)
             number.set_in_layout(False)  # or the number of a lone point squeezes the map
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def class_style(label: int) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
     # From transparent to the accent colour: reads the same on a light and on a dark page.
     shade = colors.LinearSegmentedColormap.from_list("shade", [(*colors.to_rgb(ACCENT), alpha) for alpha in (0.1, 1.0)])
     with plot_settings():
-        figure, axes = _figure(
+        figure, axes = new_figure(
             *((max(0.37 * size + 2.6, 4.2), max(0.32 * size + 1.9, 3.4)) if size <= 40 else (7.5, 7.0))
         )
         axes.grid(visible=False)
@@ -195,7 +195,7 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=color)
         axes.set_xlabel("predicted class", color=MUTED)
         axes.set_ylabel("true class", color=MUTED)
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def map_2d(features: np.ndarray, *, max_rows: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -255,7 +255,8 @@ def plot_settings() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A figure of so many inches, inside of `plot_settings`, and its axes in the style of the page."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -289,7 +290,7 @@ def _note(axes: "Axes", text: str, value: float) -> None:
     )
 
 
-def _svg(figure: "Figure", name: str) -> str:
+def to_svg(figure: "Figure", name: str) -> str:
     """The figure as an <svg> element for the middle of a page: theme colours, ids of its own, no outside addresses."""
     figure.patch.set_alpha(0)
     buffer = io.StringIO()

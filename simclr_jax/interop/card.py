@@ -18,6 +18,10 @@ _RESIZE = {
     "(jax.image.resize 'cubic' with antialias=False; torch's bicubic has a = -0.75)",
     "tf1": "bicubic, a = -0.75, source coordinate i * in / out without half-pixel centres, no antialiasing",
 }
+_NORMALIZE = (
+    "flax and stablehlo subtract mean and divide by std themselves; for torch images must be normalised before: "
+    "(image - mean) / std"
+)
 _LOADERS = {
     "card": "json.load",
     "torch": "safetensors.torch.load_file, then load_state_dict; docs/weights.md shows it",
@@ -26,13 +30,16 @@ _LOADERS = {
 }
 
 
-def preprocessing(*, size: int, center_crop: float, resize: str) -> dict[str, Any]:
+def preprocessing(
+    *, size: int, center_crop: float, resize: str, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> dict[str, Any]:
     """How an image becomes the encoder's input: the rules of `augment.make_eval_view` in words and numbers.
 
     Args:
         size: side of the input, pixels.
         center_crop: share of the shorter side that is kept.
         resize: the bicubic's variant, "tf2" or "tf1".
+        mean, std: of the encoder's arguments: what it normalises images by, three numbers each; empty for nothing.
 
     Raises:
         base.InputError: unknown `resize`.
@@ -47,7 +54,7 @@ def preprocessing(*, size: int, center_crop: float, resize: str) -> dict[str, An
         "resize_rule": _RESIZE[resize],
         "range": [0.0, 1.0],
         "range_rule": "uint8 / 255 before the resize, clip after it",
-        "mean_and_std": None,
+        "mean_and_std": {"mean": list(mean), "std": list(std), "rule": _NORMALIZE} if mean else None,
         "channels": "RGB",
         "layout": {"torch": "NCHW", "flax": "NHWC", "stablehlo": "NHWC"},
     }

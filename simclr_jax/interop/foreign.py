@@ -16,6 +16,8 @@ from simclr_jax import base
 from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
 
 WEIGHTS = ("model", "ema")
+# What torchvision, timm and most programs of PyTorch normalise images in [0, 1] by.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHOWN = 6
 
 
@@ -28,6 +30,8 @@ class Foreign(NamedTuple):
     torchvision: the same weights as torchvision's class loads them; empty for another layout.
     pretrained: whether this kind of file is known to hold a pretrained network, whose classifier was added later.
     note: what a user should know about files of this kind, "" for nothing.
+    mean, std: what the network was trained to have its images normalised by: an export's own, ImageNet's for a network
+        of PyTorch, () for SimCLR's, which take images in [0, 1].
     """
 
     by_name: dict[str, np.ndarray]
@@ -40,6 +44,8 @@ class Foreign(NamedTuple):
     torchvision: dict[str, np.ndarray]
     pretrained: bool
     note: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = (), network: str = "") -> Foreign:
@@ -65,11 +71,12 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
     ignored = {kind: len(names) for kind, names in state.ignored.items()}
     ignored |= {"asked with --ignore": len(dropped)} if dropped else {}
     ignored |= {f"{', '.join(source.extras[:_SHOWN])} beside the weights": len(source.extras)} if source.extras else {}
-    padding, selector = _read_card(path)
+    card = _read_card(path)
+    padding, selector, mean, std = card or (state.padding, None, *_usual_normalization(state.padding))
     return Foreign(
         by_name={name: _as_weights(name, value) for name, value in sorted(state.by_name.items())},
         layout=state.layout,
-        padding=padding or state.padding,
+        padding=padding,
         selector=selector,
         step=_step(source),
         files=files.digests(source),
@@ -77,6 +84,8 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
         torchvision=state.torchvision,
         pretrained=state.pretrained,
         note=state.note,
+        mean=mean,
+        std=std,
     )
 
 
@@ -153,15 +162,23 @@ def _step(source: files.Source) -> int | None:
     return int(numbered[1]) if numbered else None
 
 
-def _read_card(path: pathlib.Path) -> tuple[str | None, int | None]:
-    """(padding, selector of the classifier) by the card of an export of ours, if `path` belongs to one."""
+def _usual_normalization(padding: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What a network without a card was most likely trained with: programs of SimCLR have the reference's padding."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if padding == "torchvision" else ((), ())
+
+
+def _read_card(path: pathlib.Path) -> tuple[str, int, tuple[float, ...], tuple[float, ...]] | None:
+    """(padding, selector of the classifier, mean, std) by the card of an export of ours, if `path` belongs to one."""
     folder = path if path.is_dir() else path.parent
     try:
         content: Mapping[str, Any] = json.loads((folder / opening.CARD).read_text())
         if path.is_dir() or path.name in content["files"]:
-            padding = str(content["encoder"]["arguments"]["padding"])
+            arguments = content["encoder"]["arguments"]
             method = content["training"]["config"]["method"]
-            return padding, int(method.get("ft_proj_selector", method.get("selector", 0)))  # its name in older exports
+            selector = int(method.get("ft_proj_selector", method.get("selector", 0)))  # its name in older exports
+            # Exports of before knew no mean and std.
+            mean, std = (tuple(map(float, arguments.get(name, ()))) for name in ("mean", "std"))
+            return str(arguments["padding"]), selector, mean, std
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no card, or another program's
-    return None, None
+    return None

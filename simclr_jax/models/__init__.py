@@ -4,7 +4,7 @@ ENCODERS is the table of encoders; `make_encoder` builds one from the plain valu
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
@@ -38,10 +38,32 @@ def _check_ratios(padding: str, **ratios: float) -> None:
             )
 
 
+def _check_dtype(dtype: str) -> None:
+    base.check_choice(dtype, DTYPES, name="dtype")
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise base.InputError("dtype must not be float64 while jax_enable_x64 is off. Use float32 or bfloat16.")
+
+
+def _check_width(width_multiplier: float) -> None:
+    if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
+        raise base.InputError(
+            f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
+            "Use 1.0."
+        )
+
+
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise base.InputError(f"{name} must be at least 1; got {count}. Use 1 for global BatchNorm on one device.")
+
+
+def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    if (len(mean), len(std)) not in ((0, 0), (3, 3)) or not all(value > 0 for value in std):
+        raise base.InputError(
+            f"mean and std must be three numbers each, std above 0, or both empty; got {tuple(mean)} and {tuple(std)}. "
+            "ImageNet's are (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."
+        )
 
 
 def make_encoder(
@@ -58,6 +80,8 @@ def make_encoder(
     bn_parts: int = 1,
     fused_conv_bn: bool = False,
     remat: str = "none",
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
 
@@ -81,10 +105,13 @@ def make_encoder(
         fused_conv_bn: for norm="batch" in bfloat16, the forms that move less memory on a GPU; see `norms.Norm`.
         remat: "none", or "blocks": the backward pass keeps the inputs of residual blocks only and runs each block again
             when its turn comes. The same numbers, up to a third more time, much less memory.
+        mean, std: three numbers each that every image is normalised by, (image - mean) / std, for images in [0, 1]:
+            what the weights of most other programs were trained with. Empty for SimCLR's, which take them as they are.
 
     Raises:
         InputError: an unknown name, stem, dtype, padding, norm or remat, bn_groups or bn_parts below 1, a width
-            multiplier or ratio out of range, ratios with torchvision's padding, or float64 without jax_enable_x64.
+            multiplier, ratio, mean or std out of range, ratios with torchvision's padding, or float64 without
+            jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
 
@@ -96,19 +123,14 @@ def make_encoder(
     """
     base.check_choice(name, ENCODERS, name="name")
     base.check_choice(stem, resnet.STEMS, name="stem")
-    base.check_choice(dtype, DTYPES, name="dtype")
+    _check_dtype(dtype)
     base.check_choice(padding, resnet.PADDINGS, name="padding")
     base.check_choice(norm, norms.NORMS, name="norm")
     base.check_choice(remat, resnet.REMATS, name="remat")
     _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
     _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
-    if not 1 <= 64 * width_multiplier <= 64 * MAX_WIDTH:
-        raise base.InputError(
-            f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
-            "Use 1.0."
-        )
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise base.InputError("dtype must not be float64 while jax_enable_x64 is off. Use float32 or bfloat16.")
+    _check_normalization(mean, std)
+    _check_width(width_multiplier)
     return ENCODERS[name](
         width_multiplier=width_multiplier,
         stem=stem,
@@ -118,4 +140,6 @@ def make_encoder(
         padding=padding,
         norm=norms.Norm(norm, bn_groups, bn_parts, fused_conv_bn),
         remat=remat,
+        mean=tuple(mean),
+        std=tuple(std),
     )

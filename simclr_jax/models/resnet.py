@@ -196,6 +196,7 @@ class ResNet(nn.Module):
     padding: "reference" or "torchvision".
     norm: what stands in the place of BatchNorm, see `norms.Norm`.
     remat: "none" or "blocks", see `BlockGroup`.
+    mean, std: of every channel, subtracted from the images and divided by; empty for neither.
 
     Reference: SimCLR (Chen et al. 2020), SimCLRv2 (Chen et al. 2020b) and tf2/resnet.py of their code. This is "v1.5":
     a bottleneck strides in its 3x3 convolution. With padding="reference" there is no deliberate difference. With
@@ -214,6 +215,8 @@ class ResNet(nn.Module):
     padding: str = "reference"
     norm: norms.Norm = norms.Norm()
     remat: str = "none"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def num_features(self) -> int:
@@ -222,6 +225,12 @@ class ResNet(nn.Module):
 
     def _width(self, group: int) -> int:
         return int(64 * 2 ** (group - 1) * self.width_multiplier)
+
+    def _normalized(self, images: Array) -> Array:
+        if not self.mean:
+            return images
+        mean, std = (jnp.asarray(values, images.dtype) for values in (self.mean, self.std))
+        return (images - mean) / std
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -234,7 +243,7 @@ class ResNet(nn.Module):
             self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio, norm=self.norm
         )
         stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, self.norm, name="stem")
-        x = stem(images, train=train)
+        x = stem(self._normalized(images), train=train)
         for group, num_blocks in enumerate(self.group_sizes, start=1):
             features, strides = self._width(group), 1 if group == 1 else 2
             fits = strides == 1 and x.shape[-1] == self.block.expansion * features

@@ -5,7 +5,7 @@ numbers with the same protocol can be compared.
 """
 
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
-from simclr_jax.probes.classifier import top_k_accuracy
+from simclr_jax.probes.classifier import class_scores, top_k_accuracy
 from simclr_jax.probes.doctor import Signs, diagnose
 from simclr_jax.probes.label_free import (
     alignment,
@@ -26,7 +26,7 @@ from simclr_jax.probes.labelled import (
 )
 from simclr_jax.probes.leaks import near_duplicates
 from simclr_jax.probes.least_squares import RidgeProbe, fit_ridge, ridge
-from simclr_jax.probes.logistic import LinearProbe, fit_logistic, linear
+from simclr_jax.probes.logistic import LinearClassifier, LinearProbe, fit_linear, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors, vote
 from simclr_jax.probes.protocols import PROTOCOLS, Protocol, best_on_test, find_protocol, protocol_name
 from simclr_jax.probes.rows import probe_rows
@@ -35,6 +35,7 @@ from simclr_jax.probes.subsets import label_subset, rows_by_name, stratified_spl
 
 __all__ = [
     "PROTOCOLS",
+    "LinearClassifier",
     "LinearProbe",
     "ProbeSettings",
     "Protocol",
@@ -44,11 +45,13 @@ __all__ = [
     "alignment",
     "best_on_test",
     "cautions",
+    "class_scores",
     "confusion",
     "diagnose",
     "effective_rank",
     "feature_deviation",
     "find_protocol",
+    "fit_linear",
     "fit_logistic",
     "fit_ridge",
     "histogram_features",

@@ -1,5 +1,7 @@
 """Scores of a classifier's own logits, as a fine-tuned network is judged by."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from simclr_jax import base
@@ -45,3 +47,29 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     ahead = (logits > own) | ((logits == own) & (np.arange(classes) < labels[:, None]))
     return float(np.mean(ahead.sum(axis=1) < k))
+
+
+class ClassScores(NamedTuple):
+    """Scores of every class, float64 [C] in [0, 1], not a number where there is nothing to divide by.
+
+    precision: of the rows called so, the share that are. recall: of those that are, the share called so. f1: their
+    harmonic mean. support: int64 [C], how many rows are.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+
+def class_scores(counts: np.ndarray) -> ClassScores:
+    """The scores of every class by the confusion matrix of `probes.confusion`, int [C, C], first axis the true class.
+
+    Example:
+        >>> probes.class_scores(np.asarray([[1, 1], [0, 2]])).recall.tolist()
+        [0.5, 1.0]
+    """
+    counts = np.asarray(counts, np.float64)
+    right, called, support = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return ClassScores(right / called, right / support, 2 * right / (called + support), support.astype(np.int64))

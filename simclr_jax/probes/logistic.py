@@ -17,6 +17,31 @@ REGULARIZATIONS = tuple(float(f"1e{power}") for power in range(-6, 2))
 _Weights = tuple[jax.Array, jax.Array]
 
 
+class LinearClassifier(NamedTuple):
+    """A linear classifier of features: logits ((h - mean) / scale) @ weights + bias.
+
+    weights: float32 [D, C]. bias: [C]. mean, scale: [D], of the rows that were fitted; scale is infinite for a constant
+    feature.
+    regularization, validation_accuracy: see `LinearProbe`.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    regularization: float
+    validation_accuracy: float | None
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float32 [M, C] of features [M, D]."""
+        scaled = (jnp.asarray(np.asarray(features, np.float32)) - self.mean) / self.scale
+        return np.asarray(_logits((jnp.asarray(self.weights), jnp.asarray(self.bias)), scaled))
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """float32 [M, C], the softmax of the logits: rows sum to 1."""
+        return np.asarray(jax.nn.softmax(self.logits(features), axis=1))
+
+
 class LinearProbe(NamedTuple):
     """What the linear probe found.
 
@@ -72,11 +97,44 @@ def linear(
         >>> probes.linear(features, labels, np.eye(2)).predictions.tolist()
         [0, 1]
     """
+    classifier = fit_linear(
+        train_features,
+        train_labels,
+        num_classes=num_classes,
+        regularizations=regularizations,
+        validation_fraction=validation_fraction,
+        scaling=scaling,
+        seed=seed,
+    )
+    predictions = np.argmax(classifier.logits(test_features), axis=1).astype(np.int32)
+    return LinearProbe(predictions, classifier.regularization, classifier.validation_accuracy)
+
+
+def fit_linear(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    *,
+    num_classes: int | None = None,
+    regularizations: tuple[float, ...] = REGULARIZATIONS,
+    validation_fraction: float = 0.2,
+    scaling: str = "each",
+    seed: int = 0,
+) -> LinearClassifier:
+    """The classifier of the linear probe, to be kept and applied. Arguments and choices are those of `linear`.
+
+    Raises:
+        InputError: as for `linear`.
+
+    Example:
+        >>> features, labels = np.repeat(np.eye(2), 10, axis=0), np.repeat([0, 1], 10)
+        >>> probes.fit_linear(features, labels).probabilities(np.eye(2)).argmax(axis=1).tolist()
+        [0, 1]
+    """
     base.check_choice(scaling, _SCALINGS, name="scaling", remedy="Use 'each'.")
     scales = _SCALINGS[scaling]
     num_classes = nearest.count_classes(train_labels) if num_classes is None else num_classes
     labels = nearest.checked_labels(train_labels, rows=len(train_features), num_classes=num_classes)
-    grid = _checked_grid(regularizations, validation_fraction)
+    grid = checked_grid(regularizations, validation_fraction)
     rows = _padded_count(len(labels))
     features = jnp.asarray(_padded(np.asarray(train_features, np.float32), rows))
     targets = jnp.asarray(_padded(labels.astype(np.int32), rows))
@@ -90,8 +148,8 @@ def linear(
     mean, deviations = _standardization(features, fitted)
     scale = scales(deviations)
     weights = _solve((features - mean) / scale, targets, fitted, jnp.float32(chosen), start)
-    test = (jnp.asarray(np.asarray(test_features, np.float32)) - mean) / scale
-    return LinearProbe(np.asarray(jnp.argmax(_logits(weights, test), axis=1), np.int32), chosen, score)
+    solved, bias = (np.asarray(array) for array in weights)
+    return LinearClassifier(solved, bias, np.asarray(mean), np.asarray(scale), chosen, score)
 
 
 def fit_logistic(
@@ -145,7 +203,8 @@ def _choose(
     return best[1], best[0][0], best[2]
 
 
-def _checked_grid(regularizations: tuple[float, ...], validation_fraction: float) -> list[float]:
+def checked_grid(regularizations: tuple[float, ...], validation_fraction: float) -> list[float]:
+    """The strengths from strong to weak. Raises InputError unless they are positive and the fraction is in (0, 1)."""
     grid = sorted((float(value) for value in regularizations), reverse=True)
     if not grid or not grid[-1] > 0:
         raise base.InputError(f"regularizations must be one or more positive numbers; got {regularizations}. Use 1e-3.")

@@ -1,41 +1,27 @@
-"""A trained encoder to use: from a run or an export to a function from images to features."""
+"""A trained encoder to use: images or files in, features out. `loading` makes one of a run, an export or weights."""
 
 import dataclasses
 import functools
-import json
+import hashlib
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from simclr_jax import base, data, models
+from simclr_jax import augment, base, data
+from simclr_jax.augment import eval_views, pixels
+from simclr_jax.data import imageset
 from simclr_jax.distributed import sharding
-from simclr_jax.interop import card, torchvision, variables
-from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, identity, paths
-from simclr_jax.run import workdir as workdir_lib
+from simclr_jax.interop import variables
+from simclr_jax.models import heads
+from simclr_jax.run import embedding, feature_file, paths, progress
 
-_CARD = "card.json"
-# Canvases of lists of images come in steps of so many pixels, so that few of them need a program of their own.
-_STEP = 64
-
-
-class Embedding(NamedTuple):
-    """Features of a set of images, row by row.
-
-    features: float32 [N, D].
-    names: of the images, the path below the folder for a folder's.
-    labels: int32 [N], -1 where an image has none.
-    class_names: `class_names[label]`.
-    """
-
-    features: np.ndarray
-    names: tuple[str, ...]
-    labels: np.ndarray
-    class_names: tuple[str, ...]
+RESIZES = ("tf2", "tf1", *eval_views.FILTERS)
+_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +30,11 @@ class Encoder:
 
     module: the Flax module; `module.apply(variables, views, train=False)` is what a call runs on prepared images.
     variables: {"params", "batch_stats"}, NumPy arrays.
-    size: side of the square that every image is brought to, pixels. resize: its bicubic, "tf2" or "tf1".
+    size: side of the square that every image is brought to, pixels. resize: how; see `embedding.Preparation`.
     step: how many updates it was trained for. source: where it was loaded from.
+    head, head_variables: the projection head, None and {} where there is none or only a part of it.
+    crop_fraction: share of the shorter side that Pillow's resizing keeps. canvas_size: pixels of the longest side that
+    pictures are shrunk to first, where it is not Pillow that resizes.
     """
 
     module: nn.Module
@@ -54,133 +43,222 @@ class Encoder:
     resize: str
     step: int
     source: str
+    head: heads.ProjectionHead | None = None
+    head_variables: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    crop_fraction: float = 0.875
+    canvas_size: int = 256
 
-    def __call__(self, images: np.ndarray | base.Array | Sequence[np.ndarray], *, batch_size: int = 256) -> np.ndarray:
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the encoder's weights, as in the card of an export."""
+        return variables.fingerprint(
+            variables.flatten({"encoder": self.variables["params"]}, {"encoder": self.variables["batch_stats"]})
+        )
+
+    def __call__(
+        self,
+        images: np.ndarray | base.Array | Sequence[np.ndarray],
+        *,
+        batch_size: int = _BATCH,
+        layer: str | int = "h",
+        num_views: int = 1,
+    ) -> np.ndarray:
         """The features of images: float32 [N, D]; [D] for a single image.
 
-        Every image is prepared as in evaluation (central crop, bicubic resize; see `augment.make_eval_view`), so any
-        size is right and nothing has to be scaled or normalised before.
+        Every image is prepared as in evaluation (central crop, resize; see `embedding.Preparation`), so any size is
+        right and nothing has to be scaled or normalised before.
 
         Args:
             images: [N, H, W, 3] or [H, W, 3], uint8 in [0, 255] or float in [0, 1], or a list of images of any sizes.
             batch_size: images that pass through the network together.
+            layer: "h", a layer of the projection head counted from 1, or "z" for its last one.
+            num_views: features are averaged over so many views, see `augment.make_eval_views`.
 
         Raises:
-            InputError: images of another layout or type, or none.
+            InputError: images of another layout or type, or none; no such layer.
         """
         if not isinstance(images, list | tuple):
             images = np.asarray(images)
             if images.ndim == 3:
-                return self([images], batch_size=batch_size)[0]
+                return self([images], batch_size=batch_size, layer=layer, num_views=num_views)[0]
         if not len(images):
             raise base.InputError("an encoder needs at least one image; got none.")
-        canvases, sizes = _on_one_canvas(images) if isinstance(images, list | tuple) else (images, _sizes(images))
-        return self._encode(canvases, sizes, batch_size=batch_size)
+        how = self.preparation(num_views=num_views)
+        images = _checked_list(images) if isinstance(images, list | tuple) else _checked_array(images)
+        batch_size = _rounded(min(batch_size, len(images)))
+        encode = self.encode_batch(how, batch_size, layer=layer)
+        results = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            # A plain array is its own canvas.
+            prepared = [
+                embedding.prepare(how, _as_bytes(image)) if how.is_pillow else (image, image.shape[:2])
+                for image in part
+            ]
+            stacked = embedding.stack([pixels for pixels, _ in prepared], num_rows=batch_size)
+            sizes = np.ones((batch_size, 2), np.int32)
+            sizes[: len(part)] = [valid for _, valid in prepared]
+            results.append(np.asarray(encode(stacked, sizes))[: len(part)])
+        return np.concatenate(results)
 
     def embed(
-        self, folder: str | os.PathLike[str], *, split: str | None = None, batch_size: int = 256, **settings: Any
-    ) -> Embedding:
+        self,
+        images: str | os.PathLike[str],
+        *,
+        output: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        data_dir: str | None = None,
+        batch_size: int = _BATCH,
+        layer: str | int = "h",
+        num_views: int = 1,
+        dtype: str = "float32",
+        canvas_size: int | None = None,
+        show: bool = False,
+    ) -> feature_file.Embedding:
         """The features of all pictures in a folder, in class folders or not; or of a data set by its name.
 
+        Pictures are read from their files one batch after the other, so there may be any number of them. Damaged ones
+        are left out and named in `meta["skipped"]`.
+
         Args:
-            folder: a path, or a name such as "tfds:cifar10" or "digits".
-            split: None for all pictures of a folder; of other data sets "train", "test" and so on.
+            images: a path, or a name such as "tfds:cifar10" or "digits".
+            output: a file `.npz` or `.parquet` to write; what a killed call has done by then lies beside it, and the
+                same call goes on from there. None: the features are held in memory.
+            split: of a data set, None for "test"; a folder is taken whole.
+            data_dir: where prepared TFDS data lie.
             batch_size: images that pass through the network together.
-            settings: more arguments of `data.load_split`, such as `data_dir` or `canvas_size`.
+            layer, num_views: as for a call of the encoder.
+            dtype: of the features that are kept, "float32" or "float16".
+            canvas_size: pixels of the longest side that pictures are shrunk to before they are cropped; None for
+                the encoder's own. Pillow's resizing takes pictures whole.
+            show: whether stderr gets a line of what was found, and lines of progress.
 
         Raises:
-            InputError: no such folder or set, or nothing in it can be read.
+            InputError: no such folder or set, nothing in it can be read, or the output cannot be written.
         """
-        text = os.fspath(folder)
-        name = text if text.partition(":")[0] in data.DATASETS else f"folder:{paths.absolute(text, flag='folder')}"
-        whole = split or ("all" if name.startswith("folder:") else "test")
-        image_set = data.load_split(name, whole, **settings)
-        h = self._encode(image_set.images, image_set.sizes, batch_size=batch_size)
-        return Embedding(h, tuple(image_set.ids), np.asarray(image_set.labels), tuple(image_set.class_names))
+        base.check_choice(dtype, embedding.DTYPES, name="dtype")
+        if output is not None:
+            embedding.check_output(output)
+        how = self.preparation(num_views=num_views, canvas_size=canvas_size)
+        pictures = data.open_pictures(_data_name(images), split=split, data_dir=data_dir)
+        if show:
+            progress.say(pictures.understood)
+        batch_size = _rounded(min(batch_size, len(pictures.ids)))
+        made_by = {"fingerprint": self.fingerprint, "layer": str(layer), "protocol": how.protocol, "dtype": dtype}
+        stamp = {**made_by, "images": pictures.key, "head": _digest_of(self.head_variables), "batch_size": batch_size}
+        encode = self.encode_batch(how, batch_size, layer=layer)
+        job = embedding.Job(pictures, how, encode, batch_size, dtype, stamp)
+        origin = {"encoder": self.settings(), "images": _data_name(images), "split": split, "num_views": num_views}
+        origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
+        meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
+        return embedding.collect(job, meta, output=output, show=show)
 
-    def _encode(self, images: np.ndarray, sizes: np.ndarray, *, batch_size: int) -> np.ndarray:
-        encode = _make_encode(self.module, self.size, self.resize, batch_size)
-        rows = data.ImageSet(images, sizes, np.full(len(images), -1, np.int32), (), (), "", ())
-        return encode(self.variables, rows)
+    def settings(self) -> dict[str, Any]:
+        """Where it came from and how it prepares images, as plain values: `loading.reload` makes it again."""
+        module = {name: list(getattr(self.module, name, ())) for name in ("mean", "std")}
+        own = {name: getattr(self, name) for name in ("step", "size", "resize", "crop_fraction", "canvas_size")}
+        return {"source": os.path.abspath(self.source), **own, **module}
+
+    def preparation(self, *, num_views: int = 1, canvas_size: int | None = None) -> embedding.Preparation:
+        """How pictures become its input.
+
+        Raises:
+            InputError: num_views or canvas_size is out of range.
+        """
+        eval_views.check_num_views(num_views)
+        imageset.check_canvas_size(canvas_size)
+        canvas = canvas_size or max(self.canvas_size, self.size)
+        return embedding.Preparation(self.size, self.resize, self.crop_fraction, canvas, num_views)
+
+    def encode_batch(
+        self, how: embedding.Preparation, batch_size: int, *, layer: str | int = "h"
+    ) -> embedding.EncodeBatch:
+        """(stacked pictures of a full batch, their sizes) -> features [B, D] on the devices, as `embedding.Job` has it.
+
+        Raises:
+            InputError: the encoder has no such layer.
+        """
+        selector = self._selector(layer)
+        encode = _make_encode(self.module, self.head if selector else None, selector, how=how)
+        tree = {"encoder": self.variables, "head": self.head_variables if selector else {}}
+        mesh = sharding.make_mesh()
+        return lambda images, sizes: encode(tree, sharding.put_rows(mesh, images), sharding.put_rows(mesh, sizes))
+
+    def _selector(self, layer: str | int) -> int:
+        """The activation that `layer` names: 0 for h."""
+        num = self.head.num_layers if self.head else 0
+        names = {"h": 0, **{str(number): number for number in range(1, num + 1)}, **({"z": num} if num else {})}
+        if str(layer) not in names:
+            head = f"a projection head of {num} layers" if num else "no whole projection head"
+            raise base.InputError(
+                f"layer must be one of {', '.join(names)}; got {base.one_line(layer, 40)!r}: {self.source} has {head}."
+            )
+        return names[str(layer)]
 
 
 @functools.lru_cache(maxsize=8)
-def _make_encode(module: nn.Module, size: int, resize: str, batch_size: int) -> features.EncodeFn:
-    """One compiled function for all calls of an encoder; the devices share a batch, which is rounded up for them."""
+def _make_encode(
+    module: nn.Module, head: heads.ProjectionHead | None, selector: int, *, how: embedding.Preparation
+) -> Any:
+    """One compiled function for all calls of an encoder: (variables, images, sizes) -> the mean of its views' h."""
     mesh = sharding.make_mesh()
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    return features.make_encode(module, size=size, resize=resize, batch_size=batch_size, mesh=mesh)
+    if how.is_pillow:
+
+        def make_views(images: base.Array, sizes: base.Array) -> base.Array:
+            return images.astype(jnp.float32) / 255
+
+    else:
+        make_views = augment.make_eval_views(image_size=how.size, resize=how.resize, num_views=how.num_views)
+    view_rows = sharding.map_rows(make_views, mesh, row_args=(True, True))
+
+    def encode(trees: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
+        views = view_rows(images, sizes)
+        h = module.apply(trees["encoder"], views.reshape(-1, *views.shape[2:]), train=False)
+        if head is not None:
+            h = heads.select(head.apply(trees["head"], h, train=False), selector)  # type: ignore[arg-type]
+        return jnp.mean(jnp.reshape(h, (*views.shape[:2], -1)), axis=1)  # type: ignore[arg-type]
+
+    return jax.jit(encode, out_shardings=sharding.replicated(mesh))
 
 
-def _sizes(images: np.ndarray) -> np.ndarray:
-    return np.tile(np.asarray(images.shape[1:3], np.int32), (len(images), 1))
+def _rounded(batch_size: int) -> int:
+    """The batch size, rounded up so that every device has as many rows."""
+    devices = sharding.make_mesh().size
+    return -(-batch_size // devices) * devices
 
 
-def _on_one_canvas(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(images with zeros around them [N, H, W, 3], their sizes [N, 2])."""
+def _data_name(images: str | os.PathLike[str]) -> str:
+    """The name of a data set, or an absolute path."""
+    text = os.fspath(images)
+    kind, _, rest = text.partition(":")
+    if kind in data.DATASETS and kind != "folder":
+        return text
+    return paths.absolute(rest if kind == "folder" else text, flag="images")
+
+
+def _digest_of(tree: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(dict(tree)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    """Pixels as Pillow takes them; others than floats are left as they are, to be refused."""
+    image = np.asarray(image)
+    return np.rint(image * 255).astype(np.uint8) if np.issubdtype(image.dtype, np.floating) else image
+
+
+def _checked_array(images: np.ndarray) -> np.ndarray:
+    pixels.check_images(images)  # type: ignore[arg-type]
+    return images
+
+
+def _checked_list(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     arrays = [np.asarray(image) for image in images]
     wrong = [list(array.shape) for array in arrays if array.ndim != 3 or array.shape[-1] != 3]
     kinds = sorted({str(array.dtype) for array in arrays})
     if wrong or len(kinds) > 1:
         got = f"one of shape {wrong[0]}" if wrong else f"the types {', '.join(kinds)}"
         raise base.InputError(f"a list of images must hold arrays [H, W, 3] of one type; got {got}. Convert them.")
-    sizes = np.asarray([array.shape[:2] for array in arrays], np.int32)
-    height, width = -(-sizes.max(axis=0) // _STEP) * _STEP
-    canvases = np.zeros((len(arrays), height, width, 3), arrays[0].dtype)
-    for canvas, array in zip(canvases, arrays, strict=True):
-        canvas[: array.shape[0], : array.shape[1]] = array
-    return canvases, sizes
-
-
-def load(path: str | os.PathLike[str], *, checkpoint: str = "latest") -> Encoder:
-    """The encoder of a trained run, or of what `simclr-jax export` wrote.
-
-    Args:
-        path: the workdir of a run, or the folder of an export.
-        checkpoint: of a run: "latest", "best" (by kNN while training) or a step number.
-
-    Raises:
-        InputError: neither is there, or no such checkpoint.
-
-    Example::
-
-        encoder = simclr_jax.load("runs/demo")
-        features = encoder(images)
-    """
-    folder = pathlib.Path(paths.typed(os.fspath(path), flag="path"))
-    if (folder / _CARD).is_file():
-        return _load_export(folder)
-    if not workdir_lib.has_config(folder):
-        raise base.InputError(
-            f"path must be the folder of a run (it holds config.json) or of an export ({_CARD}); got {folder}."
-        )
-    config = identity.read_config(folder)
-    step, encoder_variables = features.load_encoder_variables(folder, which=checkpoint)
-    return Encoder(
-        config_lib.call(models.make_encoder, config, "encoder"),
-        encoder_variables,
-        size=config["augment"]["image_size"],
-        resize=config["augment"]["resize"],
-        step=step,
-        source=str(folder),
-    )
-
-
-def _load_export(folder: pathlib.Path) -> Encoder:
-    content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-    flax, torch = folder / "variables.safetensors", folder / "encoder.safetensors"
-    if content.get("format") != card.FORMAT or not (flax.is_file() or torch.is_file()):
-        raise base.InputError(
-            f"An export holds {_CARD} of the format {card.FORMAT} with {flax.name} or {torch.name}; {folder} does not. "
-            "Export again, with --format=flax."
-        )
-    by_name = variables.load(flax) if flax.is_file() else torchvision.from_torchvision(variables.load(torch))
-    params, batch_stats = variables.unflatten(variables.only(by_name, "encoder"))
-    return Encoder(
-        models.make_encoder(**content["encoder"]["arguments"]),
-        features.encoder_variables(params, {"batch_stats": batch_stats}),
-        size=content["preprocessing"]["size"],
-        resize=content["preprocessing"]["resize"],
-        step=content["training"]["step"],
-        source=str(folder),
-    )
+    return arrays

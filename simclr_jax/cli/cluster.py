@@ -1,0 +1,29 @@
+"""`simclr-jax cluster`: groups of like pictures, by k-means; `cluster_features` does the work."""
+
+from typing import Any
+
+from simclr_jax.cli import flags
+
+
+def make_parser() -> flags.Parser:
+    """The flags of `cluster`."""
+    parser = flags.Parser(
+        "cluster",
+        description="""\
+Groups pictures by k-means of their features: a table, and a page with a sheet
+of every cluster. Where pictures have labels, says how well clusters fit them.""",
+        examples=("--features=features.npz --clusters=20",),
+    )
+    parser.add_argument("--features", type=flags.path, required=True, metavar="FILE", help="what embed wrote")
+    number = flags.whole_number(2, such_as=20)
+    parser.add_argument("--clusters", type=number, default=20, metavar="N", help="how many; default %(default)s")
+    for flag, default in (("--output", "clusters.csv"), ("--page", "clusters.html")):
+        parser.add_argument(flag, type=flags.path, default=default, metavar="FILE", help="default %(default)s")
+    return parser
+
+
+def main(**values: Any) -> int:
+    """Groups them; see `cluster_features.cluster`."""
+    from simclr_jax.cli import cluster_features
+
+    return cluster_features.cluster(**values)

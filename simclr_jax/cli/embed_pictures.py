@@ -1,0 +1,48 @@
+"""The work of `simclr-jax embed`: an encoder from wherever it is, and the features of pictures in a file."""
+
+from typing import Any
+
+from simclr_jax import base, units
+from simclr_jax.run import compilation_cache, loading, progress
+
+_LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", "network")
+
+
+def embed(
+    *, images: str, output: str, views: int = 1, workdir: str | None = None, weights: str | None = None, **how: Any
+) -> int:
+    """Writes the features of `images` to `output`; returns the exit status, 130 after Ctrl-C.
+
+    Args:
+        images: a folder or a data set.
+        output: a file `.npz` or `.parquet`.
+        views: how many views the features are averaged over.
+        workdir: of a run.
+        weights: an export or a file of weights; one of the two is given.
+        how: `checkpoint`, `image_size`, `resize`, `crop_fraction`, `normalize` and `network` of `loading.load`; the
+            others go to `Encoder.embed`.
+
+    Raises:
+        base.InputError: no or two encoders, or whatever `loading.load` and `Encoder.embed` refuse.
+    """
+    progress.quiet_libraries()
+    compilation_cache.keep()
+    if (workdir is None) == (weights is None):
+        got = "neither" if workdir is None else "both"
+        raise base.InputError(f"An encoder comes from one of --workdir=RUN and --weights=FILE; got {got}. Give one.")
+    source = workdir or weights or ""
+    encoder = loading.load(source, **{name: how.pop(name) for name in _LOADING if name in how})
+    try:
+        found = encoder.embed(images, output=output, num_views=views, show=True, **how)
+    except KeyboardInterrupt:
+        progress.say(f"Stopped. What is done lies in {output}.parts; the same command goes on from there.")
+        return 130
+    skipped = found.meta["skipped"]
+    if skipped:
+        dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        progress.say(f"{len(skipped)} pictures cannot be read and are left out: {'; '.join(skipped[:5])}{dots}")
+    rows, width = found.features.shape
+    print(f"Wrote {output}: {rows} pictures, {width} numbers each ({units.size(found.features.nbytes)})")
+    print(f"weights {encoder.fingerprint[:12]}, layer {found.meta['layer']}, protocol {found.meta['protocol']}")
+    print("Next: simclr-jax search, duplicates, select, cluster or probe, each with --features=FILE")
+    return 0

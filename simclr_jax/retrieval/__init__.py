@@ -1,0 +1,41 @@
+"""What features are used for: search, near-duplicates, subsets that stand for the whole, clusters.
+
+Arrays in, numbers out; no network, no files. Rows are compared by the cosine of their angle, as in the kNN probe, so
+their lengths do not matter. Features may be float16 or lie on disk: they are read in chunks.
+"""
+
+from simclr_jax.retrieval.approximate import ApproximateIndex, build_index, measure_recall
+from simclr_jax.retrieval.clusters import Clusters, cluster_rows, clustering_accuracy, mutual_information, silhouette
+from simclr_jax.retrieval.duplicates import (
+    Pairs,
+    equal_pairs,
+    group_rows,
+    near_pairs,
+    nearest_others,
+    suggest_threshold,
+)
+from simclr_jax.retrieval.exact import search
+from simclr_jax.retrieval.subsets import Cover, k_center, outliers, typical_rows, typicality
+
+__all__ = [
+    "ApproximateIndex",
+    "Clusters",
+    "Cover",
+    "Pairs",
+    "build_index",
+    "cluster_rows",
+    "clustering_accuracy",
+    "equal_pairs",
+    "group_rows",
+    "k_center",
+    "measure_recall",
+    "mutual_information",
+    "near_pairs",
+    "nearest_others",
+    "outliers",
+    "search",
+    "silhouette",
+    "suggest_threshold",
+    "typical_rows",
+    "typicality",
+]

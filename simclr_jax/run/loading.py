@@ -1,0 +1,235 @@
+"""From what lies on a disk to an encoder to use: the folder of a run, an export, or weights of another program."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from simclr_jax import base, models
+from simclr_jax.interop import card, detect, foreign, torchvision, variables
+from simclr_jax.models import heads
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import encoder as encoder_lib
+from simclr_jax.run import feature_file, features, identity, paths
+from simclr_jax.run import workdir as workdir_lib
+
+_CARD = "card.json"
+_NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
+NORMALIZE = ("auto", *_NORMALIZATIONS)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: str = "latest",
+    image_size: int | None = None,
+    resize: str | None = None,
+    crop_fraction: float | None = None,
+    normalize: str = "auto",
+    network: str = "",
+) -> encoder_lib.Encoder:
+    """The encoder of a trained run, of what `simclr-jax export` wrote, or of a file of another program.
+
+    Args:
+        path: the workdir of a run, the folder of an export, or what `simclr-jax convert` reads: official checkpoints, a
+            ResNet of torchvision, timm and other programs of PyTorch (`.safetensors`; `.pth` and others need torch).
+        checkpoint: of a run: "latest", "best" (by kNN while training) or a step number.
+        image_size: pixels that every image is brought to; None for those of the run or export, 224 for other files (32
+            for a network with a stem for small images).
+        resize: how: "tf2" or "tf1" (the reference's bicubic), or "bilinear" or "bicubic" as programs of PyTorch do with
+            Pillow; None for that of the run, "tf1" for official checkpoints and "bilinear" for PyTorch's.
+        crop_fraction: of Pillow's resizing: share of the shorter side that is kept; None for 0.875. timm's crop_pct.
+        normalize: what images are normalised by in front of the network: "imagenet", "none", or "auto" for what the run
+            or the export has, ImageNet's for PyTorch's, and none for official checkpoints.
+        network: which of several networks in a file of PyTorch, see docs/weights.md.
+
+    Raises:
+        InputError: nothing of this is there, no such checkpoint, or an unknown value.
+
+    Example::
+
+        encoder = simclr_jax.load("runs/demo")
+        features = encoder(images)
+    """
+    base.check_choice(normalize, NORMALIZE, name="normalize")
+    where = pathlib.Path(paths.typed(os.fspath(path), flag="path"))
+    if (where / _CARD).is_file():
+        found = _load_export(where)
+    elif workdir_lib.has_config(where):
+        found = _load_run(where, checkpoint)
+    elif where.is_file() or (where.is_dir() and _holds_weights(where)):
+        found = _load_file(where, network)
+    else:
+        raise base.InputError(
+            f"path must be the folder of a run (it holds config.json) or of an export ({_CARD}), or a file of weights; "
+            f"got {where}."
+        )
+    return _changed(found, image_size, resize, crop_fraction=crop_fraction, normalize=normalize)
+
+
+def reload(settings: Mapping[str, Any], *, fingerprint: str) -> encoder_lib.Encoder:
+    """The encoder whose `Encoder.settings` these are.
+
+    Raises:
+        InputError: it is not there any more, or has other weights.
+    """
+    source = settings["source"]
+    is_run = workdir_lib.has_config(pathlib.Path(source))
+    found = load(source, checkpoint=str(settings["step"]) if is_run else "latest")
+    if found.fingerprint != fingerprint:
+        raise base.InputError(
+            f"The encoder must be the one that made the features; the weights in {source} have changed since. Embed "
+            "the pictures again."
+        )
+    own = {name: settings[name] for name in ("size", "resize", "crop_fraction", "canvas_size")}
+    return dataclasses.replace(_normalizing(found, settings["mean"], settings["std"]), **own)
+
+
+def embed_alike(
+    meta: Mapping[str, Any], images: str | os.PathLike[str], *, show: bool = False
+) -> feature_file.Embedding:
+    """Features of other pictures by the encoder, layer and preparation of some that are there, whose `meta` this is.
+
+    Raises:
+        InputError: that encoder is not there any more, or nothing can be read.
+    """
+    encoder = reload(meta["encoder"], fingerprint=meta["fingerprint"])
+    how = {name: meta[name] for name in ("layer", "num_views", "canvas_size")}
+    return encoder.embed(images, show=show, **how)
+
+
+def _changed(
+    found: encoder_lib.Encoder, size: int | None, resize: str | None, *, crop_fraction: float | None, normalize: str
+) -> encoder_lib.Encoder:
+    """The encoder with what was asked for in place of its own."""
+    if resize is not None:
+        base.check_choice(resize, encoder_lib.RESIZES, name="resize")
+    if size is not None and not 8 <= size <= 4096:
+        raise base.InputError(f"image_size must be 8 to 4096 pixels; got {size}. Use for example 224.")
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise base.InputError(f"crop_fraction must lie in (0, 1]; got {crop_fraction:g}. Use for example 0.875.")
+    asked = {"size": size, "resize": resize, "crop_fraction": crop_fraction}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if normalize != "auto":
+        found = _normalizing(found, *_NORMALIZATIONS[normalize])
+    return dataclasses.replace(found, **changes)
+
+
+def _normalizing(found: encoder_lib.Encoder, mean: Sequence[float], std: Sequence[float]) -> encoder_lib.Encoder:
+    """The encoder with another normalisation of images in front of its network."""
+    if not hasattr(found.module, "mean") and not mean:
+        return found
+    changes: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
+    return dataclasses.replace(found, module=found.module.clone(**changes))
+
+
+def _load_run(folder: pathlib.Path, checkpoint: str) -> encoder_lib.Encoder:
+    config = identity.read_config(folder)
+    step, params, method_state = features.load_variables(folder, which=checkpoint)
+    module = config_lib.call(models.make_encoder, config, "encoder")
+    head, head_variables = _make_head(params, method_state["batch_stats"], module)
+    return encoder_lib.Encoder(
+        module,
+        features.encoder_variables(params, method_state),
+        size=config["augment"]["image_size"],
+        resize=config["augment"]["resize"],
+        step=step,
+        source=str(folder),
+        head=head,
+        head_variables=head_variables,
+        canvas_size=config["data"]["canvas_size"] or 256,
+    )
+
+
+def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
+    content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+    flax, torch = folder / "variables.safetensors", folder / "encoder.safetensors"
+    if content.get("format") != card.FORMAT or not (flax.is_file() or torch.is_file()):
+        raise base.InputError(
+            f"An export holds {_CARD} of the format {card.FORMAT} with {flax.name} or {torch.name}; {folder} does not. "
+            "Export again, with --format=flax."
+        )
+    by_name = variables.load(flax) if flax.is_file() else torchvision.from_torchvision(variables.load(torch))
+    params, batch_stats = variables.unflatten(by_name)
+    module = models.make_encoder(**content["encoder"]["arguments"])
+    head, head_variables = _make_head(params, batch_stats, module)
+    return encoder_lib.Encoder(
+        module,
+        features.encoder_variables(params, {"batch_stats": batch_stats}),
+        size=content["preprocessing"]["size"],
+        resize=content["preprocessing"]["resize"],
+        step=content["training"]["step"],
+        source=str(folder),
+        head=head,
+        head_variables=head_variables,
+        canvas_size=content["training"].get("config", {}).get("data", {}).get("canvas_size") or 256,
+    )
+
+
+def _holds_weights(folder: pathlib.Path) -> bool:
+    """Whether a folder may hold weights of another program, by the names in it."""
+    endings = (".safetensors", ".pth", ".pt", ".bin", ".index", ".json", ".pb", ".ckpt")
+    return any(path.name.endswith(endings) or "ckpt" in path.name for path in folder.iterdir())
+
+
+def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
+    read = foreign.read(path, network=network)
+    found = detect.find_architecture(read.by_name, padding=read.padding)
+    arguments: dict[str, Any] = {**found.encoder, "mean": read.mean, "std": read.std}
+    module = models.make_encoder(**arguments)
+    params, batch_stats = variables.unflatten(read.by_name)
+    _check_shapes(module, params["encoder"], path)
+    head, head_variables = _make_head(params, batch_stats, module)
+    ours, official = "variables of this project", read.padding == "reference"
+    return encoder_lib.Encoder(
+        module,
+        features.encoder_variables(params, {"batch_stats": batch_stats}),
+        size=32 if found.encoder["stem"] == "cifar" else 224,
+        # All released SimCLR checkpoints were trained with TF1's bicubic.
+        resize="tf2" if read.layout == ours else "tf1" if official else "bilinear",
+        step=read.step or 0,
+        source=str(path),
+        head=head,
+        head_variables=head_variables,
+    )
+
+
+def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) -> None:
+    """Raises InputError unless the parameters are those of the network that they were recognised as."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)["params"]
+    of = [
+        {
+            jax.tree_util.keystr(where, simple=True, separator="/"): np.shape(leaf)
+            for where, leaf in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (expected, params)
+    ]
+    wrong = sorted(name for name in of[0].keys() | of[1].keys() if of[0].get(name) != of[1].get(name))
+    if wrong:
+        raise base.InputError(
+            f"The variables of a file must be those of a known ResNet; in {path} {foreign.shortened(wrong)} are "
+            "missing, unknown, or of another shape."
+        )
+
+
+def _make_head(
+    params: Mapping[str, Any], batch_stats: Mapping[str, Any], module: nn.Module
+) -> tuple[heads.ProjectionHead | None, dict[str, Any]]:
+    """The projection head that these variables are; (None, {}) if there is none, or not all of it."""
+    own = params.get("projection_head", {})
+    num = sum(name.startswith("dense") for name in own)
+    names = {f"{kind}{layer}" for layer in range(1, num + 1) for kind in ("dense", "bn")}
+    # Only the last layer has no bias in its BatchNorm; where all have one, the later layers were cut off.
+    if not num or set(own) != names or "bias" in own[f"bn{num}"] or "bias" in own["dense1"]:
+        return None, {}
+    widths = [own[f"dense{layer}"]["kernel"].shape[-1] for layer in (1, num)]
+    head = heads.ProjectionHead(num, widths[1], width=widths[0] if num > 1 else None)
+    trees = {"params": own, "batch_stats": batch_stats.get("projection_head", {})}
+    return heads.with_norm_of(head, module), trees

@@ -1,0 +1,148 @@
+"""From a trained run to features, neighbours, duplicates, subsets, clusters and classes of one's own pictures."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr_jax import __main__ as cli
+from simclr_jax import data
+
+PER_CLASS = 8
+
+
+@pytest.fixture(scope="module")
+def place(small_run, tmp_path_factory):
+    """A folder with digits of three classes as files, one of them twice under two labels, and their features."""
+    root = tmp_path_factory.mktemp("use")
+    digits = data.load_split("digits", "test")
+    for label in range(3):
+        (root / "photos" / f"class{label}").mkdir(parents=True)
+        for number, row in enumerate(np.flatnonzero(digits.labels == label)[:PER_CLASS]):
+            Image.fromarray(digits.images[row]).save(root / "photos" / f"class{label}" / f"{number}.png")
+    shutil.copy(root / "photos" / "class0" / "0.png", root / "photos" / "class2" / "copy.png")
+    words = [f"--workdir={small_run}", f"--images={root / 'photos'}", f"--output={root / 'f.npz'}"]
+    assert cli.main(["embed", *words]) == 0
+    return root
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Runs a verb in the folder; gives (lines of stdout, stderr)."""
+    monkeypatch.chdir(place)
+
+    def run(*words, status=0):
+        assert cli.main(list(words)) == status
+        out = capsys.readouterr()
+        return out.out.splitlines(), out.err
+
+    return run
+
+
+def test_search_prints_the_nearest_pictures_by_id_or_by_file(run, place):
+    lines, _ = run("search", "--features=f.npz", "--query=class0/0.png", "--k=3")
+    name, first, similarity, path = lines[0].split("\t")
+    assert (name, first, similarity) == ("class0/0.png", "1", "1.0000")
+    assert path == str(place / "photos" / "class2" / "copy.png") and len(lines) == 3
+    page = (place / "search.html").read_text()
+    assert page.count("data:image/png") == 4 and "<script" not in page
+    lines, said = run(
+        "search", "--features=f.npz", f"--query={place / 'photos' / 'class1'}", "--k=2", "--output=b.html"
+    )
+    assert len(lines) == 2 * PER_CLASS and "(exact)" in said
+    assert lines[0].split("\t")[::3] == ["0.png", str(place / "photos" / "class1" / "0.png")]
+
+
+def test_search_by_an_index_says_what_it_misses(run, place):
+    pytest.importorskip("usearch")
+    for _ in range(2):  # made, then read
+        lines, said = run("search", "--features=f.npz", "--query=class0/0.png", "--k=2", "--index=approximate")
+        assert "recall at 10" in said and lines[0].endswith("copy.png")
+    assert (place / "f.npz.usearch").is_file()
+
+
+def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run, place):
+    lines, _ = run("duplicates", "--features=f.npz")
+    assert lines[0].startswith("1 groups of 2 pictures") and lines[1].startswith("2 pictures have the bytes")
+    assert lines[2] == "different labels: class0/0.png = class2/copy.png"
+    table = rows_of(place / "duplicates.csv")
+    assert [(row["id"], row["label"], row["kind"]) for row in table] == [
+        ("class0/0.png", "class0", "exact"),
+        ("class2/copy.png", "class2", "exact"),
+    ]
+    page = (place / "duplicates.html").read_text()
+    assert "Different labels: 1 groups" in page and "<svg" in page
+    lines, _ = run("duplicates", "--features=f.npz", "--others=f.npz", "--threshold=0.9999")
+    assert "between the 25 and the 25" in lines[0]
+    assert {row["set"] for row in rows_of(place / "duplicates.csv")} == {"features", "others"}
+
+
+def test_select_names_as_many_as_asked_for(run, place):
+    for method in ("k_center", "typical"):
+        lines, _ = run("select", "--features=f.npz", "--size=4", "--outliers=2", f"--method={method}")
+        table = rows_of(place / "selected.csv")
+        assert [row["kind"] for row in table] == ["chosen"] * 4 + ["unusual"] * 2
+        assert len({row["id"] for row in table[:4]}) == 4 and lines[0].startswith("4 of 25 pictures")
+    assert "data:image" in (place / "selected.html").read_text()
+    _, said = run("select", "--features=f.npz", "--size=26", status=2)
+    assert "at most the number of pictures, 25" in said
+
+
+def test_cluster_scores_clusters_beside_the_labels(run, place):
+    lines, _ = run("cluster", "--features=f.npz", "--clusters=3")
+    assert lines[1].startswith("Silhouette") and "normalized mutual information" in lines[2]
+    assert {row["cluster"] for row in rows_of(place / "clusters.csv")} == {"0", "1", "2"}
+    assert (place / "clusters.html").read_text().count("<h2>Cluster ") == 3
+
+
+def test_a_probe_is_kept_and_predicts(run, place):
+    lines, said = run("probe", "--features=f.npz")
+    assert [line.split()[0] for line in lines[1:4]] == ["knn", "linear", "ridge"] and "simclr-jax predict" in said
+    page = (place / "probe.html").read_text()
+    assert page.count("<svg") == 2 and "precision" in page
+    run("predict", "--classifier=classifier.npz", "--features=f.npz")
+    of_features = rows_of(place / "predictions.csv")
+    run("predict", "--classifier=classifier.npz", f"--images={place / 'photos'}", "--output=again.csv")
+    assert [row["class"] for row in rows_of(place / "again.csv")] == [row["class"] for row in of_features]
+    right = sum(row["id"].startswith(row["class"]) for row in of_features)
+    assert right >= 20  # of 25, most of which it was fitted on
+    for row in of_features:
+        shares = [float(row[f"class{label}"]) for label in range(3)]
+        assert sum(shares) == pytest.approx(1, abs=1e-5) and max(shares) == float(row["probability"])
+
+
+def test_labels_may_come_from_a_table(run, place):
+    names = [f"class{label}/{number}.png" for label in (0, 1) for number in range(PER_CLASS)]
+    rows = "".join(f"{name},{'round' if name.startswith('class0') else 'straight'}\n" for name in names)
+    (place / "labels.csv").write_text("path,label\n" + rows)
+    _, said = run("probe", "--features=f.npz", "--labels=labels.csv", "--classifier=two.npz")
+    assert "16 of 25 pictures, 2 classes" in said
+    run("predict", "--classifier=two.npz", "--features=f.npz", "--output=two.csv")
+    assert {row["class"] for row in rows_of(place / "two.csv")} == {"round", "straight"}
+    for text, told in (("name,class\na,b\n", "columns path (or id) and label"), ("path,label\nx,y\n", "none of the 1")):
+        (place / "wrong.csv").write_text(text)
+        _, said = run("probe", "--features=f.npz", "--labels=wrong.csv", status=2)
+        assert told in said and said.count("\n") == 1
+
+
+def test_mistakes_are_one_line(run, place, small_run):
+    for words, told in (
+        (("embed", "--images=photos", "--output=x.npz"), "got neither"),
+        (("embed", f"--workdir={small_run}", "--images=gone", "--output=x.npz"), "existing folder"),
+        (("embed", f"--workdir={small_run}", "--images=photos", "--output=x.txt"), "--output must end in"),
+        (("search", "--features=gone.npz", "--query=a"), "there is no gone.npz"),
+        (("search", "--features=f.npz", "--query=gone.png"), "one of the ids"),
+        (("duplicates", "--features=f.npz", "--threshold=1.5"), "at most 1"),
+        (("predict", "--classifier=classifier.npz"), "got neither"),
+        (("predict", "--classifier=f.npz", "--features=f.npz"), "--classifier must be a file"),
+    ):
+        _, said = run(*words, status=2)
+        assert told in said and said.count("\n") == 1, said
+    assert not (place / "x.npz").exists()
