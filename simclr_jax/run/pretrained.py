@@ -74,6 +74,7 @@ def _inherit_teacher(completed: dict[str, Any], resumed: pathlib.Path | None) ->
     theirs = identity.read_config(folder)
     if folder == resumed:
         completed["teacher"] = {**theirs["teacher"], **section}
+        _fill_open(completed, theirs)
         return
     known = identity.read_data(folder)
     if theirs["method"]["name"] not in methods.CLASSIFIERS or known is None:

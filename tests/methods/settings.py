@@ -28,8 +28,9 @@ def small(name: str) -> dict[str, Any]:
     return {} if name in _AS_THEY_ARE else {key: value for key, value in _SMALL.items() if key in known}
 
 
-def arguments(name: str) -> dict[str, Any]:
+def arguments(name: str, dtype: str = "float32") -> dict[str, Any]:
     """`small`, and what the program that builds a method adds."""
     known = inspect.signature(METHODS[name]).parameters
-    needed = {**_NEEDED, "teacher": make_teacher(steps.TinyEncoder(4), num_classes=3)}
+    needed = {**_NEEDED, "teacher": make_teacher(steps.TinyEncoder(4), num_classes=3, dtype=dtype)}
+    needed["dtype"] = dtype
     return {**small(name), **{key: value for key, value in needed.items() if key in known}}

@@ -40,7 +40,7 @@ def encoder(norm: str = "batch", dtype: str = "float32") -> resnet.ResNet:
 
 
 def make_method(name: str, norm: str = "batch", dtype: str = "float32") -> base.Method:
-    return METHODS[name](encoder(norm, dtype), **settings.arguments(name), dtype=dtype)
+    return METHODS[name](encoder(norm, dtype), **settings.arguments(name, dtype))
 
 
 def views() -> jax.Array:
