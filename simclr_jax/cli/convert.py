@@ -10,30 +10,28 @@ def make_parser() -> flags.Parser:
     parser = flags.Parser(
         "convert",
         description="""\
-Makes a run of published weights: to evaluate, to fine-tune
-(train --config=finetune:RUN) and to export. The config says which data the
-weights are evaluated on.""",
+Makes a run of published weights: to evaluate, fine-tune and export. The config
+says which data they are evaluated on. docs/weights.md explains the flags.""",
         examples=("--input=r50_1x_sk0/model.ckpt-250228 --workdir=runs/r50",),
     )
     source = (
-        "an official SimCLR checkpoint (TF1 or TF2; needs the extra convert), a ResNet of PyTorch under any names, as "
-        ".safetensors or .pth (needs torch), or what export wrote"
+        "an official SimCLR checkpoint (needs the extra convert), a ResNet of PyTorch (.pth needs torch), or an export"
     )
     parser.add_argument("--input", type=flags.path, required=True, metavar="FILE", help=source)
     flags.add_workdir(parser, "the run; must not exist or be empty")
-    weights = "%(choices)s (the moving averages in SimCLRv2 checkpoints); default %(default)s"
+    weights = "%(choices)s (averages, of SimCLRv2); default %(default)s"
     parser.add_argument("--weights", default="model", metavar="WHICH", help=weights, **flags.one_of("model", "ema"))
-    selector = "layer of the head under the classifier: auto, 0, 1 ...; default %(default)s"
+    selector = "layer under the classifier: auto, 0, 1 ..."
     parser.add_argument("--selector", default="auto", metavar="LAYER", help=selector)
-    padding = "what the weights were trained with: %(choices)s; default %(default)s"
+    padding = "%(choices)s; default %(default)s"
     paddings = flags.one_of("auto", "reference", "torchvision")
     parser.add_argument("--padding", default="auto", metavar="KIND", help=padding, **paddings)
-    normalize = "what images are normalised by: %(choices)s; default %(default)s, by the layout"
+    normalize = "of images: %(choices)s; default %(default)s"
     normalizations = flags.one_of("auto", "imagenet", "none")
     parser.add_argument("--normalize", default="auto", metavar="KIND", help=normalize, **normalizations)
-    ignore = "variables to leave out, shell patterns with commas between"
+    ignore = "variables to leave out, patterns with commas"
     parser.add_argument("--ignore", default="", metavar="NAMES", help=ignore)
-    network = "which of several networks in a PyTorch file, such as teacher"
+    network = "which one in a PyTorch file, such as teacher"
     parser.add_argument("--network", default="", metavar="NAME", help=network)
     flags.add_config(parser, default="imagenet_resnet50")
     return parser
