@@ -195,7 +195,9 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         relative = f"{statistics.mean(cpu[name]) / statistics.mean(cpu['simclr']):.2f}" if known else "-"
         lines.append([*cells, relative])
     head = ["method", *COLUMNS, "CPU time of a step"]
-    return f"{about(rows)}\n\n{page_lib.table(head, lines, right=range(1, len(head)))}"
+    missing = ", ".join(f"`{name}`" for name in ROWS if not of[name])
+    rest = f"\n\nNot made yet: {missing}." if missing else ""
+    return f"{about(rows)}\n\n{page_lib.table(head, lines, right=range(1, len(head)))}{rest}"
 
 
 def about(rows: Sequence[Mapping[str, Any]]) -> str:

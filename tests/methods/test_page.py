@@ -19,7 +19,7 @@ def test_every_method_has_its_section_and_no_other_has_one():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_section_has_its_parts_in_their_order(name):
-    parts = ("```", "\nLoss: ", "\nDiffers: ", "\nConfigs: ", "Command: `", "| data | protocol | published | here |")
+    parts = ("```", "\nLoss: ", "\nDiffers: ", "\nConfigs: ", "Command:", "| data | protocol | published | here |")
     places = [SECTIONS[name].find(part) for part in parts]
     assert -1 not in places and places == sorted(places)
     columns = [line.count("|") for line in SECTIONS[name].splitlines() if line.startswith("| ")]
@@ -28,7 +28,7 @@ def test_a_section_has_its_parts_in_their_order(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_configs_of_a_section_exist_and_are_of_its_method(name):
-    told = SECTIONS[name].partition("\nConfigs: ")[2].partition("Command: ")[0]
+    told = SECTIONS[name].partition("\nConfigs: ")[2].partition("Command:")[0]
     overrides = re.findall(r"`(--config\.[^`]+)`", told)
     named = [word for word in re.findall(r"`(\w+)`", told) if word in shipped_configs.configs()]
     assert named and len(named) == len(re.findall(r"`(\w+)`", told)), told
