@@ -1,0 +1,247 @@
+"""Trains every method for a short while on one small network and writes what its features are worth into a table.
+
+    python benchmarks/methods_table.py                                  # rows that are missing; the table
+    python benchmarks/methods_table.py --only byol swav --seeds 3
+    python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --page TABLE.md
+
+Encoder, views, optimizer, schedule, batch and number of images are those of `configs/demo.py` for all methods; heads
+are scaled to its narrow encoder. It shows that each method learns, not which one is best: see docs/methods.md. Every
+row is kept in --rows as soon as it is made and is not made again while its settings stay the same.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import page as page_lib
+from benchmarks import timing
+from simclr_jax import base, methods, models, probes
+from simclr_jax.distributed import sharding
+from simclr_jax.run import checkpoint, compilation_cache, features, setup, splits
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import workdir as workdir_lib
+
+PAGE, KEPT = ROOT / "docs" / "methods.md", ROOT / "benchmarks" / "methods_table.json"
+STEM = "methods_table"
+MARGIN = 10.0  # points above the untrained network
+SHARES = {"10 %": 0.1, "100 %": 1.0}
+COLUMNS = tuple(f"{probe} {share}" for share in SHARES for probe in ("kNN", "linear"))
+Scored = Callable[[base.PyTree], dict[str, float]]
+
+# Heads for an encoder of 128 outputs; queues of some batches, and target networks that follow within some dozen steps.
+_HEAD = {"num_proj_layers": 2, "proj_out_dim": 128}
+_MLP = {"proj_hidden_dim": 256, "proj_out_dim": 128}
+_WIDE = {"proj_hidden_dim": 256, "proj_out_dim": 256}
+_QUEUE = {"queue_length": 1024}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "simclr": {**_HEAD, "temperature": 0.2},
+    "simclr_v2": {**_HEAD, **_QUEUE, "temperature": 0.2, "target_decay": 0.97},
+    "byol": {**_MLP, "pred_hidden_dim": 256, "target_decay": 0.97},
+    "moco": {**_HEAD, **_QUEUE, "temperature": 0.2, "target_decay": 0.97, "bn_splits": 4},
+    "moco_v3": {**_MLP, "pred_hidden_dim": 256, "temperature": 0.2, "target_decay": 0.97},
+    "nnclr": {**_MLP, **_QUEUE, "num_proj_layers": 2, "pred_hidden_dim": 256, "temperature": 0.2},
+    "simsiam": {**_WIDE, "num_proj_layers": 2, "pred_hidden_dim": 64},
+    "barlow_twins": _WIDE,
+    "vicreg": _WIDE,
+    "swav": {**_MLP, "num_prototypes": 64, "freeze_prototypes_steps": 20},
+    "sup_con": {"proj_out_dim": 128, "temperature": 0.2},
+    "dcl": {**_MLP, "temperature": 0.2},
+    "dclw": {**_MLP, "temperature": 0.2},
+    "supervised": {"num_proj_layers": 0},
+    "distill": {},
+}
+ROWS = ("untrained", *SETTINGS)
+# Crops and flips only, as classifiers are trained with.
+_ONE_VIEW = {"num_views": 1, "color_jitter_probability": 0.0, "grayscale_probability": 0.0}
+
+
+class Asked(NamedTuple):
+    """What the command line asks for; `folder` is where the teacher of `distill` is kept."""
+
+    data_name: str
+    data_dir: str | None
+    num_epochs: float
+    batch_size: int
+    folder: pathlib.Path
+
+
+def make_config(name: str, seed: int, asked: Asked) -> dict[str, Any]:
+    """The config of a row: the demo's, with the method's own section; "untrained" is SimCLR before its first step."""
+    config = config_lib.load_file("demo").to_dict()
+    method = "simclr" if name == "untrained" else name
+    config |= {"seed": seed, "method": {"name": method, **SETTINGS[method]}}
+    config["data"] |= {"name": asked.data_name, "data_dir": asked.data_dir}
+    config["train"] |= {"num_epochs": asked.num_epochs, "batch_size": asked.batch_size, "evaluate_every_epochs": 0.0}
+    config["schedule"] |= {"warmup_epochs": asked.num_epochs / 10}
+    if method in methods.CLASSIFIERS:
+        config["augment"] |= _ONE_VIEW
+    if method == "distill":
+        teacher = make_config("supervised", seed, asked)
+        num_classes = len(splits.load_split(teacher, "train").class_names)
+        config["teacher"] |= {"encoder": teacher["encoder"], "head": SETTINGS["supervised"], "num_classes": num_classes}
+    return config
+
+
+def train(
+    config: Mapping[str, Any], *, num_steps: int | None, teacher: pathlib.Path
+) -> tuple[base.TrainState, list[float]]:
+    """(the last state, CPU seconds of every step); `num_steps` is None for the whole run.
+
+    A classifier is kept in the folder `teacher`, and `distill` reads it there.
+    """
+    run = setup.make_run(config)
+    state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
+    if config["method"]["name"] == "distill":
+        _, params, method_state = features.load_variables(teacher, which="latest")
+        kept = {"params": params, "batch_stats": method_state["batch_stats"]}
+        like = state.method_state["teacher"]
+        state = state._replace(method_state={**state.method_state, "teacher": jax.tree.map(_like, like, kept)})
+    key, seconds = sharding.make_key(run.mesh, config["seed"]), []
+    for step in range(run.num_steps if num_steps is None else num_steps):
+        source, indices = run.feed.draw(step)
+        begin = time.process_time()
+        state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(1, jnp.int32))
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.process_time() - begin)
+    run.feed.close()
+    if config["method"]["name"] == "supervised":
+        with checkpoint.open_checkpoints(teacher / "checkpoints", keep=1, scores={}) as checkpoints:
+            checkpoint.save(checkpoints, state, step=len(seconds))
+    return state, seconds
+
+
+def _like(leaf: Any, value: Any) -> Any:
+    return jax.device_put(jnp.asarray(value, leaf.dtype), leaf.sharding)
+
+
+def what_of(name: str, config: Mapping[str, Any]) -> Any:
+    """What a row depends on, as it comes back from a file."""
+    sections = ("seed", "data", "augment", "encoder", "method", "optimizer", "schedule", "train", "teacher")
+    return json.loads(json.dumps({"row": name, **{section: config[section] for section in sections}}))
+
+
+def measure(
+    name: str, seed: int, asked: Asked, *, known: Sequence[Mapping[str, Any]], scored: Scored
+) -> Mapping[str, Any]:
+    """The row of a method: the one in `known` if it was made with the same settings, otherwise made now."""
+    config = make_config(name, seed, asked)
+    what, teacher = what_of(name, config), asked.folder / f"teacher-{seed}"
+    found = next((row for row in known if row["what"] == what), None)
+    if found is not None:
+        return found
+    if name == "distill" and not checkpoint.saved_steps(teacher / "checkpoints"):
+        train(make_config("supervised", seed, asked), num_steps=None, teacher=teacher)
+    begin = time.process_time()
+    state, seconds = train(config, num_steps=0 if name == "untrained" else None, teacher=teacher)
+    return {
+        "what": what,
+        "accuracy": scored(features.encoder_variables(state.params, state.method_state)),
+        "num_steps": len(seconds),
+        # The first steps compile.
+        "step_seconds": statistics.median(seconds[2:]) if len(seconds) > 2 else None,
+        "cpu_seconds": time.process_time() - begin,
+        "load": os.getloadavg()[0],
+        "facts": timing.describe(("jax", "flax", "optax", "numpy")),
+    }
+
+
+def make_scored(asked: Asked) -> Scored:
+    """The probes as a function of an encoder's variables; one compiled encoder serves all methods."""
+    config = make_config("untrained", 0, asked)
+    how = features.evaluation_settings(config)
+    encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
+    both, k = splits.load(config), config["probe"]["knn_k"]
+    train_set, test_set = both.train_set, both.test_set
+    assert test_set is not None
+
+    def scored(variables: base.PyTree) -> dict[str, float]:
+        h, test_h = encode(variables, train_set), encode(variables, test_set)
+        accuracy = {}
+        for share, fraction in SHARES.items():
+            rows = probes.label_subset(train_set.labels, fraction)
+            arrays, test_labels = (h[rows], train_set.labels[rows], test_h), test_set.labels
+            accuracy[f"kNN {share}"] = 100 * (probes.knn_accuracy(*arrays, test_labels=test_labels, k=k) or 0.0)
+            accuracy[f"linear {share}"] = 100 * (probes.linear_accuracy(*arrays, test_labels=test_labels) or 0.0)
+        return accuracy
+
+    return scored
+
+
+def render(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the rows, a line a method, "*" where a score is less than MARGIN above the untrained network."""
+    of = {name: [row for row in rows if row["what"]["row"] == name] for name in ROWS}
+    cpu = {name: [row["step_seconds"] for row in of[name] if row["step_seconds"]] for name in ROWS}
+    lines = []
+    for name in filter(of.get, ROWS):
+        cells = [f"`{name}`" if name in SETTINGS else name]
+        for column in COLUMNS:
+            values, floor = ([row["accuracy"][column] for row in of[key]] for key in (name, "untrained"))
+            low = name != "untrained" and floor and statistics.mean(values) < statistics.mean(floor) + MARGIN
+            cells.append(page_lib.mean_and_spread(values, ".1f") + " *" * bool(low))
+        known = cpu[name] and cpu["simclr"]
+        relative = f"{statistics.mean(cpu[name]) / statistics.mean(cpu['simclr']):.2f}" if known else "-"
+        lines.append([*cells, relative])
+    head = ["method", *COLUMNS, "CPU time of a step"]
+    missing = ", ".join(f"`{name}`" for name in ROWS if not of[name])
+    rest = f"\n\nNot made yet: {missing}." if missing else ""
+    return f"{about(rows)}\n\n{page_lib.table(head, lines, right=range(1, len(head)))}{rest}"
+
+
+def about(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the rows were made with, in some lines."""
+    what, last = rows[-1]["what"], max(rows, key=lambda row: row["facts"]["date"])["facts"]
+    loads, seeds = [row["load"] for row in rows], {row["what"]["seed"] for row in rows}
+    steps, batch = max(row["num_steps"] for row in rows), what["train"]["batch_size"]
+    cpu = f"{sum(row['cpu_seconds'] for row in rows):.0f} s of CPU in all"
+    told = [
+        page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
+        f"{what['data']['name']}, {steps} steps of batch {batch}, seeds: {len(seeds)}, {cpu}.",
+    ]
+    return "\n".join(told)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes the missing rows and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=ROWS, metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--data_name", default="photo-patches")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--num_epochs", type=float, default=1.0)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--rows", type=pathlib.Path, default=KEPT)
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="its part between the marks is replaced")
+    options: Any = parser.parse_args(arguments)
+    folder = pathlib.Path(tempfile.gettempdir()) / "simclr_jax_methods_table"
+    asked = Asked(options.data_name, options.data_dir, options.num_epochs, options.batch_size, folder)
+    for name in options.only:
+        base.check_choice(name, ROWS, name="--only")
+    compilation_cache.keep()
+    scored = make_scored(asked)
+    rows = json.loads(options.rows.read_text()) if options.rows.exists() else []
+    for seed in range(options.seeds):
+        for name in options.only:
+            row = measure(name, seed, asked, known=rows, scored=scored)
+            which = name, seed
+            rows = [*(old for old in rows if (old["what"]["row"], old["what"]["seed"]) != which), row]
+            workdir_lib.write_json(options.rows, rows)
+            print(name, seed, {key: round(value, 1) for key, value in row["accuracy"].items()}, flush=True)
+    options.page.write_text(page_lib.replace_part(options.page.read_text(), STEM, render(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
