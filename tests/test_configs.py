@@ -13,6 +13,7 @@ from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import shipped_configs, training_loop
+from tests.methods import settings as method_settings
 
 NAMES = list(shipped_configs.configs())
 # Images in the training split, by data set; the others stand for any small set.
@@ -72,6 +73,8 @@ FAST = ("imagenet_v2",)
 def test_a_config_builds_a_training_step(name):
     """By shapes alone: nothing is computed and no data are read."""
     settings = load(name)
+    if settings["method"]["name"] == "distill":
+        settings["teacher"] |= method_settings.TEACHER
     config_lib.call(training_loop.LoopSettings, settings, "train")
     schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
     tx = config_lib.call(optim.make_optimizer, settings, "optimizer", learning_rate=schedule)
@@ -86,13 +89,13 @@ def test_a_config_builds_a_training_step(name):
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     source = resident.SplitArrays(jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8), shape((7, 2)), shape((7,)))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    images = source.images.update(shape=(2, canvas, canvas, 3))
-    views = jax.eval_shape(make_views, key, images, shape((2, 2)), shape((2,)))
-    shapes = augment.views_shape(augment.make_recipe(**settings["augment"]))
+    images = source.images.update(shape=(8, canvas, canvas, 3))  # the groups of BatchNorm in MoCo
+    views = jax.eval_shape(make_views, key, images, shape((8, 2)), shape((8,)))
+    shapes = augment.views_shape(augment.make_recipe(**settings["augment"]), batch_size=8)
     assert jax.tree.map(lambda x: x.shape, views) == shapes
     assert {x.dtype for x in jax.tree.leaves(views)} == {jnp.dtype("float32")}
     state = jax.eval_shape(lambda k: train_step.init_state(method, tx, k, views_shape=shapes), key)
-    after, metrics = jax.eval_shape(step, state, key, source, shape((2,)))
+    after, metrics = jax.eval_shape(step, state, key, source, shape((8,)))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {"loss", "gradient_norm", "learning_rate"} <= metrics.keys()
     assert len(metrics) > 3, "the method's own"

@@ -92,6 +92,10 @@ def make_moco(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
         del batch, key
+        if len(views) % bn_splits:
+            raise base.InputError(
+                f"bn_splits must divide the batch; got {bn_splits} and {len(views)} images. Use 8, or 1."
+            )
         (_, q), batch_stats = query_net.apply(params, method_state["batch_stats"], views[:, 0], True)
         k, target = momentum.apply_target(key_net, method_state["target"], views[:, 1:], bn_per="view")
         return {"q": q, "k": k[:, 0]}, {**method_state, "batch_stats": batch_stats, "target": target}
