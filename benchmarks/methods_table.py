@@ -2,7 +2,7 @@
 
     python benchmarks/methods_table.py                                  # rows that are missing; the table
     python benchmarks/methods_table.py --only byol swav --seeds 3
-    python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --page TABLE.md
+    python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --rows ROWS.json --page TABLE.md
 
 Encoder, views, optimizer, schedule, batch and number of images are those of `configs/demo.py` for all methods; heads
 are scaled to its narrow encoder. It shows that each method learns, not which one is best: see docs/methods.md. Every
@@ -10,12 +10,15 @@ row is kept in --rows as soon as it is made and is not made again while its sett
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -107,8 +110,8 @@ def train(
     if config["method"]["name"] == "distill":
         _, params, method_state = features.load_variables(teacher, which="latest")
         kept = {"params": params, "batch_stats": method_state["batch_stats"]}
-        like = state.method_state["teacher"]
-        state = state._replace(method_state={**state.method_state, "teacher": jax.tree.map(_like, like, kept)})
+        weights = sharding.put_placed(kept, run.placement.method_state["teacher"])
+        state = state._replace(method_state={**state.method_state, "teacher": weights})
     key, seconds = sharding.make_key(run.mesh, config["seed"]), []
     for step in range(run.num_steps if num_steps is None else num_steps):
         source, indices = run.feed.draw(step)
@@ -118,13 +121,10 @@ def train(
         seconds.append(time.process_time() - begin)
     run.feed.close()
     if config["method"]["name"] == "supervised":
+        shutil.rmtree(teacher, ignore_errors=True)
         with checkpoint.open_checkpoints(teacher / "checkpoints", keep=1, scores={}) as checkpoints:
             checkpoint.save(checkpoints, state, step=len(seconds))
     return state, seconds
-
-
-def _like(leaf: Any, value: Any) -> Any:
-    return jax.device_put(jnp.asarray(value, leaf.dtype), leaf.sharding)
 
 
 def what_of(name: str, config: Mapping[str, Any]) -> Any:
@@ -138,10 +138,12 @@ def measure(
 ) -> Mapping[str, Any]:
     """The row of a method: the one in `known` if it was made with the same settings, otherwise made now."""
     config = make_config(name, seed, asked)
-    what, teacher = what_of(name, config), asked.folder / f"teacher-{seed}"
+    what = what_of(name, config)
     found = next((row for row in known if row["what"] == what), None)
     if found is not None:
         return found
+    of_teacher = json.dumps(what_of("supervised", make_config("supervised", seed, asked)))
+    teacher = asked.folder / hashlib.sha256(of_teacher.encode()).hexdigest()[:16]
     if name == "distill" and not checkpoint.saved_steps(teacher / "checkpoints"):
         train(make_config("supervised", seed, asked), num_steps=None, teacher=teacher)
     begin = time.process_time()
@@ -196,7 +198,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append([*cells, relative])
     head = ["method", *COLUMNS, "CPU time of a step"]
     missing = ", ".join(f"`{name}`" for name in ROWS if not of[name])
-    rest = f"\n\nNot made yet: {missing}." if missing else ""
+    rest = "\n\n" + textwrap.fill(f"Not made yet: {missing}.", 120) if missing else ""
     return f"{about(rows)}\n\n{page_lib.table(head, lines, right=range(1, len(head)))}{rest}"
 
 
@@ -210,7 +212,7 @@ def about(rows: Sequence[Mapping[str, Any]]) -> str:
         page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
         f"{what['data']['name']}, {steps} steps of batch {batch}, seeds: {len(seeds)}, {cpu}.",
     ]
-    return "\n".join(told)
+    return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
