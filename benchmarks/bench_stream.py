@@ -212,7 +212,7 @@ PROGRAM = harness.Program(
     compare=lambda theirs, ours: "" if theirs is None else compare(theirs, ours),
     packages=("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision"),
     repeats=1,
-    number=harness.milliseconds,
+    number="ms",
     unit="CPU ms a picture",
     words=f"""{CASE!r}: every file is read, decoded once, cut twice by a random resized crop to {SIZE} x {SIZE} and
     stacked into uint8 batches of {BATCH}; files lie in the page cache, one thread, no worker processes, whose time is

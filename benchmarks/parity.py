@@ -30,7 +30,7 @@ PACKAGES = ("jax", "flax", "optax", "numpy")
 PEERS = ("torch", "torchvision", "lightly", "pytorch-metric-learning", "scikit-learn")
 # Heading -> the files of tests whose comparisons stand below it.
 GROUPS = {
-    "Augmentation: crops and resizing": "augment/test_crop",
+    "Augmentation: crops and resizing": "augment/test_crop augment/test_eval_views",
     "Augmentation: colours, blur, whole views": "augment/test_color peers/test_colours augment/test_blur "
     "augment/test_views",
     "NT-Xent": "losses/test_contrastive losses/test_blockwise peers/test_nt_xent",

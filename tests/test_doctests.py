@@ -31,15 +31,23 @@ def functions():
                 yield pytest.param(room, name, id=f"{room}.{name}")
 
 
+def examples_of(room, name, given):
+    function = getattr(importlib.import_module(f"simclr_jax.{room}"), name)
+    return doctest.DocTestFinder(recurse=False).find(function, name, globs=given)
+
+
+@pytest.mark.parametrize(("room", "name"), [*functions()])
+def test_a_function_shows_an_example(room, name):
+    examples = [example for test in examples_of(room, name, {}) for example in test.examples]
+    assert bool(examples) != (name in WITHOUT), f"{room}.{name} shows no example"
+
+
+@pytest.mark.few(48)
 @pytest.mark.parametrize(("room", "name"), [*functions()])
 def test_an_example_gives_what_it_says(room, name):
-    module = importlib.import_module(f"simclr_jax.{room}")
     rooms = {other: importlib.import_module(f"simclr_jax.{other}") for other in ROOMS}
     given = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
     given |= {"image": jnp.full((8, 10, 3), 0.5), "images": jnp.full((4, 8, 10, 3), 100, jnp.uint8)}
-    found = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs={**rooms, **given})
-    examples = [example for test in found for example in test.examples]
-    assert bool(examples) != (name in WITHOUT), f"{room}.{name} shows no example"
-    for test in found:
+    for test in examples_of(room, name, {**rooms, **given}):
         result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
         assert result.failed == 0

@@ -461,7 +461,7 @@ def test_masks_can_be_given_as_in_optax():
 
 
 def test_make_optimizer_refuses_an_unknown_name():
-    with pytest.raises(base.InputError, match="lars, lars_popular, sgd, sgd_keras, adamw; got 'lamb'"):
+    with pytest.raises(base.InputError, match="lars, larc, lars_popular, sgd, sgd_keras, adamw; got 'lamb'"):
         optim.make_optimizer("lamb", learning_rate=0.1, weight_decay=0.0)
 
 

@@ -88,6 +88,7 @@ def make_program(
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)  # checks the sizes
     num_steps = optim.num_train_steps(**sizes)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
+    method = frozen.freeze_encoder(method) if train["freeze_encoder"] else method
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     tx = frozen.leave_encoder(tx) if train["freeze_encoder"] else tx
     make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
@@ -223,8 +224,7 @@ def make_method(
         asked["teacher"] = _make_teacher(config)
     elif config.get("teacher", {}).get("workdir") is not None:
         raise base.InputError(f"teacher.workdir is for the method distill; got the method {name}. Leave it open.")
-    method = config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
-    return frozen.freeze_encoder(method) if config["train"]["freeze_encoder"] else method
+    return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
 
 
 def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:

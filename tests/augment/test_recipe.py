@@ -35,6 +35,7 @@ def test_views_take_several_numbers_in_turn():
     np.testing.assert_array_equal(alike.blur_applied, draws(count=50, blur_probability=0.5).blur_applied)
 
 
+@pytest.mark.slow
 def test_what_other_settings_draw_does_not_depend_on_solarisation():
     plain, more = draws(count=50), draws(count=50, solarize_probability=0.7)
     for ours, expected in zip(jax.tree.leaves(more)[:-1], jax.tree.leaves(plain)[:-1], strict=True):
@@ -87,6 +88,7 @@ def test_map_and_vmap_give_the_same_small_crops():
         np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_small_crops_have_the_area_they_are_given_and_the_views_theirs():
     recipe = augment.make_recipe(**MULTI)
     sizes, positions = jnp.full((500, 2), 100, jnp.int32), jnp.arange(500, dtype=jnp.int32)
@@ -111,6 +113,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", ["mocov2", "swav_large", "swav_small"])
 def test_crops_of_torchvisions_sampler_are_distributed_as_torchvisions(case):
     (height, width), scale = CROPS[f"{case}/height_width"].tolist(), CROPS[f"{case}/scale"].tolist()
