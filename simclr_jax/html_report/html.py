@@ -150,6 +150,12 @@ def _tiles(contents: ReportContents) -> list[tuple[str, str, str]]:
     return tiles
 
 
+def _linear_first(numbered: tuple[int, words.Column]) -> tuple[bool, str, int]:
+    """Sorts columns by probe, the linear one first, so that each probe has a row of bars."""
+    index, column = numbered
+    return column.probe != "linear", column.probe, index
+
+
 def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
     if not contents.probes:
         return None
@@ -162,7 +168,7 @@ def _probe_section(contents: ReportContents) -> dict[str, Any] | None:
             f"{words.PROBES.get(column.probe, column.probe)}, {words.spaced(column.labels)} of the labels",
             [(row.title, row.cells[index].accuracy) for row in table.rows],
         )
-        for index, column in sorted(enumerate(table.columns), key=lambda item: (item[1].probe != "linear", item[0]))
+        for index, column in sorted(enumerate(table.columns), key=_linear_first)
     ]
     chance = words.chance_of(shown, contents.chance)
     svg = figures.bars(panels, strong=words.feature_title(strong), chance=chance, name="bars")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import html_report
+from simclr_jax.html_report import html as page
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -458,3 +459,15 @@ def test_names_of_files_with_bytes_that_are_no_text_do_not_stop_the_page(tmp_pat
     target = tmp_path / "report.html"
     html_report.write_report(brief(classes=(name, "b", "c"), data={"name": name, "skipped": [name]}), target)
     assert "caf?.png" in Page(target.read_text(encoding="utf-8")).text
+
+
+def test_each_probe_has_a_row_of_bars_and_the_linear_one_the_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr(page.figures, "bars", lambda panels, **_: asked.extend(title for title, _ in panels) or "")
+    rows = [
+        {"features": "simclr", "probe": probe, "labels": labels, "accuracy": 0.5, "num_labels": 8, "num_test": 9}
+        for labels in ("10%", "100%")
+        for probe in ("knn", "linear", "ridge")
+    ]
+    page._probe_section(page.ReportContents(title="t", probes=[{**row, "protocol": row["probe"]} for row in rows]))
+    assert [title.partition(",")[0] for title in asked] == ["Linear probe"] * 2 + ["kNN"] * 2 + ["Ridge"] * 2
