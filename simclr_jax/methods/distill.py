@@ -17,7 +17,7 @@ class Teacher(NamedTuple):
     """A network with a classifier whose weights are given later: the run loads them into the method's state.
 
     init: (key, views) -> ({"params", "batch_stats"}, weights of the right shapes). classify: (params, batch_stats,
-    images [N, h, w, 3]) -> logits [N, C], by moving averages. num_classes: C.
+        images [N, h, w, 3]) -> logits [N, C], by moving averages. num_classes: C.
     """
 
     init: Any

@@ -17,9 +17,9 @@ class Signs(NamedTuple):
     scores: of `label_free_scores`. num_features: D. finite_share: of the features, in [0, 1].
     loss, uninformed_loss: the last one, and that of equal embeddings. temperature: of the method's loss.
     dtype: in which the network computes. knn, untrained_knn: accuracy of the trained and of the same untrained network,
-    in [0, 1], with knn_error the standard error of their difference.
+        in [0, 1], with knn_error the standard error of their difference.
     target: of a method with a momentum network "still" (it has not moved although the trained network has) or "same"
-    (it is the trained network itself); "" if neither.
+        (it is the trained network itself); "" if neither.
     """
 
     scores: Mapping[str, float] = {}

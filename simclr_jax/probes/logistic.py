@@ -21,7 +21,7 @@ class LinearClassifier(NamedTuple):
     """A linear classifier of features: logits ((h - mean) / scale) @ weights + bias.
 
     weights: float32 [D, C]. bias: [C]. mean, scale: [D], of the rows that were fitted; scale is infinite for a constant
-    feature.
+        feature.
     regularization, validation_accuracy: see `LinearProbe`.
     """
 

@@ -34,7 +34,7 @@ class Encoder:
     step: how many updates it was trained for. source: where it was loaded from.
     head, head_variables: the projection head, None and {} where there is none or only a part of it.
     crop_fraction: share of the shorter side that Pillow's resizing keeps. canvas_size: pixels of the longest side that
-    pictures are shrunk to first, where it is not Pillow that resizes.
+        pictures are shrunk to first, where it is not Pillow that resizes.
     """
 
     module: nn.Module
