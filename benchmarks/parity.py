@@ -191,7 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = run(["-k", options.only] if options.only else [])
     page, out = PAGE.read_text(), options.out or (None if options.only else PAGE)
     # A comparison that is lost must be noticed, also where all that are left hold.
-    gone = [] if options.only or found.not_run else [str(row) for row in rows_of(page) - set(found.rows)]
+    kept = {row[1:] for row in found.rows}
+    gone = [] if options.only or found.not_run else [str(row) for row in rows_of(page) if row[1:] not in kept]
     unknown = set(found.effects) - set(topics(page))
     if out:
         out.write_text(render(page, found))

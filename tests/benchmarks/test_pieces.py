@@ -2,7 +2,6 @@
 
 import json
 import signal
-import threading
 import time
 
 import pytest
@@ -76,8 +75,10 @@ def test_a_score_that_is_enough_stops_the_run_once(go_on, tmp_path):
 
 
 def test_the_clock_stops_a_run_and_the_next_call_goes_on(go_on, tmp_path):
-    stopped = go_on(0.8 / 60, "--nap=0.3")
-    assert stopped.ended == "" and 1 <= len(stopped.scores) < 6
+    clock = children.Clock(1)
+    # As a clock that has run down would, after the second score.
+    stopped = go_on(1, "--nap=0.3", clock=clock, verdict=lambda folder, line: ("step 2" in line and clock.stop()) or "")
+    assert stopped.ended == "" and 2 <= len(stopped.scores) < 6
     whole = go_on(1, "--nap=0.3")
     assert whole.ended == "finished" and [step for _, step, _ in whole.scores] == [1, 2, 3, 4, 5, 6]
     assert whole.minutes > stopped.minutes and whole.compiling == 0.5  # two processes have begun
@@ -116,8 +117,8 @@ def test_a_child_that_does_not_stop_is_ended(tmp_path, monkeypatch):
 
 def test_a_signal_to_this_process_ends_the_clock_and_the_run_saves(go_on, tmp_path):
     clock = children.Clock(1)
-    threading.Timer(0.7, lambda: signal.raise_signal(signal.SIGTERM)).start()
-    run = go_on(0, "--nap=0.4", clock=clock)
+    stop = lambda folder, line: ("step 1" in line and signal.raise_signal(signal.SIGTERM)) or ""  # noqa: E731
+    run = go_on(1, "--nap=0.4", clock=clock, verdict=stop)
     assert clock.left <= 0 and run.ended == "" and (tmp_path / "a" / "run" / "state").exists()
 
 
