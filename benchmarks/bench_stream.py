@@ -88,17 +88,17 @@ def _pass(streams: Any, image_set: Any, method: str) -> Seen:
         stream.close()
 
 
-def _ours(method: str, case: str, quick: bool) -> harness.Work:
+def _ours(method: str, case: str) -> harness.Work:
     from simclr_jax import data
     from simclr_jax.data import streaming
 
     if case == RESIDENT:
-        return _resident(quick)
+        return _resident()
     image_set = data.load_split(f"folder:{os.environ[FOLDER]}", "all", stream_above=-1, progress=False)
     return _work(functools.partial(_pass, streaming, image_set, method))
 
 
-def _resident(quick: bool) -> harness.Work:
+def _resident() -> harness.Work:
     """What the host does for a step of the resident feed at CIFAR's size: indices, and their way to the device."""
     import jax
 
@@ -107,7 +107,7 @@ def _resident(quick: bool) -> harness.Work:
     from simclr_jax.run import input_pipeline
 
     shape = (1, 4096)
-    count = 5_000 if quick else 50_000
+    count = 50_000
     zeros, labels = np.zeros((count, 32, 32, 3), np.uint8), np.zeros(count, np.int32)
     image_set = data.ImageSet(zeros, np.zeros((count, 2), np.int32), labels, (), tuple(map(str, range(count))), "", ())
     feed = input_pipeline.make_feed(image_set, sharding.make_mesh(), seed=0, shape=shape, max_resident_gigabytes=None)
@@ -119,9 +119,9 @@ def _resident(quick: bool) -> harness.Work:
     return harness.Work({"crops": 0, "mean": 0.0}, call, calls=0, amount=24 * shape[1])
 
 
-def _decoder(case: str, quick: bool) -> harness.Work:
+def _decoder(case: str) -> harness.Work:
     """simplejpeg alone, with the settings of ours; the crop of the facts is a part of the picture."""
-    del case, quick
+    del case
     import simplejpeg
 
     paths = files()
@@ -136,9 +136,9 @@ def _decoder(case: str, quick: bool) -> harness.Work:
     return harness.Work(None, call, calls=1, amount=len(paths))
 
 
-def _torchvision(decoder: str, case: str, quick: bool) -> harness.Work:
+def _torchvision(decoder: str, case: str) -> harness.Work:
     """ImageFolder and a DataLoader without worker processes, whose CPU time would not be this process's."""
-    del case, quick
+    del case
     torchvision = peers.load_torchvision()
     import torch
     from torchvision.transforms import v2
@@ -168,9 +168,9 @@ def _torchvision(decoder: str, case: str, quick: bool) -> harness.Work:
     return _work(call)
 
 
-def _grain(case: str, quick: bool) -> harness.Work:
+def _grain(case: str) -> harness.Work:
     """Grain's MapDataset, an element a picture, with Pillow; read in this thread, which was its fastest way here."""
-    del case, quick
+    del case
     import grain
     from PIL import Image
 
