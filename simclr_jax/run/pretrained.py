@@ -37,12 +37,20 @@ def inherit(config: Mapping[str, Any], *, resumed: pathlib.Path | None = None) -
     completed = {section: dict(value) if isinstance(value, Mapping) else value for section, value in config.items()}
     workdir = config["init"]["workdir"]
     if workdir is not None:
-        theirs = identity.read_config(_source(workdir, resumed, section="init"))
+        theirs = _with_tuples(identity.read_config(_source(workdir, resumed, section="init")))
         _inherit_network(completed, config, theirs)
         _fill_open(completed, theirs)
     if config["teacher"]["workdir"] is not None:
         _inherit_teacher(completed, resumed)
     return completed
+
+
+def _with_tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that was read from a file, its sequences tuples again, as in a config that was just made."""
+    return {
+        key: _with_tuples(value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, list) else value
+        for key, value in config.items()
+    }
 
 
 def _inherit_network(completed: dict[str, Any], config: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -71,7 +79,7 @@ def _fill_open(completed: dict[str, Any], theirs: Mapping[str, Any]) -> None:
 def _inherit_teacher(completed: dict[str, Any], resumed: pathlib.Path | None) -> None:
     section = completed["teacher"]
     folder = _source(section["workdir"], resumed, section="teacher")
-    theirs = identity.read_config(folder)
+    theirs = _with_tuples(identity.read_config(folder))
     if folder == resumed:
         completed["teacher"] = {**theirs["teacher"], **section}
         _fill_open(completed, theirs)

@@ -166,7 +166,7 @@ def task_tuned(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, Any]
     values = pretrained.inherit(settings(f"--config.init.workdir={saved}"))
     run = built()
     assert {**values, "init": run.config["init"]} == run.config, "so that the compiled step is that of the run"
-    state = training_loop._initial_state(run._replace(config=values))
+    state = training_loop._initial_state(run._replace(config=values), folder, peers)
     with checkpoint.open_checkpoints(saved / "checkpoints") as checkpoints:
         there = checkpoint.restore_any(checkpoints, step=SAVED_STEP)
     taken = [
