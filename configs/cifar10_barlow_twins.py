@@ -16,11 +16,8 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=200)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
+    config = default.get_cifar10(epochs)
     config.augment.crop_sampler = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "barlow_twins"
     config.method.proj_hidden_dim = 2048
@@ -28,13 +25,5 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.method.redundancy_weight = 5e-3  # lambda; 0.0051 in the paper
     config.method.loss_scale = 1.0
     config.method.bn_per = "view"
-    config.optimizer.name = "sgd"
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.decayed = "all"
-    config.schedule.base_learning_rate = 0.12
-    config.schedule.warmup_epochs = 0.0
-    config.schedule.decay = "cosine_by_epoch"
-    config.train.batch_size = 128
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
+    default.train_as_lightly(config)
     return config

@@ -16,11 +16,8 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=200)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
+    config = default.get_cifar10(epochs)
     config.augment.crop_sampler = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "moco"
     config.method.num_proj_layers = 1
@@ -38,6 +35,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.warmup_epochs = 0.0
     config.schedule.decay = "cosine_by_epoch"
     config.train.batch_size = 512
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -16,11 +16,8 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
+    config = default.get_cifar10(epochs)
     config.augment.crop_sampler = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     with config.ignore_type():  # one number for all views in the default, here of each
         config.augment.color_jitter_strength = (0.4, 0.4, 0.2, 0.1)
@@ -40,6 +37,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.base_learning_rate = 0.12
     config.schedule.decay = "cosine_by_epoch"
     config.train.batch_size = 256
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -16,15 +16,12 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
+    config = default.get_cifar10(epochs)
     config.augment.crop_min_scale = 0.2
     config.augment.crop_sampler = "torchvision"
     with config.ignore_type():  # one strength for all operations in the default
         config.augment.color_jitter_strength = (0.4, 0.4, 0.4, 0.1)
     config.encoder.name = "resnet50"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "sup_con"
     config.method.proj_hidden_dim = config_dict.placeholder(int)  # None = as wide as the encoder's output
@@ -40,6 +37,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.decay = "cosine_by_epoch_from_1"
     config.schedule.final_fraction = 0.001
     config.train.batch_size = 1024
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -16,12 +16,9 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=200)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
+    config = default.get_cifar10(epochs)
     config.augment.crop_min_scale = 0.14
     config.augment.crop_sampler = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "swav"
     config.method.proj_hidden_dim = 512
@@ -39,6 +36,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 0.0
     config.train.batch_size = 512
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

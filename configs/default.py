@@ -165,6 +165,60 @@ def get_config() -> config_dict.ConfigDict:
     return config
 
 
+def get_imagenet(epochs: int) -> config_dict.ConfigDict:
+    """ImageNet at 224 pixels with a ResNet-50 in bfloat16, measured ten times while training."""
+    config = get_config()
+    config.data.name = "tfds:imagenet2012"
+    config.data.canvas_size = 384
+    config.split.test = "validation"
+    config.augment.image_size = 224
+    config.encoder.name = "resnet50"
+    config.encoder.stem = "imagenet"
+    _set_epochs(config, epochs)
+    return config
+
+
+def get_cifar10(epochs: int) -> config_dict.ConfigDict:
+    """CIFAR-10 without blur, with a ResNet-18 in bfloat16, measured ten times while training."""
+    config = get_config()
+    config.data.name = "tfds:cifar10"
+    config.augment.blur_probability = 0.0
+    _set_epochs(config, epochs)
+    return config
+
+
+def _set_epochs(config: config_dict.ConfigDict, epochs: int) -> None:
+    config.encoder.dtype = "bfloat16"
+    config.train.num_epochs = float(epochs)
+    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
+
+
+def as_in_torch(config: config_dict.ConfigDict) -> None:
+    """Windows and padding of torchvision and a blur of each image's own, as in the codes of most other methods."""
+    config.augment.crop_sampler = "torchvision"
+    config.augment.blur_sigma_per = "image"
+    config.encoder.padding = "torchvision"
+
+
+def views_of_two_kinds(config: config_dict.ConfigDict) -> None:
+    """The two distributions of views of BYOL, which MoCo v3, Barlow Twins and VICReg took over."""
+    with config.ignore_type():  # one number for all views in the default, here of each
+        config.augment.color_jitter_strength = (0.4, 0.4, 0.2, 0.1)
+        config.augment.blur_probability = (1.0, 0.1)
+        config.augment.solarize_probability = (0.0, 0.2)
+
+
+def train_as_lightly(config: config_dict.ConfigDict) -> None:
+    """Optimizer, schedule and batch of lightly's benchmark on CIFAR-10: SGD 0.06 b/128, cosine by epoch."""
+    config.optimizer.name = "sgd"
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.decayed = "all"
+    config.schedule.base_learning_rate = 0.12
+    config.schedule.warmup_epochs = 0.0
+    config.schedule.decay = "cosine_by_epoch"
+    config.train.batch_size = 128
+
+
 def number_arguments(arg: str, **defaults: int) -> dict[str, int]:
     """Reads "name=number,..." as it stands behind the colon of --config=NAME:ARG; `defaults` names what is known."""
     values = dict(defaults)

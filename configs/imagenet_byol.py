@@ -20,22 +20,10 @@ _PRESETS = {40: (0.45, 1e-6, 0.97), 100: (0.45, 1e-6, 0.99), 300: (0.3, 1e-6, 0.
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
-    config.augment.crop_sampler = "torchvision"
-    config.augment.blur_sigma_per = "image"
+    config = default.get_imagenet(epochs)
+    default.as_in_torch(config)
     config.augment.brightness = "add"
-    with config.ignore_type():  # one number for all views in the default, here of each
-        config.augment.color_jitter_strength = (0.4, 0.4, 0.2, 0.1)
-        config.augment.blur_probability = (1.0, 0.1)
-        config.augment.solarize_probability = (0.0, 0.2)
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
+    default.views_of_two_kinds(config)
     config.method = config_dict.ConfigDict()
     rate, weight_decay, target_decay = _PRESETS[max(n for n in _PRESETS if n <= max(epochs, 40))]
     config.method.name = "byol"
@@ -50,6 +38,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.optimizer.rate_place = "outside"
     config.schedule.base_learning_rate = rate
     config.train.batch_size = 4096
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -16,16 +16,9 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=200)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
+    config = default.get_imagenet(epochs)
     config.augment.color_jitter_strength = 1.0
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
     config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "dcl"
     config.method.proj_hidden_dim = 2048
@@ -36,6 +29,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.base_learning_rate = 0.075
     config.schedule.learning_rate_scaling = "sqrt"
     config.train.batch_size = 256
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

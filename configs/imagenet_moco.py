@@ -18,13 +18,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N and version=1 or 2, with a comma between them."""
     given = default.number_arguments(arg, epochs=200, version=2)
     epochs, is_v1 = given["epochs"], given["version"] == 1
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
-    config.augment.crop_sampler = "torchvision"
-    config.augment.blur_sigma_per = "image"
+    config = default.get_imagenet(epochs)
+    default.as_in_torch(config)
     config.augment.crop_min_scale = 0.2
     config.augment.color_jitter_strength = 0.5
     if is_v1:
@@ -32,10 +27,6 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
         config.augment.blur_probability = 0.0
         with config.ignore_type():  # one number in the default, here of each operation
             config.augment.color_jitter_strength = (0.4, 0.4, 0.4, 0.4)
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "moco"
     config.method.num_proj_layers = 1 if is_v1 else 2
@@ -54,6 +45,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.decay = "drops" if is_v1 else "cosine_by_epoch"
     config.schedule.drop_epochs = (0.6 * epochs, 0.8 * epochs) if is_v1 else ()
     config.train.batch_size = 256
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -15,18 +15,9 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
-    config.augment.crop_sampler = "torchvision"
-    config.augment.blur_sigma_per = "image"
+    config = default.get_imagenet(epochs)
+    default.as_in_torch(config)
     config.augment.color_jitter_strength = 1.0
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "nnclr"
     config.method.num_proj_layers = 3
@@ -40,6 +31,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.optimizer.rate_place = "outside"
     config.schedule.base_learning_rate = 0.3
     config.train.batch_size = 4096
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

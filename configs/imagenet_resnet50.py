@@ -15,20 +15,11 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N; the paper has 100 to 1000."""
     epochs = default.number_arguments(arg, epochs=100)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
+    config = default.get_imagenet(epochs)
     config.augment.color_jitter_strength = 1.0
     config.augment.brightness = "add"
     config.augment.resize = "tf1"
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.dtype = "bfloat16"
     config.method.num_proj_layers = 2
     config.optimizer.weight_decay = 1e-6
     config.train.batch_size = 4096
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

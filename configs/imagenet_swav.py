@@ -17,20 +17,11 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=200)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
-    config.augment.crop_sampler = "torchvision"
-    config.augment.blur_sigma_per = "image"
+    config = default.get_imagenet(epochs)
+    default.as_in_torch(config)
     config.augment.color_jitter_strength = 1.0
     config.augment.crop_min_scale = 0.14
     config.augment.num_small_views = 6
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
     config.method = config_dict.ConfigDict()
     config.method.name = "swav"
     config.method.proj_hidden_dim = 2048
@@ -50,6 +41,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.warmup_end = "last"
     config.schedule.final_fraction = 0.001
     config.train.batch_size = 4096
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

@@ -15,21 +15,9 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:imagenet2012"
-    config.data.canvas_size = 384
-    config.split.test = "validation"
-    config.augment.image_size = 224
-    config.augment.crop_sampler = "torchvision"
-    config.augment.blur_sigma_per = "image"
-    with config.ignore_type():  # one number for all views in the default, here of each
-        config.augment.color_jitter_strength = (0.4, 0.4, 0.2, 0.1)
-        config.augment.blur_probability = (1.0, 0.1)
-        config.augment.solarize_probability = (0.0, 0.2)
-    config.encoder.name = "resnet50"
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torchvision"
-    config.encoder.dtype = "bfloat16"
+    config = default.get_imagenet(epochs)
+    default.as_in_torch(config)
+    default.views_of_two_kinds(config)
     config.method = config_dict.ConfigDict()
     config.method.name = "vicreg"
     config.method.proj_hidden_dim = 8192
@@ -43,6 +31,4 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.schedule.base_learning_rate = 0.2
     config.schedule.final_fraction = 0.001
     config.train.batch_size = 2048
-    config.train.num_epochs = float(epochs)
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config
