@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, network, siamese
+from simclr_jax.methods import momentum, siamese
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -65,35 +65,23 @@ def make_byol(
     """
     momentum.check_decay(target_decay, target_decay_schedule)
     siamese.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
-    network.check_bn_per(bn_per)
     lecun = nn.initializers.lecun_normal()
     projector, predictor = (
         heads.make_mlp((hidden, proj_out_dim), bias=True, dtype=dtype, kernel_init=lecun)
         for hidden in (proj_hidden_dim, pred_hidden_dim)
     )
-    online = network.make_stack(encoder, {"projection_head": projector, "predictor": predictor})
-    target = network.make_stack(encoder, {"projection_head": projector})
-
-    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        params, batch_stats, _ = online.init(key, views)
-        start = momentum.start_target(params, batch_stats, ("encoder", "projection_head"))
-        return params, {"batch_stats": batch_stats, "target": start}
+    pair = momentum.make_pair(encoder, projector, predictor, bn_per=bn_per)
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
         del batch, key
-        trees = params, method_state["batch_stats"]
-        activations, batch_stats = network.apply_to_views(online, trees, views, bn_per=bn_per)
-        z, followed = momentum.apply_target(target, method_state["target"], views, bn_per=bn_per)
-        return {"p": activations[-1], "z": z}, {"batch_stats": batch_stats, "target": followed}
+        p, z, method_state = pair.predict(params, method_state, views)
+        return {"p": p, "z": z}, method_state
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
         value, metrics = losses.byol(outputs["p"], outputs["z"])
         return loss_scale * value, (method_state, metrics)
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
-        share = momentum.share_of_new(step, decay=target_decay, schedule=target_decay_schedule, num_steps=num_steps)
-        return params, {**method_state, "target": momentum.follow(method_state["target"], params, share)}
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    update = momentum.make_update(decay=target_decay, schedule=target_decay_schedule, num_steps=num_steps)
+    return base.Method(init=pair.init, embed=embed, loss=loss, update=update)

@@ -106,12 +106,8 @@ def make_moco(
         queue = queue_lib.enqueue(queue, losses.l2_normalize(outputs["k"]))
         return value, ({**method_state, "queue": queue}, metrics)
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
-        # The key network's move at the beginning of the next step, with the parameters that step begins with.
-        share = momentum.share_of_new(step, decay=target_decay, schedule="constant", num_steps=1)
-        return params, {**method_state, "target": momentum.follow(method_state["target"], params, share)}
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    # At the end of a step, as their move at the beginning of the next one: with the parameters that step begins with.
+    return base.Method(init=init, embed=embed, loss=loss, update=momentum.make_update(decay=target_decay))
 
 
 def uninformed_loss(*, queue_length: int = 65536, **other: object) -> float:

@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, network, siamese
+from simclr_jax.methods import momentum, siamese
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -68,38 +68,26 @@ def make_moco_v3(
         ['encoder', 'predictor', 'projection_head']
     """
     momentum.check_decay(target_decay, target_decay_schedule)
-    network.check_bn_per(bn_per)
     heads.check_num_layers(num_proj_layers, low=1)
     hidden = (proj_hidden_dim,) * (num_proj_layers - 1)
     projector = heads.make_mlp((*hidden, proj_out_dim), out_norm="plain", dtype=dtype)
     predictor = heads.make_mlp((pred_hidden_dim, proj_out_dim), dtype=dtype)
-    online = network.make_stack(encoder, {"projection_head": projector, "predictor": predictor})
-    target = network.make_stack(encoder, {"projection_head": projector})
+    pair = momentum.make_pair(encoder, projector, predictor, bn_per=bn_per)
     siamese.check_number("temperature", temperature, "Use for example 0.2.")
-
-    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        params, batch_stats, _ = online.init(key, views)
-        start = momentum.start_target(params, batch_stats, ("encoder", "projection_head"))
-        return params, {"batch_stats": batch_stats, "target": start}
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
         del batch, key
-        trees = params, method_state["batch_stats"]
-        activations, batch_stats = network.apply_to_views(online, trees, views, bn_per=bn_per)
-        k, followed = momentum.apply_target(target, method_state["target"], views, bn_per=bn_per)
-        return {"q": activations[-1], "k": k}, {"batch_stats": batch_stats, "target": followed}
+        q, k, method_state = pair.predict(params, method_state, views)
+        return {"q": q, "k": k}, method_state
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
         value, metrics = losses.moco_v3(outputs["q"], outputs["k"], temperature=temperature)
         return value, (method_state, metrics)
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
-        share = momentum.share_of_new(step + 1, decay=target_decay, schedule=target_decay_schedule, num_steps=num_steps)
-        return params, {**method_state, "target": momentum.follow(method_state["target"], params, share)}
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    update = momentum.make_update(decay=target_decay, schedule=target_decay_schedule, num_steps=num_steps, later=1)
+    return base.Method(init=pair.init, embed=embed, loss=loss, update=update)
 
 
 def uninformed_loss(*, batch_size: int, temperature: float = 1.0, **other: object) -> float:

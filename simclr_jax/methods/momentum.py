@@ -6,14 +6,16 @@ its own: it normalises by its own batch while training and its moving averages m
 Reference for the statistics: the released codes of BYOL, MoCo and MoCo v3 all do so.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from simclr_jax import base
 from simclr_jax.methods import network
+from simclr_jax.models import heads
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -73,3 +75,48 @@ def apply_target(net: network.Network, target: PyTree, views: Array, *, bn_per: 
     trees = jax.lax.stop_gradient((target["params"], target["batch_stats"]))
     activations, batch_stats = network.apply_to_views(net, trees, views, bn_per=bn_per)
     return jax.lax.stop_gradient(activations[-1]), {**target, "batch_stats": batch_stats}
+
+
+def make_update(*, decay: float, schedule: str = "constant", num_steps: int = 1, later: int = 0) -> base.Update:
+    """The `Update` after which the target has followed the parameters by the share of step k + `later`.
+
+    A code that moves its target at the beginning of step k, with the parameters that the step begins with, is followed
+    with `later` 1: here it has moved at the end of step k - 1.
+    """
+
+    def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
+        share = share_of_new(step + later, decay=decay, schedule=schedule, num_steps=num_steps)
+        return params, {**method_state, "target": follow(method_state["target"], params, share)}
+
+    return update
+
+
+class Pair(NamedTuple):
+    """An online network that ends in a predictor, and its target that does not.
+
+    init: as `base.Init`. predict: (params, method_state, views [B, V, h, w, 3]) -> (predictions [B, V, d], the target's
+        projections [B, V, d], a constant, new method_state).
+    """
+
+    init: base.Init
+    predict: Callable[[PyTree, PyTree, Array], tuple[Array, Array, PyTree]]
+
+
+def make_pair(encoder: nn.Module, projector: heads.MLP, predictor: heads.MLP, *, bn_per: str) -> Pair:
+    """Encoder and projector with a predictor, beside a target of the first two that starts as a copy."""
+    network.check_bn_per(bn_per)
+    online = network.make_stack(encoder, {"projection_head": projector, "predictor": predictor})
+    target = network.make_stack(encoder, {"projection_head": projector})
+
+    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
+        params, batch_stats, _ = online.init(key, views)
+        start = start_target(params, batch_stats, ("encoder", "projection_head"))
+        return params, {"batch_stats": batch_stats, "target": start}
+
+    def predict(params: PyTree, method_state: PyTree, views: Array) -> tuple[Array, Array, PyTree]:
+        trees = params, method_state["batch_stats"]
+        activations, batch_stats = network.apply_to_views(online, trees, views, bn_per=bn_per)
+        z, followed = apply_target(target, method_state["target"], views, bn_per=bn_per)
+        return activations[-1], z, {"batch_stats": batch_stats, "target": followed}
+
+    return Pair(init, predict)

@@ -91,11 +91,7 @@ def make_simclr_v2(
         queue = queue_lib.enqueue(queue, losses.l2_normalize(outputs["k"]))
         return loss_scale * mean, ({**method_state, "queue": queue}, {"contrastive_loss": mean, **metrics})
 
-    def update(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyTree]:
-        share = momentum.share_of_new(step, decay=target_decay, schedule="constant", num_steps=1)
-        return params, {**method_state, "target": momentum.follow(method_state["target"], params, share)}
-
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    return base.Method(init=init, embed=embed, loss=loss, update=momentum.make_update(decay=target_decay))
 
 
 def uninformed_loss(*, batch_size: int, queue_length: int = 65536, loss_scale: float = 2.0, **other: object) -> float:
