@@ -74,9 +74,10 @@ def crop(picture: np.ndarray, box: Box, *, out: np.ndarray, method: str = "exact
         flat = _product(lines, taps, _array("flat", (count, width, 3)))
         upright = cv2.transpose(flat, dst=_array("upright", (width, count, 3)))
         small = _product(upright, columns, _array("small", (size, count, 3)))
-        np.maximum(small, 0, out=small)
+        cv2.threshold(small, 0, 0, cv2.THRESH_TOZERO, dst=small)
         # Rounds to the nearest level and stops at 255.
-        cv2.transpose(cv2.convertScaleAbs(small), dst=out[part])
+        levels = cv2.convertScaleAbs(small, dst=_array("levels", small.shape, np.uint8))
+        cv2.transpose(levels, dst=out[part])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -138,11 +139,11 @@ def _ends(size: int) -> np.ndarray:
     return np.arange(0, 4 * size + 1, 4, dtype=np.int32)
 
 
-def _array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A contiguous float32 array of this shape with any content, the same memory each time in one thread."""
+def _array(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """A contiguous array of this shape with any content, the same memory each time in one thread."""
     count = math.prod(shape)
     known = getattr(_scratch, name, None)
     if known is None or known.size < count:
-        known = np.empty(count, np.float32)
+        known = np.empty(count, dtype)
         setattr(_scratch, name, known)
     return known[:count].reshape(shape)
