@@ -2,7 +2,7 @@
 
     python benchmarks/methods_table.py                                  # rows that are missing; the table
     python benchmarks/methods_table.py --only byol swav --seeds 3
-    python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --rows ROWS.json --page TABLE.md
+    python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --train_split "train[:20%]"
 
 Encoder, views, optimizer, schedule, batch and number of images are those of `configs/demo.py` for all methods; heads
 are scaled to its narrow encoder. It shows that each method learns, not which one is best: see docs/methods.md. Every
@@ -76,6 +76,7 @@ class Asked(NamedTuple):
 
     data_name: str
     data_dir: str | None
+    train_split: str
     num_epochs: float
     batch_size: int
     folder: pathlib.Path
@@ -87,6 +88,7 @@ def make_config(name: str, seed: int, asked: Asked) -> dict[str, Any]:
     method = "simclr" if name == "untrained" else name
     config |= {"seed": seed, "method": {"name": method, **SETTINGS[method]}}
     config["data"] |= {"name": asked.data_name, "data_dir": asked.data_dir}
+    config["split"]["train"] = asked.train_split
     config["train"] |= {"num_epochs": asked.num_epochs, "batch_size": asked.batch_size, "evaluate_every_epochs": 0.0}
     config["schedule"] |= {"warmup_epochs": asked.num_epochs / 10}
     if method in methods.CLASSIFIERS:
@@ -129,8 +131,9 @@ def train(
 
 def what_of(name: str, config: Mapping[str, Any]) -> Any:
     """What a row depends on, as it comes back from a file."""
-    sections = ("seed", "data", "augment", "encoder", "method", "optimizer", "schedule", "train", "teacher")
-    return json.loads(json.dumps({"row": name, **{section: config[section] for section in sections}}))
+    sections = ("seed", "data", "split", "augment", "encoder", "method", "optimizer", "schedule", "train", "teacher")
+    what = {"row": name, **{section: config[section] for section in sections}}
+    return json.loads(json.dumps({**what, "data": {**what["data"], "data_dir": None}}))  # data are the same elsewhere
 
 
 def measure(
@@ -210,7 +213,7 @@ def about(rows: Sequence[Mapping[str, Any]]) -> str:
     cpu = f"{sum(row['cpu_seconds'] for row in rows):.0f} s of CPU in all"
     told = [
         page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
-        f"{what['data']['name']}, {steps} steps of batch {batch}, seeds: {len(seeds)}, {cpu}.",
+        f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, seeds: {len(seeds)}, {cpu}.",
     ]
     return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
 
@@ -222,13 +225,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data_name", default="photo-patches")
     parser.add_argument("--data_dir")
+    parser.add_argument("--train_split", default="train", help="trained on, and what probes learn from")
     parser.add_argument("--num_epochs", type=float, default=1.0)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rows", type=pathlib.Path, default=KEPT)
     parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="its part between the marks is replaced")
     options: Any = parser.parse_args(arguments)
     folder = pathlib.Path(tempfile.gettempdir()) / "simclr_jax_methods_table"
-    asked = Asked(options.data_name, options.data_dir, options.num_epochs, options.batch_size, folder)
+    asked = Asked(
+        options.data_name, options.data_dir, options.train_split, options.num_epochs, options.batch_size, folder
+    )
     for name in options.only:
         base.check_choice(name, ROWS, name="--only")
     compilation_cache.keep()
