@@ -213,7 +213,7 @@ def about(rows: Sequence[Mapping[str, Any]]) -> str:
     cpu = f"{sum(row['cpu_seconds'] for row in rows):.0f} s of CPU in all"
     told = [
         page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
-        f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, seeds: {len(seeds)}, {cpu}.",
+        f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, {len(seeds)} seeds, {cpu}.",
     ]
     return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
 
