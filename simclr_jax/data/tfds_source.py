@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def open_tfds(
         name: "NAME[/CONFIG][:VERSION]", for example "cifar10".
         split: any TFDS split expression, for example "train[:10%]". If the data set has no "test" but a
             "validation", "test" means the latter.
-        data_dir: folder of prepared data sets; None for TFDS's own default.
+        data_dir: folder of prepared data sets, or the one of this set in it; None for TFDS's own default.
         canvas_size: side of the canvas; None for the long side of the images, at most 256 (256 for mixed sizes).
         rules: how the images are decoded.
 
@@ -138,6 +139,7 @@ def _tell_splits(builder: Any) -> str:
 def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     tfds = extras.require("tensorflow_datasets")
     looked = os.path.abspath(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+    looked = _folder_of_sets(looked, name)
     try:
         builder = tfds.builder(name, data_dir=None if data_dir is None else looked)
     except Exception as error:  # TFDS raises many types, some with pages of suggestions
@@ -145,6 +147,13 @@ def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     if not os.path.isdir(builder.data_path):
         raise _not_found(name, os.fspath(builder.data_path), _prepared(looked).replace("there", f"in {looked}"))
     return builder
+
+
+def _folder_of_sets(data_dir: str, name: str) -> str:
+    """`data_dir`, or the folder above it that holds the set where people named the set's own, or one within it."""
+    root, path = re.split("[/:]", name)[0], pathlib.Path(data_dir)
+    above = [folder.parent for folder in (path, *path.parents)[:3] if folder.name == root]
+    return os.fspath(above[0]) if above and not (path / root).is_dir() else data_dir
 
 
 def _checked_features(builder: Any, name: str) -> Any:
@@ -195,11 +204,18 @@ def _default_canvas(shape: tuple[int | None, ...]) -> int:
 
 
 def _not_found(name: str, looked: str, detail: str) -> base.InputError:
+    from simclr_jax.data import prepare  # only for this message
+
     plain = imageset.printable(name.partition(":")[0])
+    root = plain.partition("/")[0]
+    if root in prepare.BUILDERS:
+        remedy = f"prepare it: simclr-jax prepare --input={root} --source=ARCHIVES --output=FOLDER"
+    else:
+        builder = f"tfds.builder('{plain}', file_format='array_record')"
+        remedy = f"prepare it where tensorflow is installed: {builder}.download_and_prepare()"
     return base.InputError(
         f"tfds:{imageset.printable(name)} must be prepared on disk; not found at {looked} ({detail}). Set data_dir, or "
-        f"prepare it where tensorflow is installed: tfds.builder('{plain}', file_format='array_record')"
-        ".download_and_prepare()"
+        f"{remedy}"
     )
 
 

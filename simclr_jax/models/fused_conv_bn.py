@@ -75,9 +75,9 @@ def _forward(
     y_means = _multiply(means, kernel)
     inside = jnp.sum(kernel * _multiply(covariances, kernel), axis=1)
     # One sum over the devices. The variance among the parts' means, of so few numbers, is taken in its short form.
-    told = jnp.mean(jnp.concatenate([means, y_means, inside, jnp.square(y_means)], axis=1), axis=0)
+    joined = jnp.mean(jnp.concatenate([means, y_means, inside, jnp.square(y_means)], axis=1), axis=0)
     ends = (a.shape[-1], a.shape[-1] + len(scale), a.shape[-1] + 2 * len(scale))
-    mean, y_mean, variance, square = jnp.split(told, ends)
+    mean, y_mean, variance, square = jnp.split(joined, ends)
     variance = jnp.maximum(variance, 0.0) + (jnp.maximum(square - jnp.square(y_mean), 0.0) if parts > 1 else 0.0)
     deviation = jax.lax.rsqrt(variance + epsilon)
     slope = scale * deviation
@@ -169,7 +169,8 @@ def _normalize_relu_backward(
     def counted(x: Array, cotangent: Array, is_positive: Array) -> tuple[Array, Array]:
         return x.astype(mean.dtype) - mean, jnp.where(is_positive, cotangent.astype(mean.dtype), 0.0)
 
-    # Behind barriers, and asked in two ways, XLA makes anew in each pass what it would write down once for all.
+    # XLA would write what both passes need to memory. It is cheaper made anew, which the barriers, and the condition in
+    # two forms, bring about.
     x, cotangent = jax.lax.optimization_barrier((x, cotangents[0]))
     centred, d = counted(x, cotangent, x.astype(mean.dtype) * slope > mean * slope - bias)
     total, along = _sums(d, d * centred, parts)

@@ -107,6 +107,11 @@ def test_a_folder_named_like_a_pattern_is_read(tiny_dir, tmp_path, folder):
     assert len(_load("tiny_shapes", "test", tmp_path / folder).ids) == 10
 
 
+@pytest.mark.parametrize("inner", ["tiny_shapes", "tiny_shapes/1.0.0"])
+def test_the_folder_of_the_set_itself_may_be_named(tiny_dir, inner):
+    assert len(_load("tiny_shapes", "test", tiny_dir / inner).ids) == 10
+
+
 def test_the_cache_serves_the_second_load(tiny_dir, tmp_path):
     first = _load("tiny_shapes", "train", tiny_dir, cache_dir=tmp_path, canvas_size=16)
     second = _load("tiny_shapes", "train", tiny_dir, cache_dir=tmp_path, canvas_size=16)
@@ -121,7 +126,11 @@ def test_the_cache_serves_the_second_load(tiny_dir, tmp_path):
     [
         ("", "train", "needs the name of a data set"),
         ("no_such_set", "train", r"not found at .* \(prepared there: tiny_shapes/1\.0\.0\)"),
-        ("cifar10", "train", r"not found at .*cifar10/.* \(prepared in .*: tiny_shapes/1\.0\.0\)"),
+        (
+            "cifar10",
+            "train",
+            r"not found at .*cifar10/.* \(prepared in .*: tiny_shapes/1\.0\.0\).*prepare --input=cifar10",
+        ),
         ("tiny_shapes:9.9.9", "train", "must be prepared on disk"),
         ("../../x\ny", "train", "must be prepared on disk"),
         ("tiny_shapes", "tost", "must be one of train, validation, or an expression"),
