@@ -10,7 +10,7 @@ which `workers` cut (`cutting`, with `full_decode`, `host_draws` and `host_crop`
 What was understood, one progress bar and what is odd go to stderr; nothing else is printed.
 """
 
-from simclr_jax.data.encoded import is_encoded
+from simclr_jax.data.encoded import decoded, is_encoded
 from simclr_jax.data.imageset import ImageSet, fit_to_canvas, subset
 from simclr_jax.data.pictures import Pictures, decode_picture, open_pictures
 from simclr_jax.data.sources import DATASETS, describe_split, has_split, load_split
@@ -20,6 +20,7 @@ __all__ = [
     "ImageSet",
     "Pictures",
     "decode_picture",
+    "decoded",
     "describe_split",
     "fit_to_canvas",
     "has_split",

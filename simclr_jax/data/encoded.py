@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_jax.data import imageset
+from simclr_jax.data import cache, imageset
 
 
 class EncodedImages:
@@ -65,6 +65,27 @@ def is_encoded(image_set: imageset.ImageSet) -> bool:
         False
     """
     return isinstance(image_set.images, EncodedImages)
+
+
+def decoded(image_set: imageset.ImageSet, rows: np.ndarray) -> imageset.ImageSet:
+    """Some examples of a split that stays encoded, on canvases in memory; those that are damaged are left out.
+
+    Args:
+        image_set: the split.
+        rows: int [M], the examples.
+
+    Raises:
+        base.InputError: none of them can be read.
+    """
+    images = image_set.images
+    assert isinstance(images, EncodedImages)
+    whole, examples = images.encoded, images.rows[rows]
+    part = whole._replace(
+        ids=[whole.ids[example] for example in examples],
+        read=lambda number: whole.read(int(examples[number])),
+        read_block=None,  # takes neighbours
+    )
+    return cache.load_or_decode(part, cache_dir="", max_corrupt_fraction=1.0, progress=False)
 
 
 def replacement(index: int, attempt: int, num_examples: int) -> int:

@@ -187,13 +187,17 @@ def _make_encoded(
     def read(index: int) -> tuple[bytes, int]:
         return fetch(locate(index))
 
+    @functools.cache
+    def side() -> int:
+        return canvas_size or _largest_side(len(files), lambda index: read(index)[0], rules)
+
     content = [class_names, [(file.name, file.class_name, file.num_bytes) for file in files]]
     return imageset.Encoded(
         title=title,
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
         class_names=class_names,
         ids=[file.name for file in files],
-        canvas_size=lambda: canvas_size or _largest_side(len(files), lambda index: read(index)[0], rules),
+        canvas_size=side,
         read=read,
         rules=rules,
         locate=locate,

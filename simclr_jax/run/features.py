@@ -126,11 +126,13 @@ def view_samples(
 ) -> np.ndarray:
     """Evenly spaced images beside views of them: uint8 [M, 1 + V, size, size, 3], the whole image first.
 
-    Small crops come after the views, each in the middle of a white square.
+    Small crops come after the views, each in the middle of a white square. Of a split that stays encoded the views are
+    cut from canvases, and damaged images are left out.
     """
     rows = np.unique(np.linspace(0, len(image_set.images) - 1, num_images).astype(np.int32))
-    images, sizes = np.asarray(image_set.images[rows]), np.asarray(image_set.sizes[rows])
-    views = jax.tree.leaves(jax.jit(make_views)(key, images, sizes, np.arange(len(rows), dtype=np.int32)))
+    chosen = data.decoded(image_set, rows) if data.is_encoded(image_set) else data.subset(image_set, rows)
+    images, sizes = chosen.images, chosen.sizes
+    views = jax.tree.leaves(jax.jit(make_views)(key, images, sizes, np.arange(len(images), dtype=np.int32)))
     shown = [_framed(np.asarray(x * 255.0 + 0.5).astype(np.uint8), size) for x in views]
     whole = [_fitted(image[:h, :w], size) for image, (h, w) in zip(images, sizes, strict=True)]
     return np.concatenate([np.stack(whole)[:, None], *shown], axis=1)

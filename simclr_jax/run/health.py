@@ -30,18 +30,17 @@ def make_measure(
     The scores are those of `probes.label_free_scores`, on `probe.label_free_rows` evenly spaced training images, with
     the alignment of two views of at most 512 of them. Of a method with a momentum network also "target_norm", the L2
     norm of its parameters, and "target_distance", how far the trained ones are from them as a share of it.
-    With `probe.label_free_rows` 0 there are none.
+    With `probe.label_free_rows` 0 there are none. Images are read when they are measured, and not kept.
     """
     rows = _evenly_spaced(len(train_set.images), config["probe"]["label_free_rows"])
     if not len(rows):
         return lambda state, train_h: ({}, probes.Signs())
-    part = data.subset(train_set, rows)
-    pairs_of = make_encode_pairs(config, encoder, mesh, image_set=part)
+    pairs_of = make_encode_pairs(config, encoder, mesh, image_set=train_set, rows=rows)
     target_numbers = jax.jit(_target_numbers, out_shardings=sharding.replicated(mesh))
 
     def measure(state: base.TrainState, train_h: np.ndarray | None) -> tuple[dict[str, float], probes.Signs]:
         variables = features.encoder_variables(state.params, state.method_state)
-        h = encode(variables, part) if train_h is None else train_h[rows]
+        h = encode(variables, data.subset(train_set, rows)) if train_h is None else train_h[rows]
         scores = probes.label_free_scores(h, pairs_of(variables))
         signs = probes.Signs(
             scores=scores,
@@ -61,17 +60,20 @@ def make_measure(
 
 
 def make_encode_pairs(
-    config: Mapping[str, Any], encoder: nn.Module, mesh: Mesh, *, image_set: data.ImageSet
+    config: Mapping[str, Any], encoder: nn.Module, mesh: Mesh, *, image_set: data.ImageSet, rows: np.ndarray
 ) -> Callable[[base.PyTree], np.ndarray]:
-    """(encoder variables) -> h float32 [M, 2, D] of two views of M <= 512 images, the same views in every call."""
+    """(encoder variables) -> h float32 [M, 2, D] of two views of M <= 512 images, the same views in every call.
+
+    They are evenly spaced among those at `rows`. Of a split that stays encoded the views are cut from canvases, and
+    damaged images are left out.
+    """
     section = {**config["augment"], "num_views": 2, "num_small_views": 0}
     make_views = sharding.map_rows(
         program_lib.make_augmentation({**config, "augment": section}, mesh), mesh, row_args=(False, True, True, True)
     )
-    count = min(_MAX_PAIRS, config["probe"]["batch_size"], len(image_set.images))
-    # As many rows on every device; of few images the last one fills up.
-    padded = -(-count // mesh.size) * mesh.size
-    rows = np.resize(_evenly_spaced(len(image_set.images), count), padded)
+    count = min(_MAX_PAIRS, config["probe"]["batch_size"], len(rows))
+    padded = -(-count // mesh.size) * mesh.size  # as many rows on every device
+    rows = rows[_evenly_spaced(len(rows), count)]
 
     def encode(variables: base.PyTree, key: base.Array, images: base.Array, sizes: base.Array) -> base.Array:
         views = make_views(key, images, sizes, jnp.arange(padded, dtype=jnp.int32))
@@ -83,8 +85,10 @@ def make_encode_pairs(
 
     def pairs_of(variables: base.PyTree) -> np.ndarray:
         key = sharding.make_key(mesh, config["seed"])
-        images, sizes = (sharding.gather_rows(mesh, array, rows) for array in (image_set.images, image_set.sizes))
-        return np.asarray(jax.device_get(compiled(variables, key, images, sizes)))[:count]
+        shown = data.decoded(image_set, rows) if data.is_encoded(image_set) else data.subset(image_set, rows)
+        filled = np.resize(np.arange(len(shown.images)), padded)
+        images, sizes = (sharding.gather_rows(mesh, array, filled) for array in (shown.images, shown.sizes))
+        return np.asarray(jax.device_get(compiled(variables, key, images, sizes)))[: len(shown.images)]
 
     return pairs_of
 

@@ -19,24 +19,26 @@ from simclr_jax.run import config as config_lib
 
 
 def settings(*overrides: str) -> dict:
-    """A small net; checkpoints every 8 updates."""
+    """A small net; checkpoints every 8 updates, and now and then an evaluation."""
     own = [
         "--config.feed.kind=streamed",
         "--config.train.batch_size=16",
         "--config.train.steps_per_dispatch=1",
         "--config.train.checkpoint_every_steps=8",
-        "--config.train.evaluate_every_epochs=0.0",
+        "--config.train.evaluate_every_epochs=16.0",
         "--config.train.log_every_steps=1",
     ]
     return config_lib.load_file("smoke", *own, *overrides).to_dict()
 
 
 def watch(log: pathlib.Path, kill_at: int) -> None:
-    """Has every stream write a line for each of its batches: the step and a digest of each row by its position."""
+    """Has streams for training write a line for each batch: the step and a digest of each row by its position."""
     open_stream = streaming.open_stream
 
     def watched(image_set, cuts, *, positions, **how):
         stream = open_stream(image_set, cuts, positions=positions, **how)
+        if not cuts.num_views:  # of an evaluation
+            return stream
 
         def read(step):
             if step == kill_at:

@@ -8,6 +8,7 @@ from simclr_jax import base, data, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, health
+from tests.data import test_streaming
 
 SMALL = ["--config.augment.image_size=8", "--config.probe.batch_size=16"]
 
@@ -64,10 +65,27 @@ def test_no_scores_are_measured_where_none_are_wanted(image_set):
     assert measure(state_of(1.0), None) == ({}, probes.Signs())
 
 
+def test_a_split_that_stays_encoded_has_the_scores_of_the_decoded_one_and_its_damaged_images_are_left_out(tmp_path):
+    pytest.importorskip("cv2")
+    test_streaming.write_pictures(tmp_path / "set")
+    config = settings("--config.feed.num_workers=1", "--config.probe.label_free_rows=20")
+    how = {"cache_dir": "", "canvas_size": 64, "progress": False}
+    decoded, encoded = (data.load_split(f"folder:{tmp_path}/set", "all", stream_above=n, **how) for n in (np.inf, -1))
+    assert data.is_encoded(encoded) and not data.is_encoded(decoded)
+    expected = make_measure(config, decoded)(state_of(1.0), None)[0]
+    scores = make_measure(config, encoded)(state_of(1.0), None)[0]
+    # Crops that the host cuts are rounded to levels; the pairs are of the same canvases.
+    assert scores == pytest.approx(expected, rel=0.02)
+    assert scores["alignment"] == pytest.approx(expected["alignment"], rel=1e-6)
+    (tmp_path / "set" / encoded.ids[0]).write_bytes(b"nothing")
+    pairs_of = health.make_encode_pairs(config, Flat(), sharding.make_mesh(), image_set=encoded, rows=np.arange(7))
+    assert pairs_of({"params": {"weight": jnp.float32(1.0)}}).shape == (6, 2, 3)
+
+
 def test_alignment_is_zero_where_views_are_whole_images(image_set):
     plain = [f"--config.augment.{name}_probability=0.0" for name in ("flip", "color_jitter", "grayscale", "blur")]
     config = settings(*plain, "--config.augment.crop_min_scale=1.0")
-    encode = health.make_encode_pairs(config, Flat(), sharding.make_mesh(), image_set=image_set)
+    encode = health.make_encode_pairs(config, Flat(), sharding.make_mesh(), image_set=image_set, rows=np.arange(40))
     pairs = encode({"params": {"weight": jnp.float32(2.0)}})
     assert pairs.shape == (16, 2, 3)
     rows = np.linspace(0, 39, 16).astype(int)

@@ -1,5 +1,8 @@
 """Both feeds hand out the same batches; which one is taken depends on the room there is."""
 
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -104,6 +107,19 @@ def test_evaluation_sees_every_streamed_picture_once_in_the_view_of_the_decoded_
     # Pictures here fit on their canvas, so that only the order of sums may move a level.
     np.testing.assert_allclose(shown[1][1].astype(int), shown[0][1].astype(int), rtol=0, atol=1)
     np.testing.assert_allclose(shown[1][0], shown[0][0], rtol=0, atol=0.5)
+
+
+def test_samples_of_views_are_the_same_of_a_streamed_split_and_damaged_pictures_are_left_out(config):
+    def make_views(key, images, sizes, positions):
+        return images[:, None, :16, :16].astype(jnp.float32) / 255
+
+    how = {"size": 16, "num_images": 4, "key": jax.random.key(0)}
+    sets = [splits.load_split(with_feed(config, kind), "train") for kind in ("canvas", "streamed")]
+    decoded, streamed = (features.view_samples(make_views, image_set, **how) for image_set in sets)
+    np.testing.assert_array_equal(streamed, decoded)
+    folder = pathlib.Path(config["data"]["name"].removeprefix("folder:"))
+    (folder / sets[1].ids[-1]).write_bytes(b"nothing")
+    assert features.view_samples(make_views, sets[1], **how).shape == (3, 2, 16, 16, 3)
 
 
 def test_the_streamed_feed_sends_the_crops_of_the_visited_pictures(config):
