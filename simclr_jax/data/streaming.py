@@ -105,9 +105,11 @@ def open_stream(
         return rows
 
     def replace(rows: Rows, row: int, example: int, *, reason: str, step: int) -> None:
+        tried: list[int] = []
         for attempt in range(100):
             note(example, reason)
-            example = encoded.replacement(example, attempt, len(images))
+            tried.append(example)
+            example = _stand_in(image_set.labels, tried, attempt)
             task = cutting.Task([images.place(example)], positions[row : row + 1], step)
             pending = pool.submit(task, rows.crops[row : row + 1])
             names = encoded.names_of(image_set, [example])
@@ -126,3 +128,11 @@ def open_stream(
         warn(f"{title}: {bad[example]}; another picture stands in for it.")
 
     return Stream(read, pool.close, settings)
+
+
+def _stand_in(labels: np.ndarray, tried: list[int], attempt: int) -> int:
+    """The example in the place of the last of `tried`: of its class, as long as that has any which was not tried."""
+    example = tried[-1]
+    like = np.setdiff1d(np.flatnonzero(labels == labels[example]), tried) if labels[example] >= 0 else np.empty(0, int)
+    like = like if len(like) else np.arange(len(labels))
+    return int(like[encoded.replacement(example, attempt, len(like))])

@@ -72,7 +72,8 @@ def make_predict(
     """(variables, image_set) -> fn(variables, evaluation crops [n, size, size, 3] in [0, 1]) for all images.
 
     Compiled once for all splits: the last batch is padded and the padding cut off. Of a split that stays encoded the
-    host cuts the crops out of the full resolution, as `streaming` says; they are rounded to uint8.
+    host cuts the crops out of the full resolution, as `streaming` says; they are rounded to uint8. A damaged
+    picture has the row of another one of its class.
     """
     sharding.check_batch_size(batch_size, mesh, name="probe.batch_size")
     eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))

@@ -142,8 +142,9 @@ def test_a_vanished_file_stops_the_run_by_name_or_is_replaced_and_named_once(fol
         opened(image_set).read(0)
     said, again = [], []
     rows = opened(image_set, said=said, max_corrupt_fraction=0.05).read(0)
-    other = encoded.replacement(example, 0, COUNT)
-    assert rows.labels[3] == image_set.labels[other] and rows.crops[3].any()
+    like = [n for n in range(COUNT) if image_set.labels[n] == image_set.labels[example] and n != example]
+    other = like[encoded.replacement(example, 0, len(like))]
+    assert rows.labels[3] == image_set.labels[other] == image_set.labels[example] and rows.crops[3].any()
     keep = np.arange(BATCH) != 3
     np.testing.assert_array_equal(rows.crops[keep], untouched.crops[keep])
     stream = opened(image_set, said=again, max_corrupt_fraction=0.05)
@@ -151,6 +152,17 @@ def test_a_vanished_file_stops_the_run_by_name_or_is_replaced_and_named_once(fol
         stream.read(step)
     assert said == again and len(said) == 1 and image_set.ids[example] in said[0]
     np.testing.assert_array_equal(opened(image_set, num=4, max_corrupt_fraction=0.05).read(0).crops, rows.crops)
+
+
+def test_a_damaged_picture_without_another_of_its_class_is_replaced_by_any(folder):
+    image_set = load(folder)
+    example = int(order.stream_indices(SEED, 0, BATCH, num_examples=COUNT)[3])
+    labels = image_set.labels.copy()
+    for label in (7, -1):  # the only one of its class; one without a label
+        labels[example] = label
+        (folder / image_set.ids[example]).write_bytes(b"nothing")
+        rows = opened(image_set._replace(labels=labels), max_corrupt_fraction=0.05).read(0)
+        assert rows.labels[3] == image_set.labels[encoded.replacement(example, 0, COUNT)]
 
 
 def test_a_truncated_picture_is_never_a_black_one(folder):

@@ -109,6 +109,22 @@ def test_evaluation_sees_every_streamed_picture_once_in_the_view_of_the_decoded_
     np.testing.assert_allclose(shown[1][0], shown[0][0], rtol=0, atol=0.5)
 
 
+def test_a_damaged_picture_is_evaluated_as_another_one_of_its_class(config):
+    settings = with_feed(config, "streamed")
+    split = splits.load_split(settings, "train")
+    how = {**features.evaluation_settings(settings), "batch_size": 8}
+    whole = features.evaluation_images(split, **how)
+    folder = pathlib.Path(config["data"]["name"].removeprefix("folder:"))
+    for row in (0, 22):  # of both classes
+        content = (folder / split.ids[row]).read_bytes()
+        (folder / split.ids[row]).write_bytes(b"nothing")
+        images = features.evaluation_images(split, **how)
+        (folder / split.ids[row]).write_bytes(content)
+        same = [n for n in range(23) if n != row and (images[row] == whole[n]).all()]
+        assert split.labels[same].tolist() == [split.labels[row]]
+        np.testing.assert_array_equal(np.delete(images, row, axis=0), np.delete(whole, row, axis=0))
+
+
 def test_samples_of_views_are_the_same_of_a_streamed_split_and_damaged_pictures_are_left_out(config):
     def make_views(key, images, sizes, positions):
         return images[:, None, :16, :16].astype(jnp.float32) / 255
