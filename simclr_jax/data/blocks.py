@@ -78,19 +78,35 @@ def decode_split(
     return decoded._replace(fingerprint=imageset.finish_fingerprint(digest, image_set=decoded))
 
 
-def read_labels(encoded: imageset.Encoded) -> np.ndarray:
-    """The labels of all examples, int32 [N], out of their records; -1 for a damaged one."""
+def read_labels(encoded: imageset.Encoded, *, max_corrupt_fraction: float) -> np.ndarray:
+    """The labels of all examples, int32 [N], out of their records; -1 for one that cannot be read.
 
+    Raises:
+        base.InputError: more than ceil(max_corrupt_fraction * number of records) cannot be read.
+    """
     count, length = len(encoded.ids), 512
     labels = np.full(count, -1, np.int32)
 
-    def read_block(start: int) -> None:
+    def read_block(start: int) -> list[str]:
+        skipped = []
         for index in range(start, min(start + length, count)):
-            with contextlib.suppress(decode.DamagedImage, OSError):
+            try:
                 labels[index] = encoded.read(index)[1]
+            except (decode.DamagedImage, OSError) as error:
+                skipped.append(f"{imageset.printable(encoded.ids[index])}: {decode.reason(error)}")
+        return skipped
 
+    skipped: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        list(pool.map(read_block, range(0, count, length)))
+        blocks = [pool.submit(read_block, start) for start in range(0, count, length)]
+        try:
+            for number, block in enumerate(blocks, start=1):
+                skipped += block.result()
+                seen = min(number * length, count)
+                check_skipped(skipped, num_files=count, max_corrupt_fraction=max_corrupt_fraction, seen=seen)
+        finally:
+            for block in blocks:
+                block.cancel()
     return labels
 
 
@@ -154,8 +170,7 @@ def _decode_block(encoded: imageset.Encoded, start: int, *, end: int, canvas_siz
             picture = strict.decode_image(data, long_side=canvas_size, rules=encoded.rules)
             canvas, size = imageset.fit_to_canvas(picture.pixels, canvas_size)
         except (decode.DamagedImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            block.skipped.append(f"{imageset.printable(encoded.ids[index])}: {reason}")
+            block.skipped.append(f"{imageset.printable(encoded.ids[index])}: {decode.reason(error)}")
             continue
         images[len(block.indices)] = canvas
         block.indices.append(index)

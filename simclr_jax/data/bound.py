@@ -4,6 +4,7 @@ Only folders that `cache` made are ever touched: known by their name, their file
 holds a lock on the entries that it uses, and an entry which anybody holds stays.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ except ImportError:  # Windows, which deletes no file that is in use
 KEPT_OF_A_TITLE = 3
 _STALE_SECONDS = 24 * 3600
 _FILES = frozenset({"images.npy", "sizes.npy", "labels.npy", "meta.json"})
+_LABELS = re.compile(r"labels-[0-9a-f]{32}\.npy")  # of a split that stays encoded
 _NAME = re.compile(r".*-[0-9a-f]{32}(\.tmp-\w+)?")
 # File descriptors, open until the process ends: their locks say that the entries are in use.
 _held: dict[str, int] = {}
@@ -129,8 +131,15 @@ def _unlink(path: pathlib.Path) -> None:
 
 
 def empty(folder: pathlib.Path) -> tuple[int, int]:
-    """Removes every entry that no process uses, and what killed runs left: (entries removed, bytes)."""
+    """Removes every entry that no process uses, what killed runs left, and labels: (entries removed, bytes)."""
     # What has no title and is young may be in the making.
     chosen = [entry for entry in list_entries(folder) if entry.title or time.time() - entry.used > _STALE_SECONDS]
     removed = [entry for entry in chosen if remove(entry)]
-    return len(removed), sum(entry.num_bytes for entry in removed)
+    num_bytes = sum(entry.num_bytes for entry in removed)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LABELS.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # a folder that may only be read
+                size = path.stat().st_size
+                path.unlink()
+                num_bytes += size
+    return len(removed), num_bytes

@@ -68,15 +68,18 @@ def load_or_decode(
     return image_set
 
 
-def load_or_read_labels(encoded: imageset.Encoded, *, cache_dir: str | os.PathLike[str] | None) -> np.ndarray:
+def load_or_read_labels(
+    encoded: imageset.Encoded, *, cache_dir: str | os.PathLike[str] | None, max_corrupt_fraction: float
+) -> np.ndarray:
     """The labels of a split that stays encoded, int32 [N]; where only its records tell, each is read once and kept.
 
     Args:
         encoded: the split.
         cache_dir: as for `load_or_decode`.
+        max_corrupt_fraction: largest share of records that cannot be read and get the label -1.
 
     Raises:
-        base.InputError: the folder cannot be written.
+        base.InputError: too many records cannot be read, or the folder cannot be written.
     """
     if encoded.labels is not None:
         return encoded.labels()
@@ -89,7 +92,7 @@ def load_or_read_labels(encoded: imageset.Encoded, *, cache_dir: str | os.PathLi
                 return labels
         except (OSError, ValueError, EOFError):
             pass
-    labels = blocks.read_labels(encoded)
+    labels = blocks.read_labels(encoded, max_corrupt_fraction=max_corrupt_fraction)
     if cache_dir != "":
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -72,14 +72,14 @@ def cut_rows(task: Task, out: np.ndarray, watch: np.ndarray, *, fetch: Fetch, cu
             pixels = full_decode.decode_full(data, size=None, rules=cuts.rules) if size is None else None
             loaded[number] = data, pixels, size or (pixels.shape[0], pixels.shape[1])  # type: ignore[union-attr]
         except (decode.DamagedImage, OSError) as error:
-            damaged.append((number, _reason(error)))
+            damaged.append((number, decode.reason(error)))
     boxes = _boxes(task, [*loaded], [size for _, _, size in loaded.values()], cuts)
     for row, (number, (data, pixels, size)) in enumerate(loaded.items()):
         watch[:] = number, time.monotonic()
         try:
             pixels = full_decode.decode_full(data, size=size, rules=cuts.rules) if pixels is None else pixels
         except decode.DamagedImage as error:
-            damaged.append((number, _reason(error)))
+            damaged.append((number, decode.reason(error)))
             continue
         for view, box in enumerate(boxes[row]):
             host_crop.crop(pixels, box, out=out[number, view], method=cuts.method, resize=cuts.resize)
@@ -108,7 +108,3 @@ def _boxes(task: Task, numbers: list[int], sizes: list[tuple[int, int]], cuts: C
 def _box(row: list[int]) -> host_crop.Box:
     y, x, height, width = row
     return y, x, height, width
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -19,6 +19,8 @@ MAX_PIXELS = 64 * 10**6
 MAX_JPEG_PIXELS = 256 * 10**6
 MAX_FILE_BYTES = 256 * 2**20
 DEFAULT_CANVAS_SIZE = 256
+# As `long_side`: no picture is that long, and nothing is reduced.
+WHOLE = 1 << 30
 _FULL_RANGES = {"F": (0.0, 1.0)}
 _SIXTEEN_BITS = (0.0, 65535.0)
 # Pictures from this size on are decoded one after the other, else sixteen threads would need sixteen times the memory.
@@ -29,6 +31,11 @@ _one_at_a_time = threading.Lock()
 
 class DamagedImage(Exception):
     """This one image cannot be used; the message is a short reason. Never leaves the package."""
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be used, in a few words: of a `DamagedImage`, or of an OSError while it was read."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 class Picture(NamedTuple):

@@ -10,8 +10,6 @@ import numpy as np
 
 from simclr_jax.data import decode, extras, imageset, strict
 
-# A picture of more pixels than this side squared comes back from Pillow as it is.
-_WHOLE = 1 << 30
 _buffers = threading.local()
 # A header may promise pixels that are not there: a larger array is not kept by every thread.
 _KEPT_BYTES = 2**25
@@ -49,7 +47,7 @@ def decode_full(
         # The slow transform and the smooth upsampling, as Pillow and TensorFlow decode.
         options = {"colorspace": "RGB", "fastdct": False, "fastupsample": False}
         return strict.decode_jpeg(data, size, buffer=_buffer(3 * size[0] * size[1]), **options)
-    return strict.decode_image(data, long_side=_WHOLE, rules=rules).pixels
+    return strict.decode_image(data, long_side=decode.WHOLE, rules=rules).pixels
 
 
 def _buffer(count: int) -> np.ndarray:

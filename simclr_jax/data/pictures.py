@@ -15,8 +15,6 @@ import numpy as np
 from simclr_jax import base
 from simclr_jax.data import decode, imageset, layout, scan, sources
 
-_UNREDUCED = 2**16  # no picture is that long: a JPEG is decoded as it is
-
 
 class Pictures(NamedTuple):
     """Pictures before decoding.
@@ -106,7 +104,7 @@ def decode_picture(pictures: Pictures, index: int, *, long_side: int | None = No
     content, label = pictures.read(index)
     if isinstance(content, np.ndarray):
         return Decoded(content, content.shape[:2], label, _digest(np.ascontiguousarray(content).data))
-    side = _UNREDUCED if long_side is None else long_side
+    side = decode.WHOLE if long_side is None else long_side
     picture = decode.decode_image(content, long_side=side, rules=pictures.rules)
     height, width = decode.image_size(content, pictures.rules)
     # Rotated as EXIF says.

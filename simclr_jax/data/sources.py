@@ -96,8 +96,10 @@ def load_split(
         return _load_built_in(name, split, canvas_size)
     if progress:
         _say(encoded_split.understood)
-    if stream_above < 0 or len(encoded_split.ids) * 3 * encoded_split.canvas_size() ** 2 > stream_above:
-        labels = cache.load_or_read_labels(encoded_split, cache_dir=cache_dir)
+    if _is_larger(encoded_split, stream_above, canvas_size=canvas_size):
+        labels = cache.load_or_read_labels(
+            encoded_split, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction
+        )
         return encoded.make_encoded_set(encoded_split, labels)
     image_set = cache.load_or_decode(
         encoded_split,
@@ -111,6 +113,16 @@ def load_split(
     if progress:
         _say_what_is_odd(image_set, encoded_split)
     return image_set
+
+
+def _is_larger(split: imageset.Encoded, num_bytes: float, *, canvas_size: int | None) -> bool:
+    """Whether the decoded pictures of a split take more bytes; `canvas_size` is that of `load_split`."""
+
+    def takes_more(side: int) -> bool:
+        return len(split.ids) * 3 * side**2 > num_bytes
+
+    # To know the canvas exactly all files of a folder may have to be read, small ones.
+    return num_bytes < 0 or (takes_more(canvas_size or decode.DEFAULT_CANVAS_SIZE) and takes_more(split.canvas_size()))
 
 
 def _load_built_in(name: str, split: str, canvas_size: int | None) -> imageset.ImageSet:

@@ -309,8 +309,7 @@ def _prepare_one(job: Job, index: int) -> Prepared | str:
         pixels, valid = prepare(job.how, picture.pixels)
         return Prepared(pixels, valid, picture.size, picture.label, picture.digest)
     except (decode.DamagedImage, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return f"{imageset.printable(job.pictures.ids[index])}: {reason}"
+        return f"{imageset.printable(job.pictures.ids[index])}: {decode.reason(error)}"
 
 
 def _encode(job: Job, prepared: list[Prepared | str]) -> base.Array | np.ndarray | None:

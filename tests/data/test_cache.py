@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import base
-from simclr_jax.data import cache, imageset
+from simclr_jax.data import bound, cache, imageset
 
 
 class _Split:
@@ -196,3 +196,31 @@ def test_a_split_larger_than_memory_needs_a_cache():
     encoded = split.encoded._replace(ids=range(10**9), canvas_size=lambda: 4096)
     with pytest.raises(base.InputError, match="Give a cache_dir"):
         cache.load_or_decode(encoded, cache_dir="", max_corrupt_fraction=0, progress=False)
+
+
+def test_labels_of_records_that_cannot_be_read_are_kept_only_within_the_tolerated_share(tmp_path):
+    split = _Split()
+    failing = [0, 1, 2, 3]
+
+    def read(index):
+        if index in failing:
+            raise OSError(5, "Input/output error")
+        return split.encoded.read(index)
+
+    encoded = split.encoded._replace(read=read, identity="b" * 64)
+
+    def load(share):
+        return cache.load_or_read_labels(encoded, cache_dir=tmp_path, max_corrupt_fraction=share).tolist()
+
+    with pytest.raises(base.InputError, match="at most 2 of 4 images.*got 4 among the first 4: a: Input/output error;"):
+        load(0.5)
+    assert not list(tmp_path.iterdir())
+    failing[:] = [1]
+    assert load(0.01) == [0, -1, 0, 0]
+    failing[:] = [0, 1, 2, 3]
+    assert load(0.01) == [0, -1, 0, 0]  # read once
+    (kept,) = tmp_path.iterdir()
+    (tmp_path / "labels-mine.npy").write_text("mine")
+    num_bytes = kept.stat().st_size
+    assert bound.empty(tmp_path) == (0, num_bytes)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels-mine.npy"]

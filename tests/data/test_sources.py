@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data
-from simclr_jax.data import sources
+from simclr_jax.data import folder, sources
+from tests.data import test_streaming
 
 
 @pytest.mark.parametrize("name", [name for name, row in sources.DATASETS.items() if row.load])
@@ -58,3 +59,23 @@ def test_an_unknown_split_lists_the_valid_ones(name, split, valid):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(base.InputError, match=message):
         data.load_split("digits", "train", **settings)
+
+
+def test_a_cached_split_is_opened_without_reading_its_files(tmp_path, monkeypatch):
+    test_streaming.write_pictures(tmp_path / "set")
+    reads, fetch = [], folder._fetch
+    monkeypatch.setattr(folder, "_fetch", lambda place, rules: (reads.append(place), fetch(place, rules))[1])
+
+    def load(stream_above):
+        reads.clear()
+        how = {"cache_dir": tmp_path / "cache", "progress": False}
+        loaded = data.load_split(f"folder:{tmp_path / 'set'}", "all", stream_above=stream_above, **how)
+        return len(reads), data.is_encoded(loaded)
+
+    side = 30 + test_streaming.COUNT - 1  # the longest, known once all files are read
+    in_question = 3 * side**2 * test_streaming.COUNT
+    assert load(np.inf)[0] == 2 * test_streaming.COUNT
+    assert load(np.inf) == load(3 * 256**2 * test_streaming.COUNT) == (0, False)
+    assert load(in_question) == (test_streaming.COUNT, False)
+    assert load(in_question - 1) == (test_streaming.COUNT, True)
+    assert load(-1) == (0, True)

@@ -152,7 +152,7 @@ def as_rgb_jpeg(data: bytes) -> plan_lib.Image:
     kind = kinds.image_format(data[: kinds.HEAD_BYTES])
     if kind == "JPEG" and decode.num_channels(data) != 4:
         return plan_lib.Image(data)
-    pixels = decode.decode_image(data, long_side=2**16).pixels
+    pixels = decode.decode_image(data, long_side=decode.WHOLE).pixels
     stream = io.BytesIO()
     extras.require("PIL.Image").fromarray(pixels).save(stream, "JPEG", quality=100)
     return plan_lib.Image(stream.getvalue(), f"{kind if kind != 'JPEG' else 'CMYK'} to a JPEG of RGB")

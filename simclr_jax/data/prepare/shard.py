@@ -22,7 +22,6 @@ from simclr_jax.data.prepare import tfds_layout
 FORMAT = 1
 Tick = Callable[[int, str], None]
 _SHRUNK_QUALITY = 90
-_WHOLE = 2**16  # as `long_side`: nothing is reduced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +110,7 @@ def _encoded(
         try:
             image = prepare_image(plan_lib.read_item(item), plan, settings=settings)
         except (decode.DamagedImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            summary.refused.append(f"{imageset.printable(item.name)}: {reason}")
+            summary.refused.append(f"{imageset.printable(item.name)}: {decode.reason(error)}")
             tick(1, summary.refused[-1])
             continue
         if image.change:
@@ -144,7 +142,7 @@ def prepare_image(data: bytes, plan: plan_lib.Plan, *, settings: Settings) -> pl
     if settings.short_side is None:
         look(image.data, long_side=decode.DEFAULT_CANVAS_SIZE, rules=settings.rules)
         return image
-    pixels = look(image.data, long_side=_WHOLE, rules=settings.rules).pixels
+    pixels = look(image.data, long_side=decode.WHOLE, rules=settings.rules).pixels
     return _shrink(image, pixels, settings.short_side)
 
 
