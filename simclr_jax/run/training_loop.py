@@ -211,15 +211,17 @@ def _is_evaluated(run: Run, before: int, step: int) -> bool:
 def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, scores: dict[int, float]) -> None:
     """kNN of the test split against the training split, over the labelled rows of both, and scores without labels.
 
-    All is logged; kNN is kept as a score; what looks wrong is said. It is there to be looked at: what keeps it from
-    being measured is said, and the training goes on.
+    All is logged; kNN is kept as a score; what looks wrong is said. Images that cannot be read end the training, whose
+    state has been saved: another process may have read them, and all must go on alike. What keeps kNN from being
+    computed is the same in every process: it is said, and the training goes on.
     """
     step, accuracy = int(state.step), None
     variables = features.encoder_variables(state.params, state.method_state)
     with reader.paused():
         train_h = None if run.test_set is None else run.encode(variables, run.train_set)
+        test_h = None if run.test_set is None else run.encode(variables, run.test_set)
         try:
-            accuracy = None if train_h is None else _knn_accuracy(run, variables, train_h)
+            accuracy = None if train_h is None or test_h is None else _knn_accuracy(run, train_h, test_h)
         except base.InputError as error:
             progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
         label_free, signs = run.measure(state, train_h)
@@ -233,13 +235,13 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
         progress.say(f"step {step}: {sentence}")
 
 
-def _knn_accuracy(run: Run, variables: base.PyTree, train_h: np.ndarray) -> float | None:
+def _knn_accuracy(run: Run, train_h: np.ndarray, test_h: np.ndarray) -> float | None:
     test_set = run.test_set
     assert test_set is not None
     return probes.knn_accuracy(
         train_h,
         run.train_set.labels,
-        run.encode(variables, test_set),
+        test_h,
         test_labels=test_set.labels,
         num_classes=len(run.train_set.class_names),
         k=run.probe.knn_k,
