@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax import atomic_files, base, data, units
-from simclr_jax.data import full_decode, host_crop, host_draws, imageset, look
+from simclr_jax.data import full_decode, host_crop, host_draws, imageset, look, sources
 from simclr_jax.html_report import pictures
 from simclr_jax.planning import feeding, plan, text
 from simclr_jax.run import config as config_lib
@@ -93,13 +93,22 @@ def _measure_host(config: Mapping[str, Any], planned: Mapping[str, Any]) -> dict
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     }
     host["planned"] = planned["modelled"]["feeding"]
-    encoded = _open(config)
+    section = config["data"]
+    encoded = sources.open_split(
+        section["name"],
+        config["split"]["train"],
+        data_dir=section["data_dir"],
+        canvas_size=section["canvas_size"],
+        rules=imageset.Rules(section["sixteen_bit_range"], section["max_megapixels"]),
+    )
     sample = {} if encoded is None else look.sample(encoded)
     if encoded is None or not sample:
         return host
     contents, rules = list(sample.values()), encoded.rules
     host["files"] = look.describe_files(contents, rules=rules)._asdict()
-    cuts = input_pipeline.make_cuts(config)
+    # Other samplers and small views are the device's; the reference's windows tell what the host could do.
+    views = {**config["augment"], "crop_sampler": "reference", "num_small_views": 0}
+    cuts = input_pipeline.make_cuts({**config, "augment": views})
     crops = np.empty(cuts.row_shape, np.uint8)
 
     def cut(pixels: np.ndarray) -> None:
@@ -123,19 +132,6 @@ def _measure_host(config: Mapping[str, Any], planned: Mapping[str, Any]) -> dict
         **look.measure_rates({f"cut {cuts.num_views} crops": cut}, pictures_),
     }
     return host
-
-
-def _open(config: Mapping[str, Any]) -> imageset.Encoded | None:
-    """The training split before decoding; None for a built-in set. `data.load_split` has read it by now."""
-    section = config["data"]
-    source, _, name = section["name"].partition(":")
-    opened = data.DATASETS[source].open
-    if opened is None:
-        return None
-    rules = imageset.check_rules(imageset.Rules(section["sixteen_bit_range"], section["max_megapixels"]))
-    return opened(
-        name, config["split"]["train"], data_dir=section["data_dir"], canvas_size=section["canvas_size"], rules=rules
-    )
 
 
 def as_text(found: Mapping[str, Any], *, name: str) -> str:
