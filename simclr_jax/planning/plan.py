@@ -56,6 +56,8 @@ def make_plan(
         hardware.topology(kind, devices)
     sharding.check_divides(batch_size, devices)
     program_lib.check_sections(config, sharding.make_mesh(1))
+    several = 1 if device.platform == "cpu" else config["train"]["steps_per_dispatch"]
+    input_pipeline.check_config(config, steps_per_dispatch=several)
     train_step.check_chunks(batch_size, train_step.Chunks(config["train"]["num_chunks"], devices))
     shape = data_shape(config, device)
     network, num_steps = measure(config, shape, kind=kind)
@@ -83,11 +85,8 @@ def _feeding(
     """See `feeding.describe`; None where the devices' speed is not known."""
     if rate != rate:
         return None
-    asked, kind, canvas = config["feed"]["kind"], "resident", shape.canvas[0]
-    if asked == "streamed" or (asked == "auto" and shape.is_streamed):
-        kind = "streamed"
-    elif shape.is_streamed:
-        kind = "canvas"
+    kind = "streamed" if shape.is_cut else "canvas" if shape.is_streamed else "resident"
+    canvas = shape.canvas[-1]
     views = augment.make_recipe(**config["augment"])
     size, num_views = views.image_size, views.num_views
     seconds = feeding.host_seconds(
@@ -102,22 +101,23 @@ def _feeding(
 
 
 def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_lib.DataShape:
-    """The training split's shape, and whether it would be streamed, by the rule of `input_pipeline.make_feed`."""
+    """The training split's shape and how it would come to the devices, by the rules of `input_pipeline`."""
     num_examples, num_classes, side = config_lib.call(
         data.describe_split, config, "data", split=config["split"]["train"]
     )
+    share = _GPU_DEFAULT_SHARE if device.platform == "gpu" else 1.0
+    device_bytes = int(share * device.memory_bytes) or None
+    above = input_pipeline.stream_above(config, device_bytes=device_bytes)
+    stays_encoded = ":" in config["data"]["name"] and (above < 0 or num_examples * 3 * side**2 > above)
     if config["split"]["label_fraction"] is not None:
         num_examples = round(num_examples * config["split"]["label_fraction"])
-    share = _GPU_DEFAULT_SHARE if device.platform == "gpu" else 1.0
-    budget = input_pipeline.budget_bytes(
-        config["train"]["max_resident_gigabytes"], device_bytes=int(share * device.memory_bytes) or None
-    )
-    kind, is_built_in = config["feed"]["kind"], ":" not in config["data"]["name"]
-    fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
-    if not is_built_in and (kind == "streamed" or (kind == "auto" and not fits and input_pipeline.can_cut(config))):
+    if stays_encoded:
         size = config["augment"]["image_size"]
         return program_lib.DataShape(num_examples, num_classes, (config["augment"]["num_views"], size, size), True)
-    return program_lib.DataShape(num_examples, num_classes, (side, side), not fits and kind != "resident")
+    budget = input_pipeline.budget_bytes(config["train"]["max_resident_gigabytes"], device_bytes=device_bytes)
+    fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
+    is_streamed = not fits and config["feed"]["kind"] != "resident"
+    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed)
 
 
 def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:

@@ -80,21 +80,48 @@ def _worker_settings(kind: str, count: int | None) -> workers.WorkerSettings:
     return workers.check_settings(workers.WorkerSettings(kind, count))
 
 
-def stream_above(config: Mapping[str, Any]) -> float:
-    """Decoded bytes above which the training split of this config is streamed; see `data.load_split`."""
+def stream_above(config: Mapping[str, Any], *, device_bytes: int | None) -> float:
+    """Decoded bytes above which the training split of this config is streamed; see `data.load_split`.
+
+    `device_bytes` is the memory of one device that the program may use; None where it does not tell.
+    """
     settings = config_lib.call(make_settings, config, "feed")
     if settings.kind == "streamed":
         return -1.0
     if settings.kind != "auto" or not can_cut(config):
         return math.inf
-    budget = config["train"]["max_resident_gigabytes"]
-    return budget_bytes(budget, device_bytes=sharding.device_memory_bytes())
+    return budget_bytes(config["train"]["max_resident_gigabytes"], device_bytes=device_bytes)
 
 
 def can_cut(config: Mapping[str, Any]) -> bool:
     """Whether the host can cut the views of this config: the reference's windows, all of one size."""
     recipe = augment.make_recipe(**config["augment"])
     return recipe.crop_sampler == "reference" and not recipe.num_small_views
+
+
+def check_config(config: Mapping[str, Any], *, steps_per_dispatch: int) -> None:
+    """Refuses, before data are read, what the config's section `feed` asks for and no run can have.
+
+    Raises:
+        base.InputError: feed.kind is "streamed" for a built-in set, for views that the host cannot cut, or for several
+            steps a dispatch; or a value of the section is not valid.
+    """
+    if config_lib.call(make_settings, config, "feed").kind != "streamed":
+        return
+    name = config["data"]["name"]
+    if ":" not in name:
+        raise base.InputError(f"feed.kind streamed is for pictures on disk; got the built-in {name}. Use auto.")
+    make_cuts(config)
+    check_steps(steps_per_dispatch)
+
+
+def check_steps(steps_per_dispatch: int) -> None:
+    """Raises base.InputError unless a streamed feed can serve that many updates of a dispatch."""
+    if steps_per_dispatch != 1:
+        raise base.InputError(
+            f"train.steps_per_dispatch must be 1 where pictures are streamed; got {steps_per_dispatch}. Use 1, or "
+            "feed.kind canvas."
+        )
 
 
 def make_cuts(config: Mapping[str, Any], *, num_views: int | None = None) -> cutting.Cuts:

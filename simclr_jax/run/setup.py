@@ -24,7 +24,8 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
     mesh = sharding.make_mesh()
     seed = _checked_seed(config)
     program_lib.check_sections(config, mesh)
-    source, train_set, test_set = _load_splits(config, settings)
+    input_pipeline.check_config(config, steps_per_dispatch=settings.steps_per_dispatch)
+    source, train_set, test_set = _load_splits(config, settings, listed=_read_label_list(config))
     rows = _make_feed(config, settings, train_set=train_set, mesh=mesh)
     views, size = config["augment"]["num_views"], config["augment"]["image_size"]
     crops = (views, size, size) if rows.is_cut else None
@@ -60,10 +61,6 @@ def _make_feed(
     feed = config_lib.call(input_pipeline.make_settings, config, "feed")
     shape = settings.steps_per_dispatch, settings.batch_size
     if not data.is_encoded(train_set):
-        if feed.kind == "streamed":
-            raise base.InputError(
-                f"feed.kind streamed is for pictures on disk; got the built-in {config['data']['name']}. Use auto."
-            )
         return input_pipeline.make_feed(
             train_set,
             mesh,
@@ -72,11 +69,7 @@ def _make_feed(
             max_resident_gigabytes=settings.max_resident_gigabytes,
             kind=feed.kind,
         )
-    if shape[0] != 1:
-        raise base.InputError(
-            f"train.steps_per_dispatch must be 1 where pictures are streamed; got {shape[0]}. Use 1, or feed.kind "
-            "canvas."
-        )
+    input_pipeline.check_steps(settings.steps_per_dispatch)  # of feed.kind auto, which the data have just decided
     sizes = program_lib.run_length(config, num_examples=len(train_set.images))
     return input_pipeline.make_streamed_feed(
         train_set,
@@ -97,12 +90,12 @@ def _checked_seed(config: Mapping[str, Any]) -> int:
 
 
 def _load_splits(
-    config: Mapping[str, Any], settings: training_loop.LoopSettings
+    config: Mapping[str, Any], settings: training_loop.LoopSettings, *, listed: list[str] | None
 ) -> tuple[identity.Data, data.ImageSet, data.ImageSet | None]:
     """What the run keeps about its data, the images to train on, and the test split if kNN runs while training."""
     train_set = splits.load_split(config, "train")
     source = identity.describe(config["data"]["name"], train_set)
-    train_set = _labelled_part(config, train_set)
+    train_set = _labelled_part(config, train_set, listed=listed)
     if settings.batch_size > len(train_set.images):
         raise base.InputError(
             f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
@@ -111,23 +104,26 @@ def _load_splits(
     return source, train_set, _load_test_split(config, train_set) if settings.evaluate_every_epochs > 0 else None
 
 
-def _labelled_part(config: Mapping[str, Any], train_set: data.ImageSet) -> data.ImageSet:
+def _labelled_part(config: Mapping[str, Any], train_set: data.ImageSet, *, listed: list[str] | None) -> data.ImageSet:
     """The images that training with labels uses, all of the split for other methods."""
-    fraction, listed = config["split"]["label_fraction"], config["split"]["label_list"]
+    fraction = config["split"]["label_fraction"]
     if fraction is None and listed is None and config["method"]["name"] != "supervised":
         return train_set
     if listed is not None:
-        if fraction is not None:
-            raise base.InputError(
-                "split.label_fraction and split.label_list both choose the labelled images; got both. Leave out one."
-            )
-        names = _read_names(listed)
-        train_set = data.subset(train_set, probes.rows_by_name(train_set.ids, names))
+        train_set = data.subset(train_set, probes.rows_by_name(train_set.ids, listed))
     rows = probes.rows_to_train(train_set.labels, class_names=train_set.class_names, fraction=fraction)
     return train_set if len(rows) == len(train_set.images) else data.subset(train_set, rows)
 
 
-def _read_names(path: str) -> list[str]:
+def _read_label_list(config: Mapping[str, Any]) -> list[str] | None:
+    """The names of the images with labels, None where no file lists them."""
+    path = config["split"]["label_list"]
+    if path is None:
+        return None
+    if config["split"]["label_fraction"] is not None:
+        raise base.InputError(
+            "split.label_fraction and split.label_list both choose the labelled images; got both. Leave out one."
+        )
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import data, probes
+from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import input_pipeline
 
@@ -31,7 +32,9 @@ def load_split(config: Mapping[str, Any], which: str, *, like: data.ImageSet | N
         base.InputError: data that are missing or cannot be read; see `data.load_split`.
     """
     way_of_train = math.inf if like is None or not data.is_encoded(like) else -1.0
-    above = input_pipeline.stream_above(config) if like is None else way_of_train
+    above = way_of_train
+    if like is None:
+        above = input_pipeline.stream_above(config, device_bytes=sharding.device_memory_bytes())
     return config_lib.call(data.load_split, config, "data", split=config["split"][which], stream_above=above)
 
 

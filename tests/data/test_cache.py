@@ -212,7 +212,9 @@ def test_labels_of_records_that_cannot_be_read_are_kept_only_within_the_tolerate
     def load(share):
         return cache.load_or_read_labels(encoded, cache_dir=tmp_path, max_corrupt_fraction=share).tolist()
 
-    with pytest.raises(base.InputError, match="at most 2 of 4 images.*got 4 among the first 4: a: Input/output error;"):
+    with pytest.raises(
+        base.InputError, match=r"at most 2 of 4 images.*got 4 among the first 4: a: Input/output error;"
+    ):
         load(0.5)
     assert not list(tmp_path.iterdir())
     failing[:] = [1]

@@ -213,11 +213,29 @@ def test_the_host_waits_or_is_waited_for(imagenet):
     shape = plan.program_lib.DataShape(50000, 10, (32, 32), False)
     known = {"rate": rate, "host_cores": 1, "host_rate": 10.0}
     assert plan._feeding(config, shape, **known)["limit"] == "device"
-    large = shape._replace(is_streamed=True)
+    large = shape._replace(canvas=(2, 224, 224), is_streamed=True)
     assert plan._feeding(config, large, **known)["limit"] == "host"
-    config["feed"]["kind"] = "canvas"
-    rows = plan._feeding(config, large, **known)
+    rows = plan._feeding(config, shape._replace(is_streamed=True), **known)
     assert (rows["kind"], rows["bytes_per_second"]) == ("canvas", pytest.approx(rate * 3 * 32**2))
-    config["feed"]["kind"] = "streamed"
-    assert plan._feeding(config, shape, **known)["kind"] == "streamed"
+    assert plan._feeding(config, large, **known)["kind"] == "streamed"
     assert plan._feeding(config, shape, **(known | {"rate": math.nan})) is None
+
+
+def test_the_plan_feeds_as_the_run_would():
+    config = config_lib.load_file("imagenet_resnet50").to_dict()
+
+    def kind(augment=(), **changed):
+        new = {section: {**config[section], **values} for section, values in changed.items()}
+        new["augment"] = {**config["augment"], **dict(augment)}
+        new = {**config, **new}
+        shape = plan.data_shape(new, hardware.find("h200"))
+        return plan._feeding(new, shape, rate=1000.0, host_cores=1, host_rate=None)["kind"]
+
+    assert kind() == "streamed"
+    # Views that the host cannot cut come from canvases, and so do those of who asks for it.
+    assert kind({"crop_sampler": "torchvision"}) == kind(feed={"kind": "canvas"}) == "canvas"
+    assert kind(feed={"kind": "resident"}) == kind(train={"max_resident_gigabytes": 1e6}) == "resident"
+    # A part with labels is streamed where the whole split is.
+    assert kind(split={"label_fraction": 0.01}) == "streamed"
+    with pytest.raises(base.InputError, match=r"Use feed\.kind canvas"):
+        planned(augment__crop_sampler="torchvision", feed__kind="streamed")

@@ -174,3 +174,10 @@ def test_views_that_the_host_cannot_cut_are_refused_and_evaluated_all_the_same(c
     assert input_pipeline.make_cuts(settings, num_views=0).size == 40
     too_large = with_feed(settings, "auto", max_resident_gigabytes=1e-6)
     assert not data.is_encoded(splits.load_split(too_large, "train"))  # sent from canvases, as before
+
+
+def test_several_steps_a_dispatch_are_refused_where_pictures_are_streamed(config):
+    input_pipeline.check_config(with_feed(config, "streamed"), steps_per_dispatch=1)
+    input_pipeline.check_config(with_feed(config, "auto"), steps_per_dispatch=4)
+    with pytest.raises(base.InputError, match="steps_per_dispatch must be 1 where pictures are streamed; got 4"):
+        input_pipeline.check_config(with_feed(config, "streamed"), steps_per_dispatch=4)

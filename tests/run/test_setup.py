@@ -1,0 +1,33 @@
+"""Mistakes in a config that are said before the data are read."""
+
+import functools
+
+import pytest
+
+from simclr_jax import base, data
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import setup
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("split.label_fraction=0.1", "split.label_list=few.txt"), "both choose the labelled images; got both"),
+        (("split.label_list=missing.txt",), "must be a text file with a file name a line; .*missing.txt: No such file"),
+        (("feed.kind=streamed",), "feed.kind streamed is for pictures on disk; got the built-in digits"),
+        (
+            ("feed.kind=streamed", "data.name=folder:photos", "augment.crop_sampler=torchvision"),
+            "without small views; got torchvision and augment.num_small_views 0. Use feed.kind canvas",
+        ),
+    ],
+)
+def test_what_no_data_can_mend_is_refused_before_they_are_read(tmp_path, monkeypatch, words, said):
+    @functools.wraps(data.load_split)  # so that it has the keys of the config's section
+    def unread(*names, **settings):
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(data, "load_split", unread)
+    monkeypatch.chdir(tmp_path)
+    config = config_lib.load_file("smoke", *(f"--config.{word}" for word in words)).to_dict()
+    with pytest.raises(base.InputError, match=said):
+        setup.make_run(config)
