@@ -129,9 +129,21 @@ def _product(x: np.ndarray, taps: Taps, out: np.ndarray) -> np.ndarray:
 @functools.cache
 def _sparse_product() -> Callable[..., None]:
     # The public product of SciPy makes a fresh array every time, which takes half as long again.
-    from scipy.sparse import _sparsetools
+    try:
+        from scipy.sparse import _sparsetools
 
-    return _sparsetools.csr_matvecs
+        return _sparsetools.csr_matvecs
+    except (ImportError, AttributeError):  # it is not part of SciPy's interface
+        return _public_product
+
+
+def _public_product(
+    size: int, extent: int, width: int, ends: np.ndarray, index: np.ndarray, weights: np.ndarray, *flat: np.ndarray
+) -> None:
+    """The same by the public product: adds to the second of `flat` the matrix [size, extent] times the first."""
+    x, out = flat
+    matrix = extras.require("scipy.sparse").csr_matrix((weights, index, ends), shape=(size, extent))
+    out += (matrix @ x.reshape(extent, width)).ravel()
 
 
 @functools.cache

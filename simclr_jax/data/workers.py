@@ -66,11 +66,14 @@ class WorkerDied(Exception):
 
 
 class Workers(NamedTuple):
-    """submit: (task, out) -> Pending, whose rows will be in `out`. close: ends all workers, whatever they are at."""
+    """What works on tasks.
+
+    submit: (task, out) -> Pending, whose rows will be in `out`.
+    close: ends the workers: processes at once, threads with the task they are at; what waits is not begun.
+    """
 
     submit: Callable[[cutting.Task, np.ndarray], Pending]
     close: Callable[[], None]
-    settings: WorkerSettings
 
 
 class _Run(Protocol):
@@ -94,27 +97,29 @@ def start_workers(fetch: cutting.Fetch, cuts: cutting.Cuts, *, settings: WorkerS
     host_crop.opencv()
     cut = functools.partial(cutting.cut_rows, fetch=fetch, cuts=cuts)
     tasks: queue.SimpleQueue[tuple[Pending, np.ndarray] | None] = queue.SimpleQueue()
+    closed = threading.Event()
     children = [_Child(cut, cuts, most_rows) for _ in range(settings.num or 0) if settings.kind == "processes"]
     runs: list[_Run] = [*children] or [cut] * (settings.num or 0)
     for run in runs:
         # Daemons: a thread that hangs in a read must not keep the program from ending.
-        threading.Thread(target=_work, args=(tasks, run), daemon=True, name="simclr-feed").start()
+        threading.Thread(target=_work, args=(tasks, run, closed), daemon=True, name="simclr-feed").start()
 
     def submit(task: cutting.Task, out: np.ndarray) -> Pending:
         pending = Pending(task, Future(), np.asarray([0, math.inf]))
         tasks.put((pending, out))
         if not settings.num:
             tasks.put(None)
-            _work(tasks, cut)
+            _work(tasks, cut, closed)
         return pending
 
     def close() -> None:
+        closed.set()
         for _ in range(settings.num or 0):
             tasks.put(None)
         for child in children:
             child.kill()
 
-    return Workers(submit, close, settings)
+    return Workers(submit, close)
 
 
 def result(pending: Pending, names: Sequence[str], *, title: str, stall_seconds: float) -> cutting.Cut:
@@ -140,9 +145,11 @@ def result(pending: Pending, names: Sequence[str], *, title: str, stall_seconds:
             ) from None
 
 
-def _work(tasks: "queue.SimpleQueue[tuple[Pending, np.ndarray] | None]", run: _Run) -> None:
+def _work(tasks: "queue.SimpleQueue[tuple[Pending, np.ndarray] | None]", run: _Run, closed: threading.Event) -> None:
     while (item := tasks.get()) is not None:
         pending, out = item
+        if closed.is_set():
+            pending.future.cancel()
         if not pending.future.set_running_or_notify_cancel():
             continue
         try:

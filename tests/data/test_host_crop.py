@@ -1,5 +1,7 @@
 """The host's bicubic against the reference's recorded crops, a float64 loop, and its two methods beside each other."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,20 @@ def test_threads_do_not_share_their_arrays():
 def test_an_unknown_method_is_refused():
     with pytest.raises(base.InputError, match="exact, opencv; got 'lanczos'"):
         host_crop.check_method("lanczos")
+
+
+def test_without_scipy_s_inner_product_its_public_one_gives_the_same_levels(monkeypatch):
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 53, 3), np.uint8)
+    cases = [((3, 5, 30, 41), 24), ((0, 0, 7, 9), 32)]
+    expected = [_cut(picture, box, size) for box, size in cases]
+    monkeypatch.delattr(scipy_sparse, "_sparsetools")
+    monkeypatch.setitem(sys.modules, "scipy.sparse._sparsetools", None)
+    host_crop._sparse_product.cache_clear()
+    try:
+        found = [_cut(picture, box, size) for box, size in cases]
+        assert host_crop._sparse_product() is host_crop._public_product
+    finally:
+        host_crop._sparse_product.cache_clear()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)

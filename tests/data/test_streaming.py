@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -199,6 +200,30 @@ def test_a_killed_worker_process_stops_the_run_and_names_its_picture(folder):
     name = image_set.ids[example]
     with pytest.raises(base.InputError, match=rf"worker process ended while it read {name} \(SIGKILL\)"):
         stream.read(0)
+
+
+def test_closing_leaves_waiting_tasks_undone(folder):
+    image_set = load(folder)
+    opens, begun, go_on = [], threading.Event(), threading.Event()
+
+    def fetch(place):
+        opens.append(place)
+        begun.set()
+        assert go_on.wait(20)
+        return image_set.images.fetch(place)
+
+    settings = workers.WorkerSettings(num=1)
+    pool = workers.start_workers(fetch, cutting.Cuts(size=SIZE), settings=settings, most_rows=1)
+    tasks = [cutting.Task([image_set.images.place(row)], np.zeros(1, int), 0) for row in range(5)]
+    pending = [pool.submit(task, np.empty((1, 2, SIZE, SIZE, 3), np.uint8)) for task in tasks]
+    assert begun.wait(20)
+    pool.close()
+    go_on.set()
+    assert pending[0].future.result(20).damaged == []
+    for later in pending[1:]:
+        with pytest.raises(futures.CancelledError):
+            later.future.result(20)
+    assert len(opens) == 1
 
 
 def workers_of_this_process():

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from simclr_jax import base
 from simclr_jax.data import imageset
+from simclr_jax.data.prepare import plan as plan_lib
 
 _PIECE = 2**22
 Tick = Callable[[], None]
@@ -109,7 +110,5 @@ def _not_whole(path: pathlib.Path, error: Exception) -> base.InputError:
 
 
 def read_member(member: Member) -> bytes:
-    """The bytes of a file inside of an archive."""
-    with open(member.path, "rb") as stream:
-        stream.seek(member.offset)
-        return stream.read(member.num_bytes)
+    """The bytes of a file inside of an archive. Raises OSError as `plan.read_item` does."""
+    return plan_lib.read_item(plan_lib.Item(member.name, member.path, member.offset, member.num_bytes, labels=()))

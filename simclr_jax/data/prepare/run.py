@@ -191,6 +191,7 @@ class _Job(NamedTuple):
     split: str
     file: str
     items: list[plan_lib.Item]
+    key: str
 
 
 def _make_or_find(
@@ -209,9 +210,9 @@ def _make_or_find(
             )
         shards = plan_lib.spread(items)
         for index, of_shard in enumerate(shards):
-            jobs.append(_Job(split, tfds_layout.shard_name(plan, split, index=index, count=len(shards)), of_shard))
-    keys = [shard.key_of(job.items, plan, split=job.split, settings=settings) for job in jobs]
-    key = hashlib.sha256("".join(keys).encode()).hexdigest()
+            file = tfds_layout.shard_name(plan, split, index=index, count=len(shards))
+            jobs.append(_Job(split, file, of_shard, shard.key_of(of_shard, plan, split=split, settings=settings)))
+    key = hashlib.sha256("".join(job.key for job in jobs).encode()).hexdigest()
     if folder.is_dir():
         if result.read_record(folder)["key"] != key:
             raise base.InputError(
@@ -246,7 +247,14 @@ def _make_shards(
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; refusals are exceptions
         futures = [
             pool.submit(
-                shard.make, partial / job.file, job.items, plan, split=job.split, settings=settings, tick=state.tick
+                shard.make,
+                partial / job.file,
+                job.items,
+                plan,
+                split=job.split,
+                settings=settings,
+                key=job.key,
+                tick=state.tick,
             )
             for job in jobs
         ]

@@ -63,18 +63,18 @@ def make(
     *,
     split: str,
     settings: Settings,
+    key: str,
     tick: Tick,
 ) -> Summary:
     """Makes the shard `path`, unless it is there already; returns what it holds.
 
-    `tick` is called with (1, "") for every example, and (1, "name: reason") for one that is refused; what it raises
-    stops the work, and nothing of the shard remains.
+    `key` is what `key_of` says of it. `tick` is called with (1, "") for every example, and (1, "name: reason") for one
+    that is refused; what it raises stops the work, and nothing of the shard remains.
 
     Raises:
         base.InputError: what was written cannot be read back.
         OSError: the shard cannot be written.
     """
-    key = key_of(items, plan, split=split, settings=settings)
     done = _load(path, key)
     if done is not None:
         tick(done.num_examples, "")
@@ -135,6 +135,8 @@ def prepare_image(data: bytes, plan: plan_lib.Plan, *, settings: Settings) -> pl
         decode.DamagedImage: it is refused.
     """
     image = plan.to_image(data)
+    if image.change and settings.check == "strict":  # a fresh file is whole, whatever it was made from
+        strict.check(data, settings.rules)
     if settings.short_side is None and settings.check == "strict":
         strict.check(image.data, settings.rules)
         return image

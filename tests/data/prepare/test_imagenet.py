@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from simclr_jax import base
-from simclr_jax.data import prepare
+from simclr_jax.data import decode, prepare
+from simclr_jax.data.prepare import imagenet as imagenet_lib
+from simclr_jax.data.prepare import plan as plan_lib
+from simclr_jax.data.prepare import shard
 from tests.data.prepare import makers
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -144,3 +147,15 @@ def test_imagenette_from_its_archive_or_folder(tmp_path, packed):
     source = tfds.data_source("imagenette/160px-v2", split="validation", data_dir=tmp_path / "out", decoders=decoders)
     expected = sorted((content, int(WNIDS[1] in name)) for name, content in files.items() if "/val/" in name)
     assert sorted((row["image"], row["label"]) for row in source) == expected
+
+
+def test_what_becomes_another_file_is_checked_as_it_was():
+    plan = plan_lib.Plan("x", "1.0.0", {}, {}, "", to_image=imagenet_lib.as_rgb_jpeg)
+    original = makers.picture(50, mode="CMYK", size=(200, 150))
+    damaged = makers.zeroed(original)
+    for settings in (shard.Settings(), shard.Settings(short_side=64)):
+        assert shard.prepare_image(original, plan, settings=settings).change == "CMYK to a JPEG of RGB"
+        with pytest.raises(decode.DamagedImage):
+            shard.prepare_image(damaged, plan, settings=settings)
+    lenient = shard.Settings(check="lenient")
+    assert shard.prepare_image(damaged, plan, settings=lenient).change == "CMYK to a JPEG of RGB"
