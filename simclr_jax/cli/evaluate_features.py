@@ -47,7 +47,7 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None =
     config = config_lib.with_data(identity.read_config(folder), **{**moved, **({"data": transfer} if transfer else {})})
     config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
     both = splits.load(config)
-    step, params, method_state = features.load_variables(folder, which=checkpoint)
+    step, params, method_state = features.load_variables(folder, which=checkpoint, mesh=sharding.make_mesh())
     subject = checks_lib.Subject(
         folder, config, step, params, method_state, both, transfer, best_on_test=checkpoint == "best"
     )

@@ -184,13 +184,13 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
     return np.concatenate([np.arange(*start) for start in starts])
 
 
-def put_local_rows(mesh: Mesh, array: np.ndarray, count: int) -> jax.Array:
-    """The global array of `count` rows of which `array` holds those of `local_rows`, split by rows."""
-    place = {int(row): number for number, row in enumerate(local_rows(mesh, count))}
+def put_local_rows(mesh: Mesh, array: np.ndarray, mine: np.ndarray, *, count: int) -> jax.Array:
+    """The global array of `count` rows of which `array` holds those at `mine`, from `local_rows`, split by rows."""
 
     def take(index: tuple[slice, ...] | None) -> np.ndarray:
         start, stop, _ = index[0].indices(count) if index else (0, count, 1)
-        return array[place[start] : place[start] + stop - start]
+        place = int(np.searchsorted(mine, start))
+        return array[place : place + stop - start]
 
     return jax.make_array_from_callback((count, *array.shape[1:]), rows(mesh), take)
 

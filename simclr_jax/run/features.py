@@ -144,8 +144,12 @@ def encoder_variables(params: Mapping[str, Any], method_state: Mapping[str, Any]
     return {"params": params["encoder"], "batch_stats": method_state["batch_stats"].get("encoder", {})}
 
 
-def load_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, base.PyTree, base.PyTree]:
+def load_variables(
+    workdir: str | pathlib.Path, *, which: str, mesh: Mesh | None = None
+) -> tuple[int, base.PyTree, base.PyTree]:
     """(step, params, method_state) of the checkpoint `which` of a run: "latest", "best" or a step number.
+
+    They are whole on every device of `mesh`, as `make_predict` needs them; without one on the first device.
 
     Raises:
         base.InputError: there is no such checkpoint, or it is damaged.
@@ -165,12 +169,13 @@ def load_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, bas
             listed = ", ".join(map(str, steps))
             raise base.InputError(f"checkpoint must be latest, best or one of the steps {listed}; got {which!r}.")
         state = checkpoint.restore_any(checkpoints, step=step)
-    return step, state["params"], state["method_state"]
+    found = state["params"], state["method_state"]
+    return step, *(found if mesh is None else sharding.put_replicated(mesh, found))
 
 
 def load_encoder_variables(workdir: str | pathlib.Path, *, which: str) -> tuple[int, dict[str, Any]]:
-    """(step, variables of the encoder) of a checkpoint; see `load_variables`."""
-    step, params, method_state = load_variables(workdir, which=which)
+    """(step, variables of the encoder) of a checkpoint, on every device; see `load_variables`."""
+    step, params, method_state = load_variables(workdir, which=which, mesh=sharding.make_mesh())
     return step, encoder_variables(params, method_state)
 
 
@@ -211,7 +216,8 @@ def _crop_batches(
     with contextlib.closing(stream):
         for number, start in enumerate(starts):
             rows = stream.read(number)
-            yield sharding.put_local_rows(mesh, rows.crops, batch_size), min(batch_size, num_images - start)
+            crops = sharding.put_local_rows(mesh, rows.crops, mine, count=batch_size)
+            yield crops, min(batch_size, num_images - start)
 
 
 def _over_batches(

@@ -251,7 +251,7 @@ def make_streamed_feed(
         crops, labels = stream.read(step)
         sizes = np.full((len(mine), 2), cuts.size, np.int32)
         local = resident.SplitArrays(crops, sizes, labels)
-        source = jax.tree.map(lambda array: sharding.put_local_rows(mesh, array, batch_size), local)
+        source = jax.tree.map(lambda array: sharding.put_local_rows(mesh, array, mine, count=batch_size), local)
         indices = order.stream_indices(cuts.seed, step * batch_size, batch_size, num_examples=count)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 

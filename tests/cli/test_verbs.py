@@ -20,6 +20,7 @@ from simclr_jax.distributed import sharding
 from simclr_jax.run import checks, features, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
+from tests import devices
 
 OVERRIDES = [
     "--config.augment.image_size=8",
@@ -117,6 +118,20 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, c
     last = written_report(run, tmp_path / "page.html")
     assert loaded == ["5", "latest"] and "on digits, step 9" in last and 'id="probes"' not in last
     assert "The probes were measured at step 5, whose weights and features are gone" in last
+
+
+@pytest.mark.slow
+def test_evaluate_and_report_use_all_devices(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "run")
+    code = f"""
+        import sys
+        from simclr_jax import __main__ as cli
+
+        for verb in ("evaluate", "report"):
+            assert cli.main((verb, "--workdir={tmp_path / "run"}")) == 0
+        """
+    devices.run_on_devices(2, code)
+    assert workdir_lib.read_results(tmp_path / "run")["probes"] and (tmp_path / "run" / "report.html").is_file()
 
 
 def partly(image_set, *, labels=None, rows=60, **changes):
