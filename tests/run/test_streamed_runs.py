@@ -86,3 +86,6 @@ def test_a_run_killed_twice_goes_on_with_other_workers_and_processes_and_the_sam
     for step in halves[0]:
         assert not halves[0][step].keys() & halves[1][step].keys()
         assert len(halves[0][step]) == len(halves[1][step]) == 8
+    page = [sys.executable, "-m", "simclr_jax", "report", f"--workdir={tmp_path / 'other'}"]
+    subprocess.run(page, env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=ROOT, check=True)
+    assert (tmp_path / "other" / "report.html").is_file()
