@@ -82,13 +82,14 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
             changes = identity.check_config(folder, config)
             if changes:
                 progress.say(changes)
+        config = identity.with_kept_feed(folder, config)
         run = setup.make_run(config)
         peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
         # By the lock's text a folder that all hosts share differs from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": workdir_lib.lock_holder(folder)})
         if peers.is_main:
             identity.check_data(folder, run.source)
-            workdir_lib.write_config(folder, config)
+            workdir_lib.write_config(folder, identity.with_resolved_feed(config, run.train_set))
             identity.write_data(folder, run.source)
         try:
             number = training_loop.train(run, folder, stop, peers=peers)

@@ -121,6 +121,8 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
         return ""
     mine = _completed(json.loads(json.dumps(config)))
     theirs = read_config(workdir)
+    if mine["feed"]["kind"] == "auto":  # whatever that came to
+        mine["feed"]["kind"] = theirs["feed"]["kind"]
     old, new = base.flat(theirs), base.flat(mine)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     if not changed:
@@ -138,6 +140,27 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
             "Use the same values to go on with that run, or another --workdir."
         )
     return f"Going on with settings that differ from those before: {_listed(changed, old, new)}."
+
+
+def with_kept_feed(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, its feed.kind "auto" replaced by what that came to when the run in `workdir` was started.
+
+    "auto" goes by the memory of the devices: on others the same run would train on other crops.
+    """
+    if config["feed"]["kind"] != "auto" or not checkpoint.saved_steps(workdir / "checkpoints"):
+        return dict(config)
+    return _with_feed(config, read_config(workdir)["feed"]["kind"])
+
+
+def with_resolved_feed(config: Mapping[str, Any], train_set: data.ImageSet) -> dict[str, Any]:
+    """The config as a run keeps it: feed.kind "auto" replaced by what it has come to, for all verbs alike."""
+    if config["feed"]["kind"] != "auto":
+        return dict(config)
+    return _with_feed(config, "streamed" if data.is_encoded(train_set) else "canvas")
+
+
+def _with_feed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {**config, "feed": {**config["feed"], "kind": kind}}
 
 
 def _is_free(key: str, config: Mapping[str, Any]) -> bool:

@@ -111,7 +111,8 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
     losses = [row["loss"] for row in rows if "loss" in row]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert any("knn_accuracy" in row for row in rows)
-    assert workdir_lib.read_config(whole)["seed"] == 0
+    kept = workdir_lib.read_config(whole)
+    assert kept["seed"] == 0 and (settings()["feed"]["kind"], kept["feed"]["kind"]) == ("auto", "canvas")
     assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
     for index, row in enumerate(rows):  # an accuracy is that of a state which is saved already
         if "knn_accuracy" in row:

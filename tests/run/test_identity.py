@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from simclr_jax import base
+from simclr_jax import base, data
 from simclr_jax.data import imageset
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import identity
 from simclr_jax.run import workdir as workdir_lib
+from tests.data import test_streaming
 
 
 def settings(*overrides, name="smoke"):
@@ -100,6 +101,25 @@ def test_every_key_is_either_free_or_fixed():
     keys = {key for key in base.flat(settings()) if not key.startswith(sections)}
     length = {"train.num_epochs", "train.stretch_schedule"}
     assert keys - thought_of - length == set()
+
+
+def test_what_the_feed_auto_came_to_is_kept_wherever_the_run_goes_on(tmp_path):
+    asked = settings("feed.kind=auto", "feed.num_workers=1", f"data.name=folder:{tmp_path / 'set'}")
+    test_streaming.write_pictures(tmp_path / "set")
+    how = {"cache_dir": "", "canvas_size": 64, "progress": False}
+    for above, kind in ((-1, "streamed"), (np.inf, "canvas")):
+        split = data.load_split(asked["data"]["name"], "all", stream_above=above, **how)
+        kept = identity.with_resolved_feed(asked, split)
+        assert kept["feed"] == {**asked["feed"], "kind": kind}
+        workdir = tmp_path / kind
+        workdir.mkdir()
+        workdir_lib.write_config(workdir, kept)
+        assert identity.with_kept_feed(workdir, asked) == asked  # nothing was saved
+        (workdir / "checkpoints" / "5").mkdir(parents=True)
+        assert identity.check_config(workdir, asked) == ""
+        assert identity.with_kept_feed(workdir, asked)["feed"]["kind"] == kind
+        other = settings("feed.kind=resident")
+        assert identity.with_kept_feed(workdir, other) == other == identity.with_resolved_feed(other, split)
 
 
 def test_before_the_first_checkpoint_everything_may_change(tmp_path):
