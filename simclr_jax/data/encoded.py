@@ -76,6 +76,11 @@ def decoded(image_set: imageset.ImageSet, rows: np.ndarray) -> imageset.ImageSet
 
     Raises:
         base.InputError: none of them can be read.
+
+    Example:
+        >>> streamed = data.load_split("folder:photos", "train", stream_above=-1)         # doctest: +SKIP
+        >>> data.decoded(streamed, np.arange(5)).images.shape                             # doctest: +SKIP
+        (5, 256, 256, 3)
     """
     images = image_set.images
     assert isinstance(images, EncodedImages)
