@@ -85,6 +85,6 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, message):
 
 
 def test_plan_says_who_waits(capsys):
-    words = ("plan", "--config=smoke", "--compiler=none", "--devices=1")
+    words = ("plan", "--config=smoke", "--config.data.name=tfds:cifar10", "--compiler=none", "--devices=1")
     _, out, _ = run(capsys, *words, "--config.train.max_resident_gigabytes=0", "--host_cores=10", "--host_rate=1e5")
     assert "10 feed 769,231: the " in out

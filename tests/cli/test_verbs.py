@@ -211,7 +211,7 @@ def test_scores_on_other_data_or_of_a_checkpoint_chosen_on_the_test_split_say_so
     monkeypatch.setattr(evaluate_features, "collect_features", lambda *_, **sets: {"simclr": (h, h)})
     monkeypatch.setattr(checks, "check", nothing_to_say)
     latest = features.load_variables(run, which="latest")
-    monkeypatch.setattr(features, "load_variables", lambda folder, which: latest)
+    monkeypatch.setattr(features, "load_variables", lambda folder, which, mesh: latest)
     assert evaluate.main(workdir=str(run), checkpoint="best") == 0
     rows = workdir_lib.read_results(run)["probes"]
     assert {row["protocol"].split(".")[-2] for row in rows} == {"best-on-test"}
