@@ -17,13 +17,8 @@ from configs import default
 def get_config(arg: str = "") -> config_dict.ConfigDict:
     """`arg` may say epochs=N."""
     epochs = default.number_arguments(arg, epochs=1000)["epochs"]
-    config = default.get_config()
-    config.data.name = "tfds:cifar10"
-    config.augment.blur_probability = 0.0
-    config.encoder.dtype = "bfloat16"
+    config = default.get_cifar10(epochs)
     config.method.temperature = 0.5
     config.schedule.base_learning_rate = 1.0
-    config.train.num_epochs = float(epochs)
     config.train.steps_per_dispatch = 10
-    config.train.evaluate_every_epochs = float(max(epochs // 10, 1))
     return config

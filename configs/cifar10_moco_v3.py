@@ -3,7 +3,7 @@
 Source: no official setting for CIFAR exists. Heads, temperature 0.2, views and target decay 0.99 to 1 are solo-learn's,
 which reports a linear accuracy of 93.1 % after 1000 epochs of batch 256 with a form of LARS that this program does not
 have; SGD 0.06 b/128 with weight decay 5e-4 on everything and a cosine by epoch are those of lightly's benchmark of the
-other methods.
+other methods, which has no warm-up. The 10 epochs of warm-up in front of it are a choice of ours.
 Command: simclr-jax train --config=cifar10_moco_v3 --workdir=runs/cifar10_moco_v3
 Expected: not measured here; the figure above is of another optimizer.
 """

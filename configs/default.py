@@ -231,7 +231,7 @@ def number_arguments(arg: str, **defaults: int) -> dict[str, int]:
     return values
 
 
-def run_and_number(arg: str, name: str) -> tuple[str, float | None]:
+def run_and_number(arg: str, name: str, *, highest: int = 100000) -> tuple[str, float | None]:
     """(folder, number) of "FOLDER,name=NUMBER" as it stands behind the colon; both may be missing."""
     workdir, found, number = arg.rpartition(f",{name}=") if f",{name}=" in arg else (arg, "", "")
     if not found:
@@ -240,16 +240,22 @@ def run_and_number(arg: str, name: str) -> tuple[str, float | None]:
         value = float(number)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 100000:
-        raise ValueError(f"The part of --config behind the colon may end in ,{name}=N with N above 0; got {number!r}.")
+    if not 0 < value <= highest:  # nor NaN
+        raise ValueError(
+            f"The part of --config behind the colon may end in ,{name}=N with N above 0 and at most {highest}; "
+            f"got {number!r}."
+        )
     return workdir, value
 
 
-def start_from(config: config_dict.ConfigDict, workdir: str) -> None:
-    """Lets a run start from the one in `workdir`, with its data and images unless others are named; "" = from none."""
+def start_from(config: config_dict.ConfigDict, workdir: str, *, section: str = "init") -> None:
+    """Lets a run start from the one in `workdir`, with its data and images unless others are named; "" = from none.
+
+    `section` says what that run is: "init", whose weights are the first ones, or the "teacher".
+    """
     if not workdir:
         return
-    config.init.workdir = workdir
+    config[section].workdir = workdir
     config.data.name = config_dict.placeholder(str)
     config.split.train = config_dict.placeholder(str)
     config.split.test = config_dict.placeholder(str)

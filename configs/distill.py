@@ -19,17 +19,8 @@ from configs import default
 def get_config(workdir: str = "") -> config_dict.ConfigDict:
     """`workdir` is the teacher's folder, written behind the colon."""
     config = default.get_config()
-    if workdir:
-        config.teacher.workdir = workdir
-        config.data.name = config_dict.placeholder(str)
-        config.split.train = config_dict.placeholder(str)
-        config.split.test = config_dict.placeholder(str)
-        config.augment.image_size = config_dict.placeholder(int)
-        config.augment.resize = config_dict.placeholder(str)
-    config.augment.num_views = 1
-    config.augment.color_jitter_probability = 0.0
-    config.augment.grayscale_probability = 0.0
-    config.augment.blur_probability = 0.0
+    default.start_from(config, workdir, section="teacher")
+    default.crop_and_flip(config)
     config.encoder.name = "resnet50"
     config.encoder.stem = "imagenet"
     config.method = config_dict.ConfigDict()

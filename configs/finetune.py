@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     The share sets split.label_fraction, the epochs and the layer; without it they are those of 10 % on all labels.
     """
-    workdir, labels = default.run_and_number(arg, "labels")
+    workdir, labels = default.run_and_number(arg, "labels", highest=100)
     config = default.get_config()
     default.start_from(config, workdir)
     default.crop_and_flip(config)

@@ -2,7 +2,7 @@
 
 Source: arXiv 2104.14548; there is no official code: batch 4096, LARS 0.3 b/256, weight decay 1e-6, 10 epochs of
 warm-up, cosine to 0, head 2048-2048-256, predictor 4096, temperature 0.1, queue of 98304. Linear accuracy 75.4 % after
-1000 epochs (75.6 % with small crops, which this config does not have).
+1000 epochs (75.6 % with small crops, which this config does not have), both from memory of the paper, not checked.
 Command: simclr-jax train --config=imagenet_nnclr:epochs=1000 --workdir=runs/imagenet_nnclr
 Expected: the figure above; not measured here. The views are SimCLR's.
 """

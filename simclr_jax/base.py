@@ -87,6 +87,14 @@ def check_choice(value: object, choices: Collection[str], *, name: str, remedy: 
         raise InputError(f"{name} must be one of {', '.join(choices)}; got {got}.{' ' * bool(remedy)}{remedy}")
 
 
+def check_number(name: str, value: float, remedy: str, *, least: float | None = None) -> None:
+    """Raises InputError unless the setting `name` is finite and above 0, or at least `least`."""
+    large_enough = value > 0 if least is None else value >= least
+    if not (large_enough and value < float("inf")):
+        rule = "above 0" if least is None else f"at least {least:g}"
+        raise InputError(f"{name} must be {rule} and finite; got {value}. {remedy}")
+
+
 class Batch(TypedDict):
     """One global batch of undecorated images.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import augment, models, optim, train_step
+from simclr_jax import augment, base, models, optim, train_step
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
@@ -191,6 +191,12 @@ def test_fine_tuning_has_the_epochs_and_the_layer_of_its_share_of_the_labels(spe
     assert (settings["train"]["num_epochs"], settings["method"]["ft_proj_selector"]) == (epochs, selector)
 
 
+@pytest.mark.parametrize("percent", ["0", "-1", "nan", "101", "inf"])
+def test_a_share_of_the_labels_is_more_than_none_and_at_most_all(percent):
+    with pytest.raises(base.InputError, match=f",labels=N with N above 0 and at most 100; got '{percent}'"):
+        config_lib.load_file(f"finetune:/r,labels={percent}")
+
+
 def test_linear_evaluation_has_the_published_steps_and_rates():
     """90 epochs of ImageNet at batch 4096: 28,151 steps from 1.6, as the reference's own arithmetic gives."""
     settings = load("linear_eval:/a,b,epochs=90")
@@ -204,5 +210,5 @@ def test_linear_evaluation_has_the_published_steps_and_rates():
     assert settings["encoder"]["norm"] == "frozen" and settings["optimizer"]["nesterov"]
     assert settings["optimizer"]["weight_decay"] == 0 == settings["method"]["ft_proj_selector"]
     assert load("linear_eval:/r,epochs=100")["train"]["num_epochs"] == 100
-    with pytest.raises(Exception, match="epochs=N with N above 0; got 'x'"):
+    with pytest.raises(Exception, match="epochs=N with N above 0 and at most 100000; got 'x'"):
         load("linear_eval:/r,epochs=x")

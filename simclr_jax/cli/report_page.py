@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import atomic_files, augment, data, html_report, methods, models, probes
+from simclr_jax import atomic_files, augment, data, html_report, models, probes
 from simclr_jax.distributed import sharding
-from simclr_jax.run import checkpoint, compilation_cache, feature_store, features, identity, progress, splits
+from simclr_jax.run import checkpoint, compilation_cache, feature_store, features, health, identity, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -88,9 +88,7 @@ def _contents(
         data=_data_summary(config, seen.both),
         metrics=metrics,
         probes=results.get("probes", []),
-        collapse_value=methods.uninformed_loss(
-            config["method"], batch_size=config["train"]["batch_size"], num_classes=max(len(class_names), 1)
-        ),
+        collapse_value=health.uninformed_loss(config, num_classes=len(class_names)),
         class_names=class_names,
         views=_views(config, seen.both.train_set),
         neighbors=_neighbors(seen),

@@ -11,9 +11,10 @@ from simclr_jax.losses.candidates import (
 )
 from simclr_jax.losses.classification import cross_entropy, weighted_mean
 from simclr_jax.losses.clustering import sinkhorn, swav
-from simclr_jax.losses.contrastive import collapse_value, l2_normalize, nt_xent
+from simclr_jax.losses.contrastive import collapse_value, nt_xent
 from simclr_jax.losses.decoupled import dcl, dclw
 from simclr_jax.losses.distillation import distillation
+from simclr_jax.losses.inputs import l2_normalize
 from simclr_jax.losses.keys import moco, moco_v3, nnclr, nt_xent_with_memory
 from simclr_jax.losses.memory import pirl_cross_entropy, pirl_nce, pirl_partition, pirl_remember
 from simclr_jax.losses.redundancy import barlow_twins, vicreg

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import contrastive, cuts, tiles
+from simclr_jax.losses import cuts, inputs, tiles
 
 Array = jax.Array
 
@@ -62,11 +62,11 @@ def prepare(z: Array, *, temperature: float | Array, block_size: int, normalize:
     Raises:
         InputError: an argument is not as `nt_xent_blockwise` says.
     """
-    contrastive.check_pairs(z, temperature)
+    inputs.check_views(z, "nt_xent")
+    inputs.check_positive("temperature", temperature, "SimCLR uses 0.1 to 0.5.")
     if block_size < 1:
         raise base.InputError(f"block_size must be at least 1; got {block_size}. Use 512.")
-    z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
-    z = contrastive.l2_normalize(z) if normalize else z
+    z = inputs.unit_rows(z) if normalize else inputs.wide(z)
     if isinstance(temperature, Array):
         return z, 1 / temperature.astype(z.dtype), False
     bounded = normalize and temperature >= MIN_FIXED_SHIFT_TEMPERATURE

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import classification, contrastive, inputs
+from simclr_jax.losses import classification, inputs
 
 Array = jax.Array
 
@@ -60,7 +60,7 @@ def info_nce(
             f"positives of info_nce must be integers [{num_anchors}]; got {positives.dtype} {list(positives.shape)}. "
             "Give every anchor the row number of its positive among the candidates."
         )
-    rows = (contrastive.l2_normalize(inputs.wide(x)) for x in (anchors, candidates))
+    rows = (inputs.unit_rows(x) for x in (anchors, candidates))
     return choose(inputs.products(*rows), positives, temperature=temperature)
 
 
@@ -153,7 +153,7 @@ def clip(image: Array, text: Array, *, log_scale: Array | float) -> tuple[Array,
             f"clip needs image and text of one shape [B, d]; got {list(image.shape)} and {list(text.shape)}. "
             "Give one text an image, from heads of one width."
         )
-    image, text = (contrastive.l2_normalize(inputs.wide(x)) for x in (image, text))
+    image, text = (inputs.unit_rows(x) for x in (image, text))
     # exp(-s) as the temperature: differences of cosines are taken before the scale multiplies them.
     temperature = jnp.exp(-jnp.asarray(log_scale, image.dtype))
     own = jnp.arange(image.shape[0], dtype=jnp.int32)

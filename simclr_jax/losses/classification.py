@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
+from simclr_jax.losses import inputs
 
 Array = jax.Array
 
@@ -39,7 +40,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         )
     if not 0 <= label_smoothing < 1:
         raise base.InputError(f"label_smoothing must be at least 0 and below 1; got {label_smoothing}. Use 0.0 or 0.1.")
-    log_p = jax.nn.log_softmax(logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(inputs.wide(logits))
     # Comparing instead of indexing: -1 picks nothing, and the gradient needs no scatter.
     own = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
     losses = -(1 - label_smoothing) * jnp.sum(jnp.where(own, log_p, 0), axis=-1)

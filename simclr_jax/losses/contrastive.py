@@ -10,27 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import classification
+from simclr_jax.losses import classification, inputs
 
 Array = jax.Array
-
-
-def l2_normalize(x: Array) -> Array:
-    """x / max(|x|, 1e-6) along the last axis. A zero vector stays zero and has a finite gradient.
-
-    Reference: tf.math.l2_normalize with its epsilon 1e-12, under the root.
-
-    Example:
-        >>> losses.l2_normalize(jnp.asarray([3.0, 4.0])).round(3).tolist()
-        [0.6000000238418579, 0.800000011920929]
-    """
-    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-
-
-def _similarities(a: Array, b: Array) -> Array:
-    # Full precision: one bfloat16 or TF32 pass would put an error of about 1e-3 / temperature on every logit.
-    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _cross_entropies(cross: Array, within: Array, temperature: float | Array) -> Array:
@@ -60,22 +42,6 @@ def contrastive_metrics(cross: Array, temperature: float | Array) -> dict[str, A
         "contrastive_accuracy": jnp.mean(correct.astype(cross.dtype)),
         "contrastive_entropy": jnp.mean(entropies),
     }
-
-
-def check_pairs(z: Array, temperature: float | Array) -> None:
-    """Raises InputError unless z is [B, 2, d] and a temperature that is a number is above 0."""
-    if z.ndim != 3 or z.shape[1] != 2:
-        remedy = "Give both views of every image: jnp.stack([z1, z2], axis=1)."
-        if z.ndim == 3 and z.shape[0] == 2:
-            remedy = "Put the views on axis 1: jnp.swapaxes(z, 0, 1)."
-        elif z.ndim == 2:
-            remedy = (
-                "For projections of view 1 and view 2: jnp.stack([z1, z2], axis=1); for all rows of view 1 above those "
-                "of view 2: jnp.swapaxes(z.reshape(2, -1, d), 0, 1)."
-            )
-        raise base.InputError(f"nt_xent compares two views, z must have shape [B, 2, d]; got {list(z.shape)}. {remedy}")
-    if not isinstance(temperature, Array) and not temperature > 0:
-        raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
 
 
 def nt_xent(
@@ -114,20 +80,20 @@ def nt_xent(
         >>> loss.shape, sorted(metrics)
         ((), ['contrastive_accuracy', 'contrastive_entropy'])
     """
-    check_pairs(z, temperature)
+    inputs.check_views(z, "nt_xent")
+    inputs.check_positive("temperature", temperature, "SimCLR uses 0.1 to 0.5.")
     if weights is not None and jnp.shape(weights) not in ((), z.shape[:1]):
         raise base.InputError(
             f"weights of nt_xent must be a scalar or one per image; got shape {list(jnp.shape(weights))} "
             f"for {z.shape[0]} images."
         )
-    z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
-    z = l2_normalize(z) if normalize else z
+    z = inputs.unit_rows(z) if normalize else inputs.wide(z)
     first, second = z[:, 0], z[:, 1]
-    cross = _similarities(first, second)
-    anchors_first = _cross_entropies(cross, _similarities(first, first), temperature)
+    cross = inputs.products(first, second)
+    anchors_first = _cross_entropies(cross, inputs.products(first, first), temperature)
     # Not cross.T: with rows spread over devices, turning the matrix round is an all-to-all of all its values on TPUs.
-    across = _similarities(second, first)
-    anchors_second = _cross_entropies(across, _similarities(second, second), temperature)
+    across = inputs.products(second, first)
+    anchors_second = _cross_entropies(across, inputs.products(second, second), temperature)
     if weights is None:
         loss = (jnp.mean(anchors_first) + jnp.mean(anchors_second)) / 2
     else:

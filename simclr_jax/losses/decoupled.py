@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.losses import contrastive, inputs
+from simclr_jax.losses import classification, contrastive, inputs
 
 Array = jax.Array
 
@@ -70,7 +70,7 @@ def _decoupled(
 ) -> tuple[Array, dict[str, Array]]:
     inputs.check_views(z, name, min_images=2)
     inputs.check_positive(f"temperature of {name}", temperature, "The paper uses 0.1.")
-    z = contrastive.l2_normalize(inputs.wide(z))
+    z = inputs.unit_rows(z)
     views = (z[:, 0], z[:, 1])
     positives = jnp.sum(views[0] * views[1], axis=-1)
     weights = None if sigma is None else _positive_weights(positives, sigma)
@@ -87,7 +87,7 @@ def _decoupled(
 
 def _positive_weights(positives: Array, sigma: float | Array) -> Array:
     positives = jax.lax.stop_gradient(positives)
-    shares = jax.nn.softmax((positives - jnp.max(positives)) / sigma)
+    shares = jax.nn.softmax(classification.below_top(positives, sigma))
     return 2 - positives.shape[0] * shares
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import classification
+from simclr_jax.losses import classification, inputs
 
 Array = jax.Array
 
@@ -45,8 +45,8 @@ def distillation(student_logits: Array, teacher_logits: Array, *, temperature: f
     for name, value in (("temperature", temperature), ("loss_scale", loss_scale)):
         if not 0 < value < math.inf:
             raise base.InputError(f"{name} of distillation must be above 0 and finite; got {value}. Use 1.0.")
-    wide = jnp.float64 if student_logits.dtype == jnp.float64 else jnp.float32
-    student = jax.nn.log_softmax(classification.below_top(student_logits.astype(wide), temperature))
-    teacher_logits = jax.lax.stop_gradient(teacher_logits).astype(wide)
+    student_logits = inputs.wide(student_logits)
+    student = jax.nn.log_softmax(classification.below_top(student_logits, temperature))
+    teacher_logits = jax.lax.stop_gradient(teacher_logits).astype(student_logits.dtype)
     teacher = jax.nn.softmax(classification.below_top(teacher_logits, temperature))
     return -loss_scale * jnp.sum(teacher * student, axis=-1)

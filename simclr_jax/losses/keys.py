@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import inputs, regression
+from simclr_jax.losses import inputs
 
 Array = jax.Array
 
@@ -58,7 +58,7 @@ def moco(queries: Array, keys: Array, queue: Array, *, temperature: float = 0.07
             f"{list(queue.shape)}. Give one view of each."
         )
     inputs.check_positive("temperature of moco", temperature, "Use for example 0.2.")
-    q, k = regression.unit_rows(queries), jax.lax.stop_gradient(regression.unit_rows(keys))
+    q, k = inputs.unit_rows(queries), jax.lax.stop_gradient(inputs.unit_rows(keys))
     positive = jnp.sum(q * k, axis=1, keepdims=True)
     negatives = inputs.products(q, jax.lax.stop_gradient(queue).astype(q.dtype))
     loss, accuracy = _choose(positive, negatives, temperature)
@@ -90,9 +90,9 @@ def moco_v3(queries: Array, keys: Array, *, temperature: float = 1.0) -> tuple[A
         >>> round(float(loss), 3)  # 2 ln 4
         2.773
     """
-    regression.check_views(queries, keys, name="moco_v3")
+    inputs.check_pair(queries, keys, "moco_v3")
     inputs.check_positive("temperature of moco_v3", temperature, "Use for example 0.2.")
-    q, k = regression.unit_rows(queries), jax.lax.stop_gradient(regression.unit_rows(keys))
+    q, k = inputs.unit_rows(queries), jax.lax.stop_gradient(inputs.unit_rows(keys))
     loss, metrics = _both_directions(q, k, temperature)
     return 4 * temperature * loss, metrics
 
@@ -122,9 +122,9 @@ def nnclr(neighbors: Array, predictions: Array, *, temperature: float = 0.1) -> 
         >>> round(float(losses.nnclr(jnp.ones((4, 2, 8)), jnp.ones((4, 2, 8)))[0]), 3)  # ln 4
         1.386
     """
-    regression.check_views(neighbors, predictions, name="nnclr")
+    inputs.check_pair(neighbors, predictions, "nnclr")
     inputs.check_positive("temperature of nnclr", temperature, "Use for example 0.2.")
-    n, p = jax.lax.stop_gradient(regression.unit_rows(neighbors)), regression.unit_rows(predictions)
+    n, p = jax.lax.stop_gradient(inputs.unit_rows(neighbors)), inputs.unit_rows(predictions)
     return _both_directions(n, p, temperature)
 
 
@@ -168,7 +168,7 @@ def nt_xent_with_memory(z: Array, memory: Array, *, temperature: float = 0.1) ->
     inputs.check_views(z, "nt_xent_with_memory")
     inputs.check_rows(z[:, 0], memory, "nt_xent_with_memory")
     inputs.check_positive("temperature of nt_xent_with_memory", temperature, "Use for example 0.1.")
-    u, rows = regression.unit_rows(z), jax.lax.stop_gradient(inputs.wide(memory))
+    u, rows = inputs.unit_rows(z), jax.lax.stop_gradient(inputs.wide(memory))
     diagonal = jnp.eye(len(u), dtype=bool)
     values = []
     for view in (0, 1):

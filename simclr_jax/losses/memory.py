@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import candidates, contrastive, inputs
+from simclr_jax.losses import candidates, inputs
 
 Array = jax.Array
 
@@ -23,7 +23,7 @@ def _scores(rows: Array, memory: Array, index: Array) -> Array:
             "PIRL needs patches and image [B, d], memory [n, d] and index int [B, 1 + K]; got "
             f"{list(rows.shape)}, {list(memory.shape)} and {list(index.shape)}. Give each image its own row first."
         )
-    rows = contrastive.l2_normalize(inputs.wide(rows))
+    rows = inputs.unit_rows(rows)
     drawn = jax.lax.stop_gradient(inputs.wide(memory))[index]
     return jnp.einsum("bd,bkd->bk", rows, drawn, precision=jax.lax.Precision.HIGHEST)
 
@@ -153,6 +153,6 @@ def pirl_remember(memory: Array, image: Array, target: Array, *, momentum: float
         >>> losses.pirl_remember(jnp.eye(2), jnp.asarray([[0.0, 2.0]]), jnp.asarray([1])).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    unit = contrastive.l2_normalize(jax.lax.stop_gradient(image).astype(memory.dtype))
+    unit = inputs.l2_normalize(jax.lax.stop_gradient(image).astype(memory.dtype))
     rows = momentum * memory[target] + (1 - momentum) * unit
-    return memory.at[target].set(contrastive.l2_normalize(rows))
+    return memory.at[target].set(inputs.l2_normalize(rows))

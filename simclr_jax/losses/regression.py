@@ -7,24 +7,9 @@ stays float64). Targets are constants: no gradient reaches them.
 import jax
 import jax.numpy as jnp
 
-from simclr_jax import base
-from simclr_jax.losses import contrastive, inputs
+from simclr_jax.losses import inputs
 
 Array = jax.Array
-
-
-def check_views(predictions: Array, targets: Array, *, name: str) -> None:
-    """Raises InputError unless both are [B, 2, d] of one shape; `name` is the loss."""
-    if predictions.ndim != 3 or predictions.shape[1] != 2 or predictions.shape != targets.shape:
-        raise base.InputError(
-            f"{name} compares two views, it needs two arrays [B, 2, d]; got {list(predictions.shape)} and "
-            f"{list(targets.shape)}. Stack the views on axis 1: jnp.stack([view1, view2], axis=1)."
-        )
-
-
-def unit_rows(x: Array) -> Array:
-    """`x` divided by its norm along the last axis, in at least float32."""
-    return contrastive.l2_normalize(inputs.wide(x))
 
 
 def projection_spread(z: Array) -> Array:
@@ -43,15 +28,15 @@ def projection_spread(z: Array) -> Array:
         >>> float(losses.projection_spread(jnp.ones((4, 2, 8))))
         0.0
     """
-    u = jax.lax.stop_gradient(unit_rows(z))
+    u = jax.lax.stop_gradient(inputs.unit_rows(z))
     deviations = jnp.sqrt(jnp.mean(jnp.square(inputs.centre(u)), axis=0))
     return jnp.mean(deviations) * z.shape[-1] ** 0.5
 
 
 def _crossed_cosines(predictions: Array, targets: Array) -> Array:
     """[B, 2]: cosines of the prediction of view 1 with the target of view 2, and the other way round."""
-    targets = jax.lax.stop_gradient(unit_rows(targets))
-    return jnp.sum(unit_rows(predictions) * targets[:, ::-1], axis=-1)
+    targets = jax.lax.stop_gradient(inputs.unit_rows(targets))
+    return jnp.sum(inputs.unit_rows(predictions) * targets[:, ::-1], axis=-1)
 
 
 def byol(predictions: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
@@ -78,8 +63,8 @@ def byol(predictions: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
         >>> float(losses.byol(z[:, ::-1], z)[0]) < 1e-5
         True
     """
-    check_views(predictions, targets, name="byol")
-    u, v = unit_rows(predictions), jax.lax.stop_gradient(unit_rows(targets))
+    inputs.check_pair(predictions, targets, "byol")
+    u, v = inputs.unit_rows(predictions), jax.lax.stop_gradient(inputs.unit_rows(targets))
     distances = jnp.sum(jnp.square(u - v[:, ::-1]), axis=-1)
     return jnp.mean(jnp.sum(distances, axis=1)), {"projection_spread": projection_spread(targets)}
 
@@ -107,6 +92,6 @@ def simsiam(predictions: Array, projections: Array) -> tuple[Array, dict[str, Ar
         >>> round(float(losses.simsiam(z[:, ::-1], z)[0]), 3)
         -1.0
     """
-    check_views(predictions, projections, name="simsiam")
+    inputs.check_pair(predictions, projections, "simsiam")
     cosines = _crossed_cosines(predictions, projections)
     return -jnp.mean(cosines), {"projection_spread": projection_spread(projections)}

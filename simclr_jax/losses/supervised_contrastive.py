@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
-from simclr_jax.losses import contrastive, inputs
+from simclr_jax.losses import inputs
 
 Array = jax.Array
 
@@ -51,7 +51,7 @@ def sup_con(
     if base_temperature is not None:
         inputs.check_positive("base_temperature of sup_con", base_temperature, "The released code has 0.07.")
     num_images, num_views, width = z.shape
-    rows = contrastive.l2_normalize(inputs.wide(z)).reshape(-1, width)
+    rows = inputs.unit_rows(z).reshape(-1, width)
     image = jnp.repeat(jnp.arange(num_images, dtype=jnp.int32), num_views)
     label = jnp.repeat(labels, num_views)
     other = ~jnp.eye(len(image), dtype=bool)

@@ -4,11 +4,10 @@ METHODS maps a name to `make_method(encoder, **section_of_the_config) -> base.Me
 of a network that was trained with a classifier.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from simclr_jax import base, losses
+from simclr_jax import base
 from simclr_jax.methods import (
     barlow_twins,
     byol,
@@ -77,20 +76,26 @@ METHODS: dict[str, Callable[..., base.Method]] = {
     "simsiam": simsiam.make_simsiam,
     "supervised": supervised.make_supervised,
     "distill": distill.make_distill,
-    "barlow_twins": make_barlow_twins,
-    "vicreg": make_vicreg,
-    "swav": make_swav,
-    "sup_con": make_sup_con,
-    "dcl": make_dcl,
-    "dclw": make_dclw,
+    "barlow_twins": barlow_twins.make_barlow_twins,
+    "vicreg": vicreg.make_vicreg,
+    "swav": swav.make_swav,
+    "sup_con": sup_con.make_sup_con,
+    "dcl": dcl.make_dcl,
+    "dclw": dcl.make_dclw,
 }
 
-# The loss of equal embeddings, from the settings of a method and the batch's size; other methods stand below.
-_UNINFORMED: dict[str, Callable[..., float]] = {
+# The loss of equal embeddings, from the settings of a method, the batch's size and the number of classes; None where
+# equal embeddings have the lowest loss of all: it does not tell, the metric "projection_spread" does.
+_UNINFORMED: dict[str, Callable[..., float] | None] = {
+    "simclr": simclr.uninformed_loss,
     "simclr_v2": simclr_v2.uninformed_loss,
+    "byol": None,
     "moco": moco.uninformed_loss,
     "moco_v3": moco_v3.uninformed_loss,
     "nnclr": nnclr.uninformed_loss,
+    "simsiam": None,
+    "supervised": supervised.uninformed_loss,
+    "distill": distill.uninformed_loss,
     "barlow_twins": barlow_twins.uninformed_loss,
     "vicreg": vicreg.uninformed_loss,
     "swav": swav.uninformed_loss,
@@ -103,10 +108,6 @@ _UNINFORMED: dict[str, Callable[..., float]] = {
 # Methods whose projection head is `heads.ProjectionHead`, of which fine-tuning may keep layers.
 SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
 CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
-_FULL_QUEUES = ("simclr_v2", "moco", "nnclr")  # of whole batches
-
-# Equal embeddings have the lowest loss of all: it does not tell, the metric "projection_spread" does.
-_LOWEST_IF_EQUAL = ("byol", "simsiam")
 
 
 def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes: int) -> float | None:
@@ -114,24 +115,27 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
 
     A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
     methods without negatives, in which equal embeddings have the best loss of all; they log "projection_spread", which
-    is 0 then.
+    is 0 then. None also for a classifier of data without classes.
+
+    Args:
+        section: settings of the method and "name"; what is not there has the method's default.
+        batch_size: B, images.
+        num_classes: C, read for methods with a classifier; of "distill" the teacher's.
 
     Example:
         >>> round(methods.uninformed_loss({"name": "supervised"}, batch_size=256, num_classes=10), 3)
         2.303
     """
-    if section["name"] in _LOWEST_IF_EQUAL:
+    announce = _UNINFORMED[section["name"]]
+    has_classifier = section["name"] in CLASSIFIERS or section.get("supervised_weight", 0) > 0
+    if announce is None or (has_classifier and num_classes < 2):
         return None
-    if section["name"] in _UNINFORMED:
-        return _UNINFORMED[section["name"]](**section, batch_size=batch_size)
-    if section["name"] in CLASSIFIERS:
-        return math.log(num_classes)
-    contrastive = section.get("loss_scale", 1.0) * losses.collapse_value(batch_size)
-    weight = section.get("supervised_weight", 0.0)
-    return contrastive + (weight * math.log(num_classes) if weight else 0.0)
+    return announce(**section, batch_size=batch_size, num_classes=num_classes)
 
 
-def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int, num_small_views: int = 0) -> None:
+def check_batch(
+    section: Mapping[str, Any], *, batch_size: int, num_views: int, num_small_views: int = 0, num_chunks: int = 1
+) -> None:
     """Raises base.InputError for a batch that the method of the config's section `method` cannot learn from.
 
     Example:
@@ -149,12 +153,13 @@ def check_batch(section: Mapping[str, Any], *, batch_size: int, num_views: int, 
             f"augment.num_views must be 2 for the method {section['name']}, which compares two views of every image; "
             f"got {num_views}."
         )
-    if "queue_length" in section and section["name"] in _FULL_QUEUES:
+    if "queue_length" in section and section["name"] != "swav":  # whose queue takes a part of a batch, too
         queue.check_batch(section["queue_length"], batch_size)
-    if batch_size % section.get("bn_splits", 1):
+    if batch_size // num_chunks % section.get("bn_splits", 1):
+        chunks = f" in {num_chunks} chunks" * (num_chunks > 1)
         raise base.InputError(
-            f"method.bn_splits must divide train.batch_size; got {section['bn_splits']} and {batch_size}. "
-            "Use 8 with a batch of 256."
+            "method.bn_splits must divide train.batch_size, and the images of a chunk where train.num_chunks is above "
+            f"1; got {section['bn_splits']} and {batch_size}{chunks}. Use 8 with a batch or chunk of 256."
         )
     if batch_size < 2:
         raise base.InputError(

@@ -64,7 +64,7 @@ def make_barlow_twins(
         >>> params["projection_head"]["dense3"]["kernel"].shape
         (8192, 512)
     """
-    siamese.check_number("redundancy_weight", redundancy_weight, "Use 0.0051.", least=0.0)
+    base.check_number("redundancy_weight", redundancy_weight, "Use 0.0051.", least=0.0)
     head = heads.make_mlp((proj_hidden_dim, proj_hidden_dim, proj_out_dim), dtype=dtype)
     network = siamese.make_siamese(encoder, head, bn_per=bn_per)
     loss = functools.partial(losses.barlow_twins, redundancy_weight=redundancy_weight)

@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, siamese
+from simclr_jax.methods import momentum
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -64,7 +64,7 @@ def make_byol(
         ['encoder', 'predictor', 'projection_head']
     """
     momentum.check_decay(target_decay, target_decay_schedule)
-    siamese.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
+    base.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
     lecun = nn.initializers.lecun_normal()
     projector, predictor = (
         heads.make_mlp((hidden, proj_out_dim), bias=True, dtype=dtype, kernel_init=lecun)

@@ -80,7 +80,7 @@ def make_dclw(
     Example:
         >>> method = methods.make_dclw(models.make_encoder("resnet18", stem="cifar"), sigma=0.5)
     """
-    siamese.check_number("sigma", sigma, "The paper uses 0.5.")
+    base.check_number("sigma", sigma, "The paper uses 0.5.")
     loss = functools.partial(losses.dclw, sigma=sigma)
     return _make(encoder, (proj_hidden_dim, proj_out_dim), loss, temperature=temperature, common=(bn_per, dtype))
 
@@ -88,7 +88,7 @@ def make_dclw(
 def _make(
     encoder: nn.Module, widths: tuple[int, int], loss: Any, *, temperature: float, common: tuple[str, str]
 ) -> base.Method:
-    siamese.check_number("temperature", temperature, "The paper uses 0.1.")
+    base.check_number("temperature", temperature, "The paper uses 0.1.")
     bn_per, dtype = common
     network = siamese.make_siamese(encoder, heads.make_mlp(widths, out_bias=True, dtype=dtype), bn_per=bn_per)
     return siamese.make_method(network, functools.partial(loss, temperature=temperature))

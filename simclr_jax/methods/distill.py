@@ -1,12 +1,13 @@
 """Distillation: a student is trained on what a fine-tuned teacher says of images, labelled or not."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import classifier, network, siamese, supervised
+from simclr_jax.methods import classifier, network, supervised
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -99,8 +100,8 @@ def make_distill(
     """
     if not 0 <= label_weight <= 1:
         raise base.InputError(f"label_weight must be 0 to 1; got {label_weight}. Use 0.0 for the teacher's word alone.")
-    siamese.check_number("temperature", temperature, "Use 1.0, or 0.1 for self-distillation.")
-    siamese.check_number("loss_scale", loss_scale, "Use 1.0.")
+    base.check_number("temperature", temperature, "Use 1.0, or 0.1 for self-distillation.")
+    base.check_number("loss_scale", loss_scale, "Use 1.0.")
     student = supervised.make_supervised(encoder, num_classes=teacher.num_classes, ft_proj_selector=0, dtype=dtype)
     net = network.make_network(encoder, heads.ProjectionHead(0, dtype=dtype), num_layers=0)
 
@@ -129,3 +130,9 @@ def make_distill(
         return total, (method_state, {"distillation_loss": mean, "teacher_agreement": agreement, **metrics})
 
     return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+
+
+def uninformed_loss(*, num_classes: int, loss_scale: float = 1.0, label_weight: float = 0.0, **other: object) -> float:
+    """((1 - w) loss_scale + w) ln C of a batch with labels, C the teacher's, for settings of `make_distill`."""
+    del other
+    return ((1 - label_weight) * loss_scale + label_weight) * math.log(num_classes)

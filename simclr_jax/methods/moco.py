@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, network, siamese
+from simclr_jax.methods import momentum, network
 from simclr_jax.methods import queue as queue_lib
 from simclr_jax.models import heads
 
@@ -74,7 +74,7 @@ def make_moco(
     momentum.check_decay(target_decay, "constant")
     heads.check_num_layers(num_proj_layers, low=1)
     queue_lib.check_length(queue_length)
-    siamese.check_number("temperature", temperature, "Use for example 0.2.")
+    base.check_number("temperature", temperature, "Use for example 0.2.")
     hidden = (proj_hidden_dim,) * (num_proj_layers - 1)
     head = heads.make_mlp((*hidden, proj_out_dim), bias=True, norm="none", out_bias=True, dtype=dtype)
     query_net, key_net = (

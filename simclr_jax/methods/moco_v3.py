@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, siamese
+from simclr_jax.methods import momentum
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -73,7 +73,7 @@ def make_moco_v3(
     projector = heads.make_mlp((*hidden, proj_out_dim), out_norm="plain", dtype=dtype)
     predictor = heads.make_mlp((pred_hidden_dim, proj_out_dim), dtype=dtype)
     pair = momentum.make_pair(encoder, projector, predictor, bn_per=bn_per)
-    siamese.check_number("temperature", temperature, "Use for example 0.2.")
+    base.check_number("temperature", temperature, "Use for example 0.2.")
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array

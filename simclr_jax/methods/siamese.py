@@ -32,7 +32,7 @@ def make_siamese(encoder: nn.Module, head: heads.MLP, *, bn_per: str) -> Siamese
     Raises:
         InputError: bn_per is unknown.
     """
-    base.check_choice(bn_per, network.BN_PER, name="bn_per")
+    network.check_bn_per(bn_per)
     net = network.make_stack(encoder, {"projection_head": head})
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
@@ -55,7 +55,7 @@ def make_method(siamese: Siamese, loss_of_z: Any, *, loss_scale: float = 1.0) ->
     Raises:
         InputError: loss_scale is not above 0 and finite.
     """
-    check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
+    base.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
@@ -71,11 +71,3 @@ def make_method(siamese: Siamese, loss_of_z: Any, *, loss_scale: float = 1.0) ->
         return loss_scale * value, (method_state, metrics)
 
     return base.Method(init=siamese.init, embed=embed, loss=loss, update=base.keep)
-
-
-def check_number(name: str, value: float, remedy: str, *, least: float | None = None) -> None:
-    """Raises InputError unless the setting `name` is finite and above 0, or at least `least`."""
-    large_enough = value > 0 if least is None else value >= least
-    if not (large_enough and value < float("inf")):
-        rule = "above 0" if least is None else f"at least {least:g}"
-        raise base.InputError(f"{name} must be {rule} and finite; got {value}. {remedy}")

@@ -78,15 +78,9 @@ def make_simclr(
         ['encoder', 'projection_head']
     """
     head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
-    if not 0 < temperature < math.inf:
-        raise base.InputError(f"temperature must be above 0; got {temperature}. SimCLR uses 0.1 to 0.5.")
-    if not 0 < loss_scale < math.inf:
-        raise base.InputError(f"loss_scale must be above 0 and finite; got {loss_scale}. Use 2.0, or 1.0 for the mean.")
-    if not 0 <= supervised_weight < math.inf:
-        raise base.InputError(
-            f"supervised_weight must be at least 0 and finite; got {supervised_weight}. "
-            "Use 1.0, or 0.0 for no classifier."
-        )
+    base.check_number("temperature", temperature, "SimCLR uses 0.1 to 0.5.")
+    base.check_number("loss_scale", loss_scale, "Use 2.0, or 1.0 for the mean.")
+    base.check_number("supervised_weight", supervised_weight, "Use 1.0, or 0.0 for no classifier.", least=0.0)
     base.check_choice(loss_form, LOSS_FORMS, name="loss_form")
     net = network.make_network(encoder, head, num_layers=num_proj_layers)
     supervised = supervised_weight > 0
@@ -129,6 +123,15 @@ def make_simclr(
         return total, (method_state, metrics)
 
     return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+
+
+def uninformed_loss(
+    *, batch_size: int, num_classes: int, loss_scale: float = 2.0, supervised_weight: float = 0.0, **other: object
+) -> float:
+    """loss_scale ln(2B - 1), and the weight times ln C with a classifier, for settings of `make_simclr`."""
+    del other
+    of_classifier = supervised_weight * math.log(num_classes) if supervised_weight else 0.0
+    return loss_scale * losses.collapse_value(batch_size) + of_classifier
 
 
 def _nt_xent(form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import momentum, network, siamese
+from simclr_jax.methods import momentum, network
 from simclr_jax.methods import queue as queue_lib
 from simclr_jax.models import heads
 
@@ -65,8 +65,8 @@ def make_simclr_v2(
     head = heads.ProjectionHead(num_proj_layers, proj_out_dim, dtype, width=proj_hidden_dim)
     momentum.check_decay(target_decay, "constant")
     queue_lib.check_length(queue_length)
-    siamese.check_number("temperature", temperature, "SimCLR uses 0.1 to 0.5.")
-    siamese.check_number("loss_scale", loss_scale, "Use 2.0, or 1.0 for the mean.")
+    base.check_number("temperature", temperature, "SimCLR uses 0.1 to 0.5.")
+    base.check_number("loss_scale", loss_scale, "Use 2.0, or 1.0 for the mean.")
     net = network.make_network(encoder, head, num_layers=num_proj_layers)
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:

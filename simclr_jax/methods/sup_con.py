@@ -66,9 +66,9 @@ def make_sup_con(
         (512, 512)
     """
     classifier.check_num_classes(num_classes)
-    siamese.check_number("temperature", temperature, "The paper uses 0.1.")
+    base.check_number("temperature", temperature, "The paper uses 0.1.")
     if base_temperature is not None:
-        siamese.check_number("base_temperature", base_temperature, "The released code has 0.07.")
+        base.check_number("base_temperature", base_temperature, "The released code has 0.07.")
     head = heads.make_mlp((proj_hidden_dim, proj_out_dim), bias=True, norm="none", out_bias=True, dtype=dtype)
     network = siamese.make_siamese(encoder, head, bn_per=bn_per)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax import base, losses
-from simclr_jax.methods import network, siamese
+from simclr_jax.methods import network
 from simclr_jax.models import heads
 
 Array = jax.Array
@@ -79,8 +79,8 @@ def make_swav(
         (128, 100)
     """
     _check(num_prototypes, queue_length, counts=(sinkhorn_iterations, freeze_prototypes_steps, queue_starts_at_step))
-    siamese.check_number("temperature", temperature, "SwAV uses 0.1.")
-    siamese.check_number("epsilon", epsilon, "SwAV uses 0.05.")
+    base.check_number("temperature", temperature, "SwAV uses 0.1.")
+    base.check_number("epsilon", epsilon, "SwAV uses 0.05.")
     head = heads.make_mlp((proj_hidden_dim, proj_out_dim), out_bias=True, dtype=dtype)
     net = network.make_stack(encoder, {"projection_head": head})
 

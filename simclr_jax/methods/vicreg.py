@@ -67,7 +67,7 @@ def make_vicreg(
         "covariance_weight": covariance_weight,
     }
     for name, value in weights.items():
-        siamese.check_number(name, value, "The paper has 25, 25 and 1.", least=0.0)
+        base.check_number(name, value, "The paper has 25, 25 and 1.", least=0.0)
     head = heads.make_mlp((proj_hidden_dim, proj_hidden_dim, proj_out_dim), bias=True, dtype=dtype)
     network = siamese.make_siamese(encoder, head, bn_per=bn_per)
     return siamese.make_method(network, functools.partial(losses.vicreg, **weights))

@@ -40,10 +40,7 @@ class ProjectionHead(nn.Module):
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_layers not in range(MAX_LAYERS + 1):
-            raise base.InputError(
-                f"num_proj_layers must be 0 to {MAX_LAYERS}; got {self.num_layers}. Use 2 for SimCLR or 3 for SimCLRv2."
-            )
+        check_num_layers(self.num_layers)
         if self.out_dim < 1:
             raise base.InputError(f"proj_out_dim (the head's out_dim) must be at least 1; got {self.out_dim}. Use 128.")
         if self.width is not None and self.width < 1:

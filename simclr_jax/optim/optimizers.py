@@ -114,14 +114,19 @@ def make_larc(
         >>> tx = optim.make_larc(0.6, weight_decay=1e-6)
     """
 
-    def adapt(gradient: base.Array, weight: base.Array) -> base.Array:
-        of_gradient, of_weight = (jnp.sqrt(jnp.sum(jnp.square(x))) for x in (gradient, weight))
-        ratio = 1e-3 * of_weight / (of_gradient + weight_decay * of_weight + 1e-8)
-        usable = (of_gradient > 0) & (of_weight > 0)
-        return jnp.where(usable, ratio * (gradient + weight_decay * weight), gradient)
-
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(adapt, updates, params), state
+        gradients, structure = jax.tree.flatten(updates)
+        if not gradients:
+            return updates, state
+        weights = jax.tree.leaves(params)
+        of_gradients, of_weights = (jnp.sqrt(norms.sums_of_squares(tree)) for tree in (gradients, weights))
+        usable = (of_gradients > 0) & (of_weights > 0)
+        ratios = 1e-3 * of_weights / (of_gradients + weight_decay * of_weights + 1e-8)
+        adapted = [
+            jnp.where(usable[i], ratios[i].astype(g.dtype) * (g + weight_decay * w), g)
+            for i, (g, w) in enumerate(zip(gradients, weights, strict=True))
+        ]
+        return jax.tree.unflatten(structure, adapted), state
 
     return optax.chain(
         optax.GradientTransformation(lambda params: optax.EmptyState(), update),

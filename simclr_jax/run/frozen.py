@@ -33,16 +33,18 @@ def freeze_encoder(method: base.Method) -> base.Method:
     return method._replace(embed=embed)
 
 
-def leave_encoder(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` that moves nothing in params["encoder"], whatever it does without a gradient (weight decay)."""
+def leave_encoder(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`tx` for all but params["encoder"], where nothing moves, not by weight decay either, and no momentum is kept."""
 
-    def update(updates: base.PyTree, state: base.PyTree, params: base.PyTree = None) -> tuple[base.PyTree, base.PyTree]:
-        updates, state = tx.update(updates, state, params)
+    def stay(updates: base.PyTree, state: base.PyTree, params: base.PyTree = None) -> tuple[base.PyTree, base.PyTree]:
         # Minus zero is the number that changes no bit: 0.0 would turn weights of -0.0 into 0.0.
-        still = jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates["encoder"])
-        return {**updates, "encoder": still}, state
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates), state
 
-    return optax.GradientTransformation(tx.init, update)
+    def label(params: base.PyTree) -> base.PyTree:
+        return {name: "still" if name == "encoder" else "moving" for name in params}
+
+    still = optax.GradientTransformation(lambda params: optax.EmptyState(), stay)
+    return optax.partition({"moving": tx, "still": still}, label)
 
 
 def encoder_digests(params: base.PyTree, method_state: base.PyTree) -> dict[str, str]:

@@ -111,9 +111,7 @@ def diagnose(
         num_classes: of its data.
     """
     losses = [row["loss"] for row in rows if "loss" in row and row["step"] >= _EARLY * num_steps]
-    uninformed = methods.uninformed_loss(
-        config["method"], batch_size=config["train"]["batch_size"], num_classes=max(num_classes, 2)
-    )
+    uninformed = uninformed_loss(config, num_classes=num_classes)
     targets = [row for row in rows if "target_norm" in row][-2:]
     target = ""
     if targets and targets[-1]["target_distance"] == 0:
@@ -123,6 +121,12 @@ def diagnose(
     return probes.diagnose(
         signs._replace(loss=losses[-1] if losses else None, uninformed_loss=uninformed, target=target)
     )
+
+
+def uninformed_loss(config: Mapping[str, Any], *, num_classes: int) -> float | None:
+    """`methods.uninformed_loss` of a run whose data have `num_classes` classes; of a student, those of its teacher."""
+    classes = config.get("teacher", {}).get("num_classes", num_classes)
+    return methods.uninformed_loss(config["method"], batch_size=config["train"]["batch_size"], num_classes=classes)
 
 
 def _target_numbers(online: base.PyTree, target: base.PyTree) -> dict[str, base.Array]:

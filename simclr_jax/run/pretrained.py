@@ -123,26 +123,15 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
     Raises:
         base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
     """
-    _, params, method_state = features.load_variables(workdir, which=which)
-    sources = {"params": params, "batch_stats": method_state["batch_stats"]}
-
-    def take(path: tuple[Any, ...], leaf: base.Array) -> np.ndarray:
-        names = [entry.key for entry in path]
-        found: Any = sources
-        for name in names if names[1] != "supervised_head" else ():
-            found = found.get(name) if isinstance(found, Mapping) else None
-        if names[1] == "supervised_head":
-            return np.asarray(leaf)
-        if found is None or np.shape(found) != leaf.shape:
-            got = "nothing" if found is None else f"shape {list(np.shape(found))}"
-            raise base.InputError(
-                f"The run in {workdir} must have the weight {'/'.join(names[1:])} of shape {list(leaf.shape)}; it has "
-                f"{got}. Lower method.ft_proj_selector to the layers that its head has, or start from another run."
-            )
-        return np.asarray(found, leaf.dtype)
-
-    trees = {"params": state.params, "batch_stats": state.method_state["batch_stats"]}
-    adopted = jax.tree.map_with_path(take, jax.device_get(trees))
+    own = jax.device_get({"params": state.params, "batch_stats": state.method_state["batch_stats"]})
+    wanted = {
+        kind: {name: tree for name, tree in trees.items() if name != "supervised_head"} for kind, trees in own.items()
+    }
+    remedy = "Start from a run of the same method and widths, or from another checkpoint."
+    if "supervised_head" in own["params"]:
+        remedy = "Lower method.ft_proj_selector to the layers that its head has, or start from another run."
+    taken = _take(wanted, workdir=workdir, which=which, whose="run", remedy=remedy)
+    adopted: dict[str, Any] = {kind: {**own[kind], **taken[kind]} for kind in own}
     method_state = {**jax.device_get(state.method_state), "batch_stats": adopted["batch_stats"]}
     if "target" in method_state:
         method_state["target"] = {
@@ -162,10 +151,18 @@ def adopt_teacher(state: base.TrainState, *, workdir: str, which: str) -> base.T
     Raises:
         base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
     """
+    whole = jax.device_get(state.method_state)
+    remedy = "Choose another run or checkpoint."
+    teacher = _take(whole["teacher"], workdir=workdir, which=which, whose="teacher", remedy=remedy)
+    return state._replace(method_state={**whole, "teacher": teacher})
+
+
+def _take(wanted: base.PyTree, *, workdir: str, which: str, whose: str, remedy: str) -> base.PyTree:
+    """What a run has for every leaf of `wanted`, {"params", "batch_stats"}, in that leaf's type."""
     _, params, method_state = features.load_variables(workdir, which=which)
     sources = {"params": params, "batch_stats": method_state["batch_stats"]}
 
-    def take(path: tuple[Any, ...], leaf: base.Array) -> np.ndarray:
+    def take(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
         found: Any = sources
         for entry in path:
             found = found.get(entry.key) if isinstance(found, Mapping) else None
@@ -173,10 +170,9 @@ def adopt_teacher(state: base.TrainState, *, workdir: str, which: str) -> base.T
             got = "nothing" if found is None else f"shape {list(np.shape(found))}"
             name = "/".join(str(entry.key) for entry in path[1:])
             raise base.InputError(
-                f"The teacher in {workdir} must have the weight {name} of shape {list(leaf.shape)}; it has {got}. "
-                "Choose another run or checkpoint."
+                f"The {whose} in {workdir} must have the weight {name} of shape {list(leaf.shape)}; it has {got}. "
+                f"{remedy}"
             )
         return np.asarray(found, leaf.dtype)
 
-    whole = jax.device_get(state.method_state)
-    return state._replace(method_state={**whole, "teacher": jax.tree.map_with_path(take, whole["teacher"])})
+    return jax.tree.map_with_path(take, wanted)

@@ -70,7 +70,20 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     config_lib.call(augment.make_simclr_views, config, "augment")
     views = config["augment"]["num_views"]
     small = config["augment"]["num_small_views"]
-    methods.check_batch(config["method"], batch_size=train["batch_size"], num_views=views, num_small_views=small)
+    numbers = {"batch_size": train["batch_size"], "num_chunks": train["num_chunks"]}
+    methods.check_batch(config["method"], **numbers, num_views=views, num_small_views=small)
+    _check_constant_rate(config)
+
+
+def _check_constant_rate(config: Mapping[str, Any]) -> None:
+    """Raises InputError where a module would keep the rate with which a warm-up begins, which is 0 or near it."""
+    module, epochs = config["optimizer"]["constant_rate_for"], config["schedule"]["warmup_epochs"]
+    if module and epochs:
+        raise base.InputError(
+            "optimizer.constant_rate_for keeps the rate of the first update and needs a schedule without warm-up; got "
+            f"{module} and schedule.warmup_epochs {epochs:g}. Set schedule.warmup_epochs to 0.0, or leave "
+            "optimizer.constant_rate_for empty."
+        )
 
 
 def make_program(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from simclr_jax import base, data, distributed, methods, probes, train_step
+from simclr_jax import base, data, distributed, probes, train_step
 from simclr_jax.distributed import sharding
 from simclr_jax.run import (
     checkpoint,
@@ -251,11 +251,10 @@ def _knn_accuracy(run: Run, train_h: np.ndarray, test_h: np.ndarray) -> float | 
 
 
 def _announce(run: Run, step: int) -> None:
-    batch_size, num_classes = run.settings.batch_size, len(run.train_set.class_names)
-    loss = methods.uninformed_loss(run.config["method"], batch_size=batch_size, num_classes=num_classes)
+    loss = health.uninformed_loss(run.config, num_classes=len(run.train_set.class_names))
     progress.say(
-        f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, batch {batch_size}, "
-        f"{run.num_steps} steps, {sharding.device_summary(run.mesh)}. "
+        f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, "
+        f"batch {run.settings.batch_size}, {run.num_steps} steps, {sharding.device_summary(run.mesh)}. "
         f"{'A projection_spread of 0' if loss is None else f'A loss of {loss:.3f}'} means that all embeddings are the "
         "same."
     )

@@ -11,7 +11,7 @@ import pytest
 
 from simclr_jax import base, losses
 from simclr_jax.distributed import sharding
-from simclr_jax.losses import blockwise, contrastive, cuts
+from simclr_jax.losses import blockwise, cuts
 from tests import oracles, parity
 from tests.devices import run_on_devices
 from tests.losses import test_contrastive as dense
@@ -27,7 +27,7 @@ _QUICK = {"xla_backend_optimization_level": 0}
 def _value_and_gradient(z, scale, plan, normalize):
     def form(z):
         z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
-        return blockwise.nt_xent_in_tiles(contrastive.l2_normalize(z) if normalize else z, scale, plan)
+        return blockwise.nt_xent_in_tiles(losses.l2_normalize(z) if normalize else z, scale, plan)
 
     return jax.value_and_grad(form, has_aux=True)(z)
 

@@ -59,7 +59,10 @@ def test_the_teacher_stays_as_it_was():
 
 def test_labels_count_by_their_weight():
     _, _, (plain,) = run(make(label_weight=0.0))
-    _, _, (mixed,) = run(make(label_weight=0.25))
+    how = {"label_weight": 0.25, "loss_scale": 2.0}
+    _, _, (mixed,) = run(make(**how))
+    announced = methods.uninformed_loss({"name": "distill", **how}, batch_size=4, num_classes=3)
+    assert mixed["loss"] == pytest.approx(announced, rel=1e-6), "the student's logits are all zero at first"
     assert plain["loss"] == plain["distillation_loss"]
     expected = 0.75 * mixed["distillation_loss"] + 0.25 * mixed["supervised_loss"]
     assert mixed["loss"] == pytest.approx(expected, rel=1e-6)

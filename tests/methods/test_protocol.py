@@ -9,13 +9,23 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax import base, train_step
+from simclr_jax import base, methods, train_step
 from simclr_jax.methods import METHODS
 from simclr_jax.models import norms, resnet
 from tests.methods import settings
 
 B, V, SIZE = 4, 2, 8
 LABELS = (2, 0, -1, 1)
+# Settings other than the defaults that the announced loss of equal embeddings depends on.
+OPTIONS = {
+    "simclr": {"loss_scale": 3.0},
+    "simclr_v2": {"loss_scale": 3.0},
+    "moco_v3": {"temperature": 0.2},
+    "barlow_twins": {"loss_scale": 0.1},
+    "vicreg": {"variance_weight": 7.0},
+    "sup_con": {"temperature": 0.2, "base_temperature": 0.07},
+    "dcl": {"temperature": 0.3},
+}
 
 
 class Trained(NamedTuple):
@@ -39,8 +49,8 @@ def encoder(norm: str = "batch", dtype: str = "float32") -> resnet.ResNet:
     )
 
 
-def make_method(name: str, norm: str = "batch", dtype: str = "float32") -> base.Method:
-    return METHODS[name](encoder(norm, dtype), **settings.arguments(name, dtype))
+def make_method(name: str, norm: str = "batch", dtype: str = "float32", **options: Any) -> base.Method:
+    return METHODS[name](encoder(norm, dtype), **{**settings.arguments(name, dtype), **options})
 
 
 def views() -> jax.Array:
@@ -187,6 +197,39 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
     for leaf, expected in zip(ours, jax.tree.leaves(trained.gradient), strict=True):
         # The same sums in another order.
         np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-5 * largest)
+
+
+def equal_embeddings(name: str, options: dict[str, Any]) -> Any:
+    """(loss, metrics) of the method for embeddings that are all the same, in the batch and in every queue."""
+    if name in methods.CLASSIFIERS:  # which start at zero, whatever they are shown, and reduce in `embed`
+        (loss, (_, metrics)), _ = run(name).value(run(name).initial, run(name).state)
+        return loss, metrics
+    method, key = make_method(name, **options), jax.random.key(1)
+    params, state = jax.eval_shape(method.init, key, views())
+    shapes, _ = jax.eval_shape(method.embed, params, state, views(), batch(), key)
+    outputs = {key: jnp.full(leaf.shape, 0.3, leaf.dtype) for key, leaf in shapes.items() if key != "label"}
+    outputs |= {"label": jnp.asarray(LABELS, jnp.float32)} if "label" in shapes else {}
+    rows = {"rows": lambda x: jnp.full(x.shape, x.shape[-1] ** -0.5, x.dtype)}
+    state = jax.tree.map_with_path(lambda path, x: rows.get(path[-1].key, jnp.zeros_like)(x), state)
+    loss, (_, metrics) = jax.jit(method.loss)(outputs, state)
+    return loss, metrics
+
+
+def test_equal_embeddings_have_the_loss_that_is_announced(name):
+    options = OPTIONS.get(name, {})
+    loss, metrics = equal_embeddings(name, options)
+    section = {"name": name, **settings.small(name), **options}
+    announced = methods.uninformed_loss(section, batch_size=B, num_classes=3)
+    if announced is None:
+        assert metrics["projection_spread"] < 1e-3
+    else:
+        assert float(loss) == pytest.approx(announced, rel=1e-5)
+
+
+def test_every_method_says_what_equal_embeddings_cost():
+    assert set(methods._UNINFORMED) == set(METHODS)
+    for name, weight in (("supervised", {}), ("distill", {}), ("simclr", {"supervised_weight": 1.0})):
+        assert methods.uninformed_loss({"name": name, **weight}, batch_size=4, num_classes=0) is None, "no classes"
 
 
 @pytest.mark.few(2)

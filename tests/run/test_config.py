@@ -156,6 +156,24 @@ def test_a_value_that_no_run_can_have_is_refused_before_training(override):
     assert re.search(said.get(key, rf"(^|\W){key}\W"), message), message
 
 
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        (
+            "cifar10_simsiam",
+            ["schedule.warmup_epochs=10"],
+            "constant_rate_for .* got predictor and schedule.w",
+        ),
+        ("cifar10_moco", ["train.num_chunks=128"], "bn_splits must divide .* got 8 and 512 in 128 chunks"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_the_data_are_read(config, overrides, message):
+    settings, _ = parse(f"--config={config}", *(f"--config.{override}" for override in overrides))
+    with pytest.raises(base.InputError, match=message) as caught:
+        setup.make_run(settings.to_dict())
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("section", ["encoder", "augment", "method", "optimizer", "schedule", "train", "data"])
 def test_a_section_with_another_or_a_missing_key_lists_the_keys_it_takes(section):
     good = config_lib.load_file("smoke").to_dict()

@@ -49,6 +49,8 @@ def test_a_frozen_encoder_keeps_every_bit_and_its_statistics_move_only_with_batc
     assert (digests[0]["statistics"] == digests[1]["statistics"]) == (norm == "frozen")
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
     assert any(jax.tree.leaves(moved["supervised_head"])) and not any(jax.tree.leaves(moved["encoder"]))
+    kept = sorted(leaf.size for leaf in jax.tree.leaves(after.opt_state) if leaf.size > 1)
+    assert kept == [3, 12], "momentum of the classifier alone"
 
 
 def settings(*overrides):

@@ -122,3 +122,8 @@ def test_a_loss_that_has_not_moved_is_told_only_after_a_quarter_of_the_run():
         return health.diagnose(config, probes.Signs(temperature=5.0), rows, num_steps=num_steps, num_classes=2)
 
     assert "temperature of 5" in said(100)[0] and said(200) == []
+
+
+def test_a_student_is_measured_by_its_teachers_classes():
+    config = {"method": {"name": "distill"}, "train": {"batch_size": 8}, "teacher": {"num_classes": 10}}
+    assert health.uninformed_loss(config, num_classes=0) == pytest.approx(np.log(10))

@@ -11,6 +11,7 @@ from simclr_jax.cli import evaluate_features, preview, train
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, guards, identity, pretrained, setup
+from simclr_jax.run import workdir as workdir_lib
 
 
 def settings(*words: str) -> dict:
@@ -119,6 +120,59 @@ def test_weights_of_another_shape_are_named_in_one_line(workdir):
 def test_a_selector_beyond_the_head_is_refused_before_the_data_are_read(workdir):
     with pytest.raises(base.InputError, match="selector"):
         setup.make_run(pretrained.inherit(finetune(workdir, "--config.method.ft_proj_selector=4")))
+
+
+def of_trees(monkeypatch, params: dict, batch_stats: dict) -> None:
+    """Lets every run that is read have these weights."""
+    found = (0, params, {"batch_stats": batch_stats})
+    monkeypatch.setattr(pretrained.features, "load_variables", lambda workdir, *, which: found)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def test_a_teacher_has_the_weights_of_its_run_and_the_student_keeps_its_own(monkeypatch):
+    theirs = {"encoder": {"w": 2 * ones(2)}, "projection_head": {}, "supervised_head": {"b": 3 * ones(4)}}
+    of_trees(monkeypatch, {**theirs, "unused": ones(1)}, {"encoder": {"mean": 4 * ones(2)}, "projection_head": {}})
+    empty = {"params": jax.tree.map(np.zeros_like, theirs), "batch_stats": {"encoder": {"mean": 0 * ones(2)}}}
+    student = {"encoder": {"w": ones(2)}}
+    state = base.TrainState(0, student, {"batch_stats": {}, "teacher": empty}, ())
+    adopted = pretrained.adopt_teacher(state, workdir="runs/tuned", which="latest")
+    jax.tree.map(np.testing.assert_array_equal, adopted.method_state["teacher"]["params"], theirs)
+    np.testing.assert_array_equal(adopted.method_state["teacher"]["batch_stats"]["encoder"]["mean"], 4 * ones(2))
+    np.testing.assert_array_equal(adopted.params["encoder"]["w"], ones(2))
+    of_trees(monkeypatch, {**theirs, "supervised_head": {"b": ones(5)}}, {"encoder": {"mean": ones(2)}})
+    with pytest.raises(base.InputError, match=r"The teacher in runs/tuned must .* supervised_head/b of shape \[4\]"):
+        pretrained.adopt_teacher(state, workdir="runs/tuned", which="latest")
+
+
+def test_a_momentum_network_begins_as_the_network_and_the_remedy_is_one_for_the_method(monkeypatch):
+    theirs = {"encoder": {"w": 2 * ones(2)}, "projection_head": {"w": 3 * ones(1)}, "predictor": {"w": 4 * ones(1)}}
+    mine = jax.tree.map(np.zeros_like, theirs)
+    target = {"params": {name: mine[name] for name in ("encoder", "projection_head")}, "batch_stats": {"encoder": {}}}
+    state = base.TrainState(0, mine, {"batch_stats": {"encoder": {}}, "target": target}, ())
+    of_trees(monkeypatch, theirs, {"encoder": {}})
+    adopted = pretrained.adopt(state, workdir="runs/byol", which="latest")
+    jax.tree.map(np.testing.assert_array_equal, adopted.params, theirs)
+    moved = adopted.method_state["target"]["params"]
+    jax.tree.map(np.testing.assert_array_equal, moved, {name: theirs[name] for name in moved})
+    of_trees(monkeypatch, {name: tree for name, tree in theirs.items() if name != "predictor"}, {"encoder": {}})
+    with pytest.raises(base.InputError, match=r"predictor/w .* it has nothing. Start from a run of the same method"):
+        pretrained.adopt(state, workdir="runs/byol", which="latest")
+
+
+def test_a_student_is_built_by_what_its_teachers_run_was_built_from(tmp_path):
+    theirs = settings("--config=finetune", "--config.encoder.name=resnet34", "--config.augment.image_size=24")
+    workdir_lib.write_config(tmp_path, theirs)
+    identity.write_data(tmp_path, identity.Data("folder", "print", 40, ("a", "b", "c")))
+    mine = pretrained.inherit(settings(f"--config=distill:{tmp_path}"))
+    assert mine["teacher"]["encoder"] == theirs["encoder"] and mine["teacher"]["num_classes"] == 3
+    assert mine["teacher"]["head"]["ft_proj_selector"] == 1 and mine["encoder"]["name"] == "resnet50"
+    assert (mine["data"], mine["augment"]["image_size"]) == (theirs["data"], 24)
+    workdir_lib.write_config(tmp_path, settings("--config=default"))
+    with pytest.raises(base.InputError, match="A teacher must be a run with a classifier"):
+        pretrained.inherit(settings(f"--config=distill:{tmp_path}"))
 
 
 def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp_path):
