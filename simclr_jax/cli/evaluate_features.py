@@ -242,20 +242,22 @@ def collect_features(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The probe rows (at least one) as text: a line for each probe and share of the labels, a column for each features.
 
-    Below: what guessing scores, and the number of test images.
+    The protocol, under which results.json keeps a line's scores, ends the line. Below: what guessing scores, and the
+    number of test images.
     """
     lines = list(dict.fromkeys((row["probe"], row["labels"]) for row in rows))
     names = list(dict.fromkeys(row["features"] for row in rows))
     cells = {(row["features"], row["probe"], row["labels"]): row["accuracy"] for row in rows}
     first = {(row["probe"], row["labels"]): row for row in rows[::-1]}
-    protocol = max(len(row["protocol"]) for row in first.values())
-    text = [f"{'accuracy, %':<{protocol}}  {'labels':>14}" + "".join(f"{name:>12}" for name in names)]
+    labels = {line: probes.protocol_label(row["protocol"]) for line, row in first.items()}
+    width = max(len(label) for label in labels.values())
+    text = [f"{'accuracy, %':<{width}}  {'labels':>14}" + "".join(f"{name:>12}" for name in names) + "  protocol"]
     for line in lines:
         share = f"{first[line]['num_labels']} ({line[1]})"
         scores = "".join(f"{100 * cells[name, *line]:12.1f}" for name in names)
-        text.append(f"{first[line]['protocol']:<{protocol}}  {share:>14}" + scores)
+        text.append(f"{labels[line]:<{width}}  {share:>14}{scores}  {first[line]['protocol']}")
     chance, num_test = rows[0]["chance"], rows[0]["num_test"]
-    text.append(f"{'guessing':<{protocol}}  {'':>14}" + f"{100 * chance:12.1f}" * len(names))
+    text.append(f"{'guessing':<{width}}  {'':>14}" + f"{100 * chance:12.1f}" * len(names))
     error = probes.largest_error(num_test)
     text.append(f"on {num_test} labelled test images: a standard error of at most {error:.1f} points")
     others = [row["protocol"] for row in rows if row["protocol"] not in {row["protocol"] for row in first.values()}]

@@ -14,12 +14,14 @@ class Protocol(NamedTuple):
     """One row of PROTOCOLS.
 
     pattern: of the name, with its settings in braces. version: see the module. what: what is done. source: whence.
+    label: what people read in place of the name, with those settings that tell rows of one table apart.
     """
 
     pattern: str
     version: int
     what: str
     source: str
+    label: str
 
 
 PROTOCOLS = {
@@ -28,12 +30,14 @@ PROTOCOLS = {
         1,
         "the K training rows of largest cosine s vote with weight exp(s / T); K at most the number of labels",
         "Wu et al. 2018 (InstDisc), section 3.4",
+        "kNN, {k} neighbours",
     ),
     "knn_uniform": Protocol(
         "knn.k{k}.uniform",
         1,
         "the K training rows of largest cosine vote with equal weights; of equal counts the lower class wins",
         "scikit-learn's KNeighborsClassifier with the cosine metric",
+        "kNN, {k} neighbours, equal votes",
     ),
     "linear": Protocol(
         "linear.lbfgs.{features}",
@@ -41,6 +45,7 @@ PROTOCOLS = {
         "multinomial logistic regression on stored features of centre crops by L-BFGS; L2 of 8 strengths chosen on a "
         "fifth of the training labels",
         "SimCLR appendix B.8, with standardised features",
+        "linear probe",
     ),
     "ridge": Protocol(
         "ridge.{features}",
@@ -48,6 +53,7 @@ PROTOCOLS = {
         "least squares on one-hot classes with L2, in closed form; of 9 strengths, chosen on a fifth of the training "
         "labels",
         "scikit-learn's RidgeClassifier, with targets 0 and 1 and standardised features",
+        "ridge regression",
     ),
     "linear_sgd": Protocol(
         "linear.sgd.e{epochs}.{batch_norm}",
@@ -55,6 +61,7 @@ PROTOCOLS = {
         "a linear classifier trained on the frozen encoder for so many epochs on random crops and flips, scored on "
         "centre crops; BatchNorm with moving averages (frozen-bn) or, as the TF2 code does, the batch's own (batch-bn)",
         "SimCLR appendix B.6; tf2/run.py with fine_tune_after_block=4",
+        "linear probe, {epochs} epochs",
     ),
     "finetune": Protocol(
         "finetune.e{epochs}.s{selector}",
@@ -62,9 +69,14 @@ PROTOCOLS = {
         "the whole network trained for so many epochs on random crops and flips from a pretrained one, with a "
         "classifier on layer s of its projection head, scored on centre crops",
         "SimCLR appendix B.5; SimCLRv2 section 2",
+        "fine-tuned, {epochs} epochs",
     ),
     "supervised": Protocol(
-        "supervised.e{epochs}", 1, "the whole network trained with labels from random weights", "SimCLR appendix B.3"
+        "supervised.e{epochs}",
+        1,
+        "the whole network trained with labels from random weights",
+        "SimCLR appendix B.3",
+        "supervised, {epochs} epochs",
     ),
     "online": Protocol(
         "linear.online",
@@ -72,6 +84,7 @@ PROTOCOLS = {
         "a linear classifier trained beside the method on its own views behind a stopped gradient, scored on centre "
         "crops",
         "SimCLR appendix B.6; tf2/run.py with lineareval_while_pretraining",
+        "linear, beside the method",
     ),
 }
 
@@ -99,10 +112,30 @@ def find_protocol(name: str) -> Protocol:
         >>> probes.find_protocol("knn.k20.t0.07.v1").source
         'Wu et al. 2018 (InstDisc), section 3.4'
     """
+    return _parse(name)[0]
+
+
+def protocol_label(name: str) -> str:
+    """What people read in place of the name of a protocol; what else it says stays with the name.
+
+    Raises:
+        InputError: no protocol has such a name and version.
+
+    Example:
+        >>> probes.protocol_label("knn.k20.t0.07.v1")
+        'kNN, 20 neighbours'
+    """
+    row, settings = _parse(name)
+    return row.label.format(**settings) + ", best on test" * (_BEST in name)
+
+
+def _parse(name: str) -> tuple[Protocol, dict[str, str]]:
+    """The row of a name and the settings in it."""
     for row in sorted(PROTOCOLS.values(), key=lambda row: row.pattern.count("{")):
-        words = re.split(r"\{\w+\}", f"{row.pattern}.v{row.version}")
-        if re.fullmatch(r"[\w-]+(?:\.\d+)?".join(map(re.escape, words)), name.replace(_BEST, "")):
-            return row
+        pattern = re.escape(f"{row.pattern}.v{row.version}").replace(r"\{", "{").replace(r"\}", "}")
+        found = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[\\w-]+(?:\\.\\d+)?)", pattern), name.replace(_BEST, ""))
+        if found:
+            return row, found.groupdict()
     known = ", ".join(f"{row.pattern}.v{row.version}" for row in PROTOCOLS.values())
     raise base.InputError(f"A protocol must be one of {known}; got {base.one_line(name, 60)!r}.")
 

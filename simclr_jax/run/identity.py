@@ -17,7 +17,8 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 _DATA = "data.json"
-# Of the data, the fingerprint is compared instead of the section. "probe." and "data." are whole sections.
+# Of the data, the fingerprint is compared instead of the section. "probe." and "data." are whole sections. What chooses
+# labelled images, split.label_fraction and split.label_list, chooses those that are trained on, and is not free.
 _FREE = (
     "data.",
     "probe.",

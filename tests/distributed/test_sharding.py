@@ -79,18 +79,28 @@ def train_method(name, num_devices, train_set):
     views = augment.make_simclr_views(image_size=8, **off)
     load = sharding.map_rows(
         train_step.make_load_views(resident.gather_batch, views), mesh, row_args=(False, False, True, True))
-    step = train_step.make_train_step(method, tx, load, schedule=lambda s: LEARNING_RATE)
+    step = train_step.make_train_step(sharding.collected(method, mesh), tx, load, schedule=lambda s: LEARNING_RATE)
     update = jax.jit(step, out_shardings=sharding.replicated(mesh))
     key = sharding.make_key(mesh, 0)
     init = lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=(2, 2, 8, 8, 3))
     state = sharding.jit_once(init, mesh)()
     rows = input_pipeline.make_feed(train_set, mesh, seed=0, shape=(1, 32), max_resident_gigabytes=None)
-    before, losses = flat(state.params), []
+    before, losses, compiled = flat(state.params), [], None
     for number in range(NUM_STEPS):
         source, indices = rows.draw(number)
-        state, metrics = update(state, key, source, sharding.put_rows(mesh, np.asarray(indices)[0]))
+        given = state, key, source, sharding.put_rows(mesh, np.asarray(indices)[0])
+        compiled = compiled or update.lower(*given).compile()
+        state, metrics = compiled(*given)
         losses.append(float(jax.block_until_ready(metrics["loss"])))
-    return {"losses": losses, "moved": (flat(state.params) - before).tolist()}
+    text = compiled.as_text()
+    moved = [c for c in hlo.summarise(text).collectives if c.kind != "all-reduce"]
+    return {
+        "losses": losses,
+        "moved": (flat(state.params) - before).tolist(),
+        "images": [str(c) for c in moved if hlo.is_image_shaped(c)],
+        "rows": [c.dims for c in moved],
+        "exchanges": text.count(" all-to-all("),
+    }
 
 
 def flat(tree):
@@ -130,6 +140,9 @@ labels = np.where(np.arange(len(train_set.labels)) % 3 == 0, -1, train_set.label
 train_set = train_set._replace(labels=labels)
 """
 
+# Methods whose loss is made of sums over images, of which no row is compared with one of another device.
+REDUCES = ("barlow_twins", "vicreg", "byol", "simsiam", "supervised", "distill")
+
 
 def on_one_and_four(function: str) -> list[Any]:
     """What `function`(n, train_set), an expression of the code above, finds on one and on four devices."""
@@ -156,8 +169,11 @@ def test_views_are_the_same_bits_on_any_number_of_devices():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_method_trains_the_same_on_one_device_and_on_four(name):
+def test_a_method_trains_the_same_on_one_device_and_on_four_and_moves_no_image(name):
     one, other = on_one_and_four(f"lambda *where: train_method('{name}', *where)")
+    # Projections of the batch may be gathered, where rows are compared: they have three axes at most.
+    assert other["images"] == [] and other["exchanges"] == 0 and all(len(dims) <= 3 for dims in other["rows"])
+    assert not other["rows"] or name not in REDUCES, "its sums over images need no row of another device"
     moved = np.asarray(one["moved"])
     assert len(set(one["losses"])) == len(one["losses"]) == 4 and np.linalg.norm(moved) > 1e-3
     # Sums over the batch are taken in another order: float32 rounding, and what four updates make of it.

@@ -37,6 +37,12 @@ _CODE = """
             "info_nce": losses.info_nce(z[:, 0], k[:, 1])[0],
             "clip": losses.clip(z[:, 0], z[:, 1], log_scale=jnp.float64(2.0))[0],
             "pirl": losses.pirl_nce(z[:, 0], z[:, 1], **nce)[0],
+            "byol": losses.byol(z, k)[0],
+            "simsiam": losses.simsiam(z, k)[0],
+            "moco": losses.moco(z[:, 0], k[:, 1], memory)[0],
+            "moco_v3": losses.moco_v3(z, k, temperature=0.2)[0],
+            "nnclr": losses.nnclr(k, z)[0],
+            "nt_xent_with_memory": losses.nt_xent_with_memory(z, memory)[0],
             "swav": losses.swav(three, queue_scores=three[:3, :2][::-1])[0],
         }
 
@@ -64,7 +70,13 @@ _CODE = """
 def test_on_four_devices_all_losses_are_those_of_the_global_batch():
     plain, assignments = json.loads(run_on_devices(4, _CODE))
     np.testing.assert_allclose(assignments, GOLDEN["sinkhorn/assignments_f64"], rtol=0, atol=1e-10)
-    names = {"barlow": "barlow", "vicreg": "vicreg", "dcl_lightly": "dcl_lightly", "clip": "clip_gather_with_grad"}
+    names = {
+        "barlow": "barlow",
+        "moco_v3": "mocov3",
+        "vicreg": "vicreg",
+        "dcl_lightly": "dcl_lightly",
+        "clip": "clip_gather_with_grad",
+    }
     for ours, recorded in names.items():
         loss, gradient = plain[ours]
         assert abs(loss - GOLDEN[f"{recorded}/global_loss_f64"]) <= 1e-10 * max(1, abs(loss)), ours

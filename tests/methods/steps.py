@@ -92,6 +92,11 @@ def run(
     return history
 
 
+def tolerance(arrays: dict[str, np.ndarray], dtype: str) -> float:
+    """Of the README: in float32, fifty times what the official code's own float32 run is away from its float64 run."""
+    return 1e-9 if dtype == "float64" else max(50 * float(arrays["observed_f32"]), 1e-5)
+
+
 def check(history: list[Step], arrays: dict[str, np.ndarray], *, tolerance: float, skip: tuple[str, ...] = ()) -> None:
     """Losses, and parameters and gradients but for `skip`, are the recorded ones relative to the largest entry."""
     assert len(history) == len(arrays["loss"])
@@ -101,7 +106,7 @@ def check(history: list[Step], arrays: dict[str, np.ndarray], *, tolerance: floa
             # The gradient of a bias in front of BatchNorm is rounding noise.
             for name in sorted(set(tree) - set(skip)):
                 expected = arrays[f"{kind}/{name}"][number]
-                largest = max(np.abs(arrays[f"{kind}/{name}"]).max(), 1e-3)
+                largest = np.abs(arrays[f"{kind}/{name}"]).max()
                 np.testing.assert_allclose(
                     tree[name].reshape(expected.shape),
                     expected,

@@ -18,11 +18,6 @@ def settings(arrays, name):
     return arrays[f"settings/{name}"].tolist()
 
 
-def tolerance(arrays, dtype: str) -> float:
-    """Of the README: in float32, fifty times what the official code's own float32 run is away from its float64 run."""
-    return 1e-9 if dtype == "float64" else max(50 * float(arrays["observed_f32"]), 1e-5)
-
-
 def make_tx(arrays, name: str, dtype: str, **options):
     rates = jnp.asarray(settings(arrays, "learning_rate"), dtype)
     numbers = {key: settings(arrays, key) for key in ("weight_decay", "momentum")}
@@ -38,7 +33,7 @@ def test_barlow_twins_makes_the_official_steps(dtype):
         widths = {"proj_hidden_dim": 7, "proj_out_dim": 4, "redundancy_weight": settings(arrays, "lambda")}
         method = METHODS["barlow_twins"](steps.TinyEncoder(5), dtype=dtype, **widths)
         history = steps.run(method, tx, arrays, views=arrays["settings/views"], dtype=dtype)
-    steps.check(history, arrays, tolerance=tolerance(arrays, dtype))
+    steps.check(history, arrays, tolerance=steps.tolerance(arrays, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -49,7 +44,7 @@ def test_vicreg_makes_the_official_steps(dtype):
         method = METHODS["vicreg"](steps.TinyEncoder(5), proj_hidden_dim=7, proj_out_dim=4, dtype=dtype)
         history = steps.run(method, tx, arrays, views=arrays["settings/views"], dtype=dtype)
     skip = tuple(f"projector/dense{layer}/bias" for layer in (1, 2))
-    steps.check(history, arrays, tolerance=tolerance(arrays, dtype), skip=skip)
+    steps.check(history, arrays, tolerance=steps.tolerance(arrays, dtype), skip=skip)
 
 
 @functools.cache
@@ -77,7 +72,7 @@ def swav(name: str, dtype: str):
 @pytest.mark.parametrize("name", ["step_swav", "step_swav_queue"])
 def test_swav_makes_the_official_steps_with_queue_and_small_crops(name, dtype):
     arrays, history = swav(name, dtype)
-    allowed = tolerance(arrays, dtype)
+    allowed = steps.tolerance(arrays, dtype)
     prototypes = "prototypes/kernel"
     steps.check(history, arrays, tolerance=allowed, skip=(prototypes,))
     start = arrays[f"init/{prototypes}"]

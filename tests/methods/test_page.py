@@ -19,7 +19,15 @@ def test_every_method_has_its_section_and_no_other_has_one():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_section_has_its_parts_in_their_order(name):
-    parts = ("```", "\nLoss: ", "\nDiffers: ", "\nConfigs: ", "Command:", "| data | protocol | published | here |")
+    parts = (
+        "```",
+        "\nLoss: ",
+        "\nDiffers: ",
+        "\nConfigs: ",
+        "Command:",
+        "\nMeasured: ",
+        "| data | protocol | published | here |",
+    )
     places = [SECTIONS[name].find(part) for part in parts]
     assert -1 not in places and places == sorted(places)
     columns = [line.count("|") for line in SECTIONS[name].splitlines() if line.startswith("| ")]

@@ -74,16 +74,11 @@ def run(name: str, dtype: str) -> tuple[dict[str, np.ndarray], list[steps.Step]]
         return arrays, steps.run(made, tx, arrays, views=settings["views"], dtype=dtype)
 
 
-def tolerance(arrays, dtype: str) -> float:
-    """Of the README: in float32, fifty times what the official code's own float32 run is away from its float64 run."""
-    return 1e-9 if dtype == "float64" else max(50 * float(arrays["observed_f32"]), 1e-5)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_method_makes_the_official_steps(name, dtype):
     arrays, history = run(name, dtype)
-    steps.check(history, arrays, tolerance=tolerance(arrays, dtype), skip=RECORDINGS[name][3])
+    steps.check(history, arrays, tolerance=steps.tolerance(arrays, dtype), skip=RECORDINGS[name][3])
 
 
 @pytest.mark.parametrize("name", ["step_byol", "step_mocov1", "step_mocov2", "step_mocov3"])

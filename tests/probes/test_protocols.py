@@ -27,6 +27,8 @@ def test_a_name_is_found_again_whatever_its_settings(kind):
     assert probes.find_protocol(name) is row
     assert probes.find_protocol(probes.best_on_test(name)) is row
     assert row.what and row.source
+    label = probes.protocol_label(name)
+    assert label and "{" not in label and probes.protocol_label(probes.best_on_test(name)) == f"{label}, best on test"
     for other in (name.replace(f".v{row.version}", f".v{row.version + 1}"), f"x{name}", name + ".x", ""):
         with pytest.raises(base.InputError, match="A protocol must be one of knn"):
             probes.find_protocol(other)

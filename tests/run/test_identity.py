@@ -101,6 +101,12 @@ def test_every_key_is_either_free_or_fixed():
     keys = {key for key in base.flat(settings()) if not key.startswith(sections)}
     length = {"train.num_epochs", "train.stretch_schedule"}
     assert keys - thought_of - length == set()
+    free = {override.partition("=")[0] for override in FREE}
+    for section in set(sections) - {"probe.", "data."}:
+        found = {key for key in base.flat(settings()) if key.startswith(section) and identity._is_free(key, settings())}
+        assert found == {key for key in free if key.startswith(section)}
+    evaluation = [key for key in base.flat(settings()) if key.startswith("probe.")]
+    assert evaluation and all(identity._is_free(key, settings()) for key in evaluation)
 
 
 def test_what_the_feed_auto_came_to_is_kept_wherever_the_run_goes_on(tmp_path):
