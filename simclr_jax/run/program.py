@@ -60,7 +60,7 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     """Builds all that can be wrong in the config before data, which may take minutes, are read.
 
     Raises:
-        base.InputError: a value of the sections train, encoder, method or augment is not valid.
+        base.InputError: a value of the sections train, encoder, method, augment or optimizer is not valid.
     """
     train = config["train"]
     sharding.check_batch_size(train["batch_size"], mesh)
@@ -72,12 +72,14 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
     small = config["augment"]["num_small_views"]
     numbers = {"batch_size": train["batch_size"], "num_chunks": train["num_chunks"]}
     methods.check_batch(config["method"], **numbers, num_views=views, num_small_views=small)
-    _check_constant_rate(config)
+    config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=0.0)
+    _check_constant_rate(config["optimizer"], config.get("schedule", {}))
 
 
-def _check_constant_rate(config: Mapping[str, Any]) -> None:
+def _check_constant_rate(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
     """Raises InputError where a module would keep the rate with which a warm-up begins, which is 0 or near it."""
-    module, epochs = config["optimizer"]["constant_rate_for"], config["schedule"]["warmup_epochs"]
+    # What a section lacks, is said where it is used.
+    module, epochs = optimizer.get("constant_rate_for"), schedule.get("warmup_epochs")
     if module and epochs:
         raise base.InputError(
             "optimizer.constant_rate_for keeps the rate of the first update and needs a schedule without warm-up; got "

@@ -98,15 +98,14 @@ def test_every_key_is_either_free_or_fixed():
     """A new key that nobody has thought about makes a run another one, which is the safe side; here it is noticed."""
     thought_of = {override.partition("=")[0] for override in FREE + FIXED}
     sections = ("augment.", "method.", "optimizer.", "encoder.", "probe.", "data.", "init.", "schedule.", "teacher.")
-    keys = {key for key in base.flat(settings()) if not key.startswith(sections)}
+    config = settings()
+    keys = set(base.flat(config))
     length = {"train.num_epochs", "train.stretch_schedule"}
-    assert keys - thought_of - length == set()
-    free = {override.partition("=")[0] for override in FREE}
-    for section in set(sections) - {"probe.", "data."}:
-        found = {key for key in base.flat(settings()) if key.startswith(section) and identity._is_free(key, settings())}
-        assert found == {key for key in free if key.startswith(section)}
-    evaluation = [key for key in base.flat(settings()) if key.startswith("probe.")]
-    assert evaluation and all(identity._is_free(key, settings()) for key in evaluation)
+    assert {key for key in keys if not key.startswith(sections)} - thought_of - length == set()
+    is_free = {key: identity._is_free(key, config) for key in keys}
+    assert all(free for key, free in is_free.items() if key.startswith(("probe.", "data."))), "for evaluation only"
+    of_training = {key for key in keys if key.startswith(sections) and not key.startswith(("probe.", "data."))}
+    assert {key for key in of_training if is_free[key]} == {"encoder.remat", "method.loss_form"}
 
 
 def test_what_the_feed_auto_came_to_is_kept_wherever_the_run_goes_on(tmp_path):
