@@ -49,7 +49,7 @@ RECORDINGS = {
         "nnclr",
         {"proj_hidden_dim": 6, "proj_out_dim": 3, "pred_hidden_dim": 5, "queue_length": 8},
         ("sgd", {"decayed": "all"}),
-        (*(f"projector/dense{layer}/bias" for layer in (1, 2, 3)), "predictor/dense1/bias"),
+        (*(f"projector/dense{layer}/bias" for layer in (1, 2, 3)), "projector/bn3/bias", "predictor/dense1/bias"),
     ),
 }
 
