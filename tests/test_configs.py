@@ -1,5 +1,6 @@
 """Every shipped config says what it is, has the default's keys, and builds into a training step."""
 
+import copy
 import functools
 import importlib
 
@@ -20,8 +21,13 @@ NAMES = list(shipped_configs.configs())
 NUM_EXAMPLES = {"tfds:cifar10": 50_000, "tfds:imagenet2012": 1_281_167}
 
 
-def load(spec):
+@functools.cache
+def read(spec):
     return config_lib.load_file(spec).to_dict()
+
+
+def load(spec):
+    return copy.deepcopy(read(spec))  # some tests change theirs
 
 
 def keys_of(settings):
