@@ -42,7 +42,7 @@ def test_a_function_shows_an_example():
         assert bool(examples) != (name in WITHOUT), f"{room}.{name} shows no example"
 
 
-@pytest.mark.few(32)
+@pytest.mark.few(16)
 @pytest.mark.parametrize(("room", "name"), [*functions()])
 def test_an_example_gives_what_it_says(room, name):
     rooms = {other: importlib.import_module(f"simclr_jax.{other}") for other in ROOMS}

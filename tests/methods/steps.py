@@ -27,6 +27,11 @@ class TinyEncoder(nn.Module):
     width: int
     norm: norms.Norm = norms.Norm()
 
+    @property
+    def num_features(self) -> int:
+        """As of the encoders in models/."""
+        return self.width
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         x = nn.Dense(self.width, use_bias=False, dtype=images.dtype, param_dtype=images.dtype, name="dense")(images)

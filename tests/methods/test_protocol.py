@@ -36,7 +36,7 @@ class Trained(NamedTuple):
 
 @functools.cache
 def encoder(norm: str = "batch") -> steps.TinyEncoder:
-    """Of the networks only what methods must pass on, statistics above all, so that those of all methods compile soon."""
+    """Of a network what methods must pass on, above all statistics: those of all methods compile soon."""
     return steps.TinyEncoder(64, norms.Norm(norm))
 
 
