@@ -13,8 +13,8 @@ from tests.parity import compare, effect
 __all__ = ["compare", "effect"]  # fixtures for all tests
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests leave the user's cache of compiled programs alone: all workers, and the processes that tests start, share one
-# that ends with the session, since the same programs come up in many tests.
+# Tests leave the user's cache of compiled programs alone: the processes that they start share one that ends with the
+# session.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _PROGRAMS = tempfile.TemporaryDirectory(prefix="simclr_jax_programs_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
@@ -24,6 +24,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# To look for thousands of small programs in the cache takes an eighth of the time of all tests, and few are in it: it
+# serves the processes that tests start.
+jax.config.update("jax_enable_compilation_cache", False)
 
 
 def pytest_configure(config):
@@ -70,8 +73,14 @@ def small_run(tmp_path_factory):
 
     short = [
         "--config.augment.image_size=8",
+        "--config.augment.color_jitter_probability=0.0",
+        "--config.augment.grayscale_probability=0.0",
         "--config.train.num_epochs=0.3",
         "--config.train.evaluate_every_epochs=0.0",
+        # Few programs to compile: batches are as long as the smallest sets that tests evaluate.
+        "--config.probe.batch_size=60",
+        "--config.probe.label_fractions=(0.01,1.0)",
+        "--config.probe.more_knn_k=(10,200)",
     ]
     settings = config_lib.load_file("smoke", *short)
     own = tmp_path_factory.getbasetemp()

@@ -69,6 +69,7 @@ def room_of(path: pathlib.Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imports_of(path: pathlib.Path, *, at_import: bool = False) -> set[str]:
     """Dotted names imported by a file; `at_import` leaves out the imports inside functions and for type checkers."""
 
@@ -91,20 +92,20 @@ def ours(path: pathlib.Path) -> set[str]:
     return {name.removeprefix("simclr_jax.") for name in imports_of(path) if name.startswith("simclr_jax.")}
 
 
-def ids(path: pathlib.Path) -> str:
-    return str(path.relative_to(ROOT))
+# What holds for every file is one test, not two hundred: each would take longer to report than to run.
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_imports_go_down_only(path):
-    room = room_of(path)
-    assert room in ALLOWED, f"{path} belongs to no floor: add it to this test and to the README's picture of the tree"
-    for name in ours(path):
-        target = name.split(".")[0]
-        assert target == room or target in ALLOWED[room], f"{path} must not import {name}"
-        if room == "cli" and target == "cli":
-            own = name.startswith(f"cli.{path.stem.split('_')[0]}_") or name == "cli.flags"
-            assert own, f"{path}: a verb imports the flags and VERB_*.py of its own, never another verb"
+def test_imports_go_down_only():
+    for path in FILES:
+        room = room_of(path)
+        told = f"{path} belongs to no floor: add it to this test and to the README's picture of the tree"
+        assert room in ALLOWED, told
+        for name in ours(path):
+            target = name.split(".")[0]
+            assert target == room or target in ALLOWED[room], f"{path} must not import {name}"
+            if room == "cli" and target == "cli":
+                own = name.startswith(f"cli.{path.stem.split('_')[0]}_") or name == "cli.flags"
+                assert own, f"{path}: a verb imports the flags and VERB_*.py of its own, never another verb"
 
 
 def test_the_rooms_are_few_and_their_imports_make_no_circle():
@@ -115,18 +116,18 @@ def test_the_rooms_are_few_and_their_imports_make_no_circle():
     assert all(order.index(target) < order.index(source) for source, target in arrows)
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_every_library_is_imported_in_its_home_only(path):
-    top = {name.split(".")[0] for name in imports_of(path)}
-    assert not top & FORBIDDEN
-    for library, homes in HOMES.items():
-        within = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        assert library not in top or within.startswith(tuple(homes)), f"{path} must not import {library}"
+def test_every_library_is_imported_in_its_home_only():
+    for path in FILES:
+        top = {name.split(".")[0] for name in imports_of(path)}
+        assert not top & FORBIDDEN, path
+        for library, homes in HOMES.items():
+            within = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+            assert library not in top or within.startswith(tuple(homes)), f"{path} must not import {library}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_heavy_optional_libraries_are_imported_where_they_are_used(path):
-    assert not {name.split(".")[0] for name in imports_of(path, at_import=True)} & LAZY
+def test_heavy_optional_libraries_are_imported_where_they_are_used():
+    for path in FILES:
+        assert not {name.split(".")[0] for name in imports_of(path, at_import=True)} & LAZY, path
 
 
 @pytest.mark.parametrize("verb", ["flags", *VERBS])
@@ -137,9 +138,9 @@ def test_a_verb_declares_its_flags_without_jax(verb):
         assert name in light or name.split(".")[0] in sys.stdlib_module_names, f"{verb}.py: import {name} in main"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=ids)
-def test_configs_are_values_only(path):
-    assert {name.split(".")[0] for name in imports_of(path)} <= {"ml_collections", "configs"}
+def test_configs_are_values_only():
+    for path in CONFIGS:
+        assert {name.split(".")[0] for name in imports_of(path)} <= {"ml_collections", "configs"}, path
 
 
 def test_every_module_and_test_has_a_docstring_and_there_are_no_utils():
@@ -148,9 +149,8 @@ def test_every_module_and_test_has_a_docstring_and_there_are_no_utils():
         assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.parts}
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_files_fit_in_350_lines_and_functions_in_40_lines_of_code(path):
-    assert what_is_too_long(path) == []
+def test_files_fit_in_350_lines_and_functions_in_40_lines_of_code():
+    assert {str(path): found for path in FILES if (found := what_is_too_long(path))} == {}
 
 
 def what_is_too_long(path: pathlib.Path) -> list[str]:
@@ -191,8 +191,7 @@ def code_lines(source: str) -> set[int]:
     return lines
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_no_array_is_made_at_import(path):
+def test_no_array_is_made_at_import():
     """An array would start the backend and take a device before the program has chosen one."""
 
     def calls(node: ast.AST) -> Iterator[str]:
@@ -204,7 +203,8 @@ def test_no_array_is_made_at_import(path):
             yield from calls(part)
 
     makers = ("jnp.", "jax.numpy.", "jax.random.")
-    assert not [name for name in calls(parse(path)) if name.startswith(makers)]
+    for path in FILES:
+        assert not [name for name in calls(parse(path)) if name.startswith(makers)], path
 
 
 def test_the_program_starts_without_tensorflow_torch_and_plotting():

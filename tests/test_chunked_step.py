@@ -10,6 +10,7 @@ from simclr_jax import augment, base, methods, train_step
 from simclr_jax.data import resident
 from simclr_jax.models import norms, resnet
 from tests.devices import run_on_devices
+from tests.methods import steps
 
 B, SIZE = 8, 8
 TWO = train_step.Chunks(2)
@@ -66,7 +67,7 @@ def make_toy_method(embed_rows):
 
 
 def differentiate(method, chunks=None, load=None):
-    params, method_state = method.init(jax.random.key(0), jnp.zeros((2, 2, SIZE, SIZE, 3)))
+    params, method_state = jax.jit(method.init)(jax.random.key(0), jnp.zeros((2, 2, SIZE, SIZE, 3)))
     state = base.TrainState(jnp.int32(0), params, method_state, ())
     load = load or load_views()
     make = train_step.differentiate_whole if chunks is None else train_step.differentiate_in_chunks
@@ -180,8 +181,8 @@ def near(ours, expected, share):
 
 def test_batch_norm_has_the_statistics_of_each_chunk():
     """Against the loss written out with two calls of the network, differentiated as one function."""
-    method = simclr("batch")
-    params, method_state = method.init(jax.random.key(0), jnp.zeros((2, 2, SIZE, SIZE, 3)))
+    method = methods.make_simclr(steps.TinyEncoder(16), num_proj_layers=2, proj_out_dim=32)
+    params, method_state = jax.jit(method.init)(jax.random.key(0), jnp.zeros((2, 2, SIZE, SIZE, 3)))
     positions = jnp.arange(B, dtype=jnp.int32)
 
     @jax.jit

@@ -17,63 +17,70 @@ MODULES = {
 }
 
 
-def public(path: pathlib.Path) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    """Public functions and classes of a module, and the public methods of those classes."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            yield node
-            if isinstance(node, ast.ClassDef):
-                yield from (m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_"))
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
-def public_functions(path: pathlib.Path) -> Iterator[ast.FunctionDef]:
-    return (node for node in public(path) if isinstance(node, ast.FunctionDef))
+def public() -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """(module, node) of all public functions and classes, and of the public methods of those classes."""
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                yield module, node
+                for method in node.body if isinstance(node, ast.ClassDef) else ():
+                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                        yield module, method
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_has_a_docstring(module):
-    for node in public(MODULES[module]):
+def public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    return ((module, node) for module, node in public() if isinstance(node, ast.FunctionDef))
+
+
+def positional(function: ast.FunctionDef) -> list[str]:
+    return [a.arg for a in [*function.args.posonlyargs, *function.args.args] if a.arg not in ("self", "cls")]
+
+
+def test_every_public_name_has_a_docstring():
+    for module, node in public():
         # A Protocol is documented on its only method.
         documented = [node, *(m for m in getattr(node, "body", []) if getattr(m, "name", "") == "__call__")]
         assert any(ast.get_docstring(n) for n in documented), f"{module}.{node.name} says nothing"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_functions_take_at_most_three_positional_arguments(module):
-    for node in public_functions(MODULES[module]):
-        names = [a.arg for a in [*node.args.posonlyargs, *node.args.args] if a.arg not in ("self", "cls")]
+def test_public_functions_take_at_most_three_positional_arguments():
+    for module, node in public_functions():
+        names = positional(node)
         assert len(names) <= 3, f"{module}.{node.name} takes {', '.join(names)}: make the later ones keyword-only"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_key_is_the_first_argument(module):
-    for node in public_functions(MODULES[module]):
-        positional = [a.arg for a in [*node.args.posonlyargs, *node.args.args] if a.arg not in ("self", "cls")]
-        if "key" in positional and node.name.startswith(("random_", "draw_")):
-            assert positional[0] == "key", f"{module}.{node.name}"
+def test_a_key_is_the_first_argument():
+    for module, node in public_functions():
+        names = positional(node)
+        if "key" in names and node.name.startswith(("random_", "draw_")):
+            assert names[0] == "key", f"{module}.{node.name}"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
-def test_a_function_that_raises_input_error_says_so(module):
-    for node in public_functions(MODULES[module]):
+def test_a_function_that_raises_input_error_says_so():
+    for module, node in public_functions():
+        if module.endswith("__main__"):
+            continue
         raises = any(isinstance(n, ast.Raise) and n.exc and "InputError" in ast.dump(n.exc) for n in ast.walk(node))
         if raises:
             assert "InputError" in (ast.get_docstring(node) or ""), f"{module}.{node.name} hides an InputError"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_messages_for_the_user_are_one_line(module):
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+def test_messages_for_the_user_are_one_line():
+    for module, node in ((module, node) for module, tree in TREES.items() for node in ast.walk(tree)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("InputError"):
             texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
             assert not any("\n" in text for text in texts), f"{module}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
-def test_names_in_all_exist(module):
-    loaded = importlib.import_module(module)
-    for name in getattr(loaded, "__all__", ["__doc__"]):
-        assert hasattr(loaded, name)
+def test_names_in_all_exist():
+    for module in MODULES:
+        if not module.endswith("__main__"):
+            loaded = importlib.import_module(module)
+            for name in getattr(loaded, "__all__", ["__doc__"]):
+                assert hasattr(loaded, name), f"{module}.{name}"
 
 
 def test_every_random_augmentation_has_a_deterministic_twin():

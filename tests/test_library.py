@@ -102,8 +102,13 @@ def test_a_wrong_layout_of_z_names_the_remedy(loss, shape, remedy):
 def test_features_of_a_run_are_those_of_its_network_on_evaluation_views(folder):
     encoder = simclr_jax.load(folder / "runs" / "demo")
     images = RNG.integers(0, 256, (5, 24, 24, 3), np.uint8)
-    views = augment.make_eval_view(image_size=encoder.size)(jnp.asarray(images))
-    expected = np.asarray(encoder.module.apply(encoder.variables, views, train=False))
+
+    @jax.jit
+    def features(images):
+        views = augment.make_eval_view(image_size=encoder.size)(images)
+        return encoder.module.apply(encoder.variables, views, train=False)
+
+    expected = np.asarray(features(images))
     np.testing.assert_allclose(encoder(images), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(encoder(images[0]), expected[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(encoder(images / np.float32(255)), expected, rtol=1e-4, atol=1e-5)

@@ -87,7 +87,8 @@ def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], _Both | None
     how = features.evaluation_settings(config)
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
     images = [features.evaluation_images(split, **how) for split in (both.train_set, both.test_set)]
-    variables = features.encoder_variables(subject.params, subject.method_state)
+    # Placed once, not with every batch, and as those of the untrained network, which shares the compiled program.
+    variables = sharding.put_replicated(how["mesh"], features.encoder_variables(subject.params, subject.method_state))
     collected = collect_features(subject, variables, encode=encode, images=images)
     rows = probe_rows(collected, probe, both=both)
     name = config["method"]["name"]

@@ -55,8 +55,9 @@ def parse(words: Sequence[str], *, default: str | None = None) -> tuple[config_d
     words = ["", *itertools.chain.from_iterable(valued)]
     values = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
-        values(words)
+        if valued:  # to make flags of all keys takes longer than all else here
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+            values(words)
     except (flags.Error, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise base.InputError(_one_line(str(error), 300)) from error
     _check_tuples(config, tuples)
@@ -208,8 +209,8 @@ def _find_file(spec: str) -> tuple[str, str | None]:
 
 def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
     """Raises InputError if the config lacks keys of configs/default.py (a method's own keys may differ)."""
-    keys = base.flat(_get_config("default").to_dict())
-    missing = [key for key in keys if key not in base.flat(config.to_dict()) and not key.startswith("method.")]
+    keys, present = (base.flat(one.to_dict()) for one in (_get_config("default"), config))
+    missing = [key for key in keys if key not in present and not key.startswith("method.")]
     if missing:
         raise base.InputError(
             f"A config has all keys of configs/default.py; {_one_line(spec)} lacks "

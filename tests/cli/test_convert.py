@@ -1,6 +1,7 @@
 """`simclr-jax convert`: its run computes what the official code computed, and wrong files are refused."""
 
 import argparse
+import functools
 import json
 import pathlib
 import re
@@ -102,7 +103,13 @@ def test_a_converted_checkpoint_computes_what_the_official_code_computed(tmp_pat
 THIN = {"name": "resnet10", "width_multiplier": 0.0625, "stem": "cifar"}
 
 
-def golden_by_name(*, head: tuple[int, ...] = (), classes: int = 0, **arguments) -> dict[str, np.ndarray]:
+def golden_by_name(**parts) -> dict[str, np.ndarray]:
+    """See `_golden_by_name`."""
+    return dict(_golden_by_name(**parts))
+
+
+@functools.cache
+def _golden_by_name(*, head: tuple[int, ...] = (), classes: int = 0, **arguments) -> dict[str, np.ndarray]:
     """Golden weights of an encoder, of a head with these widths behind it, and of a classifier on h."""
     encoder = models.make_encoder(**{**THIN, **arguments})
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

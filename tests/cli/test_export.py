@@ -1,5 +1,6 @@
 """`simclr-jax export`: what it writes, that the files give our features back, and what it refuses."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -28,6 +29,17 @@ STEP = 7
 ROUNDING = 1e-6
 
 
+@functools.cache
+def shapes_of(network, size: int):
+    """Of the features, of the encoder's variables and of the head's."""
+
+    def run(key, images):
+        h, variables = network.init_with_output(key, images, train=False)
+        return h, variables, heads.ProjectionHead(2, 8).init(key, h, train=False)
+
+    return jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+
+
 def make_run(
     folder: pathlib.Path, *, size: int = 16, num_classes: int = 0, selector: int = 0, **encoder
 ) -> base.PyTree:
@@ -36,12 +48,7 @@ def make_run(
     settings["encoder"] |= encoder
     settings["augment"]["image_size"] = size
     settings["method"] |= {"num_proj_layers": 2, "proj_out_dim": 8, "ft_proj_selector": selector}
-    network = models.make_encoder(**settings["encoder"])
-    images = jnp.zeros((2, size, size, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))
-    h = jax.eval_shape(lambda v: network.apply(v, images, train=False), shapes)
-    head = heads.ProjectionHead(2, 8)
-    head_shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.zeros(h.shape, h.dtype), train=False))
+    h, shapes, head_shapes = shapes_of(models.make_encoder(**settings["encoder"]), size)
     parts = {
         "encoder": oracles.golden_variables(shapes),
         "projection_head": oracles.golden_variables(head_shapes, prefix="projection_head/"),

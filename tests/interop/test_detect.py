@@ -1,5 +1,7 @@
 """The network that a set of variables belongs to, read back from the shapes of the networks we build."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,11 @@ DEFAULTS = {"width_multiplier": 1.0, "stem": "imagenet", "sk_ratio": 0.0, "se_ra
 
 def shapes_by_name(encoder) -> dict[str, np.ndarray]:
     """Arrays without content: only names and shapes are looked at."""
+    return dict(_shapes_by_name(encoder))
+
+
+@functools.cache
+def _shapes_by_name(encoder) -> dict[str, np.ndarray]:
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     tree = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), image)
     leaves = jax.tree.leaves_with_path(tree)

@@ -25,11 +25,17 @@ class TinyEncoder(nn.Module):
     """The recordings' encoder; parameters are of the images' type."""
 
     width: int
+    norm: norms.Norm = norms.Norm()
+
+    @property
+    def num_features(self) -> int:
+        """As of the encoders in models/."""
+        return self.width
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         x = nn.Dense(self.width, use_bias=False, dtype=images.dtype, param_dtype=images.dtype, name="dense")(images)
-        x = norms.make_norm(images.dtype.name, train, norms.Norm())(name="bn")(x)
+        x = norms.make_norm(images.dtype.name, train, self.norm)(name="bn")(x)
         return jnp.mean(nn.relu(x), axis=(1, 2))
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from simclr_jax import base, methods, optim, train_step
 from simclr_jax.methods import simclr, supervised
-from simclr_jax.models import heads, resnet
+from simclr_jax.models import heads
+from tests.methods import steps
 
-ENCODER = resnet.ResNet(resnet.BasicBlock, group_sizes=(1,), width_multiplier=1 / 4, stem="cifar")
+ENCODER = steps.TinyEncoder(16)
 VIEWS = np.random.default_rng(0).random((4, 1, 8, 8, 3), np.float32)
 HEAD = {"num_proj_layers": 3, "proj_out_dim": 5}
 
@@ -59,7 +60,7 @@ def test_the_layers_in_front_of_the_classifier_exist_as_in_a_pretrained_run_and_
 
 def test_a_new_classifier_is_zero_and_the_first_update_moves_nothing_else():
     method = supervised.make_supervised(ENCODER, num_classes=7, ft_proj_selector=1, **HEAD)
-    params, state = method.init(jax.random.key(0), jnp.asarray(VIEWS))
+    params, state = jax.jit(method.init)(jax.random.key(0), jnp.asarray(VIEWS))
     assert not any(leaf.any() for leaf in jax.tree.leaves(params["supervised_head"]))
 
     @jax.jit
@@ -112,8 +113,13 @@ def test_logits_are_a_linear_map_of_the_selected_activation_of_the_whole_head(se
     }
     of_encoder = {"params": params["encoder"], "batch_stats": state["batch_stats"]["encoder"]}
     train = {"train": True, "mutable": ["batch_stats"]}
-    h, _ = ENCODER.apply(of_encoder, VIEWS[:, 0], **train)
-    activations, _ = heads.ProjectionHead(3, 5).apply(of_head, h, **train)
+
+    @jax.jit
+    def activate(images):
+        h, _ = ENCODER.apply(of_encoder, images, **train)
+        return heads.ProjectionHead(3, 5).apply(of_head, h, **train)[0]
+
+    activations = activate(VIEWS[:, 0])
     dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["supervised_head"]["dense"])
     logits = np.asarray(activations[selector], np.float64) @ dense["kernel"] + dense["bias"]
     losses = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, (6, 0, 3, 3), strict=True)]
@@ -185,7 +191,7 @@ def test_fine_tuning_learns_the_labels_of_a_few_images():
         return batch, source
 
     step = jax.jit(train_step.make_train_step(method, tx, load_views, schedule=lambda step: jnp.float32(0.02)))
-    state = train_step.init_state(method, tx, jax.random.key(0), views_shape=VIEWS.shape)
+    state = jax.jit(lambda key: train_step.init_state(method, tx, key, views_shape=VIEWS.shape))(jax.random.key(0))
     for _ in range(30):
         state, metrics = step(state, jax.random.key(0), jnp.asarray(VIEWS), jnp.arange(4, dtype=jnp.int32))
     assert float(metrics["supervised_accuracy"]) == 1.0 and float(metrics["loss"]) < 0.5 * math.log(2)

@@ -37,6 +37,7 @@ ENDPOINTS = {
 }
 
 
+@functools.cache
 def shapes_of(encoder: nn.Module, image_size: int = 32):
     images = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.dtype(encoder.dtype))
     return jax.eval_shape(lambda key, x: encoder.init(key, x, train=False), jax.random.key(0), images)

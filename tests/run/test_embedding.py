@@ -1,9 +1,11 @@
 """Features of files in a stream: those of a call, whatever the batches, and the same file after a kill."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,7 +115,8 @@ def test_pillows_preparation_takes_files_as_programs_of_pytorch_do(encoder, phot
     image = Image.open(photos / "cat" / "0.png")
     scaled = np.asarray(image.resize((24, 16), Image.Resampling.BILINEAR))
     view = scaled[4:12, 8:16].astype(np.float32) / 255
-    expected = encoder.module.apply(encoder.variables, view[None], train=False)
+    apply = jax.jit(functools.partial(encoder.module.apply, train=False))
+    expected = apply(encoder.variables, view[None])
     np.testing.assert_allclose(found.features[0], expected[0], rtol=1e-4, atol=1e-5)
     assert found.meta["protocol"] == "pillow-bilinear.crop0.5.8.views1"
 

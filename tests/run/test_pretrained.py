@@ -181,6 +181,7 @@ def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp
     assert output.stat().st_size > 1000
 
 
+@pytest.mark.slow  # test_frozen holds it for the step
 def test_linear_evaluation_leaves_the_encoder_as_it_was(workdir, tmp_path):
     folder = tmp_path / "linear"
     words = ["--config.train.batch_size=64", "--config.train.num_epochs=0.2", "--config.train.checkpoint_every_steps=9"]
