@@ -80,7 +80,12 @@ def _parse_part(piece: str) -> Part:
 
 
 def mix_name(parts: Sequence[Part]) -> str:
-    """The name of a mix: what `parse` reads, with "mix:"."""
+    """The name of a mix: what `parse` reads, with "mix:".
+
+    Example:
+        >>> data.mix_name(data.parts_of("mix:folder:photos*2, tfds:cifar10"))
+        'mix:folder:photos*2,tfds:cifar10*1'
+    """
     return "mix:" + ",".join(f"{part.name}*{_digits(part.weight)}" for part in parts)
 
 

@@ -204,6 +204,10 @@ def parts_of(name: str) -> tuple[mixture.Part, ...]:
 
     Raises:
         base.InputError: the name of a mix that cannot be one.
+
+    Example:
+        >>> data.parts_of("mix:folder:photos*2,tfds:cifar10")
+        (Part(name='folder:photos', weight=2.0), Part(name='tfds:cifar10', weight=1.0))
     """
     kind, _, rest = name.partition(":")
     if kind != "mix":
@@ -213,7 +217,12 @@ def parts_of(name: str) -> tuple[mixture.Part, ...]:
 
 
 def ids_tell_images(name: str) -> bool:
-    """Whether equal ids in two splits of a data set are one image; TFDS numbers each split from 0."""
+    """Whether equal ids in two splits of a data set are one image; TFDS numbers each split from 0.
+
+    Example:
+        >>> data.ids_tell_images("mix:folder:photos*2,tfds:cifar10")
+        False
+    """
     return not any(part.name.startswith("tfds:") for part in parts_of(name))
 
 
