@@ -17,7 +17,7 @@ def get_config() -> config_dict.ConfigDict:
 
     # data.load_split: what to read.
     config.data = config_dict.ConfigDict()
-    config.data.name = "photo-patches"  # photo-patches | digits | tfds:NAME[/CONFIG] | folder:PATH
+    config.data.name = "photo-patches"  # photo-patches | digits | tfds:NAME[/CONFIG] | folder:PATH | mix:SET*WEIGHT,SET
     config.data.data_dir = config_dict.placeholder(str)  # where TFDS looks; None = its own default
     config.data.cache_dir = config_dict.placeholder(str)  # decoded images; None = the user's cache folder, "" = none
     config.data.canvas_size = config_dict.placeholder(int)  # longest side kept in memory, pixels; None = the source's

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from simclr_jax import base, distributed
+from simclr_jax import base, data, distributed
 from simclr_jax.distributed import sharding
 from simclr_jax.run import (
     compilation_cache,
@@ -84,7 +84,9 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
                 progress.say(changes)
         config = identity.with_kept_feed(folder, config)
         run = setup.make_run(config)
-        peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
+        size, length = len(run.train_set.images), data.epoch_size(run.train_set)
+        digest = run.train_set.fingerprint
+        peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})
         # By the lock's text a folder that all hosts share differs from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": workdir_lib.lock_holder(folder)})
         if peers.is_main:

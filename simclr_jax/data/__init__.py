@@ -1,6 +1,7 @@
 """Where images come from: named data sets decoded once into uint8 arrays, and the order in which they are visited.
 
-A source (`folder`, with `scan` and `layout`; `tfds_source`) says what a split holds and hands out encoded bytes.
+A source (`folder`, with `scan` and `layout`; `tfds_source`; `mixture` of several) says what a split holds and hands out
+encoded bytes.
 `kinds` tells files apart, `decode` turns bytes into pixels, `blocks` a whole split, `content` finds pictures without
 information; `cache` keeps the result on disk, within `bound`; `photo_patches` and `digits` are built in; `pictures`
 hands out any number of pictures one by one. A split too large for that stays `encoded`: `streaming` hands out crops,
@@ -11,9 +12,10 @@ What was understood, one progress bar and what is odd go to stderr; nothing else
 """
 
 from simclr_jax.data.encoded import decoded, is_encoded
-from simclr_jax.data.imageset import ImageSet, fit_to_canvas, subset
+from simclr_jax.data.imageset import ImageSet, epoch_size, fit_to_canvas, subset
+from simclr_jax.data.mixture import mix_name
 from simclr_jax.data.pictures import Pictures, decode_picture, open_pictures
-from simclr_jax.data.sources import DATASETS, describe_split, has_split, load_split
+from simclr_jax.data.sources import DATASETS, describe_split, has_split, ids_tell_images, load_split, parts_of
 
 __all__ = [
     "DATASETS",
@@ -22,10 +24,14 @@ __all__ = [
     "decode_picture",
     "decoded",
     "describe_split",
+    "epoch_size",
     "fit_to_canvas",
     "has_split",
+    "ids_tell_images",
     "is_encoded",
     "load_split",
+    "mix_name",
     "open_pictures",
+    "parts_of",
     "subset",
 ]

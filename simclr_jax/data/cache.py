@@ -83,6 +83,13 @@ def load_or_read_labels(
     """
     if encoded.labels is not None:
         return encoded.labels()
+    if encoded.parts:  # some of which may know theirs
+        return np.concatenate(
+            [
+                load_or_read_labels(part, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction)
+                for part in encoded.parts
+            ]
+        )
     folder = default_folder() if cache_dir is None else pathlib.Path(os.path.expanduser(cache_dir))
     file = folder / f"labels-{encoded.identity[:32]}.npy"
     if cache_dir != "":

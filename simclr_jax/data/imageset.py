@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import extras
+from simclr_jax.data import extras, order
 
 
 class ImageSet(NamedTuple):
@@ -24,6 +24,8 @@ class ImageSet(NamedTuple):
     skipped: one line "name: reason" for every damaged file which was left out.
     warnings: what is odd about the split, a sentence each: images without content, copies, a tiny test split ...
         They are shown, and are no part of the fingerprint.
+    mix: of which set each example is and how often training visits it, if not once an epoch; no part of the
+        fingerprint: whatever does not train meets every example once.
     """
 
     images: np.ndarray
@@ -34,6 +36,7 @@ class ImageSet(NamedTuple):
     fingerprint: str
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    mix: order.Mix | None = None
 
 
 class EmptySplit(base.InputError):
@@ -73,6 +76,7 @@ class Encoded(NamedTuple):
         pickled. None: `read` is all there is, which threads can call.
     identity: what the examples are, whatever is decoded of them: equal for equal names, lengths and classes.
     labels: () -> int32 [N], where they are known without reading the examples.
+    parts, weights: of a mix, the sets whose examples follow one another here, and how often an epoch holds them.
     """
 
     title: str
@@ -89,6 +93,8 @@ class Encoded(NamedTuple):
     identity: str = ""
     labels: Callable[[], np.ndarray] | None = None
     read_block: Callable[[range], Sequence[tuple[bytes, int] | Exception]] | None = None
+    parts: tuple["Encoded", ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
@@ -207,4 +213,15 @@ def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
         labels=image_set.labels[rows],
         ids=tuple(image_set.ids[row] for row in rows),
         fingerprint=digest.hexdigest(),
+        mix=image_set.mix and image_set.mix._replace(parts=image_set.mix.parts[rows]),
     )
+
+
+def epoch_size(image_set: ImageSet) -> int:
+    """Images of an epoch of training: those of the split, of a mix each as often as it comes.
+
+    Example:
+        >>> data.epoch_size(data.load_split("digits", "train"))
+        1348
+    """
+    return len(image_set.images) if image_set.mix is None else order.mixed_size(image_set.mix)

@@ -4,7 +4,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from simclr_jax import base
 from simclr_jax.data import (
@@ -15,6 +17,8 @@ from simclr_jax.data import (
     encoded,
     folder,
     imageset,
+    mixture,
+    order,
     photo_patches,
     strict,
     tfds_source,
@@ -36,11 +40,21 @@ class DataSet(NamedTuple):
     open: Callable[..., imageset.Encoded] | None = None
 
 
+def _open_mix(rest: str, split: str, **how: Any) -> imageset.Encoded:
+    def open_part(name: str, split: str) -> imageset.Encoded:
+        encoded_part = open_split(name, split, **how)
+        assert encoded_part is not None
+        return encoded_part
+
+    return mixture.open_mix(parts_of(f"mix:{rest}"), split, open_part=open_part)
+
+
 DATASETS = {
     "photo-patches": DataSet("photo-patches", ("train", "test"), load=photo_patches.load_photo_patches),
     "digits": DataSet("digits", ("train", "test"), load=digits.load_digits),
     "tfds": DataSet("tfds:NAME[/CONFIG]", (), open=tfds_source.open_tfds),
     "folder": DataSet("folder:PATH", folder.SPLITS, open=folder.open_folder),
+    "mix": DataSet("mix:SET*WEIGHT,SET*WEIGHT", (), open=_open_mix),
 }
 
 
@@ -64,7 +78,8 @@ def load_split(
     """One split of a data set, decoded.
 
     Args:
-        name: "photo-patches", "digits", "tfds:NAME[/CONFIG]" or "folder:PATH".
+        name: "photo-patches", "digits", "tfds:NAME[/CONFIG]", "folder:PATH", or "mix:SET*WEIGHT,SET*WEIGHT" of sets
+            on disk, of which training visits the examples of each WEIGHT times an epoch (1 where none is given).
         split: "train" or "test"; for a folder also "all"; for tfds any expression such as "train[:10%]".
         data_dir: where prepared TFDS data lie, or where a relative folder begins; None for the usual places.
         cache_dir: where decoded images of tfds and folder sets are kept; None for `cache.default_folder()`, "" for
@@ -100,7 +115,8 @@ def load_split(
         labels = cache.load_or_read_labels(
             encoded_split, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction
         )
-        return encoded.make_encoded_set(encoded_split, labels)
+        streamed = encoded.make_encoded_set(encoded_split, labels)
+        return streamed._replace(mix=_mix_of(encoded_split, streamed.ids))
     image_set = cache.load_or_decode(
         encoded_split,
         cache_dir=cache_dir,
@@ -109,10 +125,24 @@ def load_split(
         progress=progress,
     )
     lenient = () if strict.is_available() else (_LENIENT,)
-    image_set = image_set._replace(warnings=encoded_split.warnings + image_set.warnings + lenient)
+    image_set = image_set._replace(
+        warnings=encoded_split.warnings + image_set.warnings + lenient,
+        mix=_mix_of(encoded_split, image_set.ids),
+    )
     if progress:
         _say_what_is_odd(image_set, encoded_split)
     return image_set
+
+
+def _mix_of(split: imageset.Encoded, ids: tuple[str, ...]) -> order.Mix | None:
+    """How training visits the examples `ids` of a mix, which lacks those that are damaged."""
+    if not split.parts:
+        return None
+    parts = np.repeat(np.arange(len(split.parts), dtype=np.int32), [len(part.ids) for part in split.parts])
+    if len(ids) < len(parts):
+        kept = set(ids)
+        parts = parts[[name in kept for name in split.ids]]
+    return order.Mix(split.weights, parts)
 
 
 def _is_larger(split: imageset.Encoded, num_bytes: float, *, canvas_size: int | None) -> bool:
@@ -167,6 +197,33 @@ def has_split(
     except imageset.EmptySplit:
         return False
     return True
+
+
+def parts_of(name: str) -> tuple[mixture.Part, ...]:
+    """The sets that a name is of, with their weights: one, or those of a mix.
+
+    Raises:
+        base.InputError: the name of a mix that cannot be one.
+
+    Example:
+        >>> data.parts_of("mix:folder:photos*2,tfds:cifar10")
+        (Part(name='folder:photos', weight=2.0), Part(name='tfds:cifar10', weight=1.0))
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "mix":
+        return (mixture.Part(name, 1.0),)
+    on_disk = {kind: row.form for kind, row in DATASETS.items() if row.open and kind != "mix"}
+    return mixture.parse(rest, names=DATASETS, on_disk=on_disk)
+
+
+def ids_tell_images(name: str) -> bool:
+    """Whether equal ids in two splits of a data set are one image; TFDS numbers each split from 0.
+
+    Example:
+        >>> data.ids_tell_images("mix:folder:photos*2,tfds:cifar10")
+        False
+    """
+    return not any(part.name.startswith("tfds:") for part in parts_of(name))
 
 
 def _row(name: str, split: str) -> DataSet:
@@ -229,6 +286,15 @@ _PUBLISHED = {
 }
 
 
+class Description(NamedTuple):
+    """What a split holds: images, classes, side of the canvas in pixels, and images of an epoch of training."""
+
+    num_images: int
+    num_classes: int
+    canvas_size: int
+    epoch_size: int
+
+
 def describe_split(
     name: str,
     split: str,
@@ -240,8 +306,8 @@ def describe_split(
     max_megapixels: float | None = None,
     sixteen_bit_range: Sequence[float] = (),
     max_cache_gigabytes: float | None = None,
-) -> tuple[int, int, int]:
-    """(images, classes, side of the canvas in pixels) of a split, without decoding it.
+) -> Description:
+    """How large a split is, without decoding it.
 
     Arguments as for `load_split`; the cache is not looked at. For well-known sets these are the published numbers, and
     nothing has to be on this machine.
@@ -251,17 +317,22 @@ def describe_split(
 
     Example:
         >>> data.describe_split("digits", "train")
-        (1348, 10, 32)
+        Description(num_images=1348, num_classes=10, canvas_size=32, epoch_size=1348)
     """
     del cache_dir, max_corrupt_fraction, max_cache_gigabytes
     known = _PUBLISHED.get((name, split))
     if known:
         imageset.check_canvas_size(canvas_size)
         num_examples, num_classes, side = known
-        return num_examples, num_classes, canvas_size or side or decode.DEFAULT_CANVAS_SIZE
+        side = canvas_size or side or decode.DEFAULT_CANVAS_SIZE
+        return Description(num_examples, num_classes, side, num_examples)
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
     found = open_split(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
     if found is not None:
-        return len(found.ids), len(found.class_names), found.canvas_size()
+        mix = _mix_of(found, tuple(found.ids))
+        count = len(found.ids)
+        length = count if mix is None else order.mixed_size(mix)
+        return Description(count, len(found.class_names), found.canvas_size(), length)
     image_set = load_split(name, split, canvas_size=canvas_size)
-    return len(image_set.images), len(image_set.class_names), image_set.images.shape[1]
+    count = len(image_set.images)
+    return Description(count, len(image_set.class_names), image_set.images.shape[1], count)

@@ -249,7 +249,7 @@ def main() -> None:
     """Reads a request on stdin and writes the answer as one line of JSON on stdout."""
     request = json.loads(sys.stdin.read())
     shape = request["shape"]
-    shape = program_lib.DataShape(shape[0], shape[1], tuple(shape[2]), shape[3])
+    shape = program_lib.DataShape(shape[0], shape[1], tuple(shape[2]), *shape[3:])
     try:
         answer = compile_here(
             request["config"], kind=request["kind"], devices=request["devices"], shape=shape

@@ -102,7 +102,7 @@ def _feeding(
 
 def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_lib.DataShape:
     """The training split's shape and how it would come to the devices, by the rules of `input_pipeline`."""
-    num_examples, num_classes, side = config_lib.call(
+    num_examples, num_classes, side, length = config_lib.call(
         data.describe_split, config, "data", split=config["split"]["train"]
     )
     share = _GPU_DEFAULT_SHARE if device.platform == "gpu" else 1.0
@@ -110,14 +110,15 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
     above = input_pipeline.stream_above(config, device_bytes=device_bytes)
     stays_encoded = ":" in config["data"]["name"] and (above < 0 or num_examples * 3 * side**2 > above)
     if config["split"]["label_fraction"] is not None:
-        num_examples = round(num_examples * config["split"]["label_fraction"])
+        num_examples, length = (round(count * config["split"]["label_fraction"]) for count in (num_examples, length))
     if stays_encoded:
         size = config["augment"]["image_size"]
-        return program_lib.DataShape(num_examples, num_classes, (config["augment"]["num_views"], size, size), True)
+        crops = (config["augment"]["num_views"], size, size)
+        return program_lib.DataShape(num_examples, num_classes, crops, True, length)
     budget = input_pipeline.budget_bytes(config["train"]["max_resident_gigabytes"], device_bytes=device_bytes)
     fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
     is_streamed = not fits and config["feed"]["kind"] != "resident"
-    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed)
+    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed, length)
 
 
 def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:
@@ -128,7 +129,7 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
     folded = program_lib.fuses_conv_bn(config, platform=hardware.find(kind).platform)
     encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, fused_conv_bn=folded)
     method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
-    sizes = program_lib.run_length(config, num_examples=shape.num_examples)
+    sizes = program_lib.run_length(config, num_examples=shape.epoch_size or shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     state = jax.eval_shape(
@@ -163,6 +164,7 @@ def _describe_run(
         "method": config["method"]["name"],
         "data": config["data"]["name"],
         "num_examples": shape.num_examples,
+        "epoch_size": shape.epoch_size or shape.num_examples,
         "canvas": shape.canvas[-1],
         "view": config["augment"]["image_size"],
         "is_streamed": shape.is_streamed,

@@ -23,6 +23,7 @@ def _row(label: str, text: str) -> str:
 
 def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
     given, *other = [f"{r['peak']:.4g} by {r['scaling']} from {r['base']:.4g}" for r in counted["learning_rates"]]
+    repeated = f" of {run['epoch_size']:,} images" if run["epoch_size"] != run["num_examples"] else ""
     agrees = "".join(f"; {rate}, which agrees with it at batch 4096" for rate in other)
     return [
         f"{run['encoder']} by {run['method']} on {run['devices']} x {run['device']}",
@@ -37,7 +38,7 @@ def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
             "batch",
             f"{run['batch_size']} images; {run['views_per_device']} views of {run['view']} pixels on each device",
         ),
-        _row("length", f"{counted['num_steps']:,} steps ({run['num_epochs']:g} epochs)"),
+        _row("length", f"{counted['num_steps']:,} steps ({run['num_epochs']:g} epochs{repeated})"),
         _row(
             "parameters",
             f"{counted['num_params'] / 1e6:.1f} M, {counted['num_encoder_params'] / 1e6:.1f} M of them the encoder's; "

@@ -96,18 +96,19 @@ def with_data(
         section["cache_dir"] = cache_dir and paths.absolute(cache_dir, flag="--cache_dir")
     if data is not None:
         section["name"] = paths.data_name(data, data_dir, flag="--data")
-    kind, _, path = str(section["name"]).partition(":")
-    if data_dir is not None and (kind not in ("tfds", "folder") or os.path.isabs(path)):
+    sets = [name.partition(":")[::2] for name in paths.set_names(str(section["name"]))]
+    if data_dir is not None and all(kind not in ("tfds", "folder") or os.path.isabs(path) for kind, path in sets):
         raise base.InputError(
             f"--data_dir is where tfds sets and folders with a relative name lie; the images are {section['name']}. "
             "Use --data=folder:PATH."
         )
-    folder = os.path.join(section["data_dir"] or "", os.path.expanduser(path))
-    if kind == "folder" and not os.path.isdir(folder):
-        raise base.InputError(
-            f"The images of a run must be in an existing folder; got {_one_line(folder, 150)}. Say where they are now: "
-            "--data=folder:PATH."
-        )
+    for kind, path in sets:
+        folder = os.path.join(section["data_dir"] or "", os.path.expanduser(path))
+        if kind == "folder" and not os.path.isdir(folder):
+            raise base.InputError(
+                f"The images of a run must be in an existing folder; got {_one_line(folder, 150)}. Say where they are "
+                "now: --data=folder:PATH."
+            )
     return {**config, "data": section}
 
 

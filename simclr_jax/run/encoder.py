@@ -231,6 +231,8 @@ def _data_name(images: str | os.PathLike[str]) -> str:
     """The name of a data set, or an absolute path."""
     text = os.fspath(images)
     kind, _, rest = text.partition(":")
+    if kind == "mix":
+        return paths.data_name(text, None, flag="images") or text
     if kind in data.DATASETS and kind != "folder":
         return text
     return paths.absolute(rest if kind == "folder" else text, flag="images")

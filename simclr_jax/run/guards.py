@@ -38,7 +38,8 @@ def shared_with_pretraining(config: Mapping[str, Any], test_set: data.ImageSet) 
     if workdir is None or not workdir_lib.has_config(pathlib.Path(workdir)):
         return 0
     theirs = identity.read_config(pathlib.Path(workdir))
-    if theirs["data"]["name"] != config["data"]["name"] or theirs["data"]["name"].startswith("tfds:"):
+    name = theirs["data"]["name"]
+    if name != config["data"]["name"] or not data.ids_tell_images(name):
         return 0
     if theirs["split"]["train"] == config["split"]["train"]:
         return 0  # told by the run's own splits

@@ -63,12 +63,16 @@ _OLD_VALUES = {("probe.knn_weights", "weighted"): "similarity"}
 
 
 class Data(NamedTuple):
-    """The training split that a run was started with, as data.json in its workdir keeps it."""
+    """The training split that a run was started with, as data.json in its workdir keeps it.
+
+    weights: of the sets of a mix.
+    """
 
     name: str
     fingerprint: str
     num_images: int
     class_names: tuple[str, ...]
+    weights: tuple[float, ...] = ()
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -198,7 +202,8 @@ def _listed(keys: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 def describe(name: str, train_set: data.ImageSet) -> Data:
     """What a run keeps about its training split, of which `split.label_fraction` may take a part."""
-    return Data(name, train_set.fingerprint, len(train_set.images), tuple(train_set.class_names))
+    weights = () if train_set.mix is None else train_set.mix.weights
+    return Data(name, train_set.fingerprint, len(train_set.images), tuple(train_set.class_names), weights)
 
 
 def check_data(workdir: pathlib.Path, now: Data) -> None:
@@ -217,8 +222,11 @@ def check_data(workdir: pathlib.Path, now: Data) -> None:
 
 def _difference(before: Data, now: Data) -> str:
     """How the data differ, "" if they do not."""
-    if before.fingerprint == now.fingerprint:
+    if before.fingerprint == now.fingerprint and before.weights == now.weights:
         return ""
+    if len(before.weights) == len(now.weights) and before.weights != now.weights:
+        had, has = (", ".join(f"{weight:g}" for weight in which.weights) for which in (before, now))
+        return f"the run was started with a mix of the weights {had}, {now.name} has {has}"
     if before.class_names != now.class_names:
         news = [f"new: {name}" for name in now.class_names if name not in before.class_names]
         news += [f"gone: {name}" for name in before.class_names if name not in now.class_names]
@@ -250,6 +258,8 @@ def read_data(workdir: pathlib.Path) -> Data | None:
     """What `write_data` kept; None for an older run, or where the file is not readable."""
     try:
         content = json.loads((workdir / _DATA).read_text())
-        return Data(**{**{name: content[name] for name in Data._fields}, "class_names": tuple(content["class_names"])})
+        had = {"weights": (), **content}  # there were no mixes before
+        lists = {name: tuple(had[name]) for name in ("class_names", "weights")}
+        return Data(**{**{name: had[name] for name in Data._fields}, **lists})
     except (OSError, ValueError, KeyError, TypeError):
         return None

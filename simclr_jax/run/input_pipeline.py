@@ -189,10 +189,10 @@ def make_feed(
 def make_resident_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, shape: tuple[int, int]) -> Feed:
     """The whole split on every device; the host sends indices only."""
     source = sharding.put_replicated(mesh, resident.split_arrays(image_set))
+    visit = _make_visit(image_set, seed)
 
     def draw(step: int) -> tuple[Any, base.Array]:
-        count = shape[0] * shape[1]
-        indices = order.stream_indices(seed, step * shape[1], count, num_examples=len(image_set.images))
+        indices = visit(step * shape[1], shape[0] * shape[1])
         return source, sharding.put_rows(mesh, indices.reshape(shape), axis=1)
 
     return Feed(draw, resident.gather_batch, source_is_rows=False, name="on the device")
@@ -204,9 +204,10 @@ def make_canvas_feed(image_set: data.ImageSet, mesh: Mesh, *, seed: int, batch_s
     Every process reads only the rows of its own devices. The device computes while the host reads the next rows.
     """
     split = resident.split_arrays(image_set)
+    visit = _make_visit(image_set, seed)
 
     def draw(step: int) -> tuple[Any, base.Array]:
-        indices = order.stream_indices(seed, step * batch_size, batch_size, num_examples=len(image_set.images))
+        indices = visit(step * batch_size, batch_size)
         source = jax.tree.map(lambda array: sharding.gather_rows(mesh, array, indices), split)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 
@@ -231,10 +232,10 @@ def make_streamed_feed(
         base.InputError: a package is missing; while the feed runs, too many damaged pictures or a worker that died.
     """
     mine = sharding.local_rows(mesh, batch_size)
-    count = len(image_set.images)
+    visit = _make_visit(image_set, cuts.seed)
 
     def examples_of(step: int) -> np.ndarray:
-        return order.stream_indices(cuts.seed, step * batch_size, batch_size, num_examples=count)[mine]
+        return visit(step * batch_size, batch_size)[mine]
 
     stream = streaming.open_stream(
         image_set,
@@ -252,11 +253,16 @@ def make_streamed_feed(
         sizes = np.full((len(mine), 2), cuts.size, np.int32)
         local = resident.SplitArrays(crops, sizes, labels)
         source = jax.tree.map(lambda array: sharding.put_local_rows(mesh, array, mine, count=batch_size), local)
-        indices = order.stream_indices(cuts.seed, step * batch_size, batch_size, num_examples=count)
+        indices = visit(step * batch_size, batch_size)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
 
     name = f"streamed by {stream.settings.num} {stream.settings.kind}"
     return Feed(draw, sent_rows, source_is_rows=True, name=name, is_cut=True, close=stream.close)
+
+
+def _make_visit(image_set: data.ImageSet, seed: int) -> Callable[[int, int], np.ndarray]:
+    """(start, count) -> the examples at these places of the run: `order.make_stream`."""
+    return order.make_stream(seed, num_examples=len(image_set.images), mix=image_set.mix)
 
 
 def sent_rows(source: resident.SplitArrays, indices: base.Array, positions: base.Array) -> base.Batch:

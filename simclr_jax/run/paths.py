@@ -81,16 +81,44 @@ def as_flag(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def data_name(name: str | None, data_dir: str | None, *, flag: str) -> str | None:
-    """The name of a data set; that of folder:PATH with `absolute` path, unless it begins in `data_dir`.
+    """The name of a data set; that of folder:PATH, also in a mix, with `absolute` path, unless it begins in `data_dir`.
 
     Raises:
-        base.InputError: as for `typed`.
+        base.InputError: as for `typed`; or a mix that cannot be one.
     """
     kind, _, path = (name or "").partition(":")
+    if kind == "mix":
+        return _mix_name(name or "", data_dir, flag=flag)
     if kind != "folder" or not path:
         return name
     read = typed if data_dir else absolute
     return f"folder:{read(path, flag=f'{flag}=folder:PATH')}"
+
+
+def set_names(name: str) -> list[str]:
+    """The names of the sets in a mix, of any other name that alone.
+
+    Raises:
+        base.InputError: a mix that cannot be one.
+    """
+    if not name.startswith("mix:"):
+        return [name]
+    from simclr_jax import data  # flags are read before anything large is imported
+
+    return [part.name for part in data.parts_of(name)]
+
+
+def _mix_name(name: str, data_dir: str | None, *, flag: str) -> str:
+    from simclr_jax import data
+
+    parts = [part._replace(name=data_name(part.name, data_dir, flag=flag) or part.name) for part in data.parts_of(name)]
+    whole = data.mix_name(parts)
+    if list(data.parts_of(whole)) != parts:
+        raise base.InputError(
+            f"a mix takes a comma before a data set's name for the next set; got {whole[:150]}. Rename that folder, or "
+            "link to it."
+        )
+    return whole
 
 
 def _printable(text: str) -> str:

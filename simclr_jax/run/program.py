@@ -43,12 +43,14 @@ class DataShape(NamedTuple):
     num_examples: images. num_classes: 0 if they have no classes.
     canvas: (height, width) of every image, pixels; (V, size, size) where the host cuts the views and sends crops.
     is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
+    epoch_size: images of an epoch; None: every example once.
     """
 
     num_examples: int
     num_classes: int
     canvas: tuple[int, ...]
     is_streamed: bool
+    epoch_size: int | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -99,7 +101,7 @@ def make_program(
     check_sections(config, mesh)
     train = config["train"]
     encoder = make_encoder(config, mesh)
-    sizes = run_length(config, num_examples=shape.num_examples)
+    sizes = run_length(config, num_examples=shape.epoch_size or shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)  # checks the sizes
     num_steps = optim.num_train_steps(**sizes)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
@@ -213,7 +215,7 @@ def abstract_arguments(
 
 
 def run_length(config: Mapping[str, Any], *, num_examples: int) -> dict[str, Any]:
-    """What the number of steps and the schedule are computed from."""
+    """What the number of steps and the schedule are computed from; `num_examples` are those of an epoch."""
     train = config["train"]
     return {"num_examples": num_examples, "batch_size": train["batch_size"], "num_epochs": train["num_epochs"]}
 
@@ -268,4 +270,5 @@ def remark_on_size(config: Mapping[str, Any], canvas: tuple[int, int]) -> str:
 def data_shape(image_set: data.ImageSet, *, is_streamed: bool, crops: tuple[int, int, int] | None = None) -> DataShape:
     """The shape of a split that has been read; `crops` is (V, size, size) where the host cuts them."""
     canvas = image_set.images.shape[1:3] if crops is None else crops
-    return DataShape(len(image_set.images), len(image_set.class_names), canvas, is_streamed)
+    num_classes, length = len(image_set.class_names), data.epoch_size(image_set)
+    return DataShape(len(image_set.images), num_classes, canvas, is_streamed, length)

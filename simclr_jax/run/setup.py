@@ -70,7 +70,7 @@ def _make_feed(
             kind=feed.kind,
         )
     input_pipeline.check_steps(settings.steps_per_dispatch)  # of feed.kind auto, which the data have just decided
-    sizes = program_lib.run_length(config, num_examples=len(train_set.images))
+    sizes = program_lib.run_length(config, num_examples=data.epoch_size(train_set))
     return input_pipeline.make_streamed_feed(
         train_set,
         mesh,
@@ -96,10 +96,11 @@ def _load_splits(
     train_set = splits.load_split(config, "train")
     source = identity.describe(config["data"]["name"], train_set)
     train_set = _labelled_part(config, train_set, listed=listed)
-    if settings.batch_size > len(train_set.images):
+    most = min(len(train_set.images), data.epoch_size(train_set))
+    if settings.batch_size > most:
         raise base.InputError(
-            f"train.batch_size must be at most the number of training images; got {settings.batch_size} and "
-            f"{len(train_set.images)}. An image met twice in a batch would be its own negative."
+            f"train.batch_size must be at most the number of training images; got {settings.batch_size} and {most}. An "
+            "image met twice in a batch would be its own negative."
         )
     return source, train_set, _load_test_split(config, train_set) if settings.evaluate_every_epochs > 0 else None
 

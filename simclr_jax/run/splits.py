@@ -49,8 +49,7 @@ def load(config: Mapping[str, Any]) -> Splits:
         return Splits(train_set, None, is_same=False, num_shared=0)
     test_set = load_split(config, "test", like=train_set)
     is_same = test_set.fingerprint == train_set.fingerprint
-    # TFDS numbers each split from 0; the other sources give an image the same id in every split.
-    names_tell = not config["data"]["name"].startswith("tfds:")
+    names_tell = data.ids_tell_images(config["data"]["name"])
     num_shared = len(set(train_set.ids) & set(test_set.ids)) if names_tell else 0
     return Splits(train_set, test_set, is_same, num_shared)
 

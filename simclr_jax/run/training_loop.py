@@ -38,7 +38,8 @@ _PATIENCE_WITH_DISKS = 4.0
 class LoopSettings(NamedTuple):
     """The config's section `train`.
 
-    batch_size: images per update over all devices. num_epochs: passes over the training split, may be a fraction.
+    batch_size: images per update over all devices. num_epochs: passes over the training split (its mix), may be
+    a fraction.
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
     whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN and
     scores without labels while training, 0 = never.
@@ -119,7 +120,7 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
             stack.callback(run.feed.close)
             opened = workdir_lib.open_log(workdir, resumed_step=step, warn=progress.say)
             log = stack.enter_context(opened if peers.is_main else workdir_lib.silent_log())
-            sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, len(run.train_set.images))
+            sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, data.epoch_size(run.train_set))
             reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
             with peers.noticing_loss():
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
@@ -202,7 +203,7 @@ def _is_evaluated(run: Run, before: int, step: int) -> bool:
     measures = run.test_set is not None or run.config["probe"]["label_free_rows"] > 0
     if run.settings.evaluate_every_epochs <= 0 or step <= 0 or not measures:
         return False
-    batches = len(run.train_set.images) / run.settings.batch_size
+    batches = data.epoch_size(run.train_set) / run.settings.batch_size
     every = max(round(run.settings.evaluate_every_epochs * batches), 1)
     # Not shortly before the last step, which is evaluated in any case.
     return step >= run.num_steps or (metrics_reader.crosses(before, step, every) and run.num_steps - step > every // 2)
@@ -252,9 +253,11 @@ def _knn_accuracy(run: Run, train_h: np.ndarray, test_h: np.ndarray) -> float | 
 
 def _announce(run: Run, step: int) -> None:
     loss = health.uninformed_loss(run.config, num_classes=len(run.train_set.class_names))
+    count, length = len(run.train_set.images), data.epoch_size(run.train_set)
     progress.say(
-        f"{run.config['data']['name']}: {len(run.train_set.images)} images {run.feed.name}, "
-        f"batch {run.settings.batch_size}, {run.num_steps} steps, {sharding.device_summary(run.mesh)}. "
+        f"{run.config['data']['name']}: {count} images{'' if length == count else f' ({length} an epoch)'} "
+        f"{run.feed.name}, batch {run.settings.batch_size}, {run.num_steps} steps, "
+        f"{sharding.device_summary(run.mesh)}. "
         f"{'A projection_spread of 0' if loss is None else f'A loss of {loss:.3f}'} means that all embeddings are the "
         "same."
     )

@@ -46,15 +46,22 @@ def test_from_photos_to_a_prepared_set_and_a_look_at_it(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("config", "views"), [("smoke", "crop_sampler=torchvision"), ("cifar10_swav", "num_small_views=2")]
+    ("config", "views", "name"),
+    [
+        ("smoke", "crop_sampler=torchvision", "mix:folder:photos*16,folder:photos/test*4"),
+        ("cifar10_swav", "num_small_views=2", "folder:photos"),
+    ],
 )
-def test_views_that_the_host_cannot_cut_are_no_reason_not_to_measure_it(tmp_path, monkeypatch, capsys, config, views):
+def test_views_that_the_host_cannot_cut_are_no_reason_not_to_measure_it(
+    tmp_path, monkeypatch, capsys, config, views, name
+):
     monkeypatch.chdir(tmp_path)
     makers.class_folders(tmp_path / "photos", num_each=2)
-    words = ("--config.data.name=folder:photos", "--config.data.cache_dir=", "--devices=1", "--output=sheet.png")
+    words = (f"--config.data.name={name}", "--config.data.cache_dir=", "--devices=1", "--output=sheet.png")
     status, out, err = run(capsys, "data", f"--config={config}", *words, f"--config.augment.{views}")
     assert status == 0, err
     assert "to cut 2 crops" in out
+    assert ("weight 16: 64 of 72 images of an epoch (88.9%)" in err) == name.startswith("mix:")
 
 
 def test_a_built_in_set_and_a_device_of_unknown_speed(tmp_path, monkeypatch, capsys):

@@ -62,6 +62,42 @@ def test_stream_is_the_epochs_one_after_another():
         np.testing.assert_array_equal(actual, expected[start : start + count])
 
 
+def _mixed_epoch(seed, epoch, sets, weights):
+    """One epoch of a mix in Python loops: the examples in `sets`, each list as often as its weight says."""
+
+    def sorted_by_words(seed, epoch, count):
+        words = _philox_words(seed, epoch, count)
+        return sorted(range(count), key=lambda i: (words[i], i))
+
+    occurrences = []
+    for number, (examples, weight) in enumerate(zip(sets, weights, strict=True), start=1):
+        length, drawn = round(weight * len(examples)), []
+        for position in range(epoch * length, (epoch + 1) * length):
+            turn, place = divmod(position, len(examples))
+            drawn.append(sorted_by_words(seed ^ (number << 32), turn, len(examples))[place])
+        occurrences += [examples[i] for i in sorted(drawn)]
+    return [occurrences[i] for i in sorted_by_words(seed, epoch, len(occurrences))]
+
+
+def test_the_stream_of_a_mix_is_a_permutation_of_the_occurrences_of_every_epoch():
+    parts = np.asarray([1, 0, 0, 2, 1, 0, 2, 2, 2, 0, 2], np.int32)  # subsets need not lie set after set
+    sets, weights = [np.flatnonzero(parts == part).tolist() for part in range(3)], (2.0, 1.0, 0.6)
+    visit = order.make_stream(3, num_examples=11, mix=order.Mix(weights, parts))
+    expected = np.concatenate([_mixed_epoch(3, epoch, sets, weights) for epoch in range(4)])
+    assert len(expected) == 4 * (8 + 2 + 3) == 4 * order.mixed_size(order.Mix(weights, parts))
+    for start, count in [(0, 52), (0, 0), (5, 3), (12, 5), (11, 30)]:  # as steps of any batch ask for them
+        actual = visit(start, count)
+        assert actual.dtype == np.int32
+        np.testing.assert_array_equal(actual, expected[start : start + count])
+    with pytest.raises(base.InputError, match="must not be negative"):
+        visit(-1, 5)
+
+
+def test_a_mix_of_weights_1_is_visited_as_one_set():
+    visit = order.make_stream(7, num_examples=12, mix=order.Mix((1.0, 1.0), np.repeat(np.int32([0, 1]), 6)))
+    np.testing.assert_array_equal(visit(5, 40), order.stream_indices(7, 5, 40, num_examples=12))
+
+
 def test_stream_far_away_needs_no_walk():
     far = order.stream_indices(3, 10**15, 4, num_examples=10)
     np.testing.assert_array_equal(far, order.epoch_permutation(3, 10**14, 10)[:4])

@@ -11,6 +11,7 @@ from simclr_jax import base, data
 from simclr_jax.planning import estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
+from tests.data.prepare import makers
 
 
 def planned(name="imagenet_resnet50", *, kind="h200", devices=8, memory=None, **overrides):
@@ -170,7 +171,19 @@ def test_small_sets_lie_on_the_device_and_imagenet_is_streamed(imagenet):
     cifar = planned("cifar10")
     assert not cifar["run"]["is_streamed"] and cifar["run"]["num_examples"] == 50000
     built_in = data.load_split("digits", "train")
-    assert data.describe_split("digits", "train") == (len(built_in.images), 10, built_in.images.shape[1])
+    count = len(built_in.images)
+    assert data.describe_split("digits", "train") == (count, 10, built_in.images.shape[1], count)
+
+
+def test_steps_of_a_mix_are_counted_from_how_often_its_images_come(tmp_path):
+    makers.class_folders(tmp_path / "a", num_each=6)
+    makers.class_folders(tmp_path / "b", num_each=12)
+    name = f"mix:folder:{tmp_path}/a*5,folder:{tmp_path}/b*0.5"
+    mixed = planned("smoke", devices=1, data__name=name, train__batch_size=8, train__num_epochs=2.0)
+    run, length = mixed["run"], 5 * 12 + 12
+    assert (run["num_examples"], run["epoch_size"]) == (12 + 24, length)
+    assert mixed["counted"]["num_steps"] == 2 * length // 8 + 1
+    assert f"(2 epochs of {length} images)" in plan_text.as_text(mixed)
 
 
 @pytest.mark.slow

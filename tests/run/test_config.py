@@ -306,11 +306,14 @@ def test_the_data_of_a_run_are_found_where_they_are_now(tmp_path, monkeypatch):
     assert moved == {"data": {"name": f"folder:{tmp_path}/new/photos", "data_dir": None, "cache_dir": ""}, "seed": 1}
     relative = {"data": {**run["data"], "name": "folder:photos", "data_dir": "/gone"}}
     assert config_lib.with_data(relative, data_dir="new")["data"]["data_dir"] == f"{tmp_path}/new"
+    mixed = config_lib.with_data(run, data="mix:folder:new/photos*2,tfds:a")["data"]["name"]
+    assert mixed == f"mix:folder:{tmp_path}/new/photos*2,tfds:a*1"
     digits = {"data": {**run["data"], "name": "digits"}}
     assert config_lib.with_data(digits) == digits
     for told, arguments in {
         "got /gone/photos. Say where they are now: --data=folder:PATH": {},
         f"got {tmp_path}/no": {"data": "folder:no"},
+        f"got {tmp_path}/gone": {"data": "mix:folder:new/photos,folder:gone*3"},
         "--data_dir is where": {"data_dir": "new"},
         "not a URL": {"data": "folder:gs://b/x"},
     }.items():

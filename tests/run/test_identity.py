@@ -226,6 +226,15 @@ def test_other_data_are_refused_with_what_differs_until_the_user_says_so(run, no
     identity.check_data(run, now)
 
 
+def test_the_weights_of_a_mix_belong_to_the_run(run):
+    mixed = described(name="mix:folder:a*2,folder:b*0.5")._replace(weights=(2.0, 0.5))
+    identity.write_data(run, mixed)
+    assert identity.read_data(run) == mixed
+    identity.check_data(run, mixed._replace(name="mix:folder:/moved/a*2,folder:/moved/b*0.5"))
+    with pytest.raises(base.InputError, match=r"with a mix of the weights 2, 0\.5, .* has 2, 1\. Put the data back"):
+        identity.check_data(run, mixed._replace(name="mix:folder:a*2,folder:b", weights=(2.0, 1.0)))
+
+
 def test_data_may_change_while_nothing_is_saved(tmp_path):
     identity.write_data(tmp_path, described())
     identity.check_data(tmp_path, described(num_images=5))

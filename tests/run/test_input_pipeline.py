@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data
+from simclr_jax.data import order
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, input_pipeline, splits
@@ -34,7 +35,12 @@ def make(image_set, *, gigabytes, shape=(1, 8)):
     )
 
 
-def test_the_streamed_feed_hands_out_the_batches_of_the_resident_one(image_set):
+MIX = order.Mix((3.0, 0.5), np.repeat(np.int32([0, 1]), [7, 16]))
+
+
+@pytest.mark.parametrize("mix", [None, MIX])
+def test_the_streamed_feed_hands_out_the_batches_of_the_resident_one(image_set, mix):
+    image_set = image_set._replace(mix=mix)
     resident, streamed = make(image_set, gigabytes=None), make(image_set, gigabytes=0.0)
     assert (resident.source_is_rows, streamed.source_is_rows) == (False, True)
     positions = jnp.arange(8, dtype=jnp.int32)
@@ -52,6 +58,13 @@ def test_an_epoch_visits_every_example_once(image_set):
     rows = make(image_set, gigabytes=None, shape=(23, 1))
     _, indices = rows.draw(0)
     assert sorted(np.asarray(indices).ravel().tolist()) == list(range(23))
+
+
+def test_an_epoch_of_a_mix_visits_examples_as_often_as_they_weigh(image_set):
+    rows = make(image_set._replace(mix=MIX), gigabytes=None, shape=(29, 1))
+    for step in (0, 29):
+        times = np.bincount(np.asarray(rows.draw(step)[1]).ravel(), minlength=23)
+        assert (times[:7] == 3).all() and times[7:].max() == 1 and times[7:].sum() == 8
 
 
 def test_a_dispatch_of_several_steps_holds_the_batches_of_the_single_steps(image_set):
@@ -140,12 +153,14 @@ def test_samples_of_views_are_the_same_of_a_streamed_split_and_damaged_pictures_
 
 def test_the_streamed_feed_sends_the_crops_of_the_visited_pictures(config):
     settings = with_feed(config, "streamed")
-    split = splits.load_split(settings, "train")
+    split = splits.load_split(settings, "train")._replace(mix=MIX)
     how = {"settings": input_pipeline.make_settings(num_workers=2).workers, "batch_size": 8, "num_steps": 5}
     cuts = input_pipeline.make_cuts(settings)
     rows = input_pipeline.make_streamed_feed(split, sharding.make_mesh(), cuts, **how, max_corrupt_fraction=0.0)
     source, indices = rows.draw(2)
     rows.close()
+    seed = settings["seed"]
+    np.testing.assert_array_equal(indices[0], order.make_stream(seed, num_examples=23, mix=MIX)(16, 8))
     batch = rows.load_batch(source, indices[0], jnp.arange(8, dtype=jnp.int32))
     assert batch["image"].shape == (8, 2, 40, 40, 3) and batch["image"].dtype == jnp.uint8
     np.testing.assert_array_equal(batch["label"], split.labels[np.asarray(indices[0])])

@@ -52,6 +52,26 @@ def test_a_folder_whose_name_would_lose_checkpoints_is_refused(tmp_path):
             paths.check_plain(tmp_path / name / "run", flag="workdir")
 
 
+def test_folders_in_a_mix_become_absolute_and_what_cannot_be_read_again_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    typed = "mix:folder:a,b*c*2, tfds:x/y ,folder:~/d*0.3333333333"
+    whole = f"mix:folder:{tmp_path}/a,b*c*2,tfds:x/y*1,folder:/home/me/d*0.3333333333"
+    assert paths.data_name(typed, None, flag="--data") == whole == paths.data_name(whole, None, flag="--data")
+    assert paths.data_name(typed, "sets", flag="--data").startswith("mix:folder:a,b*c*2,tfds:x/y*1")
+    assert paths.set_names(whole) == [f"folder:{tmp_path}/a,b*c", "tfds:x/y", "folder:/home/me/d"]
+    for text, said in {
+        "mix:folder:gs://b/a": "must be a path of this machine",
+        "mix:folder:a,folder:./a": "a mix holds each set once",
+    }.items():
+        with pytest.raises(base.InputError, match=said):
+            paths.data_name(text, None, flag="--data")
+    (tmp_path / "x,folder:").mkdir()
+    monkeypatch.chdir(tmp_path / "x,folder:")
+    with pytest.raises(base.InputError, match="a comma before a data set's name"):
+        paths.data_name("mix:folder:a", None, flag="--data")
+
+
 def test_a_suggested_command_can_be_pasted_into_a_shell():
     assert paths.as_flag("workdir", "runs/a-1_é") == "'--workdir=runs/a-1_é'"
     assert paths.as_flag("workdir", "runs/a.1") == "--workdir=runs/a.1"
