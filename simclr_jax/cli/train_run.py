@@ -11,9 +11,10 @@ from typing import Any
 from simclr_jax import base, distributed
 from simclr_jax.distributed import sharding
 from simclr_jax.run import (
+    checkpoint,
     compilation_cache,
+    finite,
     identity,
-    metrics_reader,
     paths,
     pretrained,
     progress,
@@ -93,8 +94,8 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
             identity.write_data(folder, run.source)
         try:
             number = training_loop.train(run, folder, stop, peers=peers)
-        except metrics_reader.Diverged as error:
-            progress.say(f"simclr-jax train: {error}")
+        except finite.Diverged as error:
+            progress.say(f"simclr-jax train: {error}, with seed {config['seed']}. {_way_on(folder)}")
             return EXIT_DIVERGED
     if number:
         progress.say(
@@ -105,6 +106,16 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
     evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
     progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
     return 0
+
+
+def _way_on(folder: pathlib.Path) -> str:
+    """What to do about a run that has diverged: what the program accepts then."""
+    steps = checkpoint.saved_steps(folder / "checkpoints")
+    gentler = "a lower schedule.base_learning_rate or more schedule.warmup_epochs"
+    if not steps:
+        return f"Nothing was saved: the same command with {gentler} may use the same --workdir."
+    start = paths.as_flag("config.init.workdir", folder)
+    return f"Step {steps[-1]} is saved and finite. Go on from its weights with {gentler}: {start}, in a new --workdir."
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:

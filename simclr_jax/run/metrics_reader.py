@@ -9,12 +9,8 @@ import jax
 import numpy as np
 
 from simclr_jax import base, distributed
-from simclr_jax.run import progress
+from simclr_jax.run import finite, progress
 from simclr_jax.run import workdir as workdir_lib
-
-
-class Diverged(RuntimeError):
-    """The loss or a gradient became non-finite; the message is one line for the user."""
 
 
 class Sizes(NamedTuple):
@@ -47,7 +43,7 @@ class Reader:
             self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
 
     def flush(self) -> None:
-        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
+        """Waits for the pending metrics; raises finite.Diverged if one of them is not finite."""
         if self._pending is None:
             return
         step, count, metrics = self._pending
@@ -117,8 +113,8 @@ def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
     """Raises Diverged naming the first update whose loss or gradient is not finite."""
     bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
     if bad.any():
-        at = step + int(np.argmax(bad))
-        raise Diverged(
-            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
-            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
+        first = int(np.argmax(bad))
+        raise finite.Diverged(
+            f"the loss or its gradient became non-finite between step {step + first} and step {step + first + 1} (loss "
+            f"{rows['loss'][first]:.4g}, gradient norm {rows['gradient_norm'][first]:.4g})"
         )

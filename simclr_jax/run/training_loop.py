@@ -20,6 +20,7 @@ from simclr_jax.distributed import sharding
 from simclr_jax.run import (
     checkpoint,
     features,
+    finite,
     frozen,
     health,
     identity,
@@ -123,7 +124,8 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
             reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
             with peers.noticing_loss():
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
-                saver = _Saver(checkpoints, like, scores, is_proven=restored is not None)
+                find_nonfinite = finite.make_find_nonfinite(run.mesh)
+                saver = _Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
                 return _loop(run, saver, state, reader, stop)
@@ -150,16 +152,34 @@ def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) ->
 class _Saver:
     """Where the loop leaves its states: the first one of a run is read back, and each one once evaluated is scored.
 
-    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept.
+    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept. One with
+    NaN or infinity is never saved.
     """
 
     def __init__(
-        self, checkpoints: checkpoint.Checkpoints, like: base.TrainState, scores: dict[int, float], *, is_proven: bool
+        self,
+        checkpoints: checkpoint.Checkpoints,
+        like: base.TrainState,
+        scores: dict[int, float],
+        find_nonfinite: Callable[[base.TrainState], list[str]],
+        *,
+        is_proven: bool,
     ):
         self._checkpoints, self._like, self.scores = checkpoints, like, scores
-        self._is_proven = is_proven
+        self._find_nonfinite, self._is_proven = find_nonfinite, is_proven
+
+    def check(self) -> None:
+        """Raises InputError once it is known that the state being written cannot be."""
+        checkpoint.check(self._checkpoints)
 
     def save(self, state: base.TrainState, step: int) -> None:
+        """Raises Diverged where the state is not finite: its loss was that of the state before the update."""
+        bad = self._find_nonfinite(state)
+        if bad:
+            raise finite.Diverged(
+                f"the update to step {step} made the state non-finite: {len(bad)} arrays have NaN or infinity, the "
+                f"first is {bad[0]}"
+            )
         checkpoint.save(self._checkpoints, state, step=step)
         if not self._is_proven:
             checkpoint.read_back(self._checkpoints, self._like, step=step)
@@ -182,6 +202,7 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
         before, step = step, step + count
         reader.put(before, count, metrics)
+        saver.check()
         evaluates = _is_evaluated(run, before, step)
         if evaluates or metrics_reader.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -158,12 +160,32 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tm
     overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
     assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
     said = capsys.readouterr().err
-    assert "became non-finite between step" in said and "Lower schedule.base_learning_rate" in said
+    assert "non-finite" in said and "seed 0" in said and "a lower schedule.base_learning_rate" in said
     with checkpoint.open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         for step in checkpoints.all_steps():
             state = checkpoint.restore_any(checkpoints, step=step)
             leaves = [np.isfinite(leaf).all() for leaf in state["params"]["encoder"]["stem"]["conv1"].values()]
             assert all(leaves)
+
+
+def test_a_state_that_an_update_made_non_finite_is_never_saved_nor_reported_as_done(
+    built, tmp_path, monkeypatch, capsys
+):
+    """Loss and gradient of the last update are finite, and what it left is not."""
+
+    def poisoned(state, *arguments):
+        state, metrics = built.train_steps(state, *arguments)
+        if int(state.step) == poisoned_step:
+            state = state._replace(params=jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), state.params))
+        return state, metrics
+
+    monkeypatch.setattr(setup, "make_run", lambda values: built._replace(num_steps=7, train_steps=poisoned))
+    for poisoned_step, saved, remedy in ((5, [], "may use the same --workdir"), (7, [5], "--config.init.workdir=")):
+        assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
+        said = capsys.readouterr().err
+        assert f"the update to step {poisoned_step} made the state non-finite" in said and "seed 0" in said
+        assert remedy in said and "Done" not in said
+        assert checkpoint.saved_steps(tmp_path / "checkpoints") == saved
 
 
 def test_an_unlabelled_folder_trains_without_probes(tmp_path):
