@@ -19,6 +19,7 @@ from simclr_jax.run import (
     pretrained,
     progress,
     setup,
+    stopping,
     training_loop,
 )
 from simclr_jax.run import workdir as workdir_lib
@@ -78,12 +79,14 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
     """`train`, once the processes of the run are connected."""
     peers.agree(_facts(config))
     peers.agree({"devices per process": sharding.local_summary()})
-    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
+    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), stopping.stop_signals() as stop:
         if peers.is_main:
             changes = identity.check_config(folder, config)
             if changes:
                 progress.say(changes)
         config = identity.with_kept_feed(folder, config)
+        if peers.count == 1:
+            stop.may_leave = lambda: "nothing was trained since it was started"
         run = setup.make_run(config)
         peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
         # By the lock's text a folder that all hosts share differs from folders of the same name.
@@ -99,7 +102,7 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
             return EXIT_DIVERGED
     if number:
         progress.say(
-            f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
+            f"Stopped by {stopping.signal_name(number)}; the state is saved. The same command goes on from here."
         )
         return 128 + number
     flag = paths.as_flag("workdir", folder)

@@ -124,6 +124,11 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None
     checkpoints.pending = step
 
 
+def is_written(checkpoints: Checkpoints) -> bool:
+    """Whether everything that was saved is on disk."""
+    return checkpoints.pending is None or (checkpoints.directory / str(checkpoints.pending)).is_dir()
+
+
 def check(checkpoints: Checkpoints) -> None:
     """Raises as soon as it is known that the state being written cannot be; costs next to nothing.
 
@@ -134,7 +139,7 @@ def check(checkpoints: Checkpoints) -> None:
         return
     with checkpoint_step.writing(checkpoints.directory):
         checkpoints.writer.check_for_errors()
-        if (checkpoints.directory / str(checkpoints.pending)).is_dir():
+        if is_written(checkpoints):
             _finish(checkpoints)
 
 

@@ -28,6 +28,7 @@ from simclr_jax.run import (
     metrics_reader,
     pretrained,
     progress,
+    stopping,
 )
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import workdir as workdir_lib
@@ -100,7 +101,7 @@ class Run(NamedTuple):
     num_steps: int
 
 
-def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distributed.Peers) -> int:
+def train(run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distributed.Peers) -> int:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
 
     Returns:
@@ -126,6 +127,8 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
                 find_nonfinite = finite.make_find_nonfinite(run.mesh)
                 saver = _Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
+                if peers.count == 1:  # others would take this process for lost
+                    stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
                 return _loop(run, saver, state, reader, stop)
@@ -167,6 +170,21 @@ class _Saver:
     ):
         self._checkpoints, self._like, self.scores = checkpoints, like, scores
         self._find_nonfinite, self._is_proven = find_nonfinite, is_proven
+        self._is_clean = True  # nothing was trained that is not saved
+
+    def is_saving(self) -> bool:
+        """Whether a state is being written; may be asked by another thread."""
+        return not checkpoint.is_written(self._checkpoints)
+
+    def why_nothing_is_lost(self) -> str:
+        """Why the program may end at once, "" while it may not; may be asked by another thread."""
+        if not self._is_clean or self.is_saving():
+            return ""
+        return "the state is saved" if self._checkpoints.latest_step() is not None else "nothing was trained yet"
+
+    def moved(self) -> None:
+        """To be called after every update."""
+        self._is_clean = False
 
     def check(self) -> None:
         """Raises InputError once it is known that the state being written cannot be."""
@@ -181,12 +199,13 @@ class _Saver:
                 f"first is {bad[0]}"
             )
         checkpoint.save(self._checkpoints, state, step=step)
+        self._is_clean = True
         if not self._is_proven:
             checkpoint.read_back(self._checkpoints, self._like, step=step)
             self._is_proven = True
 
 
-def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: progress.Stop) -> int:
+def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: stopping.Stop) -> int:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
     vote = sharding.make_vote(run.mesh)
@@ -200,6 +219,7 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
         count = min(settings.steps_per_dispatch, run.num_steps - step)
         source, indices = run.feed.draw(step)
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        saver.moved()
         before, step = step, step + count
         reader.put(before, count, metrics)
         saver.check()

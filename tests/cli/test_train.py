@@ -15,7 +15,7 @@ import pytest
 
 from simclr_jax import base
 from simclr_jax.cli import train, train_run
-from simclr_jax.run import checkpoint, setup, training_loop, tree_digests
+from simclr_jax.run import checkpoint, setup, stopping, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -231,15 +231,13 @@ def test_an_evaluation_never_costs_the_training_its_state(built, tmp_path, monke
 
 
 def test_a_hangup_saves_like_sigterm_unless_it_is_ignored(monkeypatch):
-    from simclr_jax.run import progress
-
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
-        with progress.stop_signals() as stop:
+        with stopping.stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        with progress.stop_signals() as stop:
+        with stopping.stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
     finally:
