@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simclr_jax import base, distributed
+from simclr_jax.data import order
 from simclr_jax.distributed import sharding
 from simclr_jax.run import (
     checkpoint,
@@ -35,6 +36,7 @@ def train(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    on_nonfinite: str = "stop",
 ) -> int:
     """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
 
@@ -54,11 +56,13 @@ def train(
         if not peers.is_main:
             progress.mute()
         if seeds is None:
-            return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
-        return _train_seeds(folder, config, peers, seeds=seeds)
+            return run_in(folder, pretrained.inherit(config, resumed=folder), peers, on_nonfinite=on_nonfinite)
+        return _train_seeds(folder, config, peers, seeds=seeds, on_nonfinite=on_nonfinite)
 
 
-def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, seeds: int) -> int:
+def _train_seeds(
+    folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, seeds: int, on_nonfinite: str
+) -> int:
     """The run with `seeds` seeds, one after the other, each in a folder of its own; the first status that is not 0."""
     if workdir_lib.has_config(folder):
         raise base.InputError(
@@ -67,7 +71,9 @@ def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distrib
     for seed in range(config["seed"], config["seed"] + seeds):
         own = folder / f"seed-{seed}"
         progress.say(f"Seed {seed}, in {own}:")
-        status = run_in(own, pretrained.inherit({**config, "seed": seed}, resumed=own), peers)
+        status = run_in(
+            own, pretrained.inherit({**config, "seed": seed}, resumed=own), peers, on_nonfinite=on_nonfinite
+        )
         if status:
             return status
     flag = paths.as_flag("workdir", folder)
@@ -75,9 +81,11 @@ def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distrib
     return 0
 
 
-def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers) -> int:
+def run_in(
+    folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, on_nonfinite: str = "stop"
+) -> int:
     """`train`, once the processes of the run are connected."""
-    peers.agree(_facts(config))
+    peers.agree({**_facts(config), "on_nonfinite": on_nonfinite})
     peers.agree({"devices per process": sharding.local_summary()})
     with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), stopping.stop_signals() as stop:
         if peers.is_main:
@@ -87,7 +95,7 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
         config = identity.with_kept_feed(folder, config)
         if peers.count == 1:
             stop.may_leave = lambda: "nothing was trained since it was started"
-        run = setup.make_run(config)
+        run = setup.make_run(config, **({"skip_nonfinite": True} if on_nonfinite == "skip" else {}))
         peers.agree({"training images": len(run.train_set.images), "their digest": run.train_set.fingerprint})
         # By the lock's text a folder that all hosts share differs from folders of the same name.
         peers.agree({"workdir, a folder that all hosts share,": workdir_lib.lock_holder(folder)})
@@ -96,9 +104,11 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
             workdir_lib.write_config(folder, identity.with_resolved_feed(config, run.train_set))
             identity.write_data(folder, run.source)
         try:
-            number = training_loop.train(run, folder, stop, peers=peers)
+            number = training_loop.train(run, folder, stop, peers=peers, on_nonfinite=on_nonfinite)
         except finite.Diverged as error:
             progress.say(f"simclr-jax train: {error}, with seed {config['seed']}. {_way_on(folder)}")
+            if peers.is_main:
+                _note_divergence(folder, run, error)
             return EXIT_DIVERGED
     if number:
         progress.say(
@@ -111,6 +121,20 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
     return 0
 
 
+def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite.Diverged) -> None:
+    """Keeps in nonfinite.json what a divergence is looked into with; the same command plays it again, bit for bit."""
+    size, seed, count = run.settings.batch_size, run.config["seed"], len(run.train_set.images)
+    rows = order.stream_indices(seed, error.step * size, size, num_examples=count)
+    content = {
+        "what": str(error),
+        "update": error.step,
+        "seed": seed,
+        "examples": [str(run.train_set.ids[row]) for row in rows],
+        "saved_steps": checkpoint.saved_steps(folder / "checkpoints"),
+    }
+    workdir_lib.write_json(folder / "nonfinite.json", content)
+
+
 def _way_on(folder: pathlib.Path) -> str:
     """What to do about a run that has diverged: what the program accepts then."""
     steps = checkpoint.saved_steps(folder / "checkpoints")
@@ -118,7 +142,10 @@ def _way_on(folder: pathlib.Path) -> str:
     if not steps:
         return f"Nothing was saved: the same command with {gentler} may use the same --workdir."
     start = paths.as_flag("config.init.workdir", folder)
-    return f"Step {steps[-1]} is saved and finite. Go on from its weights with {gentler}: {start}, in a new --workdir."
+    return (
+        f"Step {steps[-1]} is saved and finite: go on from it with --on_nonfinite=rollback or skip, or from its "
+        f"weights in a new --workdir with {gentler}: {start}."
+    )
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:

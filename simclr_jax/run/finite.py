@@ -12,9 +12,20 @@ from simclr_jax import base
 from simclr_jax.distributed import sharding
 from simclr_jax.run import tree_digests
 
+# What a run does then: it stops, leaves the update out, or goes back to the newest checkpoint and on to other images.
+POLICIES = ("stop", "skip", "rollback")
+MOST_SKIPPED, MOST_ROLLBACKS = 10, 3
+
 
 class Diverged(RuntimeError):
-    """The loss, a gradient or the state became non-finite; the message is one line for the user, without a remedy."""
+    """The loss, a gradient or the state became non-finite; the message is one line for the user, without a remedy.
+
+    step: the update that did it, counted from 0, so that its images and random numbers are those of this number.
+    """
+
+    def __init__(self, message: str, *, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 def make_find_nonfinite(mesh: Mesh) -> Callable[[base.TrainState], list[str]]:

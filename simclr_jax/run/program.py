@@ -74,9 +74,17 @@ def check_sections(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def make_program(
-    config: Mapping[str, Any], mesh: Mesh, *, shape: DataShape, steps_per_dispatch: int, seed: int
+    config: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    shape: DataShape,
+    steps_per_dispatch: int,
+    seed: int,
+    skip_nonfinite: bool = False,
 ) -> Program:
     """The program of the run that `config` describes on `mesh`; nothing is computed and no device is touched.
+
+    `skip_nonfinite`: see `train_step.skip_nonfinite`.
 
     Raises:
         base.InputError: a value of the config is not valid.
@@ -99,6 +107,7 @@ def make_program(
     chunks = train_step.Chunks(train["num_chunks"], mesh.size, shape.is_streamed)
     collected = sharding.collected(method, mesh)
     step = train_step.make_train_step(collected, tx, load_views, schedule=schedule, chunks=chunks)
+    step = train_step.skip_nonfinite(step) if skip_nonfinite else step
     dispatch = train_step.repeat_steps if steps_per_dispatch > 1 else train_step.single_step
 
     def init() -> base.TrainState:

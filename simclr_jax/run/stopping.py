@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from simclr_jax.run import progress
 
@@ -108,8 +109,19 @@ def interruptible() -> Iterator[None]:
             progress.say(f"Stopped by {signal_name(numbers[0])}.")
             leave(numbers[0])
 
-    with _watched(handle, numbers.append, look):
-        yield
+    def swallowed(hidden: Any) -> None:  # by a library's callback, in which nothing can be raised
+        if hidden.exc_type is not Interrupted:
+            before(hidden)
+            return
+        progress.say(f"Stopped by {signal_name(seen[0])}.")
+        leave(seen[0])
+
+    before, sys.unraisablehook = sys.unraisablehook, swallowed
+    try:
+        with _watched(handle, numbers.append, look):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 def leave(number: int) -> None:

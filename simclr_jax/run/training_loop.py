@@ -101,8 +101,12 @@ class Run(NamedTuple):
     num_steps: int
 
 
-def train(run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distributed.Peers) -> int:
+def train(
+    run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distributed.Peers, on_nonfinite: str = "stop"
+) -> int:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
+
+    `on_nonfinite` is one of `finite.POLICIES`; for "skip" the run is made with it.
 
     Returns:
         The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
@@ -131,7 +135,7 @@ def train(run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distri
                     stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
-                return _loop(run, saver, state, reader, stop)
+                return _loop_on(run, saver, state, reader, stop=stop, rollbacks=on_nonfinite == "rollback")
 
 
 def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
@@ -190,19 +194,49 @@ class _Saver:
         """Raises InputError once it is known that the state being written cannot be."""
         checkpoint.check(self._checkpoints)
 
+    def newest(self) -> base.TrainState | None:
+        """The newest intact state that was saved, in its place on the devices."""
+        self._checkpoints.wait_until_finished()
+        return checkpoint.restore_latest(self._checkpoints, self._like, warn=progress.say)
+
     def save(self, state: base.TrainState, step: int) -> None:
         """Raises Diverged where the state is not finite: its loss was that of the state before the update."""
         bad = self._find_nonfinite(state)
         if bad:
             raise finite.Diverged(
                 f"the update to step {step} made the state non-finite: {len(bad)} arrays have NaN or infinity, the "
-                f"first is {bad[0]}"
+                f"first is {bad[0]}",
+                step=step - 1,
             )
         checkpoint.save(self._checkpoints, state, step=step)
         self._is_clean = True
         if not self._is_proven:
             checkpoint.read_back(self._checkpoints, self._like, step=step)
             self._is_proven = True
+
+
+def _loop_on(
+    run: Run,
+    saver: _Saver,
+    state: base.TrainState,
+    reader: metrics_reader.Reader,
+    *,
+    stop: stopping.Stop,
+    rollbacks: bool,
+) -> int:
+    """`_loop`, and with `rollbacks` again from the newest checkpoint where it diverges, with the images that follow."""
+    for _ in range(finite.MOST_ROLLBACKS if rollbacks else 0):
+        try:
+            return _loop(run, saver, state, reader, stop)
+        except finite.Diverged as error:
+            restored = saver.newest()
+            if restored is None:
+                raise
+            progress.say(f"{error}: going back to step {int(restored.step)}, on to step {reader.taken} without it.")
+            reader.forget()
+            # Images and random numbers are a function of the step: those between are left out.
+            state = restored._replace(step=jnp.full_like(restored.step, reader.taken))
+    return _loop(run, saver, state, reader, stop)
 
 
 def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: stopping.Stop) -> int:

@@ -1,5 +1,6 @@
 """The whole training program on a run of seconds: resuming, stopping, diverging, refusing."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -186,6 +187,32 @@ def test_a_state_that_an_update_made_non_finite_is_never_saved_nor_reported_as_d
         assert f"the update to step {poisoned_step} made the state non-finite" in said and "seed 0" in said
         assert remedy in said and "Done" not in said
         assert checkpoint.saved_steps(tmp_path / "checkpoints") == saved
+
+
+def test_a_rollback_goes_on_from_the_newest_checkpoint_with_the_images_that_follow(
+    built, tmp_path, monkeypatch, capsys
+):
+    """Update 7 gives a loss of NaN, whatever it starts from: it is left out and the run comes to its end."""
+    drawn = []
+
+    def draw(step):
+        drawn.append(step)
+        return built.feed.draw(step)
+
+    def poisoned(state, *arguments):
+        state, metrics = built.train_steps(state, *arguments)
+        return state, {**metrics, "loss": metrics["loss"] * (jnp.nan if drawn[-1] == 7 else 1.0)}
+
+    changed = built._replace(num_steps=11, train_steps=poisoned, feed=built.feed._replace(draw=draw))
+    monkeypatch.setattr(setup, "make_run", lambda values: changed)
+    assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
+    noted = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert (noted["update"], noted["seed"], noted["saved_steps"]) == (7, 0, [5]) and len(noted["examples"]) == 32
+    drawn.clear()
+    assert train.main(config=settings(), workdir=str(tmp_path), on_nonfinite="rollback") == 0
+    assert drawn == [5, 6, 7, 8, 9, 10]
+    assert "going back to step 5, on to step 8 without it" in capsys.readouterr().err
+    assert final_digests(tmp_path)[0] == 11
 
 
 def test_an_unlabelled_folder_trains_without_probes(tmp_path):
