@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from simclr_jax import base
 from simclr_jax.run import progress
 
-# Seconds from the first signal until the program ends if it has not come to saving; a save in progress is not cut.
+# Seconds from the first signal until the program ends if it has not come to saving; a save in progress is not cut. The
+# variable sets another limit, for updates that last as long and clusters that wait longer.
 HARD_LIMIT = 25.0
+LIMIT_VARIABLE = "SIMCLR_STOP_SECONDS"
 _GRACE = 1.0  # for the program to end by itself, with its own last words
 
 
@@ -62,8 +65,12 @@ def signal_name(number: int) -> str:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
     """The first SIGINT, SIGTERM or SIGHUP only sets the yielded Stop, to be polled; a second one ends the process at
-    once. A SIGHUP that is ignored, as under nohup, stays so."""
-    stop, handled = Stop(), list[int]()
+    once. A SIGHUP that is ignored, as under nohup, stays so.
+
+    Raises:
+        base.InputError: LIMIT_VARIABLE is no number of seconds.
+    """
+    stop, handled, limit = Stop(), list[int](), _limit()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if handled:
@@ -80,8 +87,8 @@ def stop_signals() -> Iterator[Stop]:
         if why and seconds > _GRACE:
             progress.say(f"Stopped by {stop.name}; {why}. The same command goes on from here.")
             leave(stop.number)
-        if seconds > HARD_LIMIT and not stop.is_saving():
-            progress.say(f"Stopped by {stop.name}; saving was not reached in {HARD_LIMIT:.0f} s.")
+        if seconds > limit and not stop.is_saving():
+            progress.say(f"Stopped by {stop.name}; saving was not reached in {limit:.0f} s (limit: {LIMIT_VARIABLE}).")
             leave(stop.number)
 
     with _watched(handle, answer, look):
@@ -122,6 +129,20 @@ def interruptible() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = before
+
+
+def _limit() -> float:
+    asked = os.environ.get(LIMIT_VARIABLE)
+    if not asked:
+        return HARD_LIMIT
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        got = base.one_line(asked, 40)
+        raise base.InputError(f"{LIMIT_VARIABLE} must be a number of seconds above 0; got {got!r}. Use 60.")
+    return seconds
 
 
 def leave(number: int) -> None:

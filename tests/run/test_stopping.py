@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from simclr_jax import base
+from simclr_jax.distributed import peers
 from simclr_jax.run import stopping
 
 
@@ -75,3 +77,13 @@ def test_a_verb_with_nothing_to_save_ends_by_one_exception():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert caught.value.number == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("text", ["abc", "nan", "-1", "0"])
+def test_limits_in_seconds_are_numbers_above_0(monkeypatch, text):
+    monkeypatch.setenv(stopping.LIMIT_VARIABLE, text)
+    with pytest.raises(base.InputError, match=stopping.LIMIT_VARIABLE), stopping.stop_signals():
+        pass
+    monkeypatch.setenv(peers.STUCK_VARIABLE, text)
+    with pytest.raises(base.InputError, match=peers.STUCK_VARIABLE):
+        peers.Peers(0, 1)
