@@ -59,7 +59,7 @@ def steadfast() -> Iterator[Screen]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     out, err = (Screen(_nowhere() if stream is None else stream) for stream in before)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield out
     finally:

@@ -147,13 +147,17 @@ def _finish(checkpoints: Checkpoints) -> None:
     """What there is to do once a step is on disk."""
     if checkpoints.pending is None:
         return
-    there = saved_steps(checkpoints.directory) if jax.process_index() == 0 else []
-    if checkpoints.pending in there:  # else it has failed, and the ones before are needed
-        best = _best(there, checkpoints.scores)
-        checkpoint_files.remove_steps(
-            checkpoints.directory, checkpoint_files.outdated(there, keep=checkpoints.keep, best=best)
-        )
+    if is_written(checkpoints):  # else it has failed, and the ones before are needed
+        _remove_outdated(checkpoints)
     checkpoints.pending = None
+
+
+def _remove_outdated(checkpoints: Checkpoints) -> None:
+    if jax.process_index() == 0:
+        there = saved_steps(checkpoints.directory)
+        best = _best(there, checkpoints.scores)
+        old = checkpoint_files.outdated(there, keep=checkpoints.keep, best=best)
+        checkpoint_files.remove_steps(checkpoints.directory, old)
 
 
 def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> None:
@@ -212,6 +216,7 @@ def restore_latest(
             _, problem = _together(functools.partial(checkpoint_step.check, folder, saved, step=step), any_process)
         if not problem:
             _set_aside(checkpoints, damaged, any_process)
+            _remove_outdated(checkpoints)  # there are more where fewer are to be kept now, and the disk may be full
             return base.TrainState(**saved)
         warn(f"{problem} Trying the one before.")
         damaged.append(step)

@@ -146,7 +146,7 @@ def _reading(folder: pathlib.Path, step: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Turns whatever a save in the background has failed with into one line that says what is left."""
+    """Turns whatever a save has failed with into an InputError of one line that says what is left."""
     try:
         yield
     except base.InputError:
