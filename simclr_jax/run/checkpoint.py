@@ -91,13 +91,15 @@ def open_checkpoints(
         yield checkpoints
         with checkpoint_step.writing(path):
             checkpoints.wait_until_finished()
-    finally:
+    except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to show
             checkpoints.wait_until_finished()
+        if jax.process_index() == 0:
+            checkpoint_files.remove_failed(path)
+        raise
+    finally:
         with contextlib.suppress(Exception):
             writer.close()
-        if jax.process_index() == 0:
-            checkpoint_files.remove_half_written(path, tries=40)
 
 
 def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None:

@@ -114,14 +114,21 @@ def set_aside(folder: pathlib.Path, steps: Iterable[int]) -> None:
         shutil.move(folder / str(step), target)
 
 
-def remove_half_written(folder: pathlib.Path, *, tries: int = 1) -> None:
-    """Frees what a killed or failed save has left; only who holds the run's lock may call it.
+def remove_half_written(folder: pathlib.Path) -> None:
+    """Frees what a killed save has left; only who holds the run's lock may call it."""
+    for path in folder.glob(f"*.{_HALF}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
-    tries: how often to look again: a writer in the background that has not failed yet may add files.
+
+def remove_failed(folder: pathlib.Path) -> None:
+    """The same after a save that failed: writers in the background that have not failed yet may still add files.
+
+    It ends once nothing has come for half a second, or after four.
     """
-    while tries and (left := list(folder.glob(f"*.{_HALF}*"))):
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True)
-        tries -= 1
-        if tries:
-            time.sleep(0.05)
+    calm = 0
+    for _ in range(80):
+        calm = 0 if any(folder.glob(f"*.{_HALF}*")) else calm + 1
+        if calm == 10:
+            return
+        remove_half_written(folder)
+        time.sleep(0.05)
