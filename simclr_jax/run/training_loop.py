@@ -135,7 +135,7 @@ def train(
                     stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
-                return _loop_on(run, saver, state, reader, stop=stop, rollbacks=on_nonfinite == "rollback")
+                return _loop_on(run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback")
 
 
 def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
@@ -194,10 +194,11 @@ class _Saver:
         """Raises InputError once it is known that the state being written cannot be."""
         checkpoint.check(self._checkpoints)
 
-    def newest(self) -> base.TrainState | None:
-        """The newest intact state that was saved, in its place on the devices."""
+    def newest(self, peers: distributed.Peers) -> base.TrainState | None:
+        """The newest intact state that was saved, in its place on the devices; all processes call it."""
         self._checkpoints.wait_until_finished()
-        return checkpoint.restore_latest(self._checkpoints, self._like, warn=progress.say)
+        peers.any(False)  # not before the process that writes has written
+        return checkpoint.restore_latest(self._checkpoints, self._like, warn=progress.say, any_process=peers.any)
 
     def save(self, state: base.TrainState, step: int) -> None:
         """Raises Diverged where the state is not finite: its loss was that of the state before the update."""
@@ -222,6 +223,7 @@ def _loop_on(
     reader: metrics_reader.Reader,
     *,
     stop: stopping.Stop,
+    peers: distributed.Peers,
     rollbacks: bool,
 ) -> int:
     """`_loop`, and with `rollbacks` again from the newest checkpoint where it diverges, with the images that follow."""
@@ -229,7 +231,7 @@ def _loop_on(
         try:
             return _loop(run, saver, state, reader, stop)
         except finite.Diverged as error:
-            restored = saver.newest()
+            restored = saver.newest(peers)
             if restored is None:
                 raise
             progress.say(f"{error}: going back to step {int(restored.step)}, on to step {reader.taken} without it.")
