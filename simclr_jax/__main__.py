@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from simclr_jax import atomic_files, base
-from simclr_jax.cli import flags
+from simclr_jax.cli import flags, screen
 from simclr_jax.run import config as config_lib
+from simclr_jax.run import stopping
 
 
 class _Row(NamedTuple):
@@ -43,6 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the status: 0 done, 2 a mistake of the user (one line on stderr), 128 + n signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words[0] if words else "help"
+    with screen.steadfast() as out:
+        try:
+            with stopping.interruptible():
+                status = _run(verb, words)
+        except stopping.Interrupted as stopped:
+            print(f"simclr-jax {verb}: stopped by {stopping.signal_name(stopped.number)}.", file=sys.stderr)
+            out.flush()
+            stopping.leave(stopped.number)  # threads of libraries do not outlive the interpreter's end
+            raise
+        out.flush()
+        if out.lost and not status:
+            print(f"simclr-jax {verb}: the output could not be written: {out.lost}.", file=sys.stderr)
+            return 2
+        return status
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """The verb's status; what the user got wrong and what the system refuses is one line."""
     try:
         if verb in ("-h", "--help", "help"):
             print(_overview())
@@ -59,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         arguments = flags.parse(parser, words[1:])
         config_lib.mark_absl_flags()
-        status = module.main(**arguments)
-        sys.stdout.flush()
-        return status
+        return module.main(**arguments)
     except base.InputError as error:
         print(f"simclr-jax {verb}: {error}", file=sys.stderr)
     except OSError as error:

@@ -5,10 +5,14 @@ A reader sees the old file or the new one, never half of one. Whatever the syste
 
 import contextlib
 import errno
+import hashlib
 import os
 import pathlib
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 
 from simclr_jax import base
@@ -18,6 +22,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 # A page of the file system: enough for a full disk to say so.
 _PROBE = bytes(4096)
+# The names of what is not finished; older ones end in a number or tell nobody's.
+_TEMPORARY = re.compile(r"\..*?\.((?P<host>[0-9a-f]{6})-(?P<process>\d+)\.)?([0-9a-f]{8}|\d+)\.tmp|\.[0-9a-f]{8}\.tmp")
+_LEFT_FOR = 86400.0  # seconds
 
 
 def check_target(path: str | os.PathLike[str], *, flag: str = "--output") -> None:
@@ -182,6 +189,34 @@ def _is_special(path: pathlib.Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what killed processes have left half written in a folder, by the names that this module gives.
+
+    What a process of this host is writing stays, and for a day what came from elsewhere.
+    """
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        host, number = (found["host"], int(found["process"])) if found and found["host"] else ("", 0)
+        with contextlib.suppress(OSError):
+            is_old = time.time() - path.lstat().st_mtime > _LEFT_FOR
+            if found and ((host == _host() and not _is_running(number)) or is_old):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
 def _beside(target: pathlib.Path) -> pathlib.Path:
-    """A free name in the same folder, however long the target's own name is."""
-    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+    """A free name in the same folder, however long the target's own name is, that says which process took it."""
+    return target.with_name(f".{target.name[:40]}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")

@@ -210,6 +210,29 @@ def make_train_step(
     return train_step
 
 
+def skip_nonfinite(step: TrainStep) -> TrainStep:
+    """`step` that leaves parameters and states as they are where its loss, its gradient or their result is not finite.
+
+    The step is counted all the same, so that the next one draws other images, and the metric "skipped" is 1. It needs
+    memory for the parameters and states of before the update.
+
+    Example:
+        >>> careful = train_step.skip_nonfinite(lambda state, key, source, indices: (state, {}))
+    """
+
+    def careful(
+        state: base.TrainState, key: base.Array, source: Any, indices: base.Array
+    ) -> tuple[base.TrainState, base.Metrics]:
+        after, metrics = step(state, key, source, indices)
+        numbers = [metrics["loss"], metrics["gradient_norm"], *jax.tree.leaves((after.params, after.method_state))]
+        checks = [jnp.isfinite(x).all() for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
+        good = jnp.stack(checks).all()
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        return kept._replace(step=after.step), {**metrics, "skipped": 1 - good.astype(jnp.float32)}
+
+    return careful
+
+
 def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callable[..., Any]:
     """One update on views that you have made, for a loop of your own: (state, views) -> (state, metrics).
 

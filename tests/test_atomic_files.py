@@ -3,6 +3,8 @@
 import errno
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -101,3 +103,22 @@ def test_a_folder_is_checked_without_making_it(tmp_path, monkeypatch):
 def write_into_a_full_disk(target):
     with atomic_files.replacing_folder(target, flag="--output"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    here, dead = atomic_files._host(), int(ended.stdout)
+    gone = [f".results.json.{here}-{dead}.0123abcd.tmp", f".features.{here}-{dead}.0123abcd.tmp"]
+    old = [".config.json.4711.tmp", ".0123abcd.tmp", ".page.html.ffffff-1.0123abcd.tmp"]
+    stay = [
+        f".results.json.{here}-{os.getpid()}.0123abcd.tmp",
+        ".mine.tmp",
+        "x.tmp",
+        ".page.html.eeeeee-1.0123abcd.tmp",
+    ]
+    for name in [*gone, *old, *stay]:
+        (tmp_path / name).mkdir() if "features" in name else (tmp_path / name).touch()
+    for name in old:
+        os.utime(tmp_path / name, (1e9, 1e9))
+    atomic_files.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(stay)

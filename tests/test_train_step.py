@@ -101,3 +101,21 @@ def test_every_step_has_its_own_views(parts):
     _, _, key, _ = parts
     keys = {jax.random.key_data(train_step.views_key(key, jnp.int32(s))).tobytes() for s in range(50)}
     assert len(keys) == 50
+
+
+def test_an_update_that_is_not_finite_is_skipped_whole_and_counted():
+    """The loss, the gradient or what comes of them: one is enough, and no part of the state has moved."""
+    state = base.TrainState(jnp.int32(3), {"w": jnp.ones(2)}, {"mean": jnp.zeros(2)}, {"trace": jnp.zeros(2)})
+
+    def step(state, key, source, indices):
+        loss, norm, gradient = source
+        moved = jax.tree.map(lambda x: x + gradient, (state.params, state.method_state, state.opt_state))
+        return base.TrainState(state.step + 1, *moved), {"loss": loss, "gradient_norm": norm}
+
+    careful = jax.jit(train_step.skip_nonfinite(step))
+    bad = (jnp.nan, 1.0, 0.5), (1.0, jnp.inf, 0.5), (1.0, 1.0, jnp.nan)
+    for source, moves in (((1.0, 1.0, 0.5), 0.5), *((numbers, 0.0) for numbers in bad)):
+        after, metrics = careful(state, jax.random.key(0), jnp.asarray(source), jnp.arange(2))
+        assert int(after.step) == 4 and float(metrics["skipped"]) == (moves == 0)
+        for before, now in zip(jax.tree.leaves(state[1:]), jax.tree.leaves(after[1:]), strict=True):
+            np.testing.assert_array_equal(now, before + moves)

@@ -21,7 +21,6 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, paths, progress
 from simclr_jax.run import workdir as workdir_lib
 
-CARD = "card.json"
 FORMATS = ("torch", "flax", "stablehlo")
 HEADS = {
     "none": (),
@@ -85,7 +84,7 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
         # A converted run was trained elsewhere; its record says where from.
         training |= {key: results[key] for key in ("environment", "converted") if key in results}
         content = _make_card(exported, files=files, training=training, results=results)
-        workdir_lib.write_json(fresh / CARD, content)
+        workdir_lib.write_json(fresh / card.CARD, content)
     print(_summary(output, content, workdir=workdir))
     return 0
 
@@ -238,14 +237,18 @@ def _make_card(
     )
 
 
+# What an export may consist of: a card names files, but never which ones may be removed.
+_NAMES = ("encoder.safetensors", "projection_head.safetensors", "variables.safetensors", "encoder.jax_export")
+
+
 def _check_target(target: pathlib.Path) -> None:
     """Raises InputError unless `target` is free, empty, or a whole earlier export and nothing else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     ours = set()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((target / CARD).read_text())
-        ours = {CARD, *content["files"]} if content["format"] == card.FORMAT else set()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = json.loads((target / card.CARD).read_text(encoding="utf-8"))
+        ours = {card.CARD, *_NAMES} if content["format"] == card.FORMAT else set()
     if not target.is_dir() or {path.name for path in target.iterdir()} - ours:
         raise base.InputError(
             f"--output must be a new folder, an empty one, or an earlier export; {target} holds something else. "
@@ -256,10 +259,10 @@ def _check_target(target: pathlib.Path) -> None:
 def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
     """The lines that the user sees: what was written and what to do next."""
     files = content["files"]
-    width = max(map(len, [CARD, *files]))
+    width = max(map(len, [card.CARD, *files]))
     lines = [f"Wrote {output}, the encoder of step {content['training']['step']}:"]
     lines += [f"{name:<{width}}  {units.size(entry['bytes']):>9}  {entry['format']}" for name, entry in files.items()]
-    lines.append(f"{CARD:<{width}}  {'':>9}  what it is, how to feed and to load it")
+    lines.append(f"{card.CARD:<{width}}  {'':>9}  what it is, how to feed and to load it")
     lines.append(f"fingerprint {content['fingerprint']}")
     if "encoder.safetensors" in files:
         lines.append(f"encoder.safetensors loads into {content['encoder']['torch_class']}")

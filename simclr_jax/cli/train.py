@@ -35,6 +35,9 @@ where it stopped. Ctrl-C or SIGTERM saves and stops.""",
         help="which one this is, from 0; on TPU pods, SLURM, Kubernetes and Open MPI all three are found "
         "(docs/scaling.md)",
     )
+    policies = flags.one_of("stop", "skip", "rollback")
+    what = "where loss, gradient or state is NaN: %(choices)s (docs/reliability.md); default %(default)s"
+    parser.add_argument("--on_nonfinite", default="stop", metavar="WHAT", help=what, **policies)
     flags.add_config(parser)
     return parser
 

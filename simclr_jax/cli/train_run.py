@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from simclr_jax import base, data, distributed
+from simclr_jax.data import order
 from simclr_jax.distributed import sharding
 from simclr_jax.run import (
+    checkpoint,
     compilation_cache,
+    finite,
     identity,
-    metrics_reader,
     paths,
     pretrained,
     progress,
     setup,
+    stopping,
     training_loop,
 )
 from simclr_jax.run import workdir as workdir_lib
@@ -33,6 +36,7 @@ def train(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    on_nonfinite: str = "stop",
 ) -> int:
     """Trains the run that `config` describes in `workdir`, from its newest checkpoint if it has one.
 
@@ -52,11 +56,13 @@ def train(
         if not peers.is_main:
             progress.mute()
         if seeds is None:
-            return run_in(folder, pretrained.inherit(config, resumed=folder), peers)
-        return _train_seeds(folder, config, peers, seeds=seeds)
+            return run_in(folder, pretrained.inherit(config, resumed=folder), peers, on_nonfinite=on_nonfinite)
+        return _train_seeds(folder, config, peers, seeds=seeds, on_nonfinite=on_nonfinite)
 
 
-def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, seeds: int) -> int:
+def _train_seeds(
+    folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, seeds: int, on_nonfinite: str
+) -> int:
     """The run with `seeds` seeds, one after the other, each in a folder of its own; the first status that is not 0."""
     if workdir_lib.has_config(folder):
         raise base.InputError(
@@ -65,7 +71,9 @@ def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distrib
     for seed in range(config["seed"], config["seed"] + seeds):
         own = folder / f"seed-{seed}"
         progress.say(f"Seed {seed}, in {own}:")
-        status = run_in(own, pretrained.inherit({**config, "seed": seed}, resumed=own), peers)
+        status = run_in(
+            own, pretrained.inherit({**config, "seed": seed}, resumed=own), peers, on_nonfinite=on_nonfinite
+        )
         if status:
             return status
     flag = paths.as_flag("workdir", folder)
@@ -73,17 +81,21 @@ def _train_seeds(folder: pathlib.Path, config: Mapping[str, Any], peers: distrib
     return 0
 
 
-def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers) -> int:
+def run_in(
+    folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, on_nonfinite: str = "stop"
+) -> int:
     """`train`, once the processes of the run are connected."""
-    peers.agree(_facts(config))
+    peers.agree({**_facts(config), "on_nonfinite": on_nonfinite})
     peers.agree({"devices per process": sharding.local_summary()})
-    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), progress.stop_signals() as stop:
+    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), stopping.stop_signals() as stop:
         if peers.is_main:
             changes = identity.check_config(folder, config)
             if changes:
                 progress.say(changes)
         config = identity.with_kept_feed(folder, config)
-        run = setup.make_run(config)
+        if peers.count == 1:
+            stop.may_leave = lambda: "nothing was trained since it was started"
+        run = setup.make_run(config, **({"skip_nonfinite": True} if on_nonfinite == "skip" else {}))
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint
         peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})
@@ -94,19 +106,49 @@ def run_in(folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.P
             workdir_lib.write_config(folder, identity.with_resolved_feed(config, run.train_set))
             identity.write_data(folder, run.source)
         try:
-            number = training_loop.train(run, folder, stop, peers=peers)
-        except metrics_reader.Diverged as error:
-            progress.say(f"simclr-jax train: {error}")
+            number = training_loop.train(run, folder, stop, peers=peers, on_nonfinite=on_nonfinite)
+        except finite.Diverged as error:
+            progress.say(f"simclr-jax train: {error}, with seed {config['seed']}. {_way_on(folder)}")
+            if peers.is_main:
+                _note_divergence(folder, run, error)
             return EXIT_DIVERGED
     if number:
         progress.say(
-            f"Stopped by {progress.signal_name(number)}; the state is saved. The same command goes on from here."
+            f"Stopped by {stopping.signal_name(number)}; the state is saved. The same command goes on from here."
         )
         return 128 + number
     flag = paths.as_flag("workdir", folder)
     evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
     progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
     return 0
+
+
+def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite.Diverged) -> None:
+    """Keeps in nonfinite.json what a divergence is looked into with; the same command plays it again, bit for bit."""
+    size, seed, train_set = run.settings.batch_size, run.config["seed"], run.train_set
+    stream = order.make_stream(seed, num_examples=len(train_set.images), mix=train_set.mix)
+    rows = stream(error.step * size, size)
+    content = {
+        "what": str(error),
+        "update": error.step,
+        "seed": seed,
+        "examples": [str(train_set.ids[row]) for row in rows],
+        "saved_steps": checkpoint.saved_steps(folder / "checkpoints"),
+    }
+    workdir_lib.write_json(folder / "nonfinite.json", content)
+
+
+def _way_on(folder: pathlib.Path) -> str:
+    """What to do about a run that has diverged: what the program accepts then."""
+    steps = checkpoint.saved_steps(folder / "checkpoints")
+    gentler = "a lower schedule.base_learning_rate or more schedule.warmup_epochs"
+    if not steps:
+        return f"Nothing was saved: the same command with {gentler} may use the same --workdir."
+    start = paths.as_flag("config.init.workdir", folder)
+    return (
+        f"Step {steps[-1]} is saved and finite: go on from it with --on_nonfinite=rollback or skip, or from its "
+        f"weights in a new --workdir with {gentler}: {start}."
+    )
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:

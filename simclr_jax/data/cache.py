@@ -5,6 +5,7 @@ so that a killed run leaves no half entry; an entry which fails its checks is re
 the sum of all entries within a limit.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import tokenize
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +22,11 @@ from simclr_jax import base
 from simclr_jax.data import blocks, bound, imageset
 
 FORMAT = 2
+# What NumPy and JSON raise on files that are damaged: a header of an array is Python's text.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RecursionError),
+    *(AttributeError, OverflowError, tokenize.TokenError),
+)
 # Larger entries are checked by shape and length only: reading them whole would cost more than a minute.
 FULL_CHECK_BYTES = 2**30
 
@@ -97,7 +104,7 @@ def load_or_read_labels(
             labels = np.load(file, allow_pickle=False)
             if labels.shape == (len(encoded.ids),) and labels.dtype == np.int32:
                 return labels
-        except (OSError, ValueError, EOFError):
+        except _DAMAGE:
             pass
     labels = blocks.read_labels(encoded, max_corrupt_fraction=max_corrupt_fraction)
     if cache_dir != "":
@@ -223,6 +230,7 @@ def _publish(work: pathlib.Path, entry: pathlib.Path) -> None:
 def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
     """The entry memory-mapped; None if it is absent, or damaged, in which case it is removed."""
     if not entry.is_dir():
+        _remove(entry)
         return None
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
@@ -237,13 +245,22 @@ def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
             warnings=tuple(meta["warnings"]),
         )
         sound = meta["format"] == FORMAT and meta["key"] == key and _is_sound(image_set)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except _DAMAGE:
         sound = False
     if sound:
         bound.hold(entry)
         return image_set
-    shutil.rmtree(entry, ignore_errors=True)
+    _remove(entry)
     return None
+
+
+def _remove(entry: pathlib.Path) -> None:
+    """Removes what is in an entry's place; of a link the link, never what it leads to."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        entry.unlink(missing_ok=True)
 
 
 def _is_sound(image_set: imageset.ImageSet) -> bool:

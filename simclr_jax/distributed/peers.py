@@ -41,6 +41,9 @@ class Peers:
 
     index: of this process; process 0 writes metrics, results and config.
     count: of all processes. With 1, every method returns at once and no thread runs.
+
+    Raises:
+        base.InputError: STUCK_VARIABLE is no number of seconds.
     """
 
     def __init__(self, index: int, count: int, *, say: Callable[[str], None] = print):
@@ -49,8 +52,7 @@ class Peers:
         self._since: float | None = None
         self._times = 1.0
         self._waits, self._longest, self._step = 0, 0.0, 0
-        asked = os.environ.get(STUCK_VARIABLE)
-        self._limit = float(asked) if asked else None
+        self._limit = _stuck_limit()
         self._left = threading.Event()
         if count > 1:
             self._store = _store()
@@ -265,6 +267,21 @@ class Peers:
         asking.start()
         asking.join(_GRACE_SECONDS)
         return {**answers[0], self.index: self._step} if answers else {}
+
+
+def _stuck_limit() -> float | None:
+    """The seconds of STUCK_VARIABLE, None where it is not set."""
+    asked = os.environ.get(STUCK_VARIABLE)
+    if not asked:
+        return None
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        got = base.one_line(asked, 40)
+        raise base.InputError(f"{STUCK_VARIABLE} must be a number of seconds above 0; got {got!r}. Use 600.")
+    return seconds
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -3,11 +3,15 @@
 What belongs here: what the card says and in which words. Who measures or reads the facts hands them in.
 """
 
+import hashlib
+import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simclr_jax import base
 
+CARD = "card.json"
 FORMAT = "simclr-jax.encoder.v1"
 
 _BASIC = ("resnet10", "resnet18", "resnet34")  # networks of basic blocks; the others have bottlenecks
@@ -139,3 +143,40 @@ def make_card(
         "exported_with": dict(exported_with),
         "documentation": "docs/weights.md of simclr_jax",
     }
+
+
+def read_card(folder: pathlib.Path) -> dict[str, Any]:
+    """The card of an export; {} where the folder has none. Its "format" says whether it is one of ours.
+
+    Raises:
+        base.InputError: it is one of ours by its name and cannot be read.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or base.one_line(error, 80)
+        raise base.InputError(f"The card of an export must be readable; {path}: {reason}. Export again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def check_file(content: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Raises base.InputError unless a file is byte for byte the one that the card beside it describes.
+
+    Args:
+        content: of the card; nothing is checked where it is not one of ours.
+        path: of the file; one that the card does not name is not checked.
+    """
+    files = content.get("files")
+    if content.get("format") != FORMAT or not isinstance(files, Mapping) or path.name not in files:
+        return
+    entry = files[path.name]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not isinstance(entry, Mapping) or digest != entry.get("sha256"):
+        raise base.InputError(
+            f"A file of an export must be the one that its {CARD} describes; {path} has another SHA-256: it "
+            "or the card is damaged. Copy or export it again."
+        )

@@ -4,7 +4,6 @@ What belongs here: which file is read how, and what is done with names that mean
 """
 
 import fnmatch
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import base
+from simclr_jax.interop import card as card_lib
 from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
 
 WEIGHTS = ("model", "ema")
@@ -63,6 +63,8 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
     """
     base.check_choice(weights, WEIGHTS, name="--weights")
     source = opening.open_weights(path)
+    for file in source.files:
+        card_lib.check_file(card_lib.read_card(file.parent), file)
     dropped = [name for name in source.names if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)]
     source = source._replace(names=tuple(name for name in source.names if name not in set(dropped)))
     state = _read(source, weights=weights, network=network)
@@ -171,7 +173,7 @@ def _read_card(path: pathlib.Path) -> tuple[str, int, tuple[float, ...], tuple[f
     """(padding, selector of the classifier, mean, std) by the card of an export of ours, if `path` belongs to one."""
     folder = path if path.is_dir() else path.parent
     try:
-        content: Mapping[str, Any] = json.loads((folder / opening.CARD).read_text())
+        content: Mapping[str, Any] = card_lib.read_card(folder)
         if path.is_dir() or path.name in content["files"]:
             arguments = content["encoder"]["arguments"]
             method = content["training"]["config"]["method"]
@@ -179,6 +181,6 @@ def _read_card(path: pathlib.Path) -> tuple[str, int, tuple[float, ...], tuple[f
             # Exports of before knew no mean and std.
             mean, std = (tuple(map(float, arguments.get(name, ()))) for name in ("mean", "std"))
             return str(arguments["padding"]), selector, mean, std
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass  # no card, or another program's
     return None

@@ -1,49 +1,61 @@
-"""Saving and restoring the training state: orbax for the arrays, digests so that damage is seen.
+"""Saving and restoring the training state: orbax for the arrays, a manifest so that damage is seen.
 
-A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes
-before anything is written. Orbax alone restores flipped bits in silence; here a step whose digests differ is left out,
-with a warning, and the newest intact one is restored.
+A step folder holds the state and a manifest with one SHA-256 per leaf, computed from the host's copy of the bytes, not
+from what was written. Orbax alone restores flipped bits in silence; here a step that differs from its manifest is left
+out, with a warning, and the newest intact one is restored. `checkpoint_files` knows the folders and the manifest.
 
 In a run of several processes all of them save and restore together. Digests are those of whole arrays, so that a
 state comes back on any number of devices and processes, in whichever placement.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
-import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
-from simclr_jax import base
-from simclr_jax.run import paths, tree_digests
+from simclr_jax import atomic_files, base
+from simclr_jax.run import checkpoint_files, checkpoint_step, paths
 
-Checkpoints: TypeAlias = ocp.CheckpointManager
-
-
-class DoesNotFit(base.InputError):
-    """An intact checkpoint of another network, optimizer or number of classes than the run's."""
+saved_steps = checkpoint_files.saved_steps
+DoesNotFit, MayNotRead = checkpoint_step.DoesNotFit, checkpoint_files.MayNotRead
 
 
-class _Best(NamedTuple):
-    """Keeps the checkpoint with the highest score; a policy of orbax."""
+@dataclasses.dataclass
+class Checkpoints:
+    """A folder of checkpoints that is open: see `open_checkpoints`.
 
+    steps: that were there when it was opened, and those saved since. pending: the one that may still be written.
+    writer: None for those who only read.
+    """
+
+    directory: pathlib.Path
+    keep: int
     scores: Mapping[int, float]
+    writer: ocp.AsyncCheckpointer | None
+    steps: list[int] = dataclasses.field(default_factory=list)
+    pending: int | None = None
 
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: checkpoint_managers.PreservationContext
-    ) -> list[bool]:
-        del context
-        best = _best((checkpoint.step for checkpoint in checkpoints), self.scores)
-        return [checkpoint.step == best for checkpoint in checkpoints]
+    def all_steps(self) -> list[int]:
+        """The steps on disk, in order."""
+        return saved_steps(self.directory)
+
+    def latest_step(self) -> int | None:
+        """The newest step, None if there is none."""
+        return max(self.all_steps(), default=None)
+
+    def wait_until_finished(self) -> None:
+        """Waits until what was saved last is on disk, and removes what is not to be kept."""
+        if self.writer is not None:
+            self.writer.wait_until_finished()
+            _finish(self)
 
 
 @contextlib.contextmanager
@@ -59,35 +71,35 @@ def open_checkpoints(
         read_only: nothing below the folder is touched, not even what another process has half written.
 
     Raises:
-        base.InputError: `keep` is below 1, Orbax takes the folder for a pattern, or what was saved last is not written.
+        base.InputError: `keep` is below 1, Orbax takes the folder for a pattern, it cannot be one, or what was saved
+            last is not written.
     """
     paths.check_plain(folder, flag="workdir")
     if keep < 1:
         raise base.InputError(f"train.keep_checkpoints must be at least 1; got {keep}. Use 1 or more.")
-    kept = [checkpoint_managers.LatestN(keep), _Best({} if scores is None else scores)]
     path = pathlib.Path(folder).absolute()
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=None if read_only else checkpoint_managers.AnyPreservationPolicy(kept),
-        read_only=read_only,
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=True,
-    )
-    checkpoints = ocp.CheckpointManager(path, options=options)
+    if read_only:
+        yield Checkpoints(path, keep, {}, None)
+        return
+    with atomic_files.one_line(path, rule="checkpoints are kept in a folder that can be written"):
+        path.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        checkpoint_files.remove_half_written(path)
+    writer = checkpoint_step.make_writer()
+    checkpoints = Checkpoints(path, keep, {} if scores is None else scores, writer, saved_steps(path))
     try:
         yield checkpoints
+        with checkpoint_step.writing(path):
+            checkpoints.wait_until_finished()
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to show
-            checkpoints.close()
-        if not read_only:
-            _remove_half_written(path)
+            checkpoints.wait_until_finished()
+        if jax.process_index() == 0:
+            checkpoint_files.remove_failed(path)
         raise
-    try:
-        with _writing(path):
-            checkpoints.close()
     finally:
-        if not read_only:
-            _remove_half_written(path)
+        with contextlib.suppress(Exception):
+            writer.close()
 
 
 def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None:
@@ -95,23 +107,59 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None
 
     Args:
         checkpoints: from `open_checkpoints`.
-        state: global arrays in any placement.
+        state: global arrays in any placement; its own step is `step`.
         step: number of updates made.
 
     Raises:
         base.InputError: this state, or the one that was being written before, could not be saved.
     """
-    if step in checkpoints.all_steps():
+    if step in checkpoints.steps:
         return
-    with _writing(pathlib.Path(checkpoints.directory)):
-        checkpoints.save(
-            step,
-            args=ocp.args.Composite(
-                # Orbax writes JSON from process 0 only: the others need not compute what they would not write.
-                state=ocp.args.StandardSave(state._asdict()),
-                digests=ocp.args.JsonSave(tree_digests.leaf_digests(state._asdict(), compute=jax.process_index() == 0)),
-            ),
-        )
+    assert checkpoints.writer is not None, "opened to read only"
+    folder = checkpoints.directory
+    with checkpoint_step.writing(folder):
+        checkpoints.wait_until_finished()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not there any more")
+        checkpoint_step.start_writing(checkpoints.writer, folder, state._asdict(), step=step)
+    checkpoints.steps.append(step)
+    checkpoints.pending = step
+
+
+def is_written(checkpoints: Checkpoints) -> bool:
+    """Whether everything that was saved is on disk."""
+    return checkpoints.pending is None or (checkpoints.directory / str(checkpoints.pending)).is_dir()
+
+
+def check(checkpoints: Checkpoints) -> None:
+    """Raises as soon as it is known that the state being written cannot be; costs next to nothing.
+
+    Raises:
+        base.InputError: it could not be saved.
+    """
+    if checkpoints.pending is None or checkpoints.writer is None:
+        return
+    with checkpoint_step.writing(checkpoints.directory):
+        checkpoints.writer.check_for_errors()
+        if is_written(checkpoints):
+            _finish(checkpoints)
+
+
+def _finish(checkpoints: Checkpoints) -> None:
+    """What there is to do once a step is on disk."""
+    if checkpoints.pending is None:
+        return
+    if is_written(checkpoints):  # else it has failed, and the ones before are needed
+        _remove_outdated(checkpoints)
+    checkpoints.pending = None
+
+
+def _remove_outdated(checkpoints: Checkpoints) -> None:
+    if jax.process_index() == 0:
+        there = saved_steps(checkpoints.directory)
+        best = _best(there, checkpoints.scores)
+        old = checkpoint_files.outdated(there, keep=checkpoints.keep, best=best)
+        checkpoint_files.remove_steps(checkpoints.directory, old)
 
 
 def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> None:
@@ -123,8 +171,8 @@ def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> 
     Raises:
         base.InputError: it could not be written, or comes back otherwise than it was saved.
     """
-    folder = pathlib.Path(checkpoints.directory)
-    with _writing(folder):
+    folder = checkpoints.directory
+    with checkpoint_step.writing(folder):
         checkpoints.wait_until_finished()
     # Arrays of NumPy, which orbax then makes too: the device may have no room for a second state.
     on_host = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like._asdict())
@@ -137,11 +185,6 @@ def read_back(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> 
         ) from error
 
 
-def saved_steps(folder: pathlib.Path) -> list[int]:
-    """The steps with a state in the folder, in order."""
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
-
-
 def restore_latest(
     checkpoints: Checkpoints,
     like: base.TrainState,
@@ -151,8 +194,8 @@ def restore_latest(
 ) -> base.TrainState | None:
     """The newest intact state, placed like `like` (arrays or ShapeDtypeStructs with shardings); None if there is none.
 
-    Newer ones, which are damaged, are moved into the folder NAME.damaged beside the checkpoints: orbax would not save
-    the same steps, nor any older one, again.
+    Newer ones, which are damaged or hold NaN or infinity, are moved into the folder NAME.damaged beside the
+    checkpoints.
 
     Args:
         checkpoints: from `open_checkpoints`.
@@ -163,24 +206,25 @@ def restore_latest(
 
     Raises:
         base.InputError: checkpoints exist and none of them is intact.
+        MayNotRead: the newest one may not be read by this user; it stays where it is.
         DoesNotFit: the newest intact one is of another network or optimizer; see `restore`.
     """
-    steps, damaged = sorted(checkpoints.all_steps(), reverse=True), list[int]()
+    folder, steps, damaged = checkpoints.directory, sorted(checkpoints.steps, reverse=True), list[int]()
     target = _abstract(like._asdict())
     for step in steps:
         # Two parts: a process that could not read would be missed while split arrays are collected for their digests.
-        saved, problem = _together(functools.partial(_read, checkpoints, target, step=step), any_process)
+        saved, problem = _together(functools.partial(checkpoint_step.read, folder, target, step=step), any_process)
         if not problem:
-            check = functools.partial(_check_digests, checkpoints, saved, step=step)
-            _, problem = _together(check, any_process)
+            _, problem = _together(functools.partial(checkpoint_step.check, folder, saved, step=step), any_process)
         if not problem:
             _set_aside(checkpoints, damaged, any_process)
-            return base.TrainState(**saved["state"])
+            _remove_outdated(checkpoints)  # there are more where fewer are to be kept now, and the disk may be full
+            return base.TrainState(**saved)
         warn(f"{problem} Trying the one before.")
         damaged.append(step)
     if steps:
         raise base.InputError(
-            f"A run resumes from an intact checkpoint; all {len(steps)} in {checkpoints.directory} are damaged. "
+            f"A run resumes from an intact checkpoint; all {len(steps)} in {folder} are damaged. "
             "Restore the folder from a copy or start in a new workdir."
         )
     return None
@@ -208,7 +252,7 @@ def restore(checkpoints: Checkpoints, like: base.TrainState, *, step: int) -> ba
     """The state saved as `step`, placed like `like`.
 
     Raises:
-        base.InputError: unreadable, or its bytes differ from the recorded digests.
+        base.InputError: unreadable, or not what its manifest says.
         DoesNotFit: arrays are missing, left over, or of another shape or type; the first ones are named.
     """
     return base.TrainState(**_restore(checkpoints, _abstract(like._asdict()), step=step))
@@ -220,24 +264,58 @@ def restore_any(checkpoints: Checkpoints, *, step: int) -> dict[str, base.PyTree
     For those who only want the weights: `["params"]["encoder"]`, `["method_state"]["batch_stats"]["encoder"]`.
 
     Raises:
-        base.InputError: unreadable, or its bytes differ from the recorded digests.
+        base.InputError: unreadable, or not what its manifest says.
     """
-    saved = _saved_shapes(checkpoints, step=step)
+    saved = checkpoint_step.saved_shapes(checkpoints.directory, step=step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
     return _restore(checkpoints, like, step=step)
 
 
+def read_chosen(
+    folder: pathlib.Path, which: str, *, scores: Mapping[int, float], warn: Callable[[str], None] = warnings.warn
+) -> tuple[int, dict[str, base.PyTree]]:
+    """(step, its state as `restore_any` gives it) of the checkpoint `which`, for verbs that only read a run.
+
+    Args:
+        folder: of the checkpoints. The run may be training: nothing there is touched.
+        which: "latest", "best" (by `scores`) or a step. Where the first two are damaged the one before is taken.
+        scores: step -> score, higher is better.
+        warn: called with a line for every damaged step.
+
+    Raises:
+        base.InputError: no such checkpoint, or none that is intact.
+    """
+    with open_checkpoints(folder, read_only=True) as checkpoints:
+        passed = set[int]()
+        while steps := [step for step in checkpoints.all_steps() if step not in passed]:
+            best = _best(steps, scores) if which == "best" else None
+            if which in ("latest", "best"):
+                step = steps[-1] if best is None else best
+            elif which.isdigit() and int(which) in steps:
+                return int(which), restore_any(checkpoints, step=int(which))
+            else:
+                listed = ", ".join(map(str, steps))
+                raise base.InputError(f"checkpoint must be latest, best or one of the steps {listed}; got {which!r}.")
+            try:
+                return step, restore_any(checkpoints, step=step)
+            except base.InputError as error:
+                if step in checkpoints.all_steps():  # else the run has removed it by now
+                    passed.add(step)
+                    warn(f"{error} Trying the one before.")
+        if passed:
+            raise base.InputError(
+                f"A run is read from an intact checkpoint; all {len(passed)} in {folder} are damaged."
+            )
+    raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
+
+
 def _set_aside(checkpoints: Checkpoints, steps: list[int], any_process: Callable[[bool], bool]) -> None:
-    folder = pathlib.Path(checkpoints.directory)
-    for step in steps if jax.process_index() == 0 else []:
-        target = folder.with_name(f"{folder.name}.damaged") / str(step)
-        shutil.rmtree(target, ignore_errors=True)  # an older one of the same step
-        target.parent.mkdir(exist_ok=True)
-        shutil.move(folder / str(step), target)
+    checkpoints.steps[:] = [step for step in checkpoints.steps if step not in steps]
     if steps:
+        if jax.process_index() == 0:
+            checkpoint_files.set_aside(checkpoints.directory, steps)
         any_process(False)  # not before they are gone
-        checkpoints.reload()
 
 
 def _abstract(tree: base.PyTree) -> base.PyTree:
@@ -245,51 +323,9 @@ def _abstract(tree: base.PyTree) -> base.PyTree:
 
 
 def _restore(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> base.PyTree:
-    saved = _read(checkpoints, like, step=step)
-    _check_digests(checkpoints, saved, step=step)
-    return saved["state"]
-
-
-def _saved_shapes(checkpoints: Checkpoints, *, step: int) -> base.PyTree:
-    """The tree of what was saved as `step`, with shapes and types for leaves."""
-    with _reading(checkpoints, step), ocp.StandardCheckpointer() as reader:
-        tree = reader.metadata(checkpoints.directory / str(step) / "state").item_metadata.tree
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def _check_fits(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> None:
-    saved, wanted = (tree_digests.leaf_shapes(tree) for tree in (_saved_shapes(checkpoints, step=step), like))
-    differing = [
-        f"{name}: {saved.get(name, 'nothing')} there, {wanted.get(name, 'nothing')} asked"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise DoesNotFit(
-            f"Checkpoint {step} in {checkpoints.directory} is intact but of another network or optimizer; "
-            f"{'; '.join(differing[:3])}{more}. Ask for what the run was started with, or start in a new --workdir."
-        )
-
-
-def _read(checkpoints: Checkpoints, like: base.PyTree, *, step: int) -> dict[str, Any]:
-    """{"state": ..., "digests": as recorded}."""
-    _check_fits(checkpoints, like, step=step)
-    with _reading(checkpoints, step):
-        restored = checkpoints.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), digests=ocp.args.JsonRestore())
-        )
-    return {"state": restored["state"], "digests": restored["digests"]}
-
-
-def _check_digests(checkpoints: Checkpoints, saved: dict[str, Any], *, step: int) -> None:
-    expected, found = saved["digests"], tree_digests.leaf_digests(saved["state"])
-    damaged = [name for name in expected if expected[name] != found.get(name)]
-    if damaged:
-        raise base.InputError(
-            f"Checkpoint {step} in {checkpoints.directory} is damaged: {len(damaged)} arrays differ from their "
-            f"digests, the first is {damaged[0]}."
-        )
+    saved = checkpoint_step.read(checkpoints.directory, like, step=step)
+    checkpoint_step.check(checkpoints.directory, saved, step=step)
+    return saved
 
 
 def _together(part: Callable[[], Any], any_process: Callable[[bool], bool]) -> tuple[Any, str]:
@@ -297,54 +333,10 @@ def _together(part: Callable[[], Any], any_process: Callable[[bool], bool]) -> t
     result, problem = None, ""
     try:
         result = part()
-    except DoesNotFit:
+    except (DoesNotFit, MayNotRead):
         raise
     except base.InputError as error:
         problem = str(error)
     if any_process(bool(problem)):
         return None, problem or "Another process cannot read the newest checkpoint."
     return result, ""
-
-
-@contextlib.contextmanager
-def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
-    """Turns whatever orbax raises while reading (it raises many kinds) into one line that names the checkpoint."""
-    try:
-        yield
-    except Exception as error:
-        reason = base.one_line(error, 200) or type(error).__name__
-        raise base.InputError(f"Checkpoint {step} in {checkpoints.directory} cannot be read: {reason}.") from error
-
-
-@contextlib.contextmanager
-def _writing(folder: pathlib.Path) -> Iterator[None]:
-    """Turns whatever a save in the background has failed with into one line that says what is left."""
-    try:
-        yield
-    except base.InputError:
-        raise
-    except Exception as error:
-        steps = saved_steps(folder)
-        newest = f"the newest good one is step {steps[-1]}" if steps else "none was saved before"
-        raise base.InputError(
-            f"A checkpoint could not be written to {folder}: {_reason(error, folder)}; {newest}. Make room or mend the "
-            "disk; the same command then goes on from there."
-        ) from error
-
-
-def _reason(error: Exception, folder: pathlib.Path) -> str:
-    """Why a write failed. Where the disk is full, the libraries' words are pages about which file was the first."""
-    free = shutil.disk_usage(folder).free if folder.is_dir() else None
-    if "No space left" in str(error) or (free is not None and free < 2**16):
-        return f"no space is left on the disk ({(free or 0) / 1e6:.1f} MB free)"
-    return base.one_line(error, 300) or type(error).__name__
-
-
-def _remove_half_written(folder: pathlib.Path) -> None:
-    """Frees what a save that failed has left; only who holds the run's lock may call it."""
-    tries = 40 if jax.process_index() == 0 else 0  # a writer in the background that has not failed yet may add files
-    while tries and (left := list(folder.glob("*.orbax-checkpoint-tmp*"))):
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True)
-        tries -= 1
-        time.sleep(0.05)

@@ -54,7 +54,7 @@ def load(workdir: pathlib.Path, *, step: int, train_set: data.ImageSet, test_set
         if meta != {"step": step, "train": train_set.fingerprint, "test": test_set.fingerprint}:
             return None
         train_h, test_h = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("train", "test"))
-    except (OSError, ValueError, EOFError):
+        fits = len(train_h) == len(train_set.images) and len(test_h) == len(test_set.images)
+        return Stored(step, train_h, test_h) if fits else None
+    except Exception:  # damaged: NumPy and JSON raise nearly anything, and all of it can be computed again
         return None
-    fits = len(train_h) == len(train_set.images) and len(test_h) == len(test_set.images)
-    return Stored(step, train_h, test_h) if fits else None

@@ -149,26 +149,15 @@ def load_variables(
 ) -> tuple[int, base.PyTree, base.PyTree]:
     """(step, params, method_state) of the checkpoint `which` of a run: "latest", "best" or a step number.
 
-    They are whole on every device of `mesh`, as `make_predict` needs them; without one on the first device.
+    They are whole on every device of `mesh`, as `make_predict` needs them; without one on the first device. In place of
+    a damaged latest or best one the one before is taken, and a line says so.
 
     Raises:
-        base.InputError: there is no such checkpoint, or it is damaged.
+        base.InputError: there is no such checkpoint, or none that is intact.
     """
+    scores = workdir_lib.read_scores(pathlib.Path(workdir)) if which == "best" else {}
     folder = pathlib.Path(workdir) / "checkpoints"
-    if not checkpoint.saved_steps(folder):
-        raise base.InputError(f"A trained run has a checkpoint; none in {folder}. Train it first.")
-    with checkpoint.open_checkpoints(folder, read_only=True) as checkpoints:
-        steps = sorted(checkpoints.all_steps())
-        if which == "best":
-            step = checkpoint.best_step(checkpoints, workdir_lib.read_scores(pathlib.Path(workdir)))
-        elif which == "latest":
-            step = steps[-1]
-        elif which.isdigit() and int(which) in steps:
-            step = int(which)
-        else:
-            listed = ", ".join(map(str, steps))
-            raise base.InputError(f"checkpoint must be latest, best or one of the steps {listed}; got {which!r}.")
-        state = checkpoint.restore_any(checkpoints, step=step)
+    step, state = checkpoint.read_chosen(folder, which, scores=scores, warn=progress.say)
     found = state["params"], state["method_state"]
     return step, *(found if mesh is None else sharding.put_replicated(mesh, found))
 

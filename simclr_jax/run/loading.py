@@ -1,7 +1,6 @@
 """From what lies on a disk to an encoder to use: the folder of a run, an export, or weights of another program."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from simclr_jax.run import encoder as encoder_lib
 from simclr_jax.run import feature_file, features, identity, paths
 from simclr_jax.run import workdir as workdir_lib
 
-_CARD = "card.json"
 _NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
 NORMALIZE = ("auto", *_NORMALIZATIONS)
 
@@ -59,7 +57,7 @@ def load(
     """
     base.check_choice(normalize, NORMALIZE, name="normalize")
     where = pathlib.Path(paths.typed(os.fspath(path), flag="path"))
-    if (where / _CARD).is_file():
+    if (where / card.CARD).is_file():
         found = _load_export(where)
     elif workdir_lib.has_config(where):
         found = _load_run(where, checkpoint)
@@ -67,8 +65,8 @@ def load(
         found = _load_file(where, network)
     else:
         raise base.InputError(
-            f"path must be the folder of a run (it holds config.json) or of an export ({_CARD}), or a file of weights; "
-            f"got {where}."
+            f"path must be the folder of a run (it holds config.json) or of an export ({card.CARD}), or a file of "
+            f"weights; got {where}."
         )
     return _changed(found, image_size, resize, crop_fraction=crop_fraction, normalize=normalize)
 
@@ -148,13 +146,14 @@ def _load_run(folder: pathlib.Path, checkpoint: str) -> encoder_lib.Encoder:
 
 
 def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
-    content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+    content = card.read_card(folder)
     flax, torch = folder / "variables.safetensors", folder / "encoder.safetensors"
     if content.get("format") != card.FORMAT or not (flax.is_file() or torch.is_file()):
         raise base.InputError(
-            f"An export holds {_CARD} of the format {card.FORMAT} with {flax.name} or {torch.name}; {folder} does not. "
-            "Export again, with --format=flax."
+            f"An export holds {card.CARD} of the format {card.FORMAT} with {flax.name} or {torch.name}; {folder} does "
+            "not. Export again, with --format=flax."
         )
+    card.check_file(content, flax if flax.is_file() else torch)
     by_name = variables.load(flax) if flax.is_file() else torchvision.from_torchvision(variables.load(torch))
     params, batch_stats = variables.unflatten(by_name)
     module = models.make_encoder(**content["encoder"]["arguments"])

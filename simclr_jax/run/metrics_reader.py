@@ -1,6 +1,7 @@
 """Reading the metrics of a training run off the device: one dispatch late, checked, logged and printed."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -9,12 +10,8 @@ import jax
 import numpy as np
 
 from simclr_jax import base, distributed
-from simclr_jax.run import progress
+from simclr_jax.run import finite, progress
 from simclr_jax.run import workdir as workdir_lib
-
-
-class Diverged(RuntimeError):
-    """The loss or a gradient became non-finite; the message is one line for the user."""
 
 
 class Sizes(NamedTuple):
@@ -33,6 +30,8 @@ class Reader:
         self._pending: tuple[int, int, base.Metrics] | None = None
         self._meter = progress.Meter(done=step, total=sizes.num_steps)
         self._compiled = False
+        self._skipped = 0  # in a row
+        self.taken = step  # updates whose metrics were handed in
         # What was logged since this process started, of the loss and of evaluations: what a diagnosis rests on.
         self.rows: list[dict[str, float]] = []
         self._paused_seconds = 0.0
@@ -42,19 +41,19 @@ class Reader:
     def put(self, step: int, count: int, metrics: base.Metrics) -> None:
         """Takes the metrics of updates step + 1 ... step + count and deals with those taken before."""
         self.flush()
-        self._pending = (step, count, metrics)
+        self._pending, self.taken = (step, count, metrics), step + count
         if base.platform() == "cpu":
             self.flush()  # un-awaited collectives of several virtual CPU devices can deadlock
 
     def flush(self) -> None:
-        """Waits for the pending metrics; raises Diverged if one of them is not finite."""
+        """Waits for the pending metrics; raises finite.Diverged if one of them is not finite."""
         if self._pending is None:
             return
         step, count, metrics = self._pending
         self._pending = None
         with self._peers.waiting(step + count):
             rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
-        _check_finite(step, rows)
+        self._check_finite(step, rows)
         done = step + count
         first, self._compiled = not self._compiled, True
         if first:
@@ -66,18 +65,38 @@ class Reader:
         elif first:
             self._meter.read(done)  # the first dispatch compiles: its time is kept out of the next rate
 
+    def forget(self) -> None:
+        """Drops what is pending: the run goes on from another state."""
+        self._pending, self._skipped = None, 0
+
+    def _check_finite(self, step: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Raises Diverged naming the first update that is not finite, or, where those are skipped, one too many."""
+        bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
+        skipped = rows.get("skipped")
+        for at in range(len(bad)):
+            if skipped is None and bad[at]:
+                raise finite.Diverged(_nonfinite_line(step + at, rows, at), step=step + at)
+            self._skipped = self._skipped + 1 if skipped is not None and skipped[at] else 0
+            if self._skipped:
+                progress.say(f"{_nonfinite_line(step + at, rows, at)}: skipped.")
+            if self._skipped > finite.MOST_SKIPPED:
+                many = f"more than {finite.MOST_SKIPPED} updates in a row were skipped"
+                raise finite.Diverged(f"{many}; {_nonfinite_line(step + at, rows, at)}", step=step + at)
+
     def _write(self, step: int, values: dict[str, float]) -> None:
         rate, seconds_left = self._meter.read(step)
         row = {
             "step": step,
             "epoch": step * self._sizes.batch_size / self._sizes.num_images,
-            **values,
+            **{name: value for name, value in values.items() if math.isfinite(value)},
             "images_per_second": rate * self._sizes.batch_size,
             "seconds": time.perf_counter() - self._start,
         }
         workdir_lib.write_metrics(self._log, row)
         self.rows.append({"step": step, "loss": values["loss"]})
-        progress.say(progress.training_line(row, num_steps=self._sizes.num_steps, seconds_left=seconds_left))
+        progress.say(
+            progress.training_line({**values, **row}, num_steps=self._sizes.num_steps, seconds_left=seconds_left)
+        )
 
     def waiting(self, step: int, *, times: float = 1.0) -> contextlib.AbstractContextManager[None]:
         """Around any other wait for all processes at update `step`; see `distributed.Peers.waiting`."""
@@ -113,12 +132,8 @@ def crosses(before: int, after: int, every: int) -> bool:
     return after // every > before // every
 
 
-def _check_finite(step: int, rows: Mapping[str, np.ndarray]) -> None:
-    """Raises Diverged naming the first update whose loss or gradient is not finite."""
-    bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
-    if bad.any():
-        at = step + int(np.argmax(bad))
-        raise Diverged(
-            f"the loss or its gradient became non-finite between step {at} and step {at + 1}; checkpoints before it "
-            "are kept. Lower schedule.base_learning_rate or raise schedule.warmup_epochs, in a new --workdir."
-        )
+def _nonfinite_line(step: int, rows: Mapping[str, np.ndarray], at: int) -> str:
+    return (
+        f"the loss or its gradient became non-finite between step {step} and step {step + 1} (loss "
+        f"{rows['loss'][at]:.4g}, gradient norm {rows['gradient_norm'][at]:.4g})"
+    )

@@ -63,10 +63,15 @@ def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:
     """Makes sure that checkpoints can be kept below a folder: Orbax takes its name for a pattern and loses their parts.
 
     Raises:
-        base.InputError: the absolute path holds a letter with a meaning in patterns, or a backslash that is
-            not this system's separator.
+        base.InputError: the absolute path holds a letter with a meaning in patterns, a backslash that is not this
+            system's separator, or bytes that are not UTF-8.
     """
     whole = os.path.abspath(path)
+    if any(unicodedata.category(letter) == "Cs" for letter in whole):
+        raise base.InputError(
+            f"{flag} must lie in folders whose names are UTF-8, as checkpoints need; got {_printable(whole)}. Rename "
+            "it, or set the locale to UTF-8: LC_ALL=C.UTF-8."
+        )
     found = [letter for letter in ("*", "?", "[", "\\") if letter in whole and letter != os.sep]
     if found:
         raise base.InputError(

@@ -91,9 +91,17 @@ def _check_constant_rate(optimizer: Mapping[str, Any], schedule: Mapping[str, An
 
 
 def make_program(
-    config: Mapping[str, Any], mesh: Mesh, *, shape: DataShape, steps_per_dispatch: int, seed: int
+    config: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    shape: DataShape,
+    steps_per_dispatch: int,
+    seed: int,
+    skip_nonfinite: bool = False,
 ) -> Program:
     """The program of the run that `config` describes on `mesh`; nothing is computed and no device is touched.
+
+    `skip_nonfinite`: see `train_step.skip_nonfinite`.
 
     Raises:
         base.InputError: a value of the config is not valid.
@@ -105,17 +113,14 @@ def make_program(
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)  # checks the sizes
     num_steps = optim.num_train_steps(**sizes)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
-    method = frozen.freeze_encoder(method) if train["freeze_encoder"] else method
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
-    tx = frozen.leave_encoder(tx) if train["freeze_encoder"] else tx
-    make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
-    load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
-    load_views = sharding.map_rows(
-        train_step.make_load_views(load_batch, make_views), mesh, row_args=(False, shape.is_streamed, True, True)
-    )
+    if train["freeze_encoder"]:
+        method, tx = frozen.freeze_encoder(method), frozen.leave_encoder(tx)
+    load_views = _make_load_views(config, mesh, shape)
     chunks = train_step.Chunks(train["num_chunks"], mesh.size, shape.is_streamed)
     collected = sharding.collected(method, mesh)
     step = train_step.make_train_step(collected, tx, load_views, schedule=schedule, chunks=chunks)
+    step = train_step.skip_nonfinite(step) if skip_nonfinite else step
     dispatch = train_step.repeat_steps if steps_per_dispatch > 1 else train_step.single_step
 
     def init() -> base.TrainState:
@@ -135,6 +140,13 @@ def make_program(
         ),
         num_steps=num_steps,
     )
+
+
+def _make_load_views(config: Mapping[str, Any], mesh: Mesh, shape: DataShape) -> train_step.LoadViews:
+    make_views = make_augmentation(config, mesh, is_cut=shape.is_cut)
+    load_batch = input_pipeline.sent_rows if shape.is_streamed else resident.gather_batch
+    load_views = train_step.make_load_views(load_batch, make_views)
+    return sharding.map_rows(load_views, mesh, row_args=(False, shape.is_streamed, True, True))
 
 
 def make_encoder(config: Mapping[str, Any], mesh: Mesh) -> nn.Module:

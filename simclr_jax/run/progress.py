@@ -1,61 +1,16 @@
-"""What the user sees while a run goes on, and the signals that stop it."""
+"""What the user sees while a run goes on."""
 
 import contextlib
 import logging
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
 from typing import Any
 
 from simclr_jax import units
 
 _muted = threading.Event()
-
-
-class Stop:
-    """Filled in when a signal asks the run to stop: its number and name; false before."""
-
-    number: int = 0
-
-    @property
-    def name(self) -> str:
-        """The signal's name, as users know it."""
-        return signal_name(self.number)
-
-    def __bool__(self) -> bool:
-        return self.number != 0
-
-
-def signal_name(number: int) -> str:
-    """What people call a signal."""
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """The first SIGINT, SIGTERM or SIGHUP only sets the yielded Stop, to be polled; a second one ends the process at
-    once. A SIGHUP that is ignored, as under nohup, stays so."""
-    stop = Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop:
-            os._exit(128 + number)
-        stop.number = number
-        say(f"{stop.name}: saving after the current step (again: stop at once without saving)")
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Meter:
@@ -97,7 +52,8 @@ def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: flo
 def say(line: str) -> None:
     """Shows a line to the user, on stderr so that stdout stays clean for tables."""
     if not _muted.is_set():
-        print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # whatever happens to the screen does not decide over the work
+            print(line, file=sys.stderr, flush=True)
 
 
 def mute() -> None:

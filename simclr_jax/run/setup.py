@@ -13,8 +13,10 @@ from simclr_jax.run import features, health, identity, input_pipeline, progress,
 from simclr_jax.run import program as program_lib
 
 
-def make_run(config: Mapping[str, Any]) -> training_loop.Run:
+def make_run(config: Mapping[str, Any], *, skip_nonfinite: bool = False) -> training_loop.Run:
     """Reads the data and hands every section of the config to the function that it documents.
+
+    `skip_nonfinite`: see `train_step.skip_nonfinite`.
 
     Raises:
         base.InputError: a value of the config is not valid, or the data cannot be read.
@@ -35,6 +37,7 @@ def make_run(config: Mapping[str, Any]) -> training_loop.Run:
         shape=program_lib.data_shape(train_set, is_streamed=rows.source_is_rows, crops=crops),
         steps_per_dispatch=settings.steps_per_dispatch,
         seed=seed,
+        skip_nonfinite=skip_nonfinite,
     )
     encode = features.make_encode(program.encoder, **features.evaluation_settings(config))
     return training_loop.Run(

@@ -20,6 +20,7 @@ from simclr_jax.distributed import sharding
 from simclr_jax.run import (
     checkpoint,
     features,
+    finite,
     frozen,
     health,
     identity,
@@ -27,6 +28,7 @@ from simclr_jax.run import (
     metrics_reader,
     pretrained,
     progress,
+    stopping,
 )
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import workdir as workdir_lib
@@ -100,8 +102,12 @@ class Run(NamedTuple):
     num_steps: int
 
 
-def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distributed.Peers) -> int:
+def train(
+    run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distributed.Peers, on_nonfinite: str = "stop"
+) -> int:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
+
+    `on_nonfinite` is one of `finite.POLICIES`; for "skip" the run is made with it.
 
     Returns:
         The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
@@ -124,10 +130,13 @@ def train(run: Run, workdir: pathlib.Path, stop: progress.Stop, *, peers: distri
             reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
             with peers.noticing_loss():
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
-                saver = _Saver(checkpoints, like, scores, is_proven=restored is not None)
+                find_nonfinite = finite.make_find_nonfinite(run.mesh)
+                saver = _Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
+                if peers.count == 1:  # others would take this process for lost
+                    stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
-                return _loop(run, saver, state, reader, stop)
+                return _loop_on(run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback")
 
 
 def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
@@ -151,23 +160,89 @@ def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) ->
 class _Saver:
     """Where the loop leaves its states: the first one of a run is read back, and each one once evaluated is scored.
 
-    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept.
+    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept. One with
+    NaN or infinity is never saved.
     """
 
     def __init__(
-        self, checkpoints: checkpoint.Checkpoints, like: base.TrainState, scores: dict[int, float], *, is_proven: bool
+        self,
+        checkpoints: checkpoint.Checkpoints,
+        like: base.TrainState,
+        scores: dict[int, float],
+        find_nonfinite: Callable[[base.TrainState], list[str]],
+        *,
+        is_proven: bool,
     ):
         self._checkpoints, self._like, self.scores = checkpoints, like, scores
-        self._is_proven = is_proven
+        self._find_nonfinite, self._is_proven = find_nonfinite, is_proven
+        self._is_clean = True  # nothing was trained that is not saved
+
+    def is_saving(self) -> bool:
+        """Whether a state is being written; may be asked by another thread."""
+        return not checkpoint.is_written(self._checkpoints)
+
+    def why_nothing_is_lost(self) -> str:
+        """Why the program may end at once, "" while it may not; may be asked by another thread."""
+        if not self._is_clean or self.is_saving():
+            return ""
+        return "the state is saved" if self._checkpoints.latest_step() is not None else "nothing was trained yet"
+
+    def moved(self) -> None:
+        """To be called after every update."""
+        self._is_clean = False
+
+    def check(self) -> None:
+        """Raises InputError once it is known that the state being written cannot be."""
+        checkpoint.check(self._checkpoints)
+
+    def newest(self, peers: distributed.Peers) -> base.TrainState | None:
+        """The newest intact state that was saved, in its place on the devices; all processes call it."""
+        self._checkpoints.wait_until_finished()
+        peers.any(False)  # not before the process that writes has written
+        return checkpoint.restore_latest(self._checkpoints, self._like, warn=progress.say, any_process=peers.any)
 
     def save(self, state: base.TrainState, step: int) -> None:
+        """Raises Diverged where the state is not finite: its loss was that of the state before the update."""
+        bad = self._find_nonfinite(state)
+        if bad:
+            raise finite.Diverged(
+                f"the update to step {step} made the state non-finite: {len(bad)} arrays have NaN or infinity, the "
+                f"first is {bad[0]}",
+                step=step - 1,
+            )
         checkpoint.save(self._checkpoints, state, step=step)
+        self._is_clean = True
         if not self._is_proven:
             checkpoint.read_back(self._checkpoints, self._like, step=step)
             self._is_proven = True
 
 
-def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: progress.Stop) -> int:
+def _loop_on(
+    run: Run,
+    saver: _Saver,
+    state: base.TrainState,
+    reader: metrics_reader.Reader,
+    *,
+    stop: stopping.Stop,
+    peers: distributed.Peers,
+    rollbacks: bool,
+) -> int:
+    """`_loop`, and with `rollbacks` again from the newest checkpoint where it diverges, with the images that follow."""
+    for _ in range(finite.MOST_ROLLBACKS if rollbacks else 0):
+        try:
+            return _loop(run, saver, state, reader, stop)
+        except finite.Diverged as error:
+            restored = saver.newest(peers)
+            if restored is None:
+                raise
+            progress.say(f"{error}: going back to step {int(restored.step)}, on to step {reader.taken} without it.")
+            reader.forget()
+            # Images and random numbers are a function of the step: those between are left out.
+            state = restored._replace(step=jnp.full_like(restored.step, reader.taken))
+    return _loop(run, saver, state, reader, stop)
+
+
+def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: stopping.Stop) -> int:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
     vote = sharding.make_vote(run.mesh)
@@ -181,8 +256,10 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
         count = min(settings.steps_per_dispatch, run.num_steps - step)
         source, indices = run.feed.draw(step)
         state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        saver.moved()
         before, step = step, step + count
         reader.put(before, count, metrics)
+        saver.check()
         evaluates = _is_evaluated(run, before, step)
         if evaluates or metrics_reader.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite

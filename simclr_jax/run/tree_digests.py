@@ -1,9 +1,11 @@
 """Digests of arrays by their path in a tree: how equal states are recognised, on any number of devices."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base
@@ -20,18 +22,48 @@ def _leaf_name(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
-def leaf_digests(tree: base.PyTree, *, compute: bool = True) -> dict[str, str]:
+def leaf_digests(tree: base.PyTree) -> dict[str, str]:
     """SHA-256 of every leaf's dtype, shape and bytes, by its path; equal trees have equal digests.
 
-    Arrays that are split over processes are collected one after the other: all processes must call it then. Without
-    `compute` this process only takes part in that.
+    Arrays that are split over processes are collected one after the other: all processes must call it then.
     """
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if compute or not _is_at_hand(leaf):
+    return {_leaf_name(path): _digest(_whole(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def start_digests(tree: base.PyTree, *, compute: bool = True) -> Callable[[], dict[str, str]]:
+    """`leaf_digests` in two parts: the host takes copies now, so that arrays may be donated; the call does the rest.
+
+    Without `compute` this process only takes part in collecting the arrays that are split over processes, whose digests
+    are computed at once: all of them together may not fit in the memory of one host.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for _, leaf in leaves:
+        if compute and isinstance(leaf, jax.Array) and _is_at_hand(leaf):
+            leaf.copy_to_host_async()
+    found: dict[str, str | np.ndarray] = {}
+    for path, leaf in leaves:
+        if not _is_at_hand(leaf):
             array = _whole(leaf)
             found[_leaf_name(path)] = _digest(array) if compute else ""
-    return found
+        elif compute:
+            # A copy: on a CPU the host's view is the device's own memory.
+            found[_leaf_name(path)] = np.array(leaf)
+    return lambda: {name: x if isinstance(x, str) else _digest(x) for name, x in found.items()}
+
+
+def nonfinite_leaves(tree: base.PyTree) -> list[str]:
+    """The paths of the leaves that hold NaN or infinity in the parts that this process has."""
+    return [
+        _leaf_name(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not all(np.isfinite(part).all() for part in _parts(leaf))
+    ]
+
+
+def _parts(leaf: Any) -> list[np.ndarray]:
+    if _is_at_hand(leaf):
+        return [np.asarray(leaf)]
+    return [np.asarray(shard.data) for shard in leaf.addressable_shards]
 
 
 def _is_at_hand(leaf: Any) -> bool:

@@ -2,7 +2,8 @@
 
 A workdir holds: config.json (the resolved config), metrics.jsonl (one JSON object a line), events.* (TensorBoard),
 results.json (probes and summary), lock (the process that trains in it; .lock is what it holds), checkpoints/ and
-report.html.
+report.html. .config.json is a copy of config.json, for the case that it is damaged. Who reads a run writes nothing of
+these; who trains holds the lock.
 """
 
 import contextlib
@@ -18,11 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import atomic_files, base
-from simclr_jax.run import paths
+from simclr_jax.run import checkpoint_files, paths, progress, small_files
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
+_COPY, _CHECKPOINTS = ".config.json", "checkpoints"
 # What the system locks and what says who did: on Windows nobody else can read a locked file.
 _LOCK, _HOLDER = ".lock", "lock"
+# What results.json holds, beside numbers and text.
+_KINDS = {"probes": list, "transfer": dict, "guards": dict, "label_free": dict, "diagnosis": list, "environment": dict}
 _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -61,13 +65,38 @@ def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Keeps the resolved config with the run."""
-    write_json(workdir / _CONFIG, config)
+    """Keeps the resolved config with the run, and a copy of it."""
+    for name in (_CONFIG, _COPY):
+        small_files.write(workdir / name, config)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The resolved config that the run was started with."""
-    return json.loads((workdir / _CONFIG).read_text())
+    """The resolved config that the run was started with; where its file is damaged, that of its copy, with a line.
+
+    Raises:
+        base.InputError: both are damaged, or hold something else than sections.
+    """
+    try:
+        return _checked_config(workdir / _CONFIG)
+    except (FileNotFoundError, base.InputError) as error:
+        reason = str(error) if isinstance(error, base.InputError) else f"{workdir / _CONFIG} is not there."
+    try:
+        config = _checked_config(workdir / _COPY)
+    except (FileNotFoundError, base.InputError) as error:
+        raise base.InputError(
+            f"{reason} Put back a copy of it; or remove it and start the run again with its --config: the checkpoints "
+            "stay."
+        ) from error
+    progress.say(f"{reason} Its copy {_COPY} is used. (To keep a change made by hand, remove the entry sha256.)")
+    return config
+
+
+def _checked_config(path: pathlib.Path) -> dict[str, Any]:
+    config = small_files.read(path)
+    wrong = [name for name in ("data", "encoder", "method", "train") if not isinstance(config.get(name, {}), dict)]
+    if wrong:
+        raise small_files.Damaged(f"{path} must have the section {wrong[0]}; it holds something else.")
+    return config
 
 
 @contextlib.contextmanager
@@ -80,7 +109,10 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     paths.check_plain(workdir, flag="workdir")
     import filelock
 
-    atomic_files.make_folder(workdir, flag="workdir")
+    with atomic_files.one_line(workdir, rule="workdir must be a folder that can be written"):
+        workdir.mkdir(parents=True, exist_ok=True)
+    for name in (_LOCK, _HOLDER, _CONFIG, _METRICS, _RESULTS):
+        small_files.check_place(workdir / name)
     held = filelock.FileLock(str(workdir / _LOCK))
     try:
         held.acquire(timeout=0)
@@ -94,6 +126,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise base.InputError(f"workdir must be a folder that can be written; {workdir}: {error.strerror}.") from error
     try:
+        # First of all, as these may be what fills the disk.
+        checkpoint_files.remove_half_written(workdir / _CHECKPOINTS)
+        atomic_files.remove_leftovers(workdir)
         atomic_files.write_text(workdir / _HOLDER, f"{os.getpid()} on {platform.node()}")
         yield
     finally:
@@ -103,7 +138,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 def lock_holder(workdir: pathlib.Path) -> str:
     """What the process that holds the workdir has written into its lock; empty if there is none."""
     path = workdir / _HOLDER
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
 @contextlib.contextmanager
@@ -116,7 +151,11 @@ def open_log(
     from tensorboardX.proto import event_pb2
 
     path = workdir / _METRICS
-    kept = [row for row in read_metrics(workdir) if row["step"] <= resumed_step]
+    rows, damaged = small_files.read_rows(path)
+    kept = [row for row in rows if row["step"] <= resumed_step]
+    if damaged:
+        warn(f"{damaged} lines of {path} were torn or damaged and are left out.")
+    small_files.check_place(path)
     atomic_files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     events = event_file_writer.EventsWriter(str(workdir / "events"))
     if resumed_step:
@@ -174,13 +213,8 @@ def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """All rows of metrics.jsonl; a last line torn by a kill is left out."""
-    path = workdir / _METRICS
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    """All rows of metrics.jsonl; lines that are torn by a kill, or damaged, are left out."""
+    return small_files.read_rows(workdir / _METRICS)[0]
 
 
 def read_scores(workdir: pathlib.Path) -> dict[int, float]:
@@ -196,14 +230,24 @@ def read_evaluated(workdir: pathlib.Path) -> set[int]:
 def update_results(workdir: pathlib.Path, **entries: Any) -> dict[str, Any]:
     """Merges entries into results.json and returns the whole."""
     results = {**read_results(workdir), **entries}
-    write_json(workdir / _RESULTS, results)
+    small_files.write(workdir / _RESULTS, results)
     return results
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """The content of results.json, empty if there is none."""
+    """The content of results.json; empty if there is none, or if it is damaged, which a line says."""
     path = workdir / _RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        results = small_files.read(path)
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(results.get(name, kind()), kind)]
+        if wrong or not all(isinstance(row, dict) for row in results.get("probes", [])):
+            raise small_files.Damaged(f"{path} holds something else than results in {(*wrong, 'probes')[0]}.")
+        return results
+    except FileNotFoundError:
+        return {}
+    except base.InputError as error:
+        progress.say(f"{error} It is left out; simclr-jax evaluate writes it anew.")
+        return {}
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from jax import export as jax_export
 
 from simclr_jax import augment, base, models
 from simclr_jax.cli import export, export_files
-from simclr_jax.interop import torchvision, variables
+from simclr_jax.interop import foreign, torchvision, variables
 from simclr_jax.models import heads
-from simclr_jax.run import checkpoint
+from simclr_jax.run import checkpoint, loading
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 from tests import oracles
@@ -137,6 +138,30 @@ def test_flax_weights_come_back_bit_for_bit(exported):
     jax.tree.map(np.testing.assert_array_equal, (params, batch_stats), trees)
     assert jax.tree.structure((params, batch_stats)) == jax.tree.structure(trees)
     assert variables.fingerprint(variables.only(back, "encoder")) == card["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["variables.safetensors", "encoder.safetensors", "card.json"])
+def test_a_bit_that_flips_in_an_export_is_noticed_by_those_who_read_it(exported, tmp_path, name):
+    copy = shutil.copytree(exported[2], tmp_path / "copy")
+    if name == "encoder.safetensors":
+        (copy / "variables.safetensors").unlink()
+    content = bytearray((copy / name).read_bytes())
+    content[-5 if name != "card.json" else 0] ^= 1
+    (copy / name).write_bytes(content)
+    for read in (foreign.read, loading.load):
+        with pytest.raises(base.InputError, match=r"SHA-256|must be readable") as caught:
+            read(copy)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_card_never_decides_what_is_removed(exported, tmp_path):
+    copy = shutil.copytree(exported[2], tmp_path / "copy")
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**card, "files": {**card["files"], "thesis.tex": {}}}))
+    (copy / "thesis.tex").write_text("years")
+    with pytest.raises(base.InputError, match="holds something else"):
+        export_files.export(workdir=str(exported[0]), output=str(copy))
+    assert (copy / "thesis.tex").read_text() == "years"
 
 
 def test_the_fingerprint_is_that_of_the_weights_in_every_format(exported):

@@ -1,5 +1,6 @@
 """The whole training program on a run of seconds: resuming, stopping, diverging, refusing."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from simclr_jax import base
 from simclr_jax.cli import train, train_run
-from simclr_jax.run import checkpoint, setup, training_loop, tree_digests
+from simclr_jax.run import checkpoint, setup, stopping, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -160,12 +163,58 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_its_checkpoints_finite(tm
     overrides = ["--config.optimizer.name=sgd", "--config.schedule.base_learning_rate=1e30"]
     assert train.main(config=settings(*overrides), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
     said = capsys.readouterr().err
-    assert "became non-finite between step" in said and "Lower schedule.base_learning_rate" in said
+    assert "non-finite" in said and "seed 0" in said and "a lower schedule.base_learning_rate" in said
     with checkpoint.open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         for step in checkpoints.all_steps():
             state = checkpoint.restore_any(checkpoints, step=step)
             leaves = [np.isfinite(leaf).all() for leaf in state["params"]["encoder"]["stem"]["conv1"].values()]
             assert all(leaves)
+
+
+def test_a_state_that_an_update_made_non_finite_is_never_saved_nor_reported_as_done(
+    built, tmp_path, monkeypatch, capsys
+):
+    """Loss and gradient of the last update are finite, and what it left is not."""
+
+    def poisoned(state, *arguments):
+        state, metrics = built.train_steps(state, *arguments)
+        if int(state.step) == poisoned_step:
+            state = state._replace(params=jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), state.params))
+        return state, metrics
+
+    monkeypatch.setattr(setup, "make_run", lambda values: built._replace(num_steps=7, train_steps=poisoned))
+    for poisoned_step, saved, remedy in ((5, [], "may use the same --workdir"), (7, [5], "--config.init.workdir=")):
+        assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
+        said = capsys.readouterr().err
+        assert f"the update to step {poisoned_step} made the state non-finite" in said and "seed 0" in said
+        assert remedy in said and "Done" not in said
+        assert checkpoint.saved_steps(tmp_path / "checkpoints") == saved
+
+
+def test_a_rollback_goes_on_from_the_newest_checkpoint_with_the_images_that_follow(
+    built, tmp_path, monkeypatch, capsys
+):
+    """Update 7 gives a loss of NaN, whatever it starts from: it is left out and the run comes to its end."""
+    drawn = []
+
+    def draw(step):
+        drawn.append(step)
+        return built.feed.draw(step)
+
+    def poisoned(state, *arguments):
+        state, metrics = built.train_steps(state, *arguments)
+        return state, {**metrics, "loss": metrics["loss"] * (jnp.nan if drawn[-1] == 7 else 1.0)}
+
+    changed = built._replace(num_steps=11, train_steps=poisoned, feed=built.feed._replace(draw=draw))
+    monkeypatch.setattr(setup, "make_run", lambda values: changed)
+    assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
+    noted = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert (noted["update"], noted["seed"], noted["saved_steps"]) == (7, 0, [5]) and len(noted["examples"]) == 32
+    drawn.clear()
+    assert train.main(config=settings(), workdir=str(tmp_path), on_nonfinite="rollback") == 0
+    assert drawn == [5, 6, 7, 8, 9, 10]
+    assert "going back to step 5, on to step 8 without it" in capsys.readouterr().err
+    assert final_digests(tmp_path)[0] == 11
 
 
 @pytest.fixture
@@ -222,15 +271,13 @@ def test_an_evaluation_never_costs_the_training_its_state(built, tmp_path, monke
 
 
 def test_a_hangup_saves_like_sigterm_unless_it_is_ignored(monkeypatch):
-    from simclr_jax.run import progress
-
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
-        with progress.stop_signals() as stop:
+        with stopping.stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.number == signal.SIGHUP and stop.name == "SIGHUP"
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        with progress.stop_signals() as stop:
+        with stopping.stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
     finally:

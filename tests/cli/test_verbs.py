@@ -17,7 +17,7 @@ import pytest
 from simclr_jax import base, data, models
 from simclr_jax.cli import evaluate, evaluate_features, preview, report, report_page
 from simclr_jax.distributed import sharding
-from simclr_jax.run import checks, features, splits
+from simclr_jax.run import checkpoint, checks, features, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 from tests import devices
@@ -43,8 +43,11 @@ def evaluated(small_run, tmp_path_factory):
     """(a run that was evaluated at step 5 and has gone on to step 9, what evaluate printed)."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(small_run, run)
-    (run / "checkpoints" / "7").rename(run / "checkpoints" / "5")
-    shutil.copytree(run / "checkpoints" / "5", run / "checkpoints" / "9")
+    with checkpoint.open_checkpoints(run / "checkpoints", keep=9) as checkpoints:
+        state = base.TrainState(**checkpoint.restore_any(checkpoints, step=7))
+        for step in (5, 9):
+            checkpoint.save(checkpoints, state._replace(step=np.int32(step)), step=step)
+    shutil.rmtree(run / "checkpoints" / "7")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert evaluate.main(workdir=str(run), checkpoint="5") == 0
     return run, printed.getvalue()

@@ -226,3 +226,27 @@ def test_labels_of_records_that_cannot_be_read_are_kept_only_within_the_tolerate
     num_bytes = kept.stat().st_size
     assert bound.empty(tmp_path) == (0, num_bytes)
     assert [path.name for path in tmp_path.iterdir()] == ["labels-mine.npy"]
+
+
+def test_a_letter_that_flips_in_a_header_makes_the_entry_anew(tmp_path):
+    """The header is Python's text: NumPy's errors of many kinds come out of its parser."""
+    _load(_Split(), tmp_path)
+    (entry,) = tmp_path.iterdir()
+    path = entry / "sizes.npy"
+    content = path.read_bytes()
+    for at in range(8, 64, 3):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x0F]) + content[at + 1 :])
+        _assert_equal(_load(_Split(), tmp_path), _load(_Split(), ""))
+
+
+def test_a_link_in_the_place_of_an_entry_is_removed_and_what_it_leads_to_is_not(tmp_path):
+    cached, mine = tmp_path / "cached", tmp_path / "mine"
+    _load(_Split(), cached)
+    (entry,) = cached.iterdir()
+    for target in (mine, tmp_path / "nowhere"):
+        mine.mkdir(exist_ok=True)
+        (mine / "thesis.tex").write_text("years")
+        cache.shutil.rmtree(entry)
+        entry.symlink_to(target)
+        _assert_equal(_load(_Split(), cached), _load(_Split(), ""))
+        assert not entry.is_symlink() and (mine / "thesis.tex").read_text() == "years"

@@ -146,9 +146,9 @@ def task_split(folder: pathlib.Path, peers: distributed.Peers) -> dict[str, Any]
     state = sharding.jit_once(run.init, run.mesh, placement=run.placement)()
     split = [leaf for leaf in jax.tree.leaves(state) if not leaf.is_fully_replicated]
     with checkpoint.open_checkpoints(folder / "split") as checkpoints:
-        checkpoint.save(checkpoints, state, step=1)
+        checkpoint.save(checkpoints, state, step=0)
         checkpoints.wait_until_finished()
-        back = checkpoint.restore(checkpoints, state, step=1)
+        back = checkpoint.restore(checkpoints, state, step=0)
     same = tree_digests.leaf_digests(back) == tree_digests.leaf_digests(state)
     return {**found, "split": len(split), "same": same, "local_bytes": local_bytes(state)}
 

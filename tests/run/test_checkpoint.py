@@ -227,18 +227,21 @@ def test_what_is_saved_is_read_back(tmp_path):
 
 
 FILLED = """
-import pathlib, resource, sys
+import pathlib, resource, sys, time
 from simclr_jax import base
 from simclr_jax.run import checkpoint, progress
 from tests.run.test_checkpoint import make_state
 progress.quiet_libraries()
 try:
-    with checkpoint.open_checkpoints(sys.argv[1]) as checkpoints:
+    with checkpoint.open_checkpoints(sys.argv[1], keep=1) as checkpoints:
         checkpoint.save(checkpoints, make_state(1), step=1)
         checkpoints.wait_until_finished()
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as if the disk took no more
-        for step in (2, 3):
-            checkpoint.save(checkpoints, make_state(step), step=step)
+        checkpoint.save(checkpoints, make_state(2), step=2)
+        for _ in range(1000):  # the updates meanwhile
+            checkpoint.check(checkpoints)
+            time.sleep(0.02)
+        print("not noticed")
 except base.InputError as error:
     print(error)
 """

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zlib
 
 import jax
 import pytest
@@ -50,6 +51,23 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(enabled):
     (enabled / "simclr_jax").write_text("a file where the folder would be")
     compilation_cache.keep()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_programs_that_a_kill_tore_are_removed_so_that_jax_replaces_them(tmp_path):
+    from jax._src import compilation_cache as of_jax
+
+    packed = of_jax.compress_executable(b"program" * 1000)
+    entries = {"whole": packed, "torn": packed[:-9], "empty": b"", "unused": packed, "zlib": zlib.compress(b"a" * 99)}
+    entries |= {"torn-zlib": zlib.compress(b"a" * 99)[:-3], "old": b"looked at before"}
+    for name, content in entries.items():
+        (tmp_path / f"jit_{name}-1-cache").write_bytes(content)
+        if name != "unused":
+            (tmp_path / f"jit_{name}-1-atime").write_bytes(bytes(8))
+    os.utime(tmp_path / "jit_old-1-cache", (1e9, 1e9))
+    compilation_cache.remove_torn(tmp_path, since=1.5e9)
+    left = sorted(path.name for path in tmp_path.glob("*-cache"))
+    assert left == ["jit_old-1-cache", "jit_whole-1-cache", "jit_zlib-1-cache"]
+    assert len(list(tmp_path.glob("*-atime"))) == 3
 
 
 def test_another_processor_has_another_name(monkeypatch):

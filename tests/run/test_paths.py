@@ -80,3 +80,9 @@ def test_a_suggested_command_can_be_pasted_into_a_shell():
             ["sh", "-c", f"printf %s {paths.as_flag('workdir', name)}"], capture_output=True, check=True
         )
         assert printed.stdout.decode() == f"--workdir={name}"
+
+
+def test_a_folder_whose_name_is_not_utf_8_holds_no_checkpoints(tmp_path):
+    with pytest.raises(base.InputError, match=r"whose names are UTF-8.*x\\udcff") as caught:
+        paths.check_plain(os.fsdecode(b"/data/x\xff/run"), flag="workdir")
+    assert str(caught.value).isascii()

@@ -1,9 +1,5 @@
-"""Rates and the progress line as people read them, and the signals that stop a run."""
+"""Rates and the progress line as people read them."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -52,39 +48,18 @@ def test_lines_for_people_go_to_stderr(capsys):
     assert (out.out, out.err) == ("", "hello\n")
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_a_signal_only_sets_stop_and_the_handlers_come_back(number, name, capsys):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with progress.stop_signals() as stop:
-        assert not stop
-        os.kill(os.getpid(), number)
-        assert stop and stop.number == number and stop.name == name
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert capsys.readouterr().err.startswith(f"{name}: saving")
-
-
-def test_the_handlers_come_back_after_an_error():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError, match="boom"), progress.stop_signals():
-        raise RuntimeError("boom")
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_second_signal_ends_the_process_at_once():
-    code = (
-        "import os, signal\nfrom simclr_jax.run import progress\n"
-        "with progress.stop_signals():\n"
-        "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('still here')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 128 + signal.SIGTERM
-    assert "still here" not in done.stdout
-
-
 def test_a_muted_process_says_nothing(capsys, monkeypatch):
     monkeypatch.setattr(progress, "_muted", threading.Event())
     progress.say("one")
     progress.mute()
     progress.say("two")
     assert capsys.readouterr().err == "one\n"
+
+
+def test_a_screen_that_is_gone_does_not_end_a_run(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(progress.sys, "stderr", Gone())
+    progress.say("one")

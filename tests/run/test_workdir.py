@@ -52,7 +52,8 @@ def test_a_last_line_torn_by_a_kill_is_left_out(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert [row["step"] for row in workdir_lib.read_metrics(tmp_path)] == [1, 2]
-    write_rows(tmp_path, (3,), resumed_step=2)
+    with pytest.warns(UserWarning, match=r"1 lines of .* were torn or damaged"):
+        write_rows(tmp_path, (3,), resumed_step=2)
     assert [row["step"] for row in workdir_lib.read_metrics(tmp_path)] == [1, 2, 3]
 
 
@@ -74,10 +75,10 @@ def test_a_run_without_metrics_has_no_rows(tmp_path):
 
 
 def test_results_of_several_programs_are_merged(tmp_path):
-    first = {"probes": [1], "environment": {"jax": "1"}}
+    first = {"probes": [{"k": 1}], "environment": {"jax": "1"}}
     assert workdir_lib.update_results(tmp_path, **first) == first
-    workdir_lib.update_results(tmp_path, probes=[2], summary="s")
-    assert workdir_lib.read_results(tmp_path) == {"probes": [2], "environment": {"jax": "1"}, "summary": "s"}
+    workdir_lib.update_results(tmp_path, probes=[{"k": 2}], summary="s")
+    assert workdir_lib.read_results(tmp_path) == {"probes": [{"k": 2}], "environment": {"jax": "1"}, "summary": "s"}
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
