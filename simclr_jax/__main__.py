@@ -33,6 +33,7 @@ VERBS = {
     "duplicates": _Row("--features=F", "pictures there twice"),
     "select": _Row("--features=F --size=100", "pictures that stand for all"),
     "cluster": _Row("--features=F --clusters=20", "groups of like pictures"),
+    "explore": _Row("--features=F", "a map to click through"),
     "probe": _Row("--features=F", "scores, and a classifier"),
     "predict": _Row("--classifier=C --images=A", "classes of pictures"),
     "cache": _Row("--empty=all", "what is kept between runs"),
