@@ -1,4 +1,4 @@
-"""What the points of `simclr-jax explore` are coloured and filtered by: labels, clusters, scores, columns of a table."""
+"""What points of `simclr-jax explore` are coloured and filtered by: labels, clusters, scores, columns of a table."""
 
 import csv
 import pathlib

@@ -7,23 +7,24 @@ import os
 import pathlib
 import sys
 import webbrowser
-from typing import Any
+from typing import Any, ClassVar
 
 from simclr_jax import base
 from simclr_jax.run import progress
 
 _HOSTS = ("127.0.0.1", "localhost")
+_TYPES = {
+    "": "application/octet-stream",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".webp": "image/webp",
+}
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files of one folder, or only the one that is named; to requests that ask for this machine by its own name."""
 
-    extensions_map = {
-        "": "application/octet-stream",
-        ".html": "text/html",
-        ".js": "text/javascript",
-        ".webp": "image/webp",
-    }
+    extensions_map: ClassVar[dict[str, str]] = _TYPES
 
     def __init__(self, *arguments: Any, only: str | None, **how: Any) -> None:
         self._only = only

@@ -105,7 +105,7 @@ def write_page(explorer: Explorer, path: pathlib.Path, *, sheets: sheets_lib.She
         base.InputError: the page cannot be written.
     """
     held: dict[str, bytes] = {}
-    _put_all(explorer, held.__setitem__)
+    _put_all(explorer, sheets, held.__setitem__)
     inlined = [(name, base64.b64encode(content).decode("ascii")) for name, content in held.items()]
     for number in range(sheets.count if sheets else 0):
         assert sheets is not None
@@ -121,7 +121,7 @@ def write_site(explorer: Explorer, folder: pathlib.Path, *, sheets: sheets_lib.S
         (folder / "data" / f"{name}.js").write_text(f'explorerData("{name}","{text}")', encoding="ascii")
 
     (folder / "data").mkdir(exist_ok=True)
-    _put_all(explorer, put)
+    _put_all(explorer, sheets, put)
     (folder / "index.html").write_text(_page(explorer, sheets, inlined=[]), encoding="utf-8", errors="replace")
 
 
@@ -203,8 +203,10 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return float(finite.min()), max(float(finite.max()), float(finite.min()) + 1e-9)
 
 
-def _put_all(explorer: Explorer, put: Put) -> None:
+def _put_all(explorer: Explorer, sheets: sheets_lib.Sheets | None, put: Put) -> None:
     put("points", _levels(explorer.positions).astype("<u2").tobytes())
+    if sheets is not None:
+        put("sizes", sheets.sizes.tobytes())
     for number, field in enumerate(explorer.fields):
         put(f"field-{number}", _field_levels(field).astype("<u2").tobytes())
     for block, start in enumerate(range(0, len(explorer.names), BLOCK)):

@@ -138,7 +138,7 @@ async function showNear(row) {
       const right = known && label.values[row] === label.values[other];
       const sign = known ? (right ? "✓ " : "✗ ") : "";
       const tile = element("div");
-      tile.append(shot(other, 84, sign + similarity.toFixed(3), right ? "right" : ""));
+      tile.append(shot(other, 78, sign + similarity.toFixed(3), right ? "right" : ""));
       if (meta.places) tile.append(compareButton(row, other));
       shots.append(tile);
     }
@@ -155,7 +155,7 @@ async function showNear(row) {
 }
 
 function compareButton(row, other) {
-  const button = element("button", "link", "places");
+  const button = element("button", "link", "compare");
   button.type = "button";
   button.title = "which places of the two pictures are alike";
   button.addEventListener("click", () => comparePlaces(row, other));

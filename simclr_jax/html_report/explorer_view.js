@@ -11,7 +11,7 @@ void main() {
   tint = color;
 }`;
 const FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 in vec4 tint; uniform float size; out vec4 result;
 void main() {
   float edge = 1.0;
