@@ -128,7 +128,8 @@ async function drawPictures() {
   rowsInside(map, [0, 0, view.width, view.height], (row) => {
     const [x, y] = toScreen(...pointOf(row));
     const [column, line] = [Math.floor(x / CELL), Math.floor(y / CELL)];
-    const distance = Math.abs(x / CELL - column - 0.5) + Math.abs(y / CELL - line - 0.5);
+    const other = state.selected && !state.selected[row] ? 9 : 0; // those of the selection first
+    const distance = other + Math.abs(x / CELL - column - 0.5) + Math.abs(y / CELL - line - 0.5);
     const key = line * 10000 + column;
     if (!chosen.has(key) || chosen.get(key).distance > distance) chosen.set(key, { row, column, line, distance });
   });
@@ -145,8 +146,9 @@ async function drawPictures() {
       const [w, h] = [width * scale, height * scale];
       const [x, y] = [(column + 0.5) * CELL - w / 2, (line + 0.5) * CELL - h / 2];
       context.fillStyle = css(colorOf(data.fields[state.field], data.fields[state.field]?.values[row] ?? NONE));
-      context.globalAlpha = state.selected && !state.selected[row] ? 0.25 : 1;
-      context.fillRect(x - 1.5, y - 1.5, w + 3, h + 3);
+      context.globalAlpha = state.selected && !state.selected[row] ? 0.2 : 1;
+      context.fillRect(x - 2, y - 2, w + 4, h + 4);
+      if (context.globalAlpha < 1) context.clearRect(x, y, w, h);
       context.drawImage(image, left, top, width, height, x, y, w, h);
     }
   }
@@ -257,6 +259,7 @@ function initKeys(canvas) {
     if (event.key === "Escape") {
       byId("search").value = "";
       select([], "");
+      pick(-1);
     }
   });
 }
@@ -288,6 +291,7 @@ function initControls() {
   byId("show-pictures").addEventListener("click", (event) => {
     state.pictures = !state.pictures;
     event.currentTarget.setAttribute("aria-pressed", String(state.pictures));
+    map.canvas.parentElement.classList.toggle("with-pictures", state.pictures);
     if (state.pictures) drawPictures();
     else clearPictures();
     byId("zoom-hint").hidden ||= !state.pictures;

@@ -109,6 +109,7 @@ async function showPicked() {
   const row = state.picked;
   byId("picked").hidden = row < 0;
   byId("welcome").hidden = row >= 0;
+  byId("places").hidden = true;
   if (row < 0) return;
   const name = await nameOf(row);
   if (row !== state.picked) return;

@@ -1,7 +1,7 @@
 // Which places of two pictures are alike: the cosine of the features of their places, before they are averaged.
 
 const compared = { rows: [-1, -1], values: [null, null], side: -1, place: -1 };
-const PANE = 190;
+const PANE = 178;
 
 async function comparePlaces(first, second) {
   compared.rows = [first, second];
@@ -48,7 +48,7 @@ function drawHeat() {
     const cell = canvas.width / grid;
     heatOf(side).forEach((value, at) => {
       const [column, line] = [at % grid, Math.floor(at / grid)];
-      context.fillStyle = `rgba(213,94,0,${0.72 * Math.max(0, value) ** 1.5})`;
+      context.fillStyle = `rgba(213,94,0,${0.75 * Math.max(0, value) ** 3})`;
       context.fillRect(column * cell, line * cell, cell, cell);
       if (value > best && compared.side === 1 - side) [best, where] = [value, at];
     });
