@@ -18,6 +18,7 @@ class _Row(NamedTuple):
 
 
 VERBS = {
+    "demo": _Row("--workdir=runs/demo", "all of this on pictures that come with it"),
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
     "evaluate": _Row("--workdir=runs/demo", "kNN and linear probes"),
     "compare": _Row("--output=c.html runs/a runs/b", "runs side by side"),

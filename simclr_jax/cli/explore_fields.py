@@ -81,9 +81,8 @@ def read_table(path: str) -> dict[str, dict[str, str]]:
     key = next((name for name in _KEYS if name in heads), None)
     columns = [name for name in heads if name not in _KEYS][:_MAX_COLUMNS]
     if key is None or not columns:
-        raise base.InputError(
-            f"--table must be a CSV with the column path (or id) and others; {path} has {', '.join(heads) or 'nothing'}."
-        )
+        got = ", ".join(heads) or "nothing"
+        raise base.InputError(f"--table must be a CSV with the column path (or id) and others; {path} has {got}.")
     return {row[key]: {name: (row[name] or "").strip() for name in columns} for row in rows if row[key]}
 
 

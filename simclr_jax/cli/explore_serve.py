@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import webbrowser
-from typing import Any, ClassVar
+from typing import Any
 
 from simclr_jax import base
 from simclr_jax.run import progress
@@ -24,10 +24,9 @@ _TYPES = {
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files of one folder, or only the one that is named; to requests that ask for this machine by its own name."""
 
-    extensions_map: ClassVar[dict[str, str]] = _TYPES
-
     def __init__(self, *arguments: Any, only: str | None, **how: Any) -> None:
         self._only = only
+        self.extensions_map = _TYPES
         super().__init__(*arguments, **how)
 
     def send_head(self) -> Any:

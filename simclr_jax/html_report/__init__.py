@@ -4,6 +4,7 @@ from simclr_jax.html_report.explorer import Explorer, Field, Near, Places, map_o
 from simclr_jax.html_report.figures import heatmap
 from simclr_jax.html_report.gallery import Gallery, Row, Section, Shot, write_gallery
 from simclr_jax.html_report.html import Confusion, Embedding, Neighbors, ReportContents, render_report, write_report
+from simclr_jax.html_report.links import Link, write_links
 from simclr_jax.html_report.pictures import contact_sheet
 from simclr_jax.html_report.plots import efficiency, histogram
 from simclr_jax.html_report.sheets import Sheets, make_sheets
@@ -14,6 +15,7 @@ __all__ = [
     "Explorer",
     "Field",
     "Gallery",
+    "Link",
     "Near",
     "Neighbors",
     "Places",
@@ -30,6 +32,7 @@ __all__ = [
     "map_order",
     "render_report",
     "write_gallery",
+    "write_links",
     "write_page",
     "write_report",
     "write_site",

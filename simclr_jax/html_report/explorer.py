@@ -107,7 +107,7 @@ def write_page(explorer: Explorer, path: pathlib.Path, *, sheets: sheets_lib.She
     held: dict[str, bytes] = {}
     _put_all(explorer, sheets, held.__setitem__)
     inlined = [(name, base64.b64encode(content).decode("ascii")) for name, content in held.items()]
-    for number in range(sheets.count if sheets else 0):
+    for number in range(sheets.num if sheets else 0):
         assert sheets is not None
         inlined.append((f"sheet-{number}", base64.b64encode(sheets.read(number)).decode("ascii")))
     atomic_files.write_text(path, _page(explorer, sheets, inlined=inlined), errors="replace")

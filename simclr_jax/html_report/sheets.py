@@ -12,7 +12,7 @@ _QUALITY = 80
 
 
 class Sheets(NamedTuple):
-    """Sheets of `pictures` cells each, in rows of `columns`, of `side` pixels; the last one may have fewer.
+    """`num` sheets of `pictures` cells each, in rows of `columns`, of `side` pixels; the last one may have fewer.
 
     read: number of a sheet -> its file. sizes: uint8 [N, 2], height and width of every picture in its cell's corner.
     """
@@ -20,7 +20,7 @@ class Sheets(NamedTuple):
     side: int
     columns: int
     pictures: int
-    count: int
+    num: int
     sizes: np.ndarray
     read: Callable[[int], bytes]
 

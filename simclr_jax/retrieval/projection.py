@@ -51,6 +51,11 @@ def project_rows(features: np.ndarray, *, method: str = "auto", seed: int = 0) -
         return Projection(_principal(features, 2), "principal components")
     if method == "umap":
         return Projection(_umap(features, seed), "UMAP")
+    if not importlib.util.find_spec("sklearn"):
+        raise base.InputError(
+            "the projection tsne needs the Python package scikit-learn; it is not installed. Install it with: pip "
+            "install 'simclr-jax[use]', or use pca."
+        )
     positions, rows = map_2d(features, max_rows=_LANDMARKS, seed=seed)
     if len(rows) == len(features):
         return Projection(positions, "t-SNE")

@@ -258,7 +258,7 @@ def _make_encode_places(module: nn.Module, *, how: embedding.Preparation) -> Any
 
 def _last_group(module: nn.Module, tree: Mapping[str, Any], views: base.Array) -> base.Array:
     """What the last group of blocks of a ResNet gives, [N, g, g, D]."""
-    name = f"block_group{len(module.group_sizes)}"  # type: ignore[attr-defined]
+    name = f"block_group{len(module.group_sizes)}"
     _, state = module.apply(
         tree, views, train=False, mutable=["intermediates"], capture_intermediates=lambda part, _: part.name == name
     )

@@ -57,7 +57,7 @@ def test_help_of_a_verb_names_every_flag(capsys):
         cli.main([verb, "--help"])
         usage, _, out = capsys.readouterr().out.partition("options:")
         parser = parser_of(verb)
-        assert parser.names and all(re.search(rf"^  {name} [A-Z]", out, re.MULTILINE) for name in parser.names)
+        assert parser.names and all(re.search(rf"^  {name} \[?[A-Z]", out, re.MULTILINE) for name in parser.names)
         assert all(f"{name}=..." in usage for name in parser.required)
 
 

@@ -29,15 +29,6 @@ STRANGE = [
 KINDS = ("line", "lines", "bars", "scatter", "heatmap", "large heatmap")
 
 
-def two_clusters(rows=40, width=16):
-    """float32 [rows, width], int [rows]: directions around two opposite poles."""
-    labels = np.arange(rows) % 2
-    centre = np.zeros(width)
-    centre[0] = 10.0
-    features = np.random.default_rng(0).normal(size=(rows, width)) + np.where(labels, 1, -1)[:, None] * centre
-    return features.astype(np.float32), labels
-
-
 def drawings(text="loss"):
     """One SVG of every kind, with the text wherever a text may go."""
     grid = np.random.default_rng(1).normal(size=(30, 2))
