@@ -1,6 +1,5 @@
 """The work of `simclr-jax demo`: the verbs one after the other, each in a process of its own, and a page of links."""
 
-import json
 import pathlib
 import shlex
 import subprocess
@@ -98,12 +97,12 @@ def _own_config(folder: pathlib.Path) -> Mapping[str, Any] | None:
     """The config of a run that is there and is not the demo's own, which goes on or is found to be done."""
     if not workdir.has_config(folder):
         return None
-    found = identity.read_config(folder)
-    demo = config_lib.load_file(_CONFIG).to_dict()
-    if json.loads(json.dumps(found)) == json.loads(json.dumps(demo)):
-        return None
-    progress.say(f"There is a run in {folder}: it is shown as it is.")
-    return found
+    try:
+        identity.check_config(folder, config_lib.load_file(_CONFIG).to_dict())
+    except base.InputError:
+        progress.say(f"There is another run in {folder}: it is shown as it is.")
+        return identity.read_config(folder)
+    return None
 
 
 def _written(step: _Step) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_jax import data
+from simclr_jax import base, data
 from simclr_jax.augment import eval_view
 from simclr_jax.run import embedding as embedding_lib
 from simclr_jax.run import encoder as encoder_lib
@@ -35,9 +35,15 @@ def make_places(features: feature_file.Embedding, *, show: bool = False) -> Plac
     """The places of all pictures, by the encoder that made the features.
 
     Raises:
-        base.InputError: that encoder or the pictures are not there any more.
+        base.InputError: that encoder or the pictures are not there any more, or it has a single place.
     """
     encoder = loading.reload(features.meta["encoder"], fingerprint=features.meta["fingerprint"])
+    grid, width = encoder.place_shape()
+    if grid < 2:
+        raise base.InputError(
+            f"Places need an encoder that keeps several of a picture; {encoder.source} has one of {encoder.size} pixels. "
+            "Use a larger image_size."
+        )
     how = encoder.preparation(canvas_size=features.meta["canvas_size"])
     source = thumbnails.open_source(features)
     numbers = {name: number for number, name in enumerate(source.ids)}
@@ -46,7 +52,6 @@ def make_places(features: feature_file.Embedding, *, show: bool = False) -> Plac
     encode = encoder.encode_places(how, batch_size)
     sample = rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64))]
     maps = _run(_job(source, sample, how=how, encode=encode, batch_size=batch_size), show=False).features
-    grid, width = encoder.place_shape()
     basis = _basis(np.asarray(maps, np.float64).reshape(-1, width))
 
     def compress(images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -77,7 +82,7 @@ def _basis(rows: np.ndarray) -> _Basis:
     centred = rows - mean
     variances, vectors = np.linalg.eigh(centred.T @ centred)
     depth = min(DEPTH, rows.shape[1])
-    kept = float(variances[::-1][:depth].sum() / max(variances.sum(), 1e-12))
+    kept = min(1.0, float(variances[::-1][:depth].sum() / max(variances.sum(), 1e-12)))
     return _Basis(mean, vectors[:, ::-1][:, :depth], kept)
 
 
