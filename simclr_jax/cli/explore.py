@@ -56,7 +56,7 @@ network.""",
     )
     side = flags.whole_number(16, 160, such_as=64)
     parser.add_argument("--thumbnail", type=side, metavar="PIXELS", help="default 128, of many pictures 96 or 64")
-    parser.add_argument("--title", metavar="TEXT", help="heading of the page; default the name of the features")
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page; default the name of the pictures")
     return parser
 
 

@@ -31,7 +31,7 @@ def make_fields(
     known = len(probes.labelled_rows(embedding.labels)) > 0
     fields = []
     if known:
-        fields.append(html_report.Field("label", embedding.labels, embedding.class_names, "class folders"))
+        fields.append(html_report.Field("label", embedding.labels, embedding.class_names, "of every picture"))
     if clusters:
         found = retrieval.cluster_rows(embedding.features, min(clusters, len(embedding.names)))
         names = tuple(f"cluster {number}" for number in range(len(found.centers)))

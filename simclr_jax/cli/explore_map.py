@@ -37,7 +37,7 @@ def explore(
         clusters, neighbors: 0 for none.
         places: "yes", "no", or "auto" for up to 5,000 pictures whose encoder is still there.
         thumbnail: pixels of a picture's longer side; None for 128, 96 or 64.
-        title: heading; None for the name of the file.
+        title: heading; None for the name of the pictures.
 
     Raises:
         base.InputError: no such file, a value out of range, or a page that cannot be written.
@@ -52,7 +52,7 @@ def explore(
     embedding = feature_file.load(features)
     target = pathlib.Path(output or ("explore.html" if len(embedding.names) <= _MAX_IN_FILE else "explore"))
     _check_target(target, len(embedding.names))
-    asked = _Asked(projection, clusters, neighbors, places, thumbnail, title or pathlib.Path(features).stem)
+    asked = _Asked(projection, clusters, neighbors, places, thumbnail, title or _name(embedding))
     with _opened(target) as folder:
         made, sheets = _make(embedding, asked, rows, folder=folder)
         if folder is None:
@@ -73,6 +73,12 @@ class _Asked(NamedTuple):
     places: str
     thumbnail: int | None
     title: str
+
+
+def _name(embedding: feature_file.Embedding) -> str:
+    """What the pictures are called: the name of their folder or data set."""
+    images = str(embedding.meta["images"])
+    return pathlib.PurePath(images).name or images
 
 
 def _check_target(target: pathlib.Path, count: int) -> None:
@@ -146,7 +152,12 @@ def _notes(embedding: feature_file.Embedding, projection: str, lost: int) -> lis
     )
     notes = [f"{made}{meta['fingerprint'][:12]})."]
     if lost:
-        notes.append(f"{lost:,} pictures cannot be read any more and are shown as grey squares.")
+        told = (
+            "The pictures cannot be read any more: points only."
+            if lost == len(embedding.names)
+            else (f"{lost:,} pictures cannot be read any more and are shown as grey squares.")
+        )
+        notes.append(told)
     return notes
 
 

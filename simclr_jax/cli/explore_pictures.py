@@ -14,11 +14,15 @@ from simclr_jax import html_report, retrieval, units
 from simclr_jax.run import feature_file, progress, thumbnails
 
 _SECONDS = 5.0
+_SAMPLE = 50
 _MANY = 100_000  # from here on an approximate index, and fewer pixels
 
 
 class Drawn(NamedTuple):
-    """The sheets, None if no picture can be read; the pixels of all pictures, float16 [N, d]; how many are lost."""
+    """The pictures as sheets, and as pixels.
+
+    sheets: None if of a sample no picture can be read. pixels: float16 [N, d]. lost: how many cannot be read.
+    """
 
     sheets: html_report.Sheets | None
     pixels: np.ndarray
@@ -40,6 +44,9 @@ def draw_sheets(embedding: feature_file.Embedding, *, side: int, folder: pathlib
     small = 16 if count <= _MANY else 8
     rows = np.zeros((count, small * small * 3), np.float16)
     draw = thumbnails.open_thumbnails(embedding, side=side)
+    sample = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
+    if all(draw(row) is None for row in sample):
+        return Drawn(None, rows, count)
     lost = 0
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
@@ -56,7 +63,7 @@ def draw_sheets(embedding: feature_file.Embedding, *, side: int, folder: pathlib
         longest = int(embedding.sizes.max()) if embedding.sizes.size else side
         cell = max(8, min(side, longest))
         sheets = html_report.make_sheets(count, draw_some, side=cell, folder=folder, tell=_teller(count))
-    return Drawn(None if lost == count else sheets, rows, lost)
+    return Drawn(sheets, rows, lost)
 
 
 def _pixels(shot: np.ndarray, side: int) -> np.ndarray:

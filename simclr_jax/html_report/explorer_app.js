@@ -332,7 +332,7 @@ async function start() {
   new ResizeObserver(resize).observe(map.canvas.parentElement);
   resize();
   changed("colors");
-  window.explorer = { meta, state, view, data, map, toScreen, pointOf, pick, select, search, asCsv, redraw };
+  window.explorer = { meta, state, view, data, map, toScreen, pointOf, pick, select, search, applyFilters, drawFrame };
   document.body.dataset.ready = "yes";
 }
 

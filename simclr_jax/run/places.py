@@ -41,8 +41,8 @@ def make_places(features: feature_file.Embedding, *, show: bool = False) -> Plac
     grid, width = encoder.place_shape()
     if grid < 2:
         raise base.InputError(
-            f"Places need an encoder that keeps several of a picture; {encoder.source} has one of {encoder.size} pixels. "
-            "Use a larger image_size."
+            f"Places need an encoder that keeps several of a picture; {encoder.source} has one, of {encoder.size} "
+            "pixels. Use a larger image_size."
         )
     how = encoder.preparation(canvas_size=features.meta["canvas_size"])
     source = thumbnails.open_source(features)

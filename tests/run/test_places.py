@@ -60,5 +60,5 @@ def test_an_encoder_that_has_changed_or_sees_a_single_place_is_a_mistake(feature
     with pytest.raises(base.InputError, match="have changed since"):
         places.make_places(features._replace(meta={**features.meta, "fingerprint": "0"}))
     small = {**features.meta["encoder"], "size": 8}
-    with pytest.raises(base.InputError, match="has one of 8 pixels"):
+    with pytest.raises(base.InputError, match="has one, of 8 pixels"):
         places.make_places(features._replace(meta={**features.meta, "encoder": small}))
