@@ -18,8 +18,8 @@ class _Row(NamedTuple):
 
 
 VERBS = {
-    "demo": _Row("--workdir=runs/demo", "all of this on pictures that come with it"),
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
+    "demo": _Row("--workdir=runs/demo", "a tour on built-in pictures"),
     "evaluate": _Row("--workdir=runs/demo", "kNN and linear probes"),
     "compare": _Row("--output=c.html runs/a runs/b", "runs side by side"),
     "report": _Row("--workdir=runs/demo", "one HTML page about a run"),

@@ -31,6 +31,12 @@ network.""",
         metavar="PORT",
         help="open it at 127.0.0.1; without --features what is there already",
     )
+    _add_details(parser)
+    return parser
+
+
+def _add_details(parser: flags.Parser) -> None:
+    """What the map is made of."""
     methods = flags.one_of("auto", "umap", "tsne", "pca")
     parser.add_argument(
         "--projection",
@@ -57,7 +63,6 @@ network.""",
     side = flags.whole_number(16, 160, such_as=64)
     parser.add_argument("--thumbnail", type=side, metavar="PIXELS", help="default 128, of many pictures 96 or 64")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page; default the name of the pictures")
-    return parser
 
 
 def main(**values: Any) -> int:
