@@ -54,6 +54,7 @@ def test_a_row_that_equals_a_landmark_lies_on_it():
     np.testing.assert_allclose(placed[7], positions[2], atol=1e-4)
 
 
+@pytest.mark.slow  # numba compiles
 def test_umap_separates_two_far_clusters():
     pytest.importorskip("umap")
     features, labels = two_clusters()
