@@ -20,6 +20,7 @@ class _Row(NamedTuple):
 
 VERBS = {
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
+    "demo": _Row("--workdir=runs/demo", "a tour on built-in pictures"),
     "evaluate": _Row("--workdir=runs/demo", "kNN and linear probes"),
     "compare": _Row("--output=c.html runs/a runs/b", "runs side by side"),
     "report": _Row("--workdir=runs/demo", "one HTML page about a run"),
@@ -34,6 +35,7 @@ VERBS = {
     "duplicates": _Row("--features=F", "pictures there twice"),
     "select": _Row("--features=F --size=100", "pictures that stand for all"),
     "cluster": _Row("--features=F --clusters=20", "groups of like pictures"),
+    "explore": _Row("--features=F", "a map to click through"),
     "probe": _Row("--features=F", "scores, and a classifier"),
     "predict": _Row("--classifier=C --images=A", "classes of pictures"),
     "cache": _Row("--empty=all", "what is kept between runs"),

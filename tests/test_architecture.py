@@ -52,9 +52,10 @@ HOMES = {
     "matplotlib": {"html_report"},
     "pyarrow": {"run.feature_file"},
     "usearch": {"retrieval"},
+    "umap": {"retrieval"},
 }
 LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
-    *("pyarrow", "safetensors", "tensorflow", "torch", "torchvision", "timm", "usearch")
+    *("pyarrow", "safetensors", "tensorflow", "torch", "torchvision", "timm", "umap", "usearch")
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 

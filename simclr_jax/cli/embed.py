@@ -11,8 +11,8 @@ def make_parser() -> flags.Parser:
         "embed",
         description="""\
 Writes the features of all pictures in a folder or data set to a file, which
-search, duplicates, select, cluster and probe read. A job that was stopped goes
-on where it was.""",
+explore, search, duplicates, select, cluster and probe read. A job that was
+stopped goes on where it was.""",
         examples=("--workdir=runs/demo --images=PHOTOS --output=features.npz",),
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="a folder, or a data set: tfds:NAME, digits")

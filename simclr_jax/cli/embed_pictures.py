@@ -44,5 +44,5 @@ def embed(
     rows, width = found.features.shape
     print(f"Wrote {output}: {rows} pictures, {width} numbers each ({units.size(found.features.nbytes)})")
     print(f"weights {encoder.fingerprint[:12]}, layer {found.meta['layer']}, protocol {found.meta['protocol']}")
-    print("Next: simclr-jax search, duplicates, select, cluster or probe, each with --features=FILE")
+    print("Next: simclr-jax explore, search, duplicates, select, cluster or probe, each with --features=FILE")
     return 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import atomic_files, augment, data, html_report, models, probes
+from simclr_jax import atomic_files, augment, data, html_report, models, probes, retrieval
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checkpoint, compilation_cache, feature_store, features, health, identity, progress, splits
 from simclr_jax.run import config as config_lib
@@ -229,7 +229,7 @@ def _map(seen: _Seen) -> html_report.Embedding:
     if seen.is_training or len(seen.shown_h) < min(_NUM_MAPPED, len(seen.train_h)):
         shown = ("training", seen.train_h, seen.train_images, seen.both.train_set.labels)
     split, h, images, labels = shown
-    positions, rows = html_report.map_2d(h)
+    positions, rows = retrieval.map_2d(h)
     has_labels = len(probes.labelled_rows(labels[rows])) > 0
     known = labels[rows] if has_labels else None
     return html_report.Embedding(positions, labels=known, thumbnails=images[rows], split=split)

@@ -6,8 +6,7 @@ import time
 import numpy as np
 
 from simclr_jax import atomic_files, base, html_report, retrieval, units
-from simclr_jax.retrieval import approximate
-from simclr_jax.run import compilation_cache, feature_file, loading, progress, thumbnails
+from simclr_jax.run import compilation_cache, feature_file, loading, progress, search_index, thumbnails
 
 _MANY = 1_000_000
 _SHOWN = 50  # queries on the page
@@ -67,7 +66,7 @@ def _find(
         found = retrieval.search(bank.features, queries, k=k)
         how = "exact"
     else:
-        graph = _open_index(bank, path)
+        graph = search_index.open_index(bank, path)
         recall = retrieval.measure_recall(graph, bank.features, k=min(10, len(bank.names)))
         start = time.perf_counter()
         found = graph.search(queries, k=k)
@@ -75,18 +74,6 @@ def _find(
     seconds = time.perf_counter() - start
     progress.say(f"Searched {len(bank.names):,} pictures for {len(queries)} in {units.duration(seconds)} ({how})")
     return found
-
-
-def _open_index(bank: feature_file.Embedding, path: pathlib.Path) -> approximate.ApproximateIndex:
-    """The graph beside the file of features, made if it is not there or older than the features."""
-    kept = pathlib.Path(f"{path}.usearch")
-    if kept.is_file() and kept.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        return approximate.load_index(kept)
-    progress.say(f"Making the index of {len(bank.names):,} pictures, once ...")
-    graph = retrieval.build_index(bank.features)
-    with atomic_files.replacing_file(kept) as temporary:
-        graph.save(temporary)
-    return graph
 
 
 def _section(

@@ -198,41 +198,6 @@ def heatmap(counts: np.ndarray, class_names: Sequence[str], *, name: str) -> str
         return to_svg(figure, name)
 
 
-def map_2d(features: np.ndarray, *, max_rows: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(positions float32 [n, 2], rows int64 [n]): t-SNE of the directions of the features, on a fixed subsample.
-
-    Rows are divided by their length, so that distance follows cosine similarity as in the kNN probe. Start and seed
-    are fixed: the same features give the same map. Above `max_rows` rows, evenly spaced ones are used.
-
-    Args:
-        features: float [N, D].
-        max_rows: most rows on the map.
-        seed: of t-SNE.
-
-    Reference: van der Maaten and Hinton 2008, by scikit-learn: perplexity 30 (less below 91 rows), start from
-    PCA, 500 iterations (about ten seconds for 3,000 rows on one CPU core).
-    """
-    rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), max_rows)).astype(np.int64))
-    chosen = np.asarray(features, np.float32)[rows]
-    chosen = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
-    if len(rows) < 5 or chosen.shape[1] < 3:
-        return np.pad(chosen, ((0, 0), (0, 2)))[:, :2], rows
-    # Of a collapsed representation there is nothing to lay out: t-SNE would divide by its spread of zero.
-    if (chosen == chosen[0]).all():
-        return np.zeros((len(rows), 2), np.float32), rows
-    import threadpoolctl
-    from sklearn import decomposition, manifold
-
-    components = min(50, *chosen.shape)
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    tsne = manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
-    # On one thread: its threads wait for each other at every step, which crawls on a busy machine.
-    with threadpoolctl.threadpool_limits(1):
-        if components < chosen.shape[1]:
-            chosen = decomposition.PCA(components, random_state=seed).fit_transform(chosen)
-        return tsne.fit_transform(chosen).astype(np.float32), rows
-
-
 @contextlib.contextmanager
 def plot_settings() -> Iterator[None]:
     """Settings in force while a plot is drawn and written; the caller's own are back afterwards."""

@@ -59,10 +59,8 @@ def nearest_others(features: np.ndarray, others: np.ndarray | None = None) -> tu
     if others is not None:
         similarities, rows = exact.search(others, features, k=1)
         return similarities[:, 0], rows[:, 0]
-    similarities, rows = exact.search(features, features, k=2)
-    # Among equal rows a row itself may stand second.
-    is_self = rows[:, 0] == np.arange(len(rows))
-    return np.where(is_self, similarities[:, 1], similarities[:, 0]), np.where(is_self, rows[:, 1], rows[:, 0])
+    similarities, rows = exact.search_others(features, k=1)
+    return similarities[:, 0], rows[:, 0]
 
 
 def suggest_threshold(nearest: np.ndarray) -> float:

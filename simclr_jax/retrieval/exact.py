@@ -47,6 +47,38 @@ def search(features: np.ndarray, queries: np.ndarray, *, k: int) -> tuple[np.nda
     return similarities, rows
 
 
+def search_others(features: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(similarities float32 [N, k], rows int64 [N, k]): for every row the k most similar other ones, best first.
+
+    Args:
+        features: [N, D], see `search`. k: from 1 to N - 1.
+
+    Raises:
+        InputError: k is not in [1, N - 1].
+
+    Example:
+        >>> retrieval.search_others(np.asarray([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), k=1)[1].tolist()
+        [[1], [0], [1]]
+    """
+    if not 1 <= k < len(features):
+        raise base.InputError(f"k must lie in [1, number of other rows]; got {k} and {len(features) - 1}. Change k.")
+    return without_self(*search(features, np.asarray(features), k=k + 1))
+
+
+def without_self(similarities: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a search by all rows themselves found, [N, k + 1] each, without the row itself: [N, k] each.
+
+    Example:
+        >>> retrieval.without_self(np.ones((2, 2)), np.asarray([[0, 1], [0, 1]]))[1].tolist()
+        [[1], [0]]
+    """
+    count, k = rows.shape[0], rows.shape[1] - 1
+    own = rows == np.arange(count)[:, None]
+    # Among equal rows a row itself may be missing, and then the last goes.
+    own[~own.any(axis=1), -1] = True
+    return similarities[~own].reshape(count, k), rows[~own].reshape(count, k)
+
+
 def check_rows(features: np.ndarray, queries: np.ndarray) -> None:
     """Raises InputError unless both are [rows, D] of the same width, with rows to search in."""
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1] or not len(features):

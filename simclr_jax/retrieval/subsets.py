@@ -64,13 +64,8 @@ def typicality(features: np.ndarray, *, k: int = 20) -> np.ndarray:
     """
     if len(features) < 2:
         raise base.InputError(f"typicality needs at least two rows; got {len(features)}. Use more pictures.")
-    k = min(k, len(features) - 1)
-    similarities, rows = exact.search(features, np.asarray(features), k=k + 1)
-    # A row itself is left out; among equal rows it may be missing, and then the last goes.
-    own = rows == np.arange(len(rows))[:, None]
-    own[~own.any(axis=1), -1] = True
-    others = similarities[~own].reshape(len(rows), k).astype(np.float64)
-    distances = np.sqrt(np.maximum(2 - 2 * others, 0))
+    similarities, _ = exact.search_others(features, k=min(k, len(features) - 1))
+    distances = np.sqrt(np.maximum(2 - 2 * similarities.astype(np.float64), 0))
     return (1 / np.maximum(distances.mean(axis=1), 1e-6)).astype(np.float32)
 
 

@@ -85,7 +85,7 @@ class Encoder:
             raise base.InputError("an encoder needs at least one image; got none.")
         how = self.preparation(num_views=num_views)
         images = _checked_list(images) if isinstance(images, list | tuple) else _checked_array(images)
-        batch_size = _rounded(min(batch_size, len(images)))
+        batch_size = rounded(min(batch_size, len(images)))
         encode = self.encode_batch(how, batch_size, layer=layer)
         results = []
         for start in range(0, len(images), batch_size):
@@ -143,13 +143,14 @@ class Encoder:
         pictures = data.open_pictures(_data_name(images), split=split, data_dir=data_dir)
         if show:
             progress.say(pictures.understood)
-        batch_size = _rounded(min(batch_size, len(pictures.ids)))
+        batch_size = rounded(min(batch_size, len(pictures.ids)))
         made_by = {"fingerprint": self.fingerprint, "layer": str(layer), "protocol": how.protocol, "dtype": dtype}
         stamp = {**made_by, "images": pictures.key, "head": _digest_of(self.head_variables), "batch_size": batch_size}
         encode = self.encode_batch(how, batch_size, layer=layer)
         job = embedding.Job(pictures, how, encode, batch_size, dtype, stamp)
         origin = {"encoder": self.settings(), "images": _data_name(images), "split": split, "num_views": num_views}
         origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
+        origin |= {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
         return embedding.collect(job, meta, output=output, show=show)
 
@@ -184,6 +185,23 @@ class Encoder:
         mesh = sharding.make_mesh()
         return lambda images, sizes: encode(tree, sharding.put_rows(mesh, images), sharding.put_rows(mesh, sizes))
 
+    def encode_places(self, how: embedding.Preparation, batch_size: int) -> embedding.EncodeBatch:
+        """As `encode_batch`, what the last group gives for every place of the first view: [B, g * g * D], line by line.
+
+        Its mean over places is h.
+        """
+        encode = _make_encode_places(self.module, how=how)
+        mesh = sharding.make_mesh()
+        return lambda images, sizes: encode(
+            self.variables, sharding.put_rows(mesh, images), sharding.put_rows(mesh, sizes)
+        )
+
+    def place_shape(self) -> tuple[int, int]:
+        """(g, D): places along a side, and the width of each."""
+        views = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
+        places = jax.eval_shape(functools.partial(_last_group, self.module), dict(self.variables), views)
+        return places.shape[1], places.shape[3]
+
     def _selector(self, layer: str | int) -> int:
         """The activation that `layer` names: 0 for h."""
         num = self.head.num_layers if self.head else 0
@@ -202,14 +220,7 @@ def _make_encode(
 ) -> Any:
     """One compiled function for all calls of an encoder: (variables, images, sizes) -> the mean of its views' h."""
     mesh = sharding.make_mesh()
-    if how.is_pillow:
-
-        def make_views(images: base.Array, sizes: base.Array) -> base.Array:
-            return images.astype(jnp.float32) / 255
-
-    else:
-        make_views = augment.make_eval_views(image_size=how.size, resize=how.resize, num_views=how.num_views)
-    view_rows = sharding.map_rows(make_views, mesh, row_args=(True, True))
+    view_rows = _make_view_rows(how)
 
     def encode(trees: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
         views = view_rows(images, sizes)
@@ -221,8 +232,41 @@ def _make_encode(
     return jax.jit(encode, out_shardings=sharding.replicated(mesh))
 
 
-def _rounded(batch_size: int) -> int:
-    """The batch size, rounded up so that every device has as many rows."""
+def _make_view_rows(how: embedding.Preparation) -> Any:
+    """(images, sizes) -> the views [B, V, h, w, 3], row by row over the devices."""
+    if how.is_pillow:
+
+        def make_views(images: base.Array, sizes: base.Array) -> base.Array:
+            return images.astype(jnp.float32) / 255
+
+    else:
+        make_views = augment.make_eval_views(image_size=how.size, resize=how.resize, num_views=how.num_views)
+    return sharding.map_rows(make_views, sharding.make_mesh(), row_args=(True, True))
+
+
+@functools.lru_cache(maxsize=2)
+def _make_encode_places(module: nn.Module, *, how: embedding.Preparation) -> Any:
+    mesh = sharding.make_mesh()
+    view_rows = _make_view_rows(how)
+
+    def encode(tree: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
+        places = _last_group(module, tree, view_rows(images, sizes)[:, 0])
+        return places.reshape(len(places), -1).astype(jnp.float32)
+
+    return jax.jit(encode, out_shardings=sharding.replicated(mesh))
+
+
+def _last_group(module: nn.Module, tree: Mapping[str, Any], views: base.Array) -> base.Array:
+    """What the last group of blocks of a ResNet gives, [N, g, g, D]."""
+    name = f"block_group{len(module.group_sizes)}"
+    _, state = module.apply(
+        tree, views, train=False, mutable=["intermediates"], capture_intermediates=lambda part, _: part.name == name
+    )
+    return state["intermediates"][name]["__call__"][0]
+
+
+def rounded(batch_size: int) -> int:
+    """A batch size, rounded up so that every device has as many rows."""
     devices = sharding.make_mesh().size
     return -(-batch_size // devices) * devices
 

@@ -1,6 +1,6 @@
 """Small pictures for pages, read again from where the features came from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,25 +14,50 @@ _GONE = 224  # the grey of a picture that is not there any more
 
 def make_thumbnails(embedding: feature_file.Embedding, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
     """Pictures of at most 160 px, uint8 [h, w, 3], for some rows; a grey square for one that cannot be read now."""
+    draw = open_thumbnails(embedding)
+    found = [draw(row) for row in map(int, rows)]
+    return [gone(_SIDE) if picture is None else picture for picture in found]
+
+
+def gone(side: int) -> np.ndarray:
+    """What is shown in place of a picture that cannot be read now."""
+    return np.full((side, side, 3), _GONE, np.uint8)
+
+
+def open_thumbnails(embedding: feature_file.Embedding, *, side: int = _SIDE) -> Callable[[int], np.ndarray | None]:
+    """row -> its picture, uint8 [h, w, 3] of at most `side` px, or None if it cannot be read now; from any thread."""
     pictures: data.Pictures | None = None
     places: dict[str, int] = {}
-    found = []
-    for row in map(int, rows):
+    if any(not path for path in embedding.paths):  # of a data set, whose pictures have no paths
+        try:
+            pictures = open_source(embedding)
+            places = {name: index for index, name in enumerate(pictures.ids)}
+        except (OSError, ValueError, KeyError):
+            pictures = None
+
+    def draw(row: int) -> np.ndarray | None:
         try:
             path = embedding.paths[row]
             if path:
-                found.append(_small(data.open_pictures(path), 0))
-                continue
-            if pictures is None:  # of a data set, whose pictures have no paths
-                pictures = data.open_pictures(embedding.meta["images"], split=embedding.meta["split"])
-                places = {name: index for index, name in enumerate(pictures.ids)}
-            found.append(_small(pictures, places[embedding.names[row]]))
+                return _small(data.open_pictures(path), 0, side)
+            return None if pictures is None else _small(pictures, places[embedding.names[row]], side)
         except (decode.DamagedImage, OSError, ValueError, KeyError):
-            found.append(np.full((_SIDE, _SIDE, 3), _GONE, np.uint8))
-    return found
+            return None
+
+    return draw
 
 
-def _small(pictures: data.Pictures, index: int) -> np.ndarray:
-    pixels = data.decode_picture(pictures, index, long_side=_SIDE).pixels
-    canvas, (height, width) = data.fit_to_canvas(pixels, min(max(pixels.shape[:2]), _SIDE))
+def open_source(embedding: feature_file.Embedding) -> data.Pictures:
+    """The pictures that features are of.
+
+    Raises:
+        base.InputError: they are not there any more.
+    """
+    meta = embedding.meta
+    return data.open_pictures(meta["images"], split=meta["split"], data_dir=meta.get("data_dir"))
+
+
+def _small(pictures: data.Pictures, index: int, side: int) -> np.ndarray:
+    pixels = data.decode_picture(pictures, index, long_side=side).pixels
+    canvas, (height, width) = data.fit_to_canvas(pixels, min(max(pixels.shape[:2]), side))
     return canvas[:height, :width]

@@ -5,6 +5,7 @@ import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ def test_help_of_a_verb_names_every_flag(capsys):
         cli.main([verb, "--help"])
         usage, _, out = capsys.readouterr().out.partition("options:")
         parser = parser_of(verb)
-        assert parser.names and all(re.search(rf"^  {name} [A-Z]", out, re.MULTILINE) for name in parser.names)
+        assert parser.names and all(re.search(rf"^  {name} \[?[A-Z]", out, re.MULTILINE) for name in parser.names)
         assert all(f"{name}=..." in usage for name in parser.required)
 
 
@@ -67,6 +68,15 @@ def test_every_example_of_a_verb_is_a_command_line_that_it_takes():
         for example in [*examples, cli.VERBS[verb].example]:
             assert flags.parse(parser_of(verb), example.split()), example
         assert examples
+
+
+@pytest.mark.parametrize("page", ["use", "faq", "which"])
+def test_every_command_of_a_page_for_users_is_one_that_its_verb_takes(page):
+    commands = re.findall(r"^simclr-jax (.*)$", (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+    for command in commands:
+        verb, *words = shlex.split(command, comments=True)
+        assert flags.parse(parser_of(verb), words), command
+    assert len(commands) > 4
 
 
 def test_the_kinds_of_devices_in_the_flags_are_those_that_plan_knows():

@@ -1,7 +1,13 @@
 """From a trained run to features, neighbours, duplicates, subsets, clusters and classes of one's own pictures."""
 
+import base64
 import csv
+import http.client
+import http.server
+import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -132,6 +138,95 @@ def test_labels_may_come_from_a_table(run, place):
         assert told in said and said.count("\n") == 1
 
 
+def held(page):
+    """What a map of one file holds: the values of its fields, and its JSON."""
+    meta = json.loads(re.search(r'id="meta">([^<]*)<', page).group(1))
+    texts = [re.search(rf'id="data-field-{number}">([^<]*)<', page).group(1) for number in range(len(meta["fields"]))]
+    return [np.frombuffer(base64.b64decode(text), "<u2") for text in texts], meta
+
+
+def test_a_map_has_labels_clusters_scores_and_the_columns_of_a_table(run, place):
+    (place / "more.csv").write_text(
+        "path,kind,width,label\n" + "".join(f"class1/{n}.png,{'ab'[n % 2]},{n},mine\n" for n in range(PER_CLASS))
+    )
+    words = ("--projection=pca", "--clusters=3", "--neighbors=4", "--table=more.csv")
+    lines, said = run("explore", "--features=f.npz", *words)
+    assert lines == ["Wrote explore.html: open it in a browser"] and "Table: 8 of 25 pictures" in said
+    assert "goes without places" in said  # the network sees 8 pixels
+    values, meta = held((place / "explore.html").read_text())
+    fields = {field["name"]: (field, values[number]) for number, field in enumerate(meta["fields"])}
+    assert list(fields) == ["label", "cluster", "unusual", "other label", "kind", "width"]
+    assert fields["label"][0]["names"] == ["mine"] and (fields["label"][1] != 65535).sum() == PER_CLASS
+    assert (fields["width"][0]["low"], fields["width"][0]["high"]) == (0, PER_CLASS - 1)
+    assert set(fields["cluster"][1]) == {0, 1, 2}
+    assert [near["k"] for near in meta["near"]] == [4, 4] and meta["title"] == "photos" and meta["label"] == 0
+    assert meta["sheets"]["side"] == 32
+
+
+def test_a_map_in_a_folder_replaces_only_what_explore_has_written(run, place):
+    words = ("--projection=pca", "--clusters=0", "--neighbors=0", "--places=no")
+    for _ in range(2):
+        lines, _ = run("explore", "--features=f.npz", "--output=site", *words)
+        assert lines == ["Wrote site/index.html: open it in a browser, or: simclr-jax explore --output=site --serve"]
+    assert (place / "site" / "data" / "points.js").is_file()
+    (place / "site" / "mine.txt").write_text("kept")
+    _, said = run("explore", "--features=f.npz", "--output=site", *words, status=2)
+    assert "holds something else" in said and (place / "site" / "mine.txt").read_text() == "kept"
+
+
+def test_a_map_is_served_to_this_machine_by_its_own_name_only(run, place, monkeypatch):
+    (place / "one.html").write_text("<p>the map</p>")
+    answers = {}
+
+    def ask(server, poll_interval=0.5):
+        def get(path, host):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
+            connection.request("GET", path, headers={"Host": host})
+            server.handle_request()
+            found = connection.getresponse()
+            answers[path, host] = (found.status, found.read())
+            connection.close()
+
+        for path, host in (
+            ("/", "localhost"),
+            ("/one.html", "127.0.0.1:80"),
+            ("/f.npz", "localhost"),
+            ("/", "evil.org"),
+        ):
+            get(path, host)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(http.server.ThreadingHTTPServer, "serve_forever", ask)
+    monkeypatch.setattr("webbrowser.open", lambda address: None)
+    _, said = run("explore", "--output=one.html", "--serve")
+    assert "http://127.0.0.1:" in said
+    assert [status for status, _ in answers.values()] == [200, 200, 404, 403]
+    assert answers["/", "localhost"][1] == b"<p>the map</p>"
+
+
+def test_the_demo_goes_all_the_way_to_a_page_of_links(small_run, tmp_path, monkeypatch, capsys):
+    """In this process, and for a run that is there; `make demo` trains."""
+    shutil.copytree(small_run, tmp_path / "run")
+    asked = []
+
+    def in_this_process(words, check):
+        asked.append(words[3])
+        more = ["--projection=pca"] if words[3] == "explore" else ["--clusters=3"] if words[3] == "cluster" else []
+        status = 0 if words[3] in ("evaluate", "report") else cli.main([*words[3:], *more])
+        return subprocess.CompletedProcess(words, status)
+
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert asked == ["evaluate", "report", "embed", "search", "cluster", "explore"]
+    page = (tmp_path / "run" / "index.html").read_text()
+    links = re.findall(r'href="([^"]*)"', page)
+    assert links == ["report.html", "search.html", "clusters.html", "explore.html"]
+    assert all((tmp_path / "run" / link).is_file() for link in links[1:]) and "simclr-jax embed" in page
+    assert "it is shown as it is" in capsys.readouterr().err
+    monkeypatch.setattr(subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 130))
+    assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 130
+
+
 def test_mistakes_are_one_line(run, place, small_run):
     for words, told in (
         (("embed", "--images=photos", "--output=x.npz"), "got neither"),
@@ -140,6 +235,10 @@ def test_mistakes_are_one_line(run, place, small_run):
         (("search", "--features=gone.npz", "--query=a"), "there is no gone.npz"),
         (("search", "--features=f.npz", "--query=gone.png"), "one of the ids"),
         (("duplicates", "--features=f.npz", "--threshold=1.5"), "at most 1"),
+        (("explore",), "--features is required"),
+        (("explore", "--output=gone", "--serve"), "there is none at gone"),
+        (("explore", "--features=f.npz", "--table=gone.csv"), "cannot be read"),
+        (("explore", "--features=f.npz", "--projection=mds"), "must be one of"),
         (("predict", "--classifier=classifier.npz"), "got neither"),
         (("predict", "--classifier=f.npz", "--features=f.npz"), "--classifier must be a file"),
     ):

@@ -110,6 +110,7 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, c
     monkeypatch.setattr(  # one encoder for both pages
         features, "make_encode", lambda *args, **how: (encoders or encoders.append(made(*args, **how)) or encoders)[0]
     )
+    monkeypatch.setattr(report_page.retrieval, "map_2d", lambda h: (np.eye(len(h), 2), np.arange(len(h))))
     load = features.load_encoder_variables
     monkeypatch.setattr(
         features, "load_encoder_variables", lambda folder, which: loaded.append(which) or load(folder, which=which)

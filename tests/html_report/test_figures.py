@@ -29,15 +29,6 @@ STRANGE = [
 KINDS = ("line", "lines", "bars", "scatter", "heatmap", "large heatmap")
 
 
-def two_clusters(rows=40, width=16):
-    """float32 [rows, width], int [rows]: directions around two opposite poles."""
-    labels = np.arange(rows) % 2
-    centre = np.zeros(width)
-    centre[0] = 10.0
-    features = np.random.default_rng(0).normal(size=(rows, width)) + np.where(labels, 1, -1)[:, None] * centre
-    return features.astype(np.float32), labels
-
-
 def drawings(text="loss"):
     """One SVG of every kind, with the text wherever a text may go."""
     grid = np.random.default_rng(1).normal(size=(30, 2))
@@ -194,53 +185,3 @@ def test_the_first_48_classes_differ_in_colour_or_marker():
     assert len(set(styles)) == 48
     assert figures.class_style(48) == figures.class_style(0)
     assert all(figures.marker_svg(label).count(figures.class_style(label)[0]) == 1 for label in range(48))
-
-
-def test_map_is_the_same_twice():
-    features, _ = two_clusters()
-    first, second = figures.map_2d(features), figures.map_2d(features.copy())
-    np.testing.assert_array_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[1], second[1])
-    assert first[0].dtype == np.float32 and first[1].dtype == np.int64
-
-
-def test_map_separates_two_far_clusters():
-    features, labels = two_clusters(rows=100)
-    positions, rows = figures.map_2d(features)
-    labels = labels[rows]
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    np.fill_diagonal(distance, np.inf)
-    # The nearest neighbour on the map is of the same cluster, and the clusters do not overlap.
-    np.testing.assert_array_equal(labels[distance.argmin(axis=1)], labels)
-    centres = np.stack([positions[labels == label].mean(axis=0) for label in (0, 1)])
-    nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(axis=1)
-    np.testing.assert_array_equal(nearest, labels)
-
-
-def test_map_depends_on_directions_only():
-    features, _ = two_clusters()
-    # Powers of two scale without rounding.
-    scaled = features * np.exp2(np.arange(40) % 5 - 2).astype(np.float32)[:, None]
-    np.testing.assert_array_equal(figures.map_2d(features)[0], figures.map_2d(scaled)[0])
-
-
-@pytest.mark.parametrize(
-    ("count", "width"), [(0, 8), (1, 8), (2, 8), (4, 8), (5, 8), (7, 64), (20, 1), (20, 2), (20, 3)]
-)
-def test_map_takes_few_rows_and_few_features(count, width):
-    positions, rows = figures.map_2d(np.random.default_rng(0).normal(size=(count, width)))
-    assert positions.shape == (count, 2) and np.isfinite(positions).all()
-    np.testing.assert_array_equal(rows, np.arange(count))
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
-def test_map_of_a_collapsed_representation_is_one_point(value):
-    positions, rows = figures.map_2d(np.full((20, 100), value))
-    np.testing.assert_array_equal(positions, np.zeros((20, 2)))
-    assert "<svg" in figures.scatter(positions, rows % 3, name="a")
-
-
-def test_map_of_many_rows_takes_evenly_spaced_ones_from_first_to_last():
-    _, rows = figures.map_2d(np.random.default_rng(0).normal(size=(1000, 4)), max_rows=31)
-    assert len(rows) == 31 and (rows[0], rows[-1]) == (0, 999)
-    assert set(np.diff(rows)) <= {33, 34}

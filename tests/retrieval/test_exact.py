@@ -47,6 +47,19 @@ def test_as_many_as_there_are_may_be_asked_for_and_no_more():
         retrieval.search(features, features[:, :2], k=1)
 
 
+def test_the_nearest_others_are_those_of_loops_also_among_equal_rows():
+    features = RNG.normal(size=(9, 4))
+    features[4:8] = features[2]  # five equal rows: a row itself may not be among the first
+    true = cosines(features, features)
+    np.fill_diagonal(true, -2)
+    similarities, rows = retrieval.search_others(features, k=3)
+    assert not (rows == np.arange(9)[:, None]).any()
+    np.testing.assert_allclose(similarities, -np.sort(-true, axis=1)[:, :3], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(true, rows, axis=1), similarities, atol=1e-6)
+    with pytest.raises(base.InputError, match="got 9 and 8"):
+        retrieval.search_others(features, k=9)
+
+
 def test_an_approximate_index_finds_most_of_it_and_says_how_much(tmp_path):
     pytest.importorskip("usearch")
     from simclr_jax.retrieval import approximate
