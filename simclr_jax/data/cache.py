@@ -72,7 +72,7 @@ def load_or_decode(
     blocks.check_skipped(
         list(image_set.skipped), num_files=num_files, max_corrupt_fraction=max_corrupt_fraction, seen=num_files
     )
-    return image_set
+    return image_set._replace(mix=imageset.mix_of(encoded, image_set.ids))
 
 
 def load_or_read_labels(
@@ -153,7 +153,7 @@ def _decode_in_memory(encoded: imageset.Encoded, *, max_corrupt_fraction: float,
     decoded = blocks.decode_split(
         encoded, write, canvas_size=canvas_size, max_corrupt_fraction=max_corrupt_fraction, progress=progress
     )
-    return decoded._replace(images=images[:filled])
+    return decoded._replace(images=images[:filled], mix=imageset.mix_of(encoded, decoded.ids))
 
 
 def _build_entry(

@@ -54,6 +54,7 @@ def make_encoded_set(encoded: imageset.Encoded, labels: np.ndarray) -> imageset.
         fingerprint=digest.hexdigest(),
         skipped=(),
         warnings=encoded.warnings,
+        mix=imageset.mix_of(encoded, encoded.ids),
     )
 
 
@@ -89,6 +90,7 @@ def decoded(image_set: imageset.ImageSet, rows: np.ndarray) -> imageset.ImageSet
         ids=[whole.ids[example] for example in examples],
         read=lambda number: whole.read(int(examples[number])),
         read_block=None,  # takes neighbours
+        parts=(),  # counts all of them
     )
     return cache.load_or_decode(part, cache_dir="", max_corrupt_fraction=1.0, progress=False)
 

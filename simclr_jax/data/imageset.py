@@ -217,6 +217,17 @@ def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
     )
 
 
+def mix_of(encoded: Encoded, ids: Sequence[str]) -> order.Mix | None:
+    """How training visits the examples `ids` of a mix, those of `encoded` without damaged ones; None for one set."""
+    if not encoded.parts:
+        return None
+    parts = np.repeat(np.arange(len(encoded.parts), dtype=np.int32), [len(part.ids) for part in encoded.parts])
+    if len(ids) < len(parts):
+        kept = set(ids)
+        parts = parts[[name in kept for name in encoded.ids]]
+    return order.Mix(encoded.weights, parts)
+
+
 def epoch_size(image_set: ImageSet) -> int:
     """Images of an epoch of training: those of the split, of a mix each as often as it comes.
 

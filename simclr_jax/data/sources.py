@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from simclr_jax import base
 from simclr_jax.data import (
     blocks,
@@ -115,8 +113,7 @@ def load_split(
         labels = cache.load_or_read_labels(
             encoded_split, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction
         )
-        streamed = encoded.make_encoded_set(encoded_split, labels)
-        return streamed._replace(mix=_mix_of(encoded_split, streamed.ids))
+        return encoded.make_encoded_set(encoded_split, labels)
     image_set = cache.load_or_decode(
         encoded_split,
         cache_dir=cache_dir,
@@ -125,24 +122,10 @@ def load_split(
         progress=progress,
     )
     lenient = () if strict.is_available() else (_LENIENT,)
-    image_set = image_set._replace(
-        warnings=encoded_split.warnings + image_set.warnings + lenient,
-        mix=_mix_of(encoded_split, image_set.ids),
-    )
+    image_set = image_set._replace(warnings=encoded_split.warnings + image_set.warnings + lenient)
     if progress:
         _say_what_is_odd(image_set, encoded_split)
     return image_set
-
-
-def _mix_of(split: imageset.Encoded, ids: tuple[str, ...]) -> order.Mix | None:
-    """How training visits the examples `ids` of a mix, which lacks those that are damaged."""
-    if not split.parts:
-        return None
-    parts = np.repeat(np.arange(len(split.parts), dtype=np.int32), [len(part.ids) for part in split.parts])
-    if len(ids) < len(parts):
-        kept = set(ids)
-        parts = parts[[name in kept for name in split.ids]]
-    return order.Mix(split.weights, parts)
 
 
 def _is_larger(split: imageset.Encoded, num_bytes: float, *, canvas_size: int | None) -> bool:
@@ -329,7 +312,7 @@ def describe_split(
     rules = imageset.Rules(sixteen_bit_range, max_megapixels)
     found = open_split(name, split, data_dir=data_dir, canvas_size=canvas_size, rules=rules)
     if found is not None:
-        mix = _mix_of(found, tuple(found.ids))
+        mix = imageset.mix_of(found, found.ids)
         count = len(found.ids)
         length = count if mix is None else order.mixed_size(mix)
         return Description(count, len(found.class_names), found.canvas_size(), length)
