@@ -1,12 +1,12 @@
 // The page at work: drawing when something changed, mouse, keys, search, and what lies over the points.
 
 let map;
-let pending = false, settled = 0, frames = [];
+let pending = false, stirred = false, settled = 0, before = 0;
 let hovered = -1;
 let gesture = null; // {kind, line} while a button of the mouse is down
 
 function redraw(moving = false) {
-  if (moving) settled = performance.now() + 160;
+  if (moving) [stirred, settled] = [true, performance.now() + SETTLING_MS];
   if (!pending) {
     pending = true;
     requestAnimationFrame(drawFrame);
@@ -15,22 +15,17 @@ function redraw(moving = false) {
 
 // While the map moves, only as many points are drawn as the machine can; all of them as soon as it rests.
 function drawFrame(now) {
-  pending = false;
-  const moving = now < settled;
-  if (moving) {
-    frames.push(now);
-    if (frames.length > 3) {
-      const each = (now - frames[0]) / (frames.length - 1);
-      frames = [now];
-      const drawn = Math.min(meta.count, view.budget);
-      if (each > 1.5 * FRAME_MS) view.budget = Math.max(20000, drawn * 0.6);
-      else if (each < FRAME_MS) view.budget = drawn * 1.3;
-    }
-  } else frames = [];
-  map.draw.points(Math.floor(moving ? Math.min(meta.count, view.budget) : meta.count), pointSize(), Boolean(state.selected));
+  const moving = stirred || now < settled;
+  const drawn = Math.floor(moving ? Math.min(meta.count, view.budget) : meta.count);
+  if (moving && before) {
+    const share = Math.min(1.2, Math.max(0.3, FRAME_MS / (now - before)));
+    if (share < 0.7 || share > 1) view.budget = Math.max(FEWEST, drawn * share);
+  }
+  [pending, stirred, before] = [false, false, moving ? now : 0];
+  map.draw.points(drawn, pointSize(), Boolean(state.selected));
   drawOverlay();
   if (moving) redraw();
-  if (!moving && settled) {
+  else if (settled) {
     settled = 0;
     if (state.pictures) drawPictures();
   }

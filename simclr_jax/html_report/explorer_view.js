@@ -20,7 +20,9 @@ void main() {
 }`;
 const HIDDEN = 0, FAINT = 38, STRONG = 230; // opacities
 const MAX_ZOOM = 400;
-const FRAME_MS = 33; // while the map moves, as many points as can be drawn in this time
+const FRAME_MS = 33; // while the map moves, as many points as can be drawn in this time,
+const FEWEST = 10000; // but so many at least; and it has come to rest after
+const SETTLING_MS = 200;
 
 const view = { x: 0.5, y: 0.5, scale: 1, width: 1, height: 1, ratio: 1, budget: Infinity };
 
