@@ -10,7 +10,8 @@ from simclr_jax.run import program as program_lib
 
 
 def row(method, accuracy, seconds, *, seed=0):
-    what = {"row": method, "seed": seed, "data": {"name": "photo-patches"}, "train": {"batch_size": 64}}
+    what = {"row": method, "seed": seed, "data": {"name": "photo-patches"}, "split": {"train": "train"}}
+    what |= {"train": {"batch_size": 64}}
     scores = dict.fromkeys(methods_table.COLUMNS, accuracy)
     facts = {"date": "2026-11-28", "commit": "abc", "python": "3.11", "versions": {"jax": "0.10.2"}}
     more = {"num_steps": 99, "step_seconds": seconds, "cpu_seconds": 30.0, "load": 9.0, "facts": facts}
@@ -38,7 +39,7 @@ def test_rows_that_are_missing_are_named():
 
 
 def test_a_row_is_not_made_again_with_the_same_settings(monkeypatch, tmp_path):
-    asked = methods_table.Asked("photo-patches", None, 1.0, 64, tmp_path)
+    asked = methods_table.Asked("photo-patches", None, "train", 1.0, 64, tmp_path)
     known = {"what": methods_table.what_of("swav", methods_table.make_config("swav", 0, asked)), "accuracy": {}}
     made = []
     monkeypatch.setattr(methods_table, "train", lambda config, **_: made.append(config) or (fake_state(), [0.1] * 4))
@@ -54,12 +55,12 @@ def fake_state():
 
 @pytest.mark.parametrize("name", methods_table.SETTINGS)
 def test_the_settings_of_a_row_are_valid(name, tmp_path):
-    config = methods_table.make_config(name, 0, methods_table.Asked("photo-patches", None, 1.0, 64, tmp_path))
+    config = methods_table.make_config(name, 0, methods_table.Asked("photo-patches", None, "train", 1.0, 64, tmp_path))
     program_lib.check_sections(config, sharding.make_mesh())
 
 
 def test_classifiers_see_one_view_and_distillation_the_network_of_the_supervised_row(tmp_path):
-    asked = methods_table.Asked("photo-patches", None, 1.0, 64, tmp_path)
+    asked = methods_table.Asked("photo-patches", None, "train", 1.0, 64, tmp_path)
     config = methods_table.make_config("distill", 0, asked)
     assert config["augment"]["num_views"] == 1 and config["teacher"]["num_classes"] == 18
     assert config["teacher"]["encoder"] == config["encoder"]

@@ -100,7 +100,7 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, c
     shutil.copytree(evaluated[0], run)
     made = features.make_encode
     # Maps without t-SNE: the page of a run without a test split has a real one.
-    monkeypatch.setattr(report_page.html_report, "map_2d", lambda h: (np.eye(len(h), 2), np.arange(len(h))))
+    monkeypatch.setattr(report_page.retrieval, "map_2d", lambda h: (np.eye(len(h), 2), np.arange(len(h))))
     monkeypatch.setattr(features, "make_encode", lambda *_, **how: pytest.fail("the features are kept"))
     page = written_report(run, tmp_path / "page.html")
     assert "simclr, resnet10 on digits, step 5" in page and "<script" not in page and "Nearest neighbours" in page
@@ -110,7 +110,6 @@ def test_a_report_is_of_the_network_whose_probes_it_shows(evaluated, tmp_path, c
     monkeypatch.setattr(  # one encoder for both pages
         features, "make_encode", lambda *args, **how: (encoders or encoders.append(made(*args, **how)) or encoders)[0]
     )
-    monkeypatch.setattr(report_page.retrieval, "map_2d", lambda h: (np.eye(len(h), 2), np.arange(len(h))))
     load = features.load_encoder_variables
     monkeypatch.setattr(
         features, "load_encoder_variables", lambda folder, which: loaded.append(which) or load(folder, which=which)

@@ -195,7 +195,7 @@ def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
 def equal_embeddings(name: str, options: dict[str, Any]) -> Any:
     """(loss, metrics) of the method for embeddings that are all the same, in the batch and in every queue."""
     if name in methods.CLASSIFIERS:  # which start at zero, whatever they are shown, and reduce in `embed`
-        (loss, (_, metrics)), _ = run(name).value(run(name).initial, run(name).state)
+        (loss, (_, metrics, _)), _ = run(name).value(*run(name).start, views(), batch())
         return loss, metrics
     method, key = make_method(name, **options), jax.random.key(1)
     params, state = jax.eval_shape(method.init, key, views())

@@ -102,7 +102,7 @@ def test_encoder_and_head_start_from_different_keys_and_every_key_gives_other_we
 
 
 def test_make_simclr_refuses_a_temperature_that_is_not_positive():
-    with pytest.raises(base.InputError, match="temperature must be above 0; got 0"):
+    with pytest.raises(base.InputError, match="temperature must be above 0 and finite; got 0"):
         simclr.make_simclr(ENCODER, temperature=0.0)
 
 
