@@ -15,15 +15,18 @@ function element(tag, className = "", text = "") {
 function shot(row, side, words = "", mark = "") {
   const button = element("button", `shot ${mark}`);
   button.type = "button";
-  const canvas = element("canvas");
-  canvas.width = canvas.height = side;
-  canvas.style.width = canvas.style.height = `${side}px`;
-  button.append(canvas);
+  if (meta.sheets) {
+    const canvas = element("canvas");
+    canvas.width = canvas.height = side;
+    canvas.style.width = canvas.style.height = `${side}px`;
+    button.append(canvas);
+    paint(canvas, row, side).catch(() => canvas.classList.add("gone"));
+  }
   if (words) button.append(element("span", "", words));
   button.dataset.row = row;
   button.addEventListener("click", () => pick(row));
-  paint(canvas, row, side).catch(() => canvas.classList.add("gone"));
   nameOf(row).then((name) => {
+    if (!meta.sheets) button.append(element("span", "name", name)); // points only
     button.title = name;
     button.setAttribute("aria-label", name);
   });
@@ -114,6 +117,7 @@ async function showPicked() {
   const name = await nameOf(row);
   if (row !== state.picked) return;
   byId("picked-name").textContent = name;
+  byId("picked-picture").hidden = !meta.sheets;
   paint(byId("picked-picture"), row, 176).catch(() => {});
   byId("picked-picture").setAttribute("aria-label", name);
   const facts = byId("facts");

@@ -16,6 +16,7 @@ from simclr_jax.html_report import explorer as explorer_lib
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
 expect = playwright.expect
+expect.set_options(timeout=60_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -84,6 +85,8 @@ def opened(request, made, browser, tmp_path_factory):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/"
     page = browser.new_page(viewport={"width": 1300, "height": 800})
+    page.set_default_timeout(120_000)  # on a busy machine
+    page.set_default_navigation_timeout(120_000)
     asked, errors = [], []
     page.on("request", lambda one: asked.append(one.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
