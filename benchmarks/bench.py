@@ -28,6 +28,8 @@ PROGRAMS = {
     "input": ("bench_input.PROGRAM", 0.08, []),
     "stream": ("bench_stream.PROGRAM", 0.1, []),
     "startup": ("bench_startup.PROGRAM", 0.15, []),
+    "embed": ("bench_embed.PROGRAM", 0.0, []),
+    "search": ("bench_search.PROGRAM", 0.0, []),
     "step_table": ("bench_train_step.GRID_PROGRAM", 0.0, []),
 }
 

@@ -46,6 +46,9 @@ HOMES = {
     "tensorboardX": {"run.workdir"},
     "safetensors": {"interop"},
     "tensorflow": {"interop"},
+    "av": {"run.clips"},
+    "onnx": {"interop"},
+    "huggingface_hub": {"interop"},
     "torch": {"interop"},
     "torchvision": {"interop"},
     "jinja2": {"html_report"},
@@ -55,7 +58,8 @@ HOMES = {
     "umap": {"retrieval"},
 }
 LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
-    *("pyarrow", "safetensors", "tensorflow", "torch", "torchvision", "timm", "umap", "usearch")
+    *("av", "huggingface_hub", "onnx", "pyarrow", "safetensors"),
+    *("tensorflow", "torch", "torchvision", "timm", "umap", "usearch"),
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 

@@ -20,9 +20,9 @@ stopped goes on where it was.""",
     parser.add_argument("--workdir", type=flags.path, metavar="FOLDER", help="the folder of a run, whose encoder it is")
     parser.add_argument(
         "--weights",
-        type=flags.path,
+        type=flags.weights,
         metavar="FILE",
-        help="or an export, an official checkpoint, or a ResNet of torchvision, timm and others",
+        help="or an export, hf://user/model, an official checkpoint, or a ResNet of torchvision, timm and others",
     )
     flags.add_checkpoint(parser)
     parser.add_argument(

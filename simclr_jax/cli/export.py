@@ -21,7 +21,8 @@ and how good.""",
         "--format",
         default="all",
         metavar="NAMES",
-        help="all, or some of torch (torchvision's names), flax, stablehlo with commas between; default %(default)s",
+        help="all (torch, flax, stablehlo, onnx), or some of these, hub (a folder for the Hugging Face hub) and "
+        "detection (backbones for torchvision and Detectron2) with commas between; default %(default)s",
     )
     parser.add_argument(
         "--head",

@@ -1,7 +1,8 @@
-"""The work of `simclr-jax export`: the encoder of a run as files for PyTorch, Flax and StableHLO, and a card."""
+"""The work of `simclr-jax export`: the encoder of a run as files for other programs, and a card."""
 
 import contextlib
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -16,12 +17,15 @@ from jax import export as jax_export
 
 from simclr_jax import atomic_files, base, models, units
 from simclr_jax.augment import eval_view
-from simclr_jax.interop import card, torchvision, variables
+from simclr_jax.cli import export_hub
+from simclr_jax.interop import card, detection, onnx_graph, torchvision, variables
+from simclr_jax.models import norms
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, paths, progress
 from simclr_jax.run import workdir as workdir_lib
 
-FORMATS = ("torch", "flax", "stablehlo")
+USUAL = ("torch", "flax", "stablehlo", "onnx")
+FORMATS = (*USUAL, "hub", "detection")
 HEADS = {
     "none": (),
     "projection": ("projection_head",),
@@ -29,8 +33,9 @@ HEADS = {
     "all": ("projection_head", "supervised_head"),
 }
 PLATFORMS = ("cpu", "cuda", "tpu")
-# A serialized export is one flatbuffer, which ends at 2 GiB; the program itself takes less than a hundredth.
-_STABLEHLO_LIMIT = int(1.9 * 2**30)
+# A serialized export is one flatbuffer and an ONNX file one message, which end at 2 GiB; the program itself takes less
+# than a hundredth.
+_WHOLE_LIMIT = int(1.9 * 2**30)
 
 
 class _Exported(NamedTuple):
@@ -50,8 +55,8 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
         workdir: of a run made by train.
         output: a folder that does not exist, is empty, or holds an earlier export, which is then replaced.
         checkpoint: "latest", "best" or a step number.
-        format: "all" or some of "torch", "flax" and "stablehlo", with commas between; "all" leaves out, with a word,
-            what this encoder has no form for.
+        format: some of FORMATS with commas between, or "all" for those of USUAL; "all" leaves out, with a word, what
+            this encoder has no form for.
         head: which heads go with the encoder: "none", "projection", "classifier" or "all" (those the run has).
 
     Raises:
@@ -80,10 +85,14 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
         for kind, write in writers.items():
             for path in write(fresh, exported):
                 files[path.name] = _file_entry(kind, path, size=exported.size)
-        training = {"config": config, "step": step, "checkpoint": checkpoint}
+        told = export_hub.without_paths(config) if "hub" in writers else config
+        training = {"config": told, "step": step, "checkpoint": checkpoint}
         # A converted run was trained elsewhere; its record says where from.
         training |= {key: results[key] for key in ("environment", "converted") if key in results}
         content = _make_card(exported, files=files, training=training, results=results)
+        if "hub" in writers:
+            for path in export_hub.write_words(fresh, content, by_name):
+                content["files"][path.name] = _file_entry("hub", path, size=exported.size)
         workdir_lib.write_json(fresh / card.CARD, content)
     print(_summary(output, content, workdir=workdir))
     return 0
@@ -117,7 +126,7 @@ def serialize_encoder(encoder: nn.Module, encoder_variables: base.PyTree, *, siz
 
 
 def _parse_formats(text: str) -> tuple[str, ...]:
-    chosen = FORMATS if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    chosen = USUAL if text == "all" else tuple(dict.fromkeys(text.split(",")))
     unknown = [name for name in chosen if name not in FORMATS]
     if unknown:
         raise base.InputError(f"--format must be all or some of {', '.join(FORMATS)}; got {unknown[0]!r}.")
@@ -142,7 +151,14 @@ _Writer = Callable[[pathlib.Path, _Exported], list[pathlib.Path]]
 
 def _choose_writers(exported: _Exported, formats: tuple[str, ...], *, strict: bool) -> dict[str, _Writer]:
     """Format -> what writes it. One without a form for this run is refused if `strict`, else left out."""
-    writers: dict[str, _Writer] = {"torch": _write_torch, "flax": _write_flax, "stablehlo": _write_stablehlo}
+    writers: dict[str, _Writer] = {
+        "torch": _write_torch,
+        "flax": _write_flax,
+        "stablehlo": _write_stablehlo,
+        "onnx": _write_onnx,
+        "hub": _write_hub,
+        "detection": _write_detection,
+    }
     obstacles = {name: _obstacle(exported, name) for name in formats}
     possible = [name for name in FORMATS if not _obstacle(exported, name)]
     for name, obstacle in obstacles.items():
@@ -155,17 +171,36 @@ def _choose_writers(exported: _Exported, formats: tuple[str, ...], *, strict: bo
 
 def _obstacle(exported: _Exported, name: str) -> str:
     """Why this run has no form in the format `name`; "" if it has one."""
+    encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
+    if name in ("stablehlo", "onnx") and encoder_bytes > _WHOLE_LIMIT:
+        return f"A program with its weights holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
+    if name == "onnx" and importlib.util.find_spec("onnx") is None:
+        return "The onnx format needs the Python package onnx; it is not installed: pip install 'simclr-jax[onnx]'."
+    if name in ("torch", "detection") and _no_torch(exported):
+        return _no_torch(exported)
     arguments = exported.arguments
-    if name == "torch" and card.torch_class(arguments) is None:
+    if name == "detection" and (arguments["stem"] != "imagenet" or arguments["width_multiplier"] != 1):
+        found = f"stem {arguments['stem']} and width {arguments['width_multiplier']:g}"
+        return f"The backbones of detectors have the stem imagenet and width 1; this encoder has {found}."
+    if name == "detection" and card.torch_class(arguments) == card.OWN_LOADER and not _is_bottleneck(exported):
+        return "Detectors' ResNets have no projection in the first group; this encoder, of padding reference, has one."
+    return ""
+
+
+def _is_bottleneck(exported: _Exported) -> bool:
+    return "encoder/block_group1/block1/conv3/kernel" in exported.by_name
+
+
+def _no_torch(exported: _Exported) -> str:
+    """Why there are no weights under torchvision's names; "" if there are."""
+    arguments = exported.arguments
+    if card.torch_class(arguments) is None:
         ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
         return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
-    if name == "torch" and arguments["norm"] == "group":
+    if arguments["norm"] == "group":
         return "torchvision's networks have BatchNorm; this encoder has norm group."
-    if name == "torch" and exported.selector and variables.only(exported.by_name, "supervised_head"):
+    if exported.selector and variables.only(exported.by_name, "supervised_head"):
         return f"torchvision's fc takes h; this run's classifier takes layer {exported.selector} of its head."
-    encoder_bytes = sum(value.nbytes for value in variables.only(exported.by_name, "encoder").values())
-    if name == "stablehlo" and encoder_bytes > _STABLEHLO_LIMIT:
-        return f"A serialized export holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
     return ""
 
 
@@ -195,10 +230,32 @@ def _write_stablehlo(folder: pathlib.Path, exported: _Exported) -> list[pathlib.
     return [path]
 
 
+def _write_onnx(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
+    path, by_name = folder / "encoder.onnx", variables.only(exported.by_name, "encoder")
+    path.write_bytes(onnx_graph.make_model(by_name, exported.arguments, channel_groups=norms.num_channel_groups))
+    return [path]
+
+
+def _write_hub(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
+    return export_hub.write_weights(folder, exported.by_name, has_torch=not _no_torch(exported))
+
+
+def _write_detection(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
+    """The backbone under the names of torchvision's detectors and of Detectron2's."""
+    by_name = variables.only(exported.by_name, "encoder")
+    files = {"torchvision_fpn": detection.to_torchvision_fpn(by_name), "detectron2": detection.to_detectron2(by_name)}
+    for name, state in files.items():
+        variables.save(folder / f"backbone_{name}.safetensors", state)
+    return [folder / f"backbone_{name}.safetensors" for name in files]
+
+
 def _file_entry(kind: str, path: pathlib.Path, *, size: int) -> dict[str, Any]:
+    return card.file_entry(kind, size=size, num_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return card.file_entry(kind, size=size, num_bytes=path.stat().st_size, sha256=digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_card(
@@ -238,7 +295,11 @@ def _make_card(
 
 
 # What an export may consist of: a card names files, but never which ones may be removed.
-_NAMES = ("encoder.safetensors", "projection_head.safetensors", "variables.safetensors", "encoder.jax_export")
+_NAMES = (
+    *("encoder.safetensors", "projection_head.safetensors", "variables.safetensors", "encoder.jax_export"),
+    *("encoder.onnx", "model.safetensors", "config.json", "README.md"),
+    *(f"backbone_{name}.safetensors" for name in ("torchvision_fpn", "detectron2")),
+)
 
 
 def _check_target(target: pathlib.Path) -> None:
@@ -249,6 +310,9 @@ def _check_target(target: pathlib.Path) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         content = json.loads((target / card.CARD).read_text(encoding="utf-8"))
         ours = {card.CARD, *_NAMES} if content["format"] == card.FORMAT else set()
+        readme = target / "README.md"
+        if readme.is_file() and _sha256(readme) != content["files"]["README.md"]["sha256"]:
+            ours.remove(readme.name)  # somebody has written in it since
     if not target.is_dir() or {path.name for path in target.iterdir()} - ours:
         raise base.InputError(
             f"--output must be a new folder, an empty one, or an earlier export; {target} holds something else. "
@@ -266,6 +330,8 @@ def _summary(output: str, content: Mapping[str, Any], *, workdir: str) -> str:
     lines.append(f"fingerprint {content['fingerprint']}")
     if "encoder.safetensors" in files:
         lines.append(f"encoder.safetensors loads into {content['encoder']['torch_class']}")
+    if "README.md" in files:
+        lines.append(f"README.md is the model card: add a licence, then: hf upload USER/MODEL {output}")
     if content["accuracy"]["rows"]:
         lines.append("Next: docs/weights.md has the lines that load each file")
     else:

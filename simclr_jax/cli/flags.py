@@ -113,6 +113,11 @@ def path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error).strip()) from error
 
 
+def weights(text: str) -> str:
+    """The type of a flag that names weights: a path, or hf://user/model on the Hugging Face hub."""
+    return text if text.startswith("hf://") else path(text)
+
+
 def one_of(*choices: str) -> dict[str, Any]:
     """The `type` and `choices` of a flag that takes one of these words: `add_argument(..., **one_of("a", "b"))`."""
 

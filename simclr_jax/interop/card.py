@@ -13,6 +13,7 @@ from simclr_jax import base
 
 CARD = "card.json"
 FORMAT = "simclr-jax.encoder.v1"
+OWN_LOADER = "load_encoder of docs/weights.md"
 
 _BASIC = ("resnet10", "resnet18", "resnet34")  # networks of basic blocks; the others have bottlenecks
 _IN_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -23,7 +24,7 @@ _RESIZE = {
     "tf1": "bicubic, a = -0.75, source coordinate i * in / out without half-pixel centres, no antialiasing",
 }
 _NORMALIZE = (
-    "flax and stablehlo subtract mean and divide by std themselves; for torch images must be normalised before: "
+    "flax, stablehlo and onnx subtract mean and divide by std themselves; for torch images must be normalised before: "
     "(image - mean) / std"
 )
 _LOADERS = {
@@ -31,6 +32,9 @@ _LOADERS = {
     "torch": "safetensors.torch.load_file, then load_state_dict; docs/weights.md shows it",
     "flax": "safetensors.numpy.load_file, then nest the names at '/'; mean and var are batch_stats",
     "stablehlo": "h = jax.export.deserialize(bytes).call(images), images float32 [b, {size}, {size}, 3] in [0, 1]",
+    "onnx": "h = onnxruntime.InferenceSession(path).run(None, {{'images': images}})[0], images float32 [b, 3, h, w]",
+    "hub": "simclr_jax.load(folder or 'hf://user/model'); README.md has the lines for torch",
+    "detection": "load_state_dict(..., strict=False) into a detector of torchvision or Detectron2; docs/weights.md",
 }
 
 
@@ -60,7 +64,7 @@ def preprocessing(
         "range_rule": "uint8 / 255 before the resize, clip after it",
         "mean_and_std": {"mean": list(mean), "std": list(std), "rule": _NORMALIZE} if mean else None,
         "channels": "RGB",
-        "layout": {"torch": "NCHW", "flax": "NHWC", "stablehlo": "NHWC"},
+        "layout": {"torch": "NCHW", "flax": "NHWC", "stablehlo": "NHWC", "onnx": "NCHW"},
     }
 
 
@@ -78,7 +82,7 @@ def torch_class(arguments: Mapping[str, Any]) -> str | None:
     if same and arguments["width_multiplier"] == 1 and name in _IN_TORCHVISION:
         changed = " with conv1 3x3 of stride 1 and no maxpool" if stem == "cifar" else ""
         return f"torchvision.models.{name}{changed}"
-    return "load_encoder of docs/weights.md"
+    return OWN_LOADER
 
 
 def accuracy(results: Mapping[str, Any], *, step: int) -> dict[str, Any]:

@@ -11,13 +11,15 @@ import jax
 import numpy as np
 
 from simclr_jax import base, models
-from simclr_jax.interop import card, detect, foreign, torchvision, variables
+from simclr_jax.interop import card, detect, foreign, hub, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import encoder as encoder_lib
 from simclr_jax.run import feature_file, features, identity, paths
 from simclr_jax.run import workdir as workdir_lib
 
+# Of an export, the file with most in it first.
+_WEIGHTS = ("variables.safetensors", hub.WEIGHTS, "encoder.safetensors")
 _NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
 NORMALIZE = ("auto", *_NORMALIZATIONS)
 
@@ -37,6 +39,8 @@ def load(
     Args:
         path: the workdir of a run, the folder of an export, or what `simclr-jax convert` reads: official checkpoints, a
             ResNet of torchvision, timm and other programs of PyTorch (`.safetensors`; `.pth` and others need torch).
+            "hf://user/model" or "hf://user/model@revision" is one of these on the Hugging Face hub (needs
+            huggingface_hub).
         checkpoint: of a run: "latest", "best" (by kNN while training) or a step number.
         image_size: pixels that every image is brought to; None for those of the run or export, 224 for other files (32
             for a network with a stem for small images).
@@ -48,7 +52,7 @@ def load(
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
-        InputError: nothing of this is there, no such checkpoint, or an unknown value.
+        InputError: nothing of this is there, no such checkpoint, an unknown value, or the hub cannot be reached.
 
     Example::
 
@@ -56,7 +60,8 @@ def load(
         features = encoder(images)
     """
     base.check_choice(normalize, NORMALIZE, name="normalize")
-    where = pathlib.Path(paths.typed(os.fspath(path), flag="path"))
+    text = os.fspath(path)
+    where = hub.download(text) if text.startswith(hub.ADDRESS) else pathlib.Path(paths.typed(text, flag="path"))
     if (where / card.CARD).is_file():
         found = _load_export(where)
     elif workdir_lib.has_config(where):
@@ -147,14 +152,16 @@ def _load_run(folder: pathlib.Path, checkpoint: str) -> encoder_lib.Encoder:
 
 def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
     content = card.read_card(folder)
-    flax, torch = folder / "variables.safetensors", folder / "encoder.safetensors"
-    if content.get("format") != card.FORMAT or not (flax.is_file() or torch.is_file()):
+    found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    if content.get("format") != card.FORMAT or not found:
         raise base.InputError(
-            f"An export holds {card.CARD} of the format {card.FORMAT} with {flax.name} or {torch.name}; {folder} does "
+            f"An export holds {card.CARD} of the format {card.FORMAT} with one of {', '.join(_WEIGHTS)}; {folder} does "
             "not. Export again, with --format=flax."
         )
-    card.check_file(content, flax if flax.is_file() else torch)
-    by_name = variables.load(flax) if flax.is_file() else torchvision.from_torchvision(variables.load(torch))
+    card.check_file(content, found[0])
+    by_name = variables.load(found[0])
+    if not variables.only(by_name, "encoder"):
+        by_name = torchvision.from_torchvision(by_name)
     params, batch_stats = variables.unflatten(by_name)
     module = models.make_encoder(**content["encoder"]["arguments"])
     head, head_variables = _make_head(params, batch_stats, module)

@@ -102,7 +102,7 @@ def exported(tmp_path_factory):
 def test_an_export_holds_exactly_the_files_that_its_card_lists(exported):
     _, _, target, card = exported
     assert {path.name for path in target.iterdir()} == {"card.json", *card["files"]}
-    assert {entry["format"] for entry in card["files"].values()} == set(export_files.FORMATS)
+    assert {entry["format"] for entry in card["files"].values()} == set(export_files.USUAL)
     for name, entry in card["files"].items():
         content = (target / name).read_bytes()
         assert entry["bytes"] == len(content) and entry["sha256"] == hashlib.sha256(content).hexdigest()
@@ -190,13 +190,13 @@ def test_stablehlo_of_a_fresh_call_gives_our_features_at_any_batch_size(exported
 def test_selective_kernels_have_stablehlo_and_flax_and_no_torch(tmp_path, capsys, name):
     trees = make_run(tmp_path / "run", name=name, width_multiplier=0.03125, sk_ratio=0.0625, stem="imagenet")
     arguments = {"workdir": str(tmp_path / "run"), "output": str(tmp_path / "out"), **ARGUMENTS}
-    with pytest.raises(base.InputError, match=r"no selective kernels.*--format=flax or --format=stablehlo"):
+    with pytest.raises(base.InputError, match=r"no selective kernels.*--format=flax or --format=stablehlo or"):
         export.main(**{**arguments, "format": "torch"})
     assert not (tmp_path / "out").exists()
     assert export.main(**arguments) == 0
     assert "Without torch" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "card.json", "variables.safetensors", "encoder.jax_export"
+        "card.json", "variables.safetensors", "encoder.jax_export", "encoder.onnx"
     }  # fmt: skip
     images = draw_images(2, 16)
     h = jax_export.deserialize((tmp_path / "out" / "encoder.jax_export").read_bytes()).call(images)
@@ -219,7 +219,9 @@ def test_wrong_usage_is_one_line_and_writes_nothing(exported, tmp_path):
     (tmp_path / "file").write_text("mine")
     mistakes = {
         "folder of a run": {"workdir": str(tmp_path / "nothing")},
-        "--format must be all or some of torch, flax, stablehlo; got 'onnx'": {"format": "torch,onnx"},
+        "--format must be all or some of torch, flax, stablehlo, onnx, hub, detection; got 'tf'": {
+            "format": "torch,tf"
+        },
         "--head must be one of none, projection, classifier, all; got 'both'": {"head": "both"},
         "checkpoint must be latest, best or one of the steps 7; got '8'": {"checkpoint": "8"},
         "full holds something else": {"output": str(tmp_path / "full")},

@@ -1,0 +1,91 @@
+"""Our encoders as ONNX graphs: onnxruntime gives the official code's features, and ours."""
+
+import inspect
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import base, models
+from simclr_jax.interop import detect, foreign, onnx_graph, variables
+from simclr_jax.models import norms
+from tests import golden, oracles
+from tests.cli import test_convert
+
+onnxruntime = pytest.importorskip("onnxruntime")
+# Relative to the largest feature, as between any two float32 libraries; observed at most 2e-6.
+TOLERANCE = 1e-4
+DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(models.make_encoder).parameters.items()}
+CASES = [
+    # Maps of odd and of even sides in front of every pool and stride.
+    ({"name": "resnet10", "width_multiplier": 0.125, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2)}, (33, 40)),
+    ({"name": "resnet10", "width_multiplier": 0.125, "stem": "cifar", "sk_ratio": 0.0625, "se_ratio": 0.25}, (9, 8)),
+    ({"name": "resnet10", "width_multiplier": 0.5, "norm": "group"}, (35, 32)),
+    pytest.param(
+        {"name": "resnet50", "width_multiplier": 0.125, "padding": "torchvision"}, (67, 64), marks=pytest.mark.slow
+    ),
+    pytest.param({"name": "resnet18", "width_multiplier": 2.0, "norm": "frozen"}, (64, 64), marks=pytest.mark.slow),
+    pytest.param({"name": "resnet50", "width_multiplier": 0.125, "sk_ratio": 0.0625}, (34, 45), marks=pytest.mark.slow),
+]
+
+
+def make(encoder: dict, sides: tuple[int, int]) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
+    """(the ONNX model, images -> our h) of an encoder with golden weights."""
+    network = models.make_encoder(**encoder)
+    images = jax.ShapeDtypeStruct((2, *sides, 3), np.float32)
+    trees = oracles.golden_variables(jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images))
+    by_name = variables.flatten({"encoder": trees["params"]}, {"encoder": trees.get("batch_stats", {})})
+    model = onnx_graph.make_model(by_name, DEFAULTS | encoder, channel_groups=norms.num_channel_groups)
+    return model, lambda images: np.asarray(jax.jit(lambda v, x: network.apply(v, x, train=False))(trees, images))
+
+
+def run(model: bytes, images: np.ndarray) -> np.ndarray:
+    """h of onnxruntime for images [N, H, W, 3]."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (h,) = session.run(["h"], {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)})
+    assert h.dtype == np.float32 and session.get_outputs()[0].shape[1] == h.shape[1]
+    return h
+
+
+@pytest.mark.parametrize("name", ["ckpt_tf1_r18_w0.0625", "ckpt_tf1_r50_sk_w0.03125"])
+def test_onnxruntime_gives_what_the_official_code_computed_with_a_checkpoint(tmp_path, name):
+    arrays = test_convert.official_file(tmp_path / "w.safetensors", name)
+    by_name = variables.only(foreign.read(tmp_path / "w.safetensors").by_name, "encoder")
+    arguments = {**DEFAULTS, **detect.find_architecture(by_name, padding="reference").encoder}
+    h, expected = run(onnx_graph.make_model(by_name, arguments), arrays["input"]), arrays["features"]
+    np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "encoder"),
+    [
+        ("resnet_r50_sk_imagenet_64", {"name": "resnet50", "sk_ratio": 0.0625}),
+        ("resnet_r50_imagenet_64", {"name": "resnet50"}),
+        ("resnet_r18_w2_cifar_32", {"name": "resnet18", "stem": "cifar", "width_multiplier": 2.0}),
+    ],
+)
+def test_onnxruntime_gives_the_recorded_features_of_the_official_code(file, encoder):
+    recorded = golden.load(file)
+    model, _ = make(encoder, recorded["input"].shape[1:3])
+    h, expected = run(model, recorded["input"]), recorded["eval/features_f64"]
+    np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("encoder", "sides"), CASES)
+def test_onnxruntime_gives_our_features_at_any_batch_and_size(encoder, sides):
+    images = np.random.default_rng(0).random((3, *sides, 3), np.float32)
+    model, ours = make(encoder, sides)
+    h, expected = run(model, images), ours(images)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    np.testing.assert_allclose(run(model, images[:1]), h[:1], rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    assert run(model, images[:, :-1, :-2]).shape == h.shape
+
+
+def test_without_onnx_it_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(base.InputError, match=r"onnx, which is not installed\. pip install 'simclr-jax\[onnx\]'"):
+        onnx_graph.make_model({}, {})
