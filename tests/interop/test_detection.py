@@ -85,7 +85,8 @@ def test_torchvisions_mask_rcnn_takes_the_backbone_and_trains(tmp_path, monkeypa
     assert export.main(workdir=str(tmp_path / "run"), output=str(tmp_path / "exports" / "detection"), **arguments) == 0
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
-    code = doc_block("resnet_fpn_backbone").replace("num_classes=91", "num_classes=2, min_size=128, max_size=128")
+    small = "num_classes=2, min_size=128, max_size=128, rpn_post_nms_top_n_train=64, box_batch_size_per_image=16"
+    code = doc_block("resnet_fpn_backbone").replace("num_classes=91", small)
     scope = {}
     exec(compile(code, "docs/weights.md", "exec"), scope)
     model, found = scope["model"], scope["found"]
@@ -100,10 +101,10 @@ def test_torchvisions_mask_rcnn_takes_the_backbone_and_trains(tmp_path, monkeypa
     pictures, targets = squares(torch, 2)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     losses, model = [], model.train()
-    for _ in range(8):
+    for _ in range(6):
         loss = sum(model(pictures, targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert np.isfinite(losses).all() and np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
