@@ -66,7 +66,9 @@ def browser():
         opened.close()
 
 
-@pytest.fixture(scope="module", params=["file", "folder", "server"])
+@pytest.fixture(
+    scope="module", params=["file", *(pytest.param(way, marks=pytest.mark.slow) for way in ("folder", "server"))]
+)
 def opened(request, made, browser, tmp_path_factory):
     """(the page, the addresses that it asked for, its errors) of one file, of a folder from disk, and served."""
     explorer, draw = made
