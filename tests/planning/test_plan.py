@@ -22,6 +22,22 @@ def planned(name="imagenet_resnet50", *, kind="h200", devices=8, memory=None, **
     return plan.make_plan(config, kind=kind, devices=devices, memory=memory, compiler="none")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured_once():
+    """A network is traced once, whoever asks."""
+    known, measure = {}, plan.measure
+
+    def look_up(config, shape, *, kind):
+        key = repr((config, shape, kind))
+        if key not in known:
+            known[key] = measure(config, shape, kind=kind)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plan, "measure", look_up)
+        yield
+
+
 @pytest.fixture(scope="module")
 def imagenet():
     return planned()
