@@ -33,7 +33,8 @@ test-all: $(VENV)/.test
 	$(MAKE) test-processes
 
 # Several devices and two processes against one, and peers that are killed or stopped: about three minutes.
-PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py
+PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py \
+  tests/losses/test_family_on_devices.py
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
 

@@ -480,6 +480,7 @@ def test_restarts_leave_the_first_period_and_begin_warm_up_and_cosine_anew():
     assert all(float(first(jnp.asarray(step))) == rates[step] for step in range(21))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [(0.0,), (-1.0,), (6.0,), (7.0,), (3.0, 2.0), (2.0, 2.0), ("2",), (True,)])
 def test_restarts_that_do_not_rise_within_the_training_are_refused(epochs):
     with pytest.raises(base.InputError, match=r"schedule\.restart_epochs must rise"):

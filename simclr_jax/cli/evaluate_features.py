@@ -86,7 +86,9 @@ def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], _Both | None
     probe = config_lib.call(probes.make_settings, config, "probe")
     how = features.evaluation_settings(config)
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
-    images = [features.evaluation_images(split, **how) for split in (both.train_set, both.test_set)]
+    images = [
+        features.evaluation_images(split, **how, keep=probes.small_images) for split in (both.train_set, both.test_set)
+    ]
     # Placed once, not with every batch, and as those of the untrained network, which shares the compiled program.
     variables = sharding.put_replicated(how["mesh"], features.encoder_variables(subject.params, subject.method_state))
     collected = collect_features(subject, variables, encode=encode, images=images)
@@ -236,7 +238,11 @@ def collect_features(
         "pixels": (probes.pixel_features(images[0]), probes.pixel_features(images[1])),
     }
     if config["data"]["name"] == "photo-patches":
-        collected["histogram"] = (probes.histogram_features(images[0]), probes.histogram_features(images[1]))
+        train, test = (
+            features.evaluation_images(split, **how, keep=probes.histogram_features)
+            for split in (both.train_set, both.test_set)
+        )
+        collected["histogram"] = (train, test)
     return collected
 
 

@@ -20,15 +20,19 @@ _NUM_MAPPED = 50  # a map of fewer images shows nothing
 
 
 class _Seen(NamedTuple):
-    """Features and images of the training split, and of the split that the page shows."""
+    """Features and pixels of the training split, and of the split that the page shows.
+
+    Pixels are what `probes.small_images` keeps of the evaluation crops; `how` tells how to make the crops themselves.
+    """
 
     both: splits.Splits
+    how: Mapping[str, Any]
     train_h: np.ndarray
-    train_images: np.ndarray
+    train_pixels: np.ndarray
     # The test split; without one the training images themselves, each compared with the others.
     shown_set: data.ImageSet
     shown_h: np.ndarray
-    shown_images: np.ndarray
+    shown_pixels: np.ndarray
     is_training: bool
 
 
@@ -139,11 +143,11 @@ def _choose_features(
 
 def _look(config: Mapping[str, Any], both: splits.Splits, h: _Features) -> _Seen:
     how = features.evaluation_settings(config)
-    train_images = features.evaluation_images(both.train_set, **how)
+    train_pixels = features.evaluation_images(both.train_set, **how, keep=probes.small_images)
     if both.test_set is None or h[1] is None:
-        return _Seen(both, h[0], train_images, both.train_set, h[0], train_images, True)
-    test_images = features.evaluation_images(both.test_set, **how)
-    return _Seen(both, h[0], train_images, both.test_set, h[1], test_images, False)
+        return _Seen(both, how, h[0], train_pixels, both.train_set, h[0], train_pixels, True)
+    test_pixels = features.evaluation_images(both.test_set, **how, keep=probes.small_images)
+    return _Seen(both, how, h[0], train_pixels, both.test_set, h[1], test_pixels, False)
 
 
 def _notes(seen: _Seen, reason: str | None) -> list[str]:
@@ -171,13 +175,16 @@ def _neighbors(seen: _Seen) -> html_report.Neighbors | None:
     k = min(_NUM_NEIGHBORS, len(seen.train_h) - seen.is_training)
     if k < 1:
         return None
-    both_pixels = probes.pixel_features(seen.train_images), probes.pixel_features(seen.shown_images)
+    both_pixels = probes.pixel_features(seen.train_pixels), probes.pixel_features(seen.shown_pixels)
     spaces = {"learned": (seen.train_h, seen.shown_h), "pixels": both_pixels}
     queries = _evenly_spaced(np.arange(len(seen.shown_h)), _NUM_QUERIES)
     found = {name: _nearest(seen, space, queries, k=k) for name, space in spaces.items()}
-    learned, pixels = (seen.train_images[found[name]] for name in ("learned", "pixels"))
+    learned, pixels = features.crops_of_rows(
+        seen.both.train_set, np.stack([found["learned"], found["pixels"]]), **seen.how
+    )
     split = "training" if seen.is_training else "test"
-    shown = html_report.Neighbors(seen.shown_images[queries], learned, pixels, split=split)
+    shown_images = features.crops_of_rows(seen.shown_set, queries, **seen.how)
+    shown = html_report.Neighbors(shown_images, learned, pixels, split=split)
     train_labels, labels = seen.both.train_set.labels, seen.shown_set.labels
     if len(np.unique(train_labels[probes.labelled_rows(train_labels)])) < 2:
         return shown  # with one class every neighbour would be of the right one
@@ -225,14 +232,16 @@ def _evenly_spaced(rows: np.ndarray, wanted: int) -> np.ndarray:
 
 def _map(seen: _Seen) -> html_report.Embedding:
     """The test images on a plane, or the training images where the test split is too small to show anything."""
-    shown = ("test", seen.shown_h, seen.shown_images, seen.shown_set.labels)
+    shown = ("test", seen.shown_h, seen.shown_set)
     if seen.is_training or len(seen.shown_h) < min(_NUM_MAPPED, len(seen.train_h)):
-        shown = ("training", seen.train_h, seen.train_images, seen.both.train_set.labels)
-    split, h, images, labels = shown
+        shown = ("training", seen.train_h, seen.both.train_set)
+    split, h, image_set = shown
+    labels = image_set.labels
     positions, rows = retrieval.map_2d(h)
     has_labels = len(probes.labelled_rows(labels[rows])) > 0
     known = labels[rows] if has_labels else None
-    return html_report.Embedding(positions, labels=known, thumbnails=images[rows], split=split)
+    thumbnails = features.crops_of_rows(image_set, rows, **seen.how)
+    return html_report.Embedding(positions, labels=known, thumbnails=thumbnails, split=split)
 
 
 def _confusion(config: Mapping[str, Any], seen: _Seen) -> html_report.Confusion | None:

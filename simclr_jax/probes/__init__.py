@@ -4,7 +4,7 @@ Every probe has a named protocol which is written next to its score, and the lab
 numbers with the same protocol can be compared.
 """
 
-from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca
+from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca, small_images
 from simclr_jax.probes.classifier import class_scores, top_k_accuracy
 from simclr_jax.probes.doctor import Signs, diagnose
 from simclr_jax.probes.label_free import (
@@ -76,6 +76,7 @@ __all__ = [
     "ridge",
     "rows_by_name",
     "rows_to_train",
+    "small_images",
     "stratified_split",
     "top_k_accuracy",
     "uniformity",

@@ -11,6 +11,29 @@ _SLICE = 4096
 _MAX_SIDE = 32
 
 
+def small_images(images: np.ndarray) -> np.ndarray:
+    """What `pixel_features` and `near_duplicates` keep of images: float32 [N, h, w, 3] in [-0.5, 0.5], 32x32 at most.
+
+    Batch by batch this takes 12 kB an image of any size, where the crops of a large set would not fit.
+
+    Args:
+        images: uint8 [N, H, W, 3]. With a side above 32 px they are reduced to 32x32 by area averaging.
+
+    Example:
+        >>> probes.small_images(np.zeros((2, 64, 64, 3), np.uint8)).shape
+        (2, 32, 32, 3)
+    """
+    height, width = images.shape[1:3]
+    shrink = max(height, width) > _MAX_SIDE
+    small = images.astype(np.float32) / np.float32(255.0) - np.float32(0.5)
+    if shrink:
+        small = np.einsum("ih,nhwc->niwc", _averaging_matrix(height, _MAX_SIDE), small, optimize=True)
+        small = np.einsum("jw,niwc->nijc", _averaging_matrix(width, _MAX_SIDE), small, optimize=True)
+        # Equal channels stay equal to the bit, by which grey images are told.
+        small = np.where(_grey(images)[:, None, None, None], small[..., :1], small)
+    return small
+
+
 def pixel_features(images: np.ndarray) -> np.ndarray:
     """The pixels as features: float32 [N, h*w*3] in [-0.5, 0.5], or [N, h*w] if every image is grey.
 
@@ -18,25 +41,18 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
     two images is not ruled by their common brightness.
 
     Args:
-        images: uint8 [N, H, W, 3], evaluation views (no padding).
+        images: uint8 [N, H, W, 3], evaluation views (no padding), or what `small_images` kept of them.
 
     Example:
         >>> probes.pixel_features(np.zeros((2, 4, 4, 3), np.uint8)).shape
         (2, 16)
     """
-    images = images[..., :1] if _is_grey(images) else images
-    height, width = images.shape[1:3]
-    shrink = max(height, width) > _MAX_SIDE
-    rows = _averaging_matrix(height, _MAX_SIDE if shrink else height)
-    columns = _averaging_matrix(width, _MAX_SIDE if shrink else width)
-    features = np.empty((len(images), len(rows) * len(columns) * images.shape[-1]), np.float32)
-    for start in range(0, len(images), _SLICE):
-        part = images[start : start + _SLICE].astype(np.float32) / np.float32(255.0) - np.float32(0.5)
-        if shrink:
-            part = np.einsum("ih,nhwc->niwc", rows, part, optimize=True)
-            part = np.einsum("jw,niwc->nijc", columns, part, optimize=True)
-        features[start : start + _SLICE] = part.reshape(len(part), -1)
-    return features
+    if images.dtype == np.uint8:
+        parts = [small_images(images[start : start + _SLICE]) for start in range(0, len(images), _SLICE)]
+        images = np.concatenate(parts) if parts else images.astype(np.float32)
+    if _is_grey(images):
+        images = images[..., :1]
+    return images.reshape(len(images), int(np.prod(images.shape[1:])))
 
 
 def histogram_features(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
@@ -104,10 +120,12 @@ def _principal_directions(sample: jax.Array, start: jax.Array) -> jax.Array:
 
 
 def _is_grey(images: np.ndarray) -> bool:
-    return all(
-        np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 0], part[..., 2])
-        for part in (images[start : start + _SLICE] for start in range(0, len(images), _SLICE))
-    )
+    return all(_grey(images[start : start + _SLICE]).all() for start in range(0, len(images), _SLICE))
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """bool [N]: whether an image has three equal channels."""
+    return (images[..., :1] == images).all(axis=(1, 2, 3))
 
 
 def _averaging_matrix(size: int, out_size: int) -> np.ndarray:

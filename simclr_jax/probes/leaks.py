@@ -21,8 +21,8 @@ def near_duplicates(train_images: np.ndarray, test_images: np.ndarray) -> np.nda
     at. Images of almost no contrast take no part. Mirrored, rotated or otherwise cropped copies are not found.
 
     Args:
-        train_images: uint8 [N, h, w, 3], evaluation views.
-        test_images: uint8 [M, h, w, 3].
+        train_images: uint8 [N, h, w, 3], evaluation views, or what `small_images` kept of them.
+        test_images: uint8 [M, h, w, 3], or the same.
 
     Raises:
         InputError: the two have images of different sizes.

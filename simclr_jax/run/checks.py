@@ -51,7 +51,7 @@ def check(
         h: float32 [N, D], of the training split.
         rows: of `probes.probe_rows`.
         encode: gives the features.
-        images: evaluation views of both splits, uint8 [N, h, w, 3] and [M, h, w, 3].
+        images: what `probes.small_images` keeps of the evaluation views of both splits.
     """
     config, both = subject.config, subject.both
     assert both.test_set is not None

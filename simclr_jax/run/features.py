@@ -1,6 +1,7 @@
 """Running a frozen encoder over a split: images in, representation and evaluation images out."""
 
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -108,18 +109,37 @@ def evaluation_images(
     batch_size: int,
     mesh: Mesh,
     streaming: Streaming | None = None,
+    keep: Callable[[np.ndarray], np.ndarray] = lambda images: images,
 ) -> np.ndarray:
-    """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures."""
+    """The evaluation crops themselves, uint8 [N, size, size, 3], for baselines on pixels and for pictures.
+
+    `keep` takes the crops of a batch, uint8 [n, size, size, 3], and gives what to keep of them: those of a large split
+    take more memory than there is.
+    """
     if data.is_encoded(image_set):
         whole = jax.jit(lambda crops: crops[:, 0], out_shardings=sharding.replicated(mesh))
         crops = _crop_batches(image_set, streaming, batch_size=batch_size, mesh=mesh)
-        return np.concatenate([np.asarray(whole(rows))[:count] for rows, count in crops])
+        return np.concatenate([keep(np.asarray(whole(rows))[:count]) for rows, count in crops])
+    return _over_batches(_make_crop(size, resize, mesh), image_set, batch_size=batch_size, mesh=mesh, keep=keep)
+
+
+@functools.cache
+def _make_crop(size: int, resize: str, mesh: Mesh) -> Callable[[base.Array, base.Array], base.Array]:
+    """(images, sizes) -> evaluation crops uint8 [n, size, size, 3]; compiled once for all sets."""
     eval_view = sharding.map_rows(augment.make_eval_view(image_size=size, resize=resize), mesh, row_args=(True, True))
-    crop = jax.jit(
+    return jax.jit(
         lambda images, sizes: (eval_view(images, sizes) * 255.0 + 0.5).astype("uint8"),
         out_shardings=sharding.replicated(mesh),
     )
-    return _over_batches(crop, image_set, batch_size=batch_size, mesh=mesh)
+
+
+def crops_of_rows(image_set: data.ImageSet, rows: np.ndarray, **how: Any) -> np.ndarray:
+    """The evaluation crops of some examples, uint8 [*rows.shape, size, size, 3]; `how` as for `evaluation_images`."""
+    batch_size = min(how["batch_size"], len(image_set.images))
+    # Whole batches, so that sets of any number of rows share one program.
+    padded = np.resize(rows, batch_size * math.ceil(rows.size / batch_size))
+    crops = evaluation_images(data.subset(image_set, padded), **how)[: rows.size]
+    return crops.reshape(*rows.shape, *crops.shape[1:])
 
 
 def view_samples(
@@ -210,9 +230,14 @@ def _crop_batches(
 
 
 def _over_batches(
-    fn: Callable[[base.Array, base.Array], base.Array], image_set: data.ImageSet, *, batch_size: int, mesh: Mesh
+    fn: Callable[[base.Array, base.Array], base.Array],
+    image_set: data.ImageSet,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    keep: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> np.ndarray:
-    """fn over all images in batches of one shape, rounded up so that every device has as many rows."""
+    """`keep` of fn over all images in batches of one shape, rounded up so that every device has as many rows."""
     num_images = len(image_set.images)
     batch_size = mesh.size * math.ceil(min(batch_size, num_images) / mesh.size)
     results = []
@@ -220,5 +245,5 @@ def _over_batches(
         # The last batch is padded with its last image; every process reads only the rows of its own devices.
         rows = np.minimum(np.arange(start, start + batch_size), num_images - 1)
         out = fn(sharding.gather_rows(mesh, image_set.images, rows), sharding.gather_rows(mesh, image_set.sizes, rows))
-        results.append(np.asarray(jax.device_get(out))[: num_images - start])
+        results.append(keep(np.asarray(jax.device_get(out))[: num_images - start]))
     return np.concatenate(results)

@@ -108,6 +108,7 @@ def test_color_jitter_at_once_equals_the_reference(compare):
         compare("jitter v2, all images at once", ours, arrays[f"jitter/{k:02d}"], limit=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_color_jitter_at_once_takes_every_order_and_leaves_images_alone():
     # From below 0 to above 1, as a bicubic resize leaves them.
     image = np.random.default_rng(3).uniform(-0.1, 1.1, (9, 7, 3)).astype(np.float32)

@@ -46,6 +46,7 @@ def test_adjust_crop_equals_the_reference(case, compare):
     _check_crop_case(golden.load("crop_resize"), *case, compare=compare)
 
 
+@pytest.mark.slow
 def test_adjust_crop_equals_jax_but_for_the_table_of_weights(compare):
     arrays = golden.load("crop_resize")
     for name, resize in _crop_outputs(arrays):
@@ -115,6 +116,7 @@ def test_resize_weights_do_not_look_beyond_the_window_and_sum_to_one():
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_flip_reverses_the_output_rows():
     plain = resizing.resize_weights(3, 17, source_size=30, out_size=24)
     flipped = jax.jit(lambda f: resizing.resize_weights(3, 17, source_size=30, out_size=24, flip=f))(True)

@@ -20,6 +20,7 @@ def test_pillows_views_are_those_of_torchvision_pixel_by_pixel(compare, shape, r
     compare(f"Pillow's views, {resize}", views, recorded[f"{shape}_{resize}"], limit=0, source="torchvision")
 
 
+@pytest.mark.slow
 def test_the_first_view_is_that_of_evaluation_and_the_others_are_its_mirror_image_and_the_corners():
     images = RNG.integers(0, 256, (2, 40, 40, 3), np.uint8)
     sizes = np.asarray([[40, 26], [18, 40]], np.int32)

@@ -41,6 +41,7 @@ def test_views_of_given_crops_are_those_of_the_whole_pictures(loop):
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.502 / 255)
 
 
+@pytest.mark.slow
 def test_the_jitter_is_the_same_too():
     settings = {"image_size": SIZE, "color_jitter_strength": 0.5}
     pictures, positions = np.full((6, 30, 40, 3), [200, 120, 60], np.uint8), np.arange(6, dtype=np.int32)

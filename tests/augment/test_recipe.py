@@ -28,6 +28,7 @@ def test_blur_and_solarisation_happen_as_often_as_each_view_says():
     np.testing.assert_allclose(np.mean(drawn.solarize_applied, axis=0), [0.0, 0.2], atol=4 * (0.16 / 2000) ** 0.5)
 
 
+@pytest.mark.slow
 def test_views_take_several_numbers_in_turn():
     drawn = draws(count=50, num_views=5, blur_probability=(1.0, 0.0))
     np.testing.assert_array_equal(np.mean(drawn.blur_applied, axis=0), [1, 0, 1, 0, 1])
@@ -43,6 +44,7 @@ def test_what_other_settings_draw_does_not_depend_on_solarisation():
     assert not np.any(plain.solarize_applied) and 0 < np.mean(more.solarize_applied) < 1
 
 
+@pytest.mark.slow
 def test_four_strengths_are_the_widths_of_the_jitter():
     """Factors in 1 +- b, 1 +- c, 1 +- s, shifts in +- h; the same as one strength where that says the same."""
     jitter = draws(color_jitter_strength=(0.4, 0.3, 0.2, 0.1)).jitter
@@ -77,6 +79,7 @@ def test_small_crops_come_beside_the_views():
     np.testing.assert_allclose(one[1], small[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_views_are_the_same_with_and_without_small_crops():
     alone = jax.jit(augment.make_simclr_views(**{**MULTI, "num_small_views": 0}, solarize_probability=0.5, loop="map"))
     np.testing.assert_allclose(alone(KEY, IMAGES), multi_crop("map")[0], atol=1e-6)
@@ -133,6 +136,7 @@ def test_crops_of_torchvisions_sampler_are_distributed_as_torchvisions(case):
     assert np.any((ours[0] + ours[2] == height) & (ours[2] < height))
 
 
+@pytest.mark.slow
 def test_torchvisions_sampler_takes_the_middle_of_an_image_that_nothing_fits():
     draw = functools.partial(augment.draw_crop_box_torchvision, height=4, width=400, area_range=(0.9, 1.0))
     boxes = np.stack(jax.vmap(draw)(jax.random.split(KEY, 20)))

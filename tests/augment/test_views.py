@@ -159,6 +159,7 @@ def test_equal_images_at_different_positions_get_different_views():
     assert len(np.unique(made.reshape(12, -1), axis=0)) == 12
 
 
+@pytest.mark.slow
 def test_views_of_an_image_do_not_depend_on_the_batch_around_it():
     sizes, positions = _sizes(IMAGES), _positions(IMAGES)
     made = np.asarray(_make_views(KEY, IMAGES, sizes, positions))
@@ -185,7 +186,7 @@ def test_one_view_equals_its_place_in_the_batch():
     np.testing.assert_allclose(view, APPLY(IMAGES, draws)[3, 1], atol=REORDERED)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size, canvas", [(SIZE, (50, 60)), (96, (130, 110))])
 def test_map_and_vmap_give_the_same_views(size, canvas):
     images = _pictures(6, *canvas)
@@ -205,6 +206,7 @@ def test_padding_of_the_canvas_never_shows():
     np.testing.assert_allclose(APPLY(canvas, draws), APPLY(IMAGES, draws), atol=REORDERED)
 
 
+@pytest.mark.slow
 def test_sigma_is_shared_by_a_view_and_draws_are_independent_of_each_other():
     sizes, positions = np.full((4000, 2), 40, np.int32), np.arange(4000, dtype=np.int32)
     sigma = np.asarray(DRAW(KEY, _sizes(IMAGES), _positions(IMAGES)).blur_sigma)
@@ -254,6 +256,7 @@ def test_views_at_once_use_neither_gathers_of_pixels_nor_convolutions_and_two_pr
     assert all("x50x60x" not in line and "x32x32x" not in line for line in text.splitlines() if '.gather"' in line)
 
 
+@pytest.mark.slow
 def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
     make = augment.make_crop_flip_views(image_size=24, loop="map")
     made = jax.jit(make)(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))

@@ -222,6 +222,7 @@ class Options:
     case, repeats, worker = ("small",), 1, "ours"
 
 
+@pytest.mark.slow
 def test_a_worker_is_checked_before_its_calls_or_behind_them(tmp_path):
     said = []
     implementations = {

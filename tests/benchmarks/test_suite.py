@@ -68,6 +68,7 @@ def test_the_ceilings_on_an_h200_are_those_derived_by_hand(name, expected):
     assert facts["flops"] == pytest.approx({settings.RESNET50: 24.3e9, settings.CIFAR: 3.33e9}[name], rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_ceiling_does_not_depend_on_forms_of_batch_norm_and_needs_the_probes():
     config = settings.load(settings.CIFAR, figures.Job(tiny=True))
     plain = settings.ceiling(config, H200)
@@ -368,6 +369,7 @@ def test_predicting_needs_the_compiler(monkeypatch, capsys):
     assert ahead.main(["rows"]) == 2 and "aot-gpu" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_our_rows_need_nothing_beyond_jax_flax_optax_orbax_and_numpy():
     absent = ("ml_collections", "tensorboardX", "tensorflow_datasets", "safetensors", "tqdm", "PIL", "array_record")
     code = f"""

@@ -240,6 +240,7 @@ def test_torchvision_files_become_runs_with_torchvisions_padding(tmp_path, sourc
     assert re.search("compared with torchvision|difference to torchvision", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_classifier_of_simclr_converter_does_not_make_its_network_a_supervised_one(tmp_path, source, monkeypatch):
     by_name = golden_by_name(name="resnet50", width_multiplier=1 / 64, classes=4)
     state = torchvision.to_torchvision(by_name)
@@ -254,6 +255,7 @@ def test_the_classifier_of_simclr_converter_does_not_make_its_network_a_supervis
     assert written["method"]["name"] == "simclr" and written["encoder"]["padding"] == "reference"
 
 
+@pytest.mark.slow
 def test_padding_can_be_chosen_where_shapes_leave_it_open(tmp_path, source):
     by_name = golden_by_name(name="resnet50", width_multiplier=1 / 64)
     variables.save(source, by_name)

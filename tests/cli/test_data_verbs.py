@@ -45,6 +45,7 @@ def test_from_photos_to_a_prepared_set_and_a_look_at_it(tmp_path, monkeypatch, c
         assert sheet.width > 2 * 128 and sheet.height > 5 * 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "views", "name"),
     [

@@ -172,6 +172,7 @@ def test_the_fingerprint_is_that_of_the_weights_in_every_format(exported):
     assert variables.fingerprint(head) == card["head_fingerprints"]["projection_head"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("count", [1, 5])
 def test_stablehlo_of_a_fresh_call_gives_our_features_at_any_batch_size(exported, count):
     run, trees, target, _ = exported

@@ -243,7 +243,7 @@ def test_a_classifier_is_scored_on_labelled_images_by_what_can_fail(monkeypatch,
     assert not evaluate_features.has_classifier(params, test_set._replace(class_names=("a", "b", "c")))
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [[0, 1, -1], None])
 def test_the_report_of_a_run_without_a_test_split_is_of_its_training_images(workdir, give, labels, tmp_path, capsys):
     """Labelled in part, or not at all; the class of an image is not told by the image itself."""
@@ -269,7 +269,7 @@ def test_neighbours_among_the_training_images_are_never_the_image_itself():
     h = np.repeat(np.eye(4, 3), 3, axis=0)  # three equal rows of each kind, and three of zeros
     image_set = partly(splits.load(settings()).train_set, rows=12)._replace(images=images)
     both = splits.Splits(image_set, None, False, 0)
-    seen = report_page._Seen(both, h, images, image_set, h, images, True)
+    seen = report_page._Seen(both, {}, h, images, image_set, h, images, True)
     found = report_page._nearest(seen, (h, h), np.arange(12), k=2)
     assert found.shape == (12, 2)
     for row in range(9):
@@ -311,7 +311,7 @@ def test_preview_draws_the_asked_number_of_images(tmp_path):
         preview.main(config=settings(), output=str(tmp_path / "no" / "views.png"), num_images=3)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "format"), [(".JPG", "JPEG"), (".webp", "WEBP")])
 def test_preview_writes_the_format_that_the_name_says(tmp_path, ending, format):
     from PIL import Image

@@ -432,6 +432,7 @@ def test_page_of_a_realistic_run_is_below_five_megabytes():
     assert len(text.encode()) < 5e6
 
 
+@pytest.mark.slow
 def test_page_stays_below_six_megabytes_even_for_noise_which_no_format_compresses():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (3000, 32, 32, 3), dtype=np.uint8)

@@ -53,6 +53,7 @@ def test_the_structures_are_those_of_the_encoders():
     assert detect.STRUCTURES.keys() == models.ENCODERS.keys()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_the_arguments_of_an_encoder_are_read_back_from_its_variables(case):
     found = detect.find_architecture(

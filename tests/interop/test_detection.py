@@ -45,6 +45,7 @@ def test_layers_keep_their_weights():
     assert "backbone.body.layer2.2.bn2.running_mean" in detection.to_torchvision_fpn(dict.fromkeys(names, np.ones(1)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("encoder", "told"),
     [

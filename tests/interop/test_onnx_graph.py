@@ -74,6 +74,7 @@ def test_onnxruntime_gives_the_recorded_features_of_the_official_code(file, enco
     np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("encoder", "sides"), CASES)
 def test_onnxruntime_gives_our_features_at_any_batch_and_size(encoder, sides):
     images = np.random.default_rng(0).random((3, *sides, 3), np.float32)

@@ -83,7 +83,7 @@ def check_golden(case: str, *, dtype: str, tolerance: dict[str, float], compare)
     dense.compare_gradient(case, gradient, compare=compare, words=words, limit=tolerance["gradient"])
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", dense.CASES_FLOAT32)
 def test_blockwise_equals_the_reference_in_float32(case, compare):
     check_golden(case, dtype="float32", tolerance={"loss": 1e-5, "entropy": 1e-5, "gradient": 2e-5}, compare=compare)
@@ -107,7 +107,7 @@ def test_blockwise_equals_the_reference_in_float64(case, compare):
         )
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("temperature", [0.005, 0.03, 0.1, 100.0])
 def test_blockwise_equals_the_dense_form_in_float64(temperature):
     z = draw(0, SHAPE, alike=0.3)
@@ -122,7 +122,7 @@ def test_blockwise_equals_the_dense_form_in_float64(temperature):
     assert -1e-12 <= metrics["contrastive_entropy"] - expected_metrics["contrastive_entropy"] <= 1.1e-7
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.0, 0.6])
 def test_float32_is_within_the_stated_error_of_float64(alike):
     """At T >= 0.1 and up to 1024 images: loss 2e-7 relative, gradient 2e-6 of its largest entry."""
@@ -134,7 +134,7 @@ def test_float32_is_within_the_stated_error_of_float64(alike):
     assert metrics["contrastive_accuracy"] == pytest.approx(expected_metrics["contrastive_accuracy"], abs=1e-6)
 
 
-@pytest.mark.few(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.005, 0.01, 0.02, 0.03, 0.05, 1.0, 100.0])
 @pytest.mark.parametrize("alike", [0.0, 0.9])
 def test_any_temperature_keeps_the_digits_that_float32_logits_have(temperature, alike):
@@ -201,6 +201,7 @@ def test_blockwise_equals_the_loop_over_anchors_for_any_tile(batch_size, block_s
     assert loss == pytest.approx(oracles.nt_xent(z, temperature=0.3, normalize=normalize), rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_ties_are_broken_as_argmax_breaks_them():
     """Rows of whole numbers, so that candidates tie bit for bit, across tiles as well."""
     z = np.random.default_rng(5).integers(-1, 2, size=(40, 2, 3)).astype(np.float32)
@@ -209,6 +210,7 @@ def test_ties_are_broken_as_argmax_breaks_them():
     assert 0 < ours["contrastive_accuracy"] == expected["contrastive_accuracy"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_traced_temperature_has_the_dense_forms_values_and_gradients():
     z, temperature = jnp.asarray(draw(6, SHAPE)), jnp.float32(0.07)
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from tests.devices import run_on_devices
 from tests.losses import family
@@ -67,6 +68,7 @@ _CODE = """
 """
 
 
+@pytest.mark.slow
 def test_on_four_devices_all_losses_are_those_of_the_global_batch():
     plain, assignments = json.loads(run_on_devices(4, _CODE))
     np.testing.assert_allclose(assignments, GOLDEN["sinkhorn/assignments_f64"], rtol=0, atol=1e-10)

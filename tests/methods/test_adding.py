@@ -27,6 +27,7 @@ def make_pull(encoder, *, proj_out_dim=8, weight=1.0, dtype="float32"):
     return siamese.make_method(network, lambda z: pull(z, weight=weight))
 
 
+@pytest.mark.slow
 def test_a_method_needs_its_functions_and_one_row_of_the_table(monkeypatch):
     monkeypatch.setitem(methods.METHODS, "pull", make_pull)
     monkeypatch.setattr(program_lib, "make_encoder", lambda config, mesh: steps.TinyEncoder(4))  # quick to compile

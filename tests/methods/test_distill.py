@@ -57,6 +57,7 @@ def test_the_teacher_stays_as_it_was():
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_labels_count_by_their_weight():
     _, _, (plain,) = run(make(label_weight=0.0))
     how = {"label_weight": 0.25, "loss_scale": 2.0}

@@ -138,7 +138,8 @@ _CODE = """
 
 
 # Of the small network; all methods with a larger one in tests/distributed/test_sharding.py.
-@pytest.mark.parametrize("names", [("vicreg", "moco"), pytest.param(("swav",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("vicreg", "moco"), ("swav",)])
 def test_on_four_devices_the_losses_are_those_of_one_and_no_view_moves(names):
     found = json.loads(run_on_devices(4, _CODE.replace("NAMES", repr(names))))
     for name, ((one, *_), (four, moved, to_all)) in zip(names, found, strict=True):

@@ -149,6 +149,7 @@ def test_statistics_of_byol_are_the_official_ones_of_either_network():
             np.testing.assert_allclose(debiased, expected.reshape(debiased.shape), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("step_mocov3", "moco_v3"), ("step_simsiam", "simsiam")])
 def test_one_pass_of_both_views_is_another_loss(name, method):
     arrays = steps.load(name)

@@ -34,6 +34,7 @@ def near(ours, expected, tolerance):
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "parts"),
     [

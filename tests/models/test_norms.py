@@ -80,6 +80,7 @@ def test_frozen_batch_norm_normalises_by_its_averages_keeps_them_and_trains_scal
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [

@@ -241,6 +241,7 @@ def test_encoder_equals_recorded_values_with_hashed_weights(arguments, size, bat
     np.testing.assert_allclose(h[0, :4], first, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_torchvision_padding_drops_the_projection_where_shapes_fit():
     def blocks_with_projection(name):
         params = shapes_of(models.make_encoder(name, padding="torchvision", stem="cifar"))["params"]
@@ -290,6 +291,7 @@ COUNT_CASES = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("name", "width", "stem", "trainable", "with_statistics", "dim", "sk_ratio"), COUNT_CASES)
 def test_encoder_has_the_published_number_of_parameters(name, width, stem, trainable, with_statistics, dim, sk_ratio):
     encoder = models.make_encoder(name, width_multiplier=width, stem=stem, sk_ratio=sk_ratio)
@@ -313,6 +315,7 @@ def test_initial_weights_follow_the_reference():
     assert np.abs(kernel).max() <= 2 * fan_in**-0.5 / 0.87962566 * 1.0001
 
 
+@pytest.mark.slow
 def test_eval_mode_treats_rows_independently_and_leaves_the_statistics_alone():
     encoder = models.make_encoder("resnet18", stem="cifar", width_multiplier=0.0625)
     variables = oracles.golden_variables(shapes_of(encoder))

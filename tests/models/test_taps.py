@@ -62,6 +62,7 @@ def check(ours, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(np.abs(b).max(), 1))
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("kernel_size", "strides", "lengths", "grouping"), CASES)
 def test_products_over_taps_equal_float64_loops(kernel_size, strides, lengths, grouping, monkeypatch):
     arrays = draw(kernel_size, strides, lengths)

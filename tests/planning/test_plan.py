@@ -88,7 +88,7 @@ def test_steps_and_rates_are_those_of_the_papers(imagenet):
 
 
 # Statistics of groups cannot be folded.
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [{"bn_group": "device"}, {"fused_conv_bn": False}], ids=str)
 def test_the_roofline_is_the_one_derived_by_hand(imagenet, plain):
     """11.2 thousand views a second for a plain ResNet-50 on an H200, by a per-layer table that counts edges otherwise.

@@ -101,6 +101,7 @@ def test_linear_ignores_constant_features():
     assert np.mean(plain == wide) >= 0.99
 
 
+@pytest.mark.slow
 def test_linear_uses_the_middle_of_the_grid_when_nothing_can_be_held_out():
     train, _, test, _ = _data()
     probe = probes.linear(train[:4], np.arange(4), test, num_classes=4, regularizations=(1e-3, 1.0, 1e-1))
@@ -129,6 +130,7 @@ def test_linear_states_the_rule_that_was_broken(change, rule):
         probes.linear(train, labels, test, **({"num_classes": 4} | change))
 
 
+@pytest.mark.slow
 def test_common_scaling_is_the_probe_on_features_divided_by_one_number():
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(3), 40)

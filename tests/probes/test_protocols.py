@@ -34,6 +34,7 @@ def test_a_name_is_found_again_whatever_its_settings(kind):
             probes.find_protocol(other)
 
 
+@pytest.mark.slow
 def test_all_names_that_probe_rows_write_are_of_the_table():
     rng = np.random.default_rng(0)
     h, labels = rng.normal(size=(60, 120)).astype(np.float32), np.arange(60) % 2

@@ -69,6 +69,7 @@ def test_the_mean_over_classes_weighs_a_rare_class_as_a_common_one(monkeypatch):
     assert rows[0]["mean_class_accuracy"] == pytest.approx((80 / 90 + 1) / 2)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_never_zero_and_that_of_the_share_for_many_rows():
     (train, test), train_labels, test_labels = _features(num_test=90)
     far = {"h": (train + 100 * np.eye(6)[train_labels], test + 100 * np.eye(6)[test_labels])}
@@ -101,6 +102,7 @@ def test_probe_rows_of_unlabelled_data_are_empty():
     assert probes.probe_rows({"h": features}, np.full_like(train_labels, -1), test_labels, num_classes=3) == []
 
 
+@pytest.mark.slow
 def test_probe_rows_reduce_wide_pixels_and_say_so():
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(150, 130)).astype(np.float32), rng.normal(size=(40, 130)).astype(np.float32)

@@ -221,6 +221,7 @@ NORMS = st.sampled_from(["bn", "bn1", "bn27", "proj_bn", "squeeze_bn", "expand_b
 ROOTS = st.sampled_from(["encoder", "projection_head", "predictor", "supervised_head"])
 
 
+@pytest.mark.slow
 @hypothesis.settings(FEW, max_examples=25)
 @hypothesis.given(ROOTS, st.lists(MODULES, min_size=1, max_size=4), NORMS)
 def test_masks_follow_the_names_in_any_tree(root, modules, norm):

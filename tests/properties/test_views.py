@@ -108,6 +108,7 @@ def check_views(name: str, seed: int, sizes: list[tuple[int, int]]) -> None:
             np.testing.assert_allclose(ours[i, v], expected, rtol=0, atol=TOLERANCE, err_msg=f"{name} {one}")
 
 
+@pytest.mark.slow
 @FEW
 @hypothesis.given(names, seeds, st.lists(valid_sizes, min_size=BATCH, max_size=BATCH))
 def test_views_equal_float64_from_their_draws(name, seed, sizes):

@@ -81,6 +81,7 @@ def test_a_job_that_was_killed_goes_on_and_gives_the_same_file(encoder, photos, 
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
 
 
+@pytest.mark.slow
 def test_parts_of_another_job_are_not_taken(encoder, photos, tmp_path, monkeypatch):
     target = tmp_path / "features.npz"
     folder = pathlib.Path(f"{target}.parts")

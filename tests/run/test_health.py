@@ -44,6 +44,7 @@ def make_measure(config, image_set):
     return health.make_measure(config, Flat(), mesh, train_set=image_set, encode=encode)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_evenly_spaced_images_and_of_two_views_of_them(image_set):
     config = settings("--config.probe.label_free_rows=20")
     measure = make_measure(config, image_set)

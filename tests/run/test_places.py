@@ -22,6 +22,7 @@ def features(encoder):
     return found._replace(names=(*found.names[:2], "gone"))
 
 
+@pytest.mark.slow
 def test_the_mean_over_places_is_the_representation(encoder):
     images = data.load_split("digits", "test").images[:6]
     how = encoder.preparation()
@@ -56,6 +57,7 @@ def test_places_of_embedded_pictures_stand_in_their_order_and_lost_ones_are_zero
     np.testing.assert_allclose(similar[0], similar[1], atol=1)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_has_changed_or_sees_a_single_place_is_a_mistake(features):
     with pytest.raises(base.InputError, match="have changed since"):
         places.make_places(features._replace(meta={**features.meta, "fingerprint": "0"}))

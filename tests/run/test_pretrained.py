@@ -175,6 +175,7 @@ def test_a_student_is_built_by_what_its_teachers_run_was_built_from(tmp_path):
         pretrained.inherit(settings(f"--config=distill:{tmp_path}"))
 
 
+@pytest.mark.slow
 def test_preview_draws_the_views_of_a_config_that_starts_from_a_run(workdir, tmp_path):
     output = tmp_path / "views.png"
     assert preview.main(config=finetune(workdir), output=str(output), num_images=2) == 0
