@@ -1,6 +1,6 @@
 """The GPU suite without a GPU: its settings, ceilings, table and goals, what it does about time and failures, its rows.
 
-That every row runs is the slow test at the end, which is also a line of .ci/run.
+That every row runs is the slow test at the end, which is also `make gpu-suite ARGS=--tiny`.
 """
 
 import json
