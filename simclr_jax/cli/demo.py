@@ -14,9 +14,9 @@ Trains on photographs that come with the program, then evaluates, reports,
 embeds, searches, groups and maps them: one command, one page of links. Each
 step is a verb of its own and is printed, to be used on your own pictures. A
 demo that was stopped goes on with the same command.""",
-        examples=("--workdir=runs/demo",),
+        examples=("--workdir=tour",),
     )
-    flags.add_workdir(parser, "where everything goes; a run that is there already is shown")
+    flags.add_workdir(parser, "where everything goes; a run that is there already is shown", default="runs/demo")
     return parser
 
 

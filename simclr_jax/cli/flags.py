@@ -182,9 +182,10 @@ def add_config(parser: Parser, *, default: str | None = None) -> None:
     )
 
 
-def add_workdir(parser: Parser, what: str = "the folder of a run made by train") -> None:
-    """Adds `--workdir`, which must be given."""
-    parser.add_argument("--workdir", type=path, required=True, metavar="FOLDER", help=what)
+def add_workdir(parser: Parser, what: str = "the folder of a run made by train", *, default: str | None = None) -> None:
+    """Adds `--workdir`, which must be given where it has no default."""
+    what = what if default is None else f"{what}; default {default}"
+    parser.add_argument("--workdir", type=path, required=default is None, default=default, metavar="FOLDER", help=what)
 
 
 def add_checkpoint(parser: Parser) -> None:
