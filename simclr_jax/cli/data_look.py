@@ -106,15 +106,21 @@ def _measure_host(config: Mapping[str, Any], planned: Mapping[str, Any]) -> dict
         return host
     contents, rules = list(sample.values()), encoded.rules
     host["files"] = look.describe_files(contents, rules=rules)._asdict()
-    # Other samplers and small views are the device's; the reference's windows tell what the host could do.
-    views = {**config["augment"], "crop_sampler": "reference", "num_small_views": 0}
+    # Small views are the device's; the others tell what the host could do.
+    views = {**config["augment"], "num_small_views": 0}
     cuts = input_pipeline.make_cuts({**config, "augment": views})
     crops = np.empty(cuts.row_shape, np.uint8)
 
     def cut(pixels: np.ndarray) -> None:
         size = np.asarray([pixels.shape[:2]])
         drawn = host_draws.draw_boxes(
-            cuts.seed, 0, positions=np.zeros(1, int), sizes=size, num_views=cuts.num_views, min_scale=cuts.min_scale
+            cuts.seed,
+            0,
+            positions=np.zeros(1, int),
+            sizes=size,
+            num_views=cuts.num_views,
+            min_scale=cuts.min_scale,
+            sampler=cuts.sampler,
         )
         for view, box in enumerate(np.stack(drawn, axis=-1)[0].tolist()):
             host_crop.crop(pixels, tuple(box), out=crops[view], method=cuts.method, resize=cuts.resize)

@@ -14,7 +14,7 @@ class Cuts(NamedTuple):
 
     size: their side, pixels. resize: the exact method's bicubic, "tf2" or "tf1". method: see `host_crop.crop`.
     num_views: V random windows of each; 0 = the central window of evaluation instead, as one crop.
-    seed, min_scale: of the random windows, see `host_draws.draw_boxes`.
+    seed, min_scale, sampler: of the random windows, see `host_draws.draw_boxes`.
     center_fraction: of the shorter side, for the central window.
     rules: how files are decoded.
     """
@@ -25,6 +25,7 @@ class Cuts(NamedTuple):
     num_views: int = 2
     seed: int = 0
     min_scale: float = 0.08
+    sampler: str = "reference"
     center_fraction: float = 0.875
     rules: imageset.Rules = imageset.DEFAULT_RULES
 
@@ -101,6 +102,7 @@ def _boxes(task: Task, numbers: list[int], sizes: list[tuple[int, int]], cuts: C
         sizes=np.asarray(sizes),
         num_views=cuts.num_views,
         min_scale=cuts.min_scale,
+        sampler=cuts.sampler,
     )
     return [[_box(row) for row in rows] for rows in np.stack(drawn, axis=-1).tolist()]
 

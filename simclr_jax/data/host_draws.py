@@ -1,11 +1,12 @@
 """The crop windows of the views, drawn on the host: the numbers that `augment.draw_views` draws on the device.
 
-JAX's default random numbers (threefry2x32, counters split as "partitionable" keys do) and the reference's crop sampler,
-both again in NumPy, so that threads and worker processes draw without JAX. A window is a function of (seed, step,
+JAX's default random numbers (threefry2x32, counters split as "partitionable" keys do) and the two crop samplers, again
+in NumPy, so that threads and worker processes draw without JAX. A window is a function of (seed, step,
 position in the global batch, view, size of the picture) alone, on any number of hosts and workers.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,14 @@ def _example_root(seed: int, step: int) -> Words:
 
 
 def draw_boxes(
-    seed: int, step: int, *, positions: np.ndarray, sizes: np.ndarray, num_views: int, min_scale: float
+    seed: int,
+    step: int,
+    *,
+    positions: np.ndarray,
+    sizes: np.ndarray,
+    num_views: int,
+    min_scale: float,
+    sampler: str = "reference",
 ) -> Boxes:
     """The windows of all views of some pictures of a batch: arrays [n, num_views].
 
@@ -79,14 +87,18 @@ def draw_boxes(
         sizes: int [n, 2], (height, width) of the pictures, whole.
         num_views: V.
         min_scale: `crop_min_scale` of the views.
+        sampler: `crop_sampler` of the views, "reference" or "torchvision".
 
-    Reference: `augment.draw_views`, which gives the same windows on a device; float32 throughout.
+    Reference: `augment.draw_views`, which gives the same windows on a device; float32 throughout. Those of torchvision
+    rest on an exponential, by whose last bit one window in some 200,000 differs by a pixel between devices.
     """
     root = _example_root(seed, step)
     examples = fold_in(root, np.asarray(positions))
     views = fold_in((examples[0][:, None], examples[1][:, None]), np.arange(num_views))
     box_keys = fold_in(views, 0)
     height, width = (np.repeat(np.asarray(sizes)[:, [axis]], num_views, axis=1).astype(np.int32) for axis in (0, 1))
+    if sampler == "torchvision":
+        return _torchvision_boxes(box_keys, height, width, min_scale=min_scale)
     boxes, found = _first_accepted(box_keys, height, width, attempts=_FIRST_ATTEMPTS, min_scale=min_scale)
     if not found.all():
         rest = ~found
@@ -144,6 +156,30 @@ def _extents(
         & (area >= np.float32(_MIN_COVERAGE) * image_area)
     )
     return crop_height, crop_width, accepted
+
+
+def _torchvision_boxes(keys: Words, height: np.ndarray, width: np.ndarray, *, min_scale: float) -> Boxes:
+    """See `augment.draw_crop_box_torchvision`, line by line."""
+    attempts = 10
+    u = uniform(keys, np.arange(2 * attempts + 2)).astype(np.float64)
+    tall, wide = (side.astype(np.float32)[..., None] for side in (height, width))
+    # Products and sums are rounded once, as compilers for devices fuse them.
+    share = (np.float32(min_scale) + u[..., 2 : attempts + 2] * float(np.float32(1 - min_scale))).astype(np.float32)
+    low, high = math.log(_ASPECTS[0]), math.log(_ASPECTS[1])
+    exponent = (np.float32(low) + u[..., attempts + 2 :] * float(np.float32(high - low))).astype(np.float32)
+    area, aspect = tall * wide * share, np.exp(exponent.astype(np.float64)).astype(np.float32)
+    heights, widths = (np.rint(np.sqrt(x)).astype(np.int32) for x in (area / aspect, area * aspect))
+    fits = (heights > 0) & (widths > 0) & (heights <= height[..., None]) & (widths <= width[..., None])
+    first, found = fits.argmax(axis=-1)[..., None], fits.any(axis=-1)
+    central_height = np.minimum(np.rint(wide[..., 0] / np.float32(_ASPECTS[0])).astype(np.int32), height)
+    central_width = np.minimum(np.rint(tall[..., 0] * np.float32(_ASPECTS[1])).astype(np.int32), width)
+    crop_height = np.where(found, np.take_along_axis(heights, first, -1)[..., 0], central_height)
+    crop_width = np.where(found, np.take_along_axis(widths, first, -1)[..., 0], central_width)
+    offsets = []
+    for place, slack in enumerate((height - crop_height, width - crop_width)):
+        drawn = np.floor(u[..., place].astype(np.float32) * (slack + 1).astype(np.float32)).astype(np.int32)
+        offsets.append(np.where(found, np.minimum(drawn, slack), slack // 2))
+    return Boxes(offsets[0], offsets[1], crop_height, crop_width)
 
 
 def center_boxes(sizes: np.ndarray, *, fraction: float) -> Boxes:

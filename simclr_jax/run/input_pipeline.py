@@ -94,9 +94,8 @@ def stream_above(config: Mapping[str, Any], *, device_bytes: int | None) -> floa
 
 
 def can_cut(config: Mapping[str, Any]) -> bool:
-    """Whether the host can cut the views of this config: the reference's windows, all of one size."""
-    recipe = augment.make_recipe(**config["augment"])
-    return recipe.crop_sampler == "reference" and not recipe.num_small_views
+    """Whether the host can cut the views of this config: all of one size."""
+    return not augment.make_recipe(**config["augment"]).num_small_views
 
 
 def check_config(config: Mapping[str, Any], *, steps_per_dispatch: int) -> None:
@@ -128,14 +127,14 @@ def make_cuts(config: Mapping[str, Any], *, num_views: int | None = None) -> cut
     """The crops that the streamed feed cuts for this config: its views', or with `num_views` 0 those of evaluation.
 
     Raises:
-        base.InputError: views that the host cannot cut: of another sampler, or small ones.
+        base.InputError: views that the host cannot cut: small ones beside the others.
     """
     settings = config_lib.call(make_settings, config, "feed")
     recipe = augment.make_recipe(**config["augment"])
     if num_views != 0 and not can_cut(config):
         raise base.InputError(
-            "pictures are streamed with windows of augment.crop_sampler reference and without small views; got "
-            f"{recipe.crop_sampler} and augment.num_small_views {recipe.num_small_views}. Use feed.kind canvas."
+            "pictures are streamed with views of one size; got augment.num_small_views "
+            f"{recipe.num_small_views}. Use feed.kind canvas."
         )
     section = config["data"]
     return cutting.Cuts(
@@ -145,6 +144,7 @@ def make_cuts(config: Mapping[str, Any], *, num_views: int | None = None) -> cut
         num_views=recipe.num_views if num_views is None else num_views,
         seed=config["seed"],
         min_scale=recipe.crop_min_scale,
+        sampler=recipe.crop_sampler,
         center_fraction=augment.center_fraction(recipe.image_size),
         rules=imageset.check_rules(imageset.Rules(section["sixteen_bit_range"], section["max_megapixels"])),
     )
