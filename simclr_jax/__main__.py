@@ -18,6 +18,8 @@ class _Row(NamedTuple):
     makes: str
 
 
+_LONGEST_LINE = 300
+
 VERBS = {
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
     "demo": _Row("--workdir=runs/demo", "a tour on built-in pictures"),
@@ -82,13 +84,18 @@ def _run(verb: str, words: list[str]) -> int:
         config_lib.mark_absl_flags()
         return module.main(**arguments)
     except base.InputError as error:
-        print(f"simclr-jax {verb}: {error}", file=sys.stderr)
+        print(_line(f"simclr-jax {verb}: {error}"), file=sys.stderr)
     except OSError as error:
         if error.errno not in (*atomic_files.NO_ROOM, *atomic_files.NO_RIGHT):
             raise  # a fault of the program, to be seen whole
         reason = atomic_files.refusal(error, error.filename or "the output", rule="The system must let files be used")
-        print(f"simclr-jax {verb}: {reason}", file=sys.stderr)
+        print(_line(f"simclr-jax {verb}: {reason}"), file=sys.stderr)
     return 2
+
+
+def _line(message: str) -> str:
+    """A message as one line that a terminal shows whole: a list of what is valid, which stands in its middle, is cut."""
+    return base.one_line(message, _LONGEST_LINE)
 
 
 def _overview() -> str:

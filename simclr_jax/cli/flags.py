@@ -175,6 +175,12 @@ def add_config(parser: Parser, *, default: str | None = None) -> None:
         help=f"{shipped_configs.listing()}, or the path of your own file with get_config(){fallback}",
     )
     parser.add_argument(
+        "--config_json",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="in its place a JSON file of values, which is never run as Python is",
+    )
+    parser.add_argument(
         "--config.SECTION.KEY",
         metavar="VALUE",
         default=argparse.SUPPRESS,
