@@ -299,6 +299,7 @@ def _make_paths_absolute(config: config_dict.ConfigDict) -> None:
     for key in _PATH_KEYS:
         if isinstance(flat[key], str) and (flat[key] or key in ("init.workdir", "split.label_list")):
             _set(config, key, paths.absolute(flat[key], flag=f"--config.{key}"))
+            paths.check_no_pipe(flat[key], flag=f"--config.{key}")
     config.data.name = paths.data_name(flat["data.name"], flat["data.data_dir"], flag="--config.data.name")
 
 

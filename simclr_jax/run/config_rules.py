@@ -143,10 +143,7 @@ INHERITED = ("data.name", "split.train", "split.test", "augment.image_size", "au
 
 
 def check(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = None) -> None:
-    """Makes sure that every value of a config is of the type and in the range of its key.
-
-    Keys without a rule, of a method that is not of this package, take any plain value: a number, text, None, or a tuple
-    of these.
+    """`check_values`, and that there is no key that nobody reads.
 
     Args:
         config: nested, as plain dicts.
@@ -155,15 +152,38 @@ def check(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = Non
     Raises:
         base.InputError: one line with the key's full name: its rule; what was received; a value to use.
     """
+    check_values(config, remedies=remedies)
+    for key in base.flat(config):
+        _check_known(key)
+
+
+def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = None) -> None:
+    """Makes sure that every value of a config is of the type and in the range of its key.
+
+    Keys without a rule, of a method that is not of this package or of another version, take any plain value: a number,
+    text, None, or a tuple of these.
+
+    Raises:
+        base.InputError: as for `check`.
+    """
     sections = {key.partition(".")[0] for key in RULES if "." in key}
-    flat_keys = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
-    if flat_keys:
-        got = base.one_line(repr(config[flat_keys[0]]), 60)
-        raise base.InputError(f"{flat_keys[0]} must be a section of keys; got {got}. Start from default.get_config().")
+    no_sections = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
+    if no_sections:
+        got = _shown(config[no_sections[0]])
+        raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
     for key, value in base.flat(config).items():
         if not _is_valid(key, value, starts=starts):
             _refuse(key, value, (remedies or {}).get(key))
+
+
+def _check_known(key: str) -> None:
+    """Raises InputError for a key that nobody reads; a method may be the user's own, with keys of its own."""
+    section = key.partition(".")[0]
+    if rule_of(key) is None and section not in ("method", "teacher"):
+        known = [name.partition(".")[2] for name in RULES if name.startswith(f"{section}.")]
+        where = f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        raise base.InputError(f"{base.one_line(key, 60)} is no key of a config; {where}.")
 
 
 def _is_valid(key: str, value: Any, *, starts: bool) -> bool:

@@ -4,6 +4,7 @@ What is drawn is wrong in most cases and right in some: whoever runs them looks 
 which cannot end well.
 """
 
+import functools
 import importlib
 import json
 import math
@@ -61,6 +62,7 @@ def draw(seed: int, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Ca
     return rng.choice(kinds)(rng, folder, good)
 
 
+@functools.cache
 def parser_of(verb: str) -> Any:
     """The parser of a verb's flags."""
     return importlib.import_module(f"simclr_jax.cli.{verb}").make_parser()
@@ -87,15 +89,15 @@ def wrong_flag(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
 def wrong_override(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One key of the config with a value of another kind, on the command line."""
     verb = with_config(rng)
-    key = rng.choice(sorted(base.flat(config_lib.load_file("smoke").to_dict())))
+    key = rng.choice(sorted(base.flat(load("smoke"))))
     return Case(words_of(verb, {**good[verb], f"--config.{key}": rng.choice(JUNK_WORDS)}), _names(key))
 
 
 def wrong_key_in_file(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One key of a config file, Python or JSON, with a value of another type; now and then a section."""
     verb, junk = with_config(rng), rng.choice(JUNK_VALUES)
-    config = config_lib.load_file(rng.choice(["smoke", "smoke", "cifar10_byol", "cifar10_swav", "cifar10_moco"]))
-    flat = config_lib_flat(config)
+    config = load(rng.choice(["smoke", "smoke", "cifar10_byol", "cifar10_swav", "cifar10_moco"]))
+    flat = sorted(base.flat(config))
     key = rng.choice([*flat, *config]) if rng.random() < 0.9 else rng.choice(["extra", "train.extra", "a.b"])
     section, _, name = key.rpartition(".")
     if rng.random() < 0.5:
@@ -113,15 +115,16 @@ def wrong_key_in_file(rng: random.Random, folder: pathlib.Path, good: dict[str, 
     return Case(words_of(verb, flags), (*_names(key), "drawn"))
 
 
-def config_lib_flat(config: Any) -> list[str]:
-    """The keys of a config."""
-    return sorted(base.flat(config.to_dict()))
+@functools.cache
+def load(name: str) -> dict[str, Any]:
+    """A shipped config as plain dicts."""
+    return config_lib.load_file(name, "--config.data.name=digits", "--config.train.batch_size=64").to_dict()
 
 
 def _write_python(path: pathlib.Path, config: Any, key: str, junk: Any, *, loose: bool) -> None:
     import pickle
 
-    recorded = pickle.dumps((config.to_dict(), key, junk))  # read by the test's own file alone
+    recorded = pickle.dumps((config, key, junk))  # read by the test's own file alone
     body = "" if loose else "strict"
     path.write_text(
         "import pickle\nfrom ml_collections import config_dict\n"
@@ -134,7 +137,7 @@ def _write_python(path: pathlib.Path, config: Any, key: str, junk: Any, *, loose
 
 def _names(key: str) -> tuple[str, ...]:
     # Of a name that is no data set and of a run that is not there, what was asked for is said in words.
-    words = {"data.name": ("data set", "tfds:", "folder:"), "init.workdir": ("workdir",), "split.": ("split",)}
+    words = {"data.name": ("data set", "tfds:", "folder:"), "init.workdir": ("workdir",), "teacher.workdir": ("workdir",), "split.": ("split",)}
     return (key, *(word for start, said in words.items() if key.startswith(start) for word in said))
 
 

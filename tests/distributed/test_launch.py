@@ -13,6 +13,7 @@ import pytest
 from simclr_jax import base, distributed
 from simclr_jax.distributed import cluster, initialize
 from simclr_jax.distributed import peers as peers_lib
+from simclr_jax.distributed import roll_call as roll_call_lib
 
 SLURM = {
     "SLURM_JOB_ID": "70000",
@@ -172,7 +173,7 @@ def roll_call(*processes: tuple[int, int], seconds: float = 5.0) -> list[Any]:
     def take_part(job: int) -> None:
         count, index = processes[job]
         try:
-            results[job] = initialize.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
+            results[job] = roll_call_lib.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
         except base.InputError as error:
             results[job] = str(error)
 
@@ -216,22 +217,56 @@ def test_a_coordinator_that_is_not_there_is_named_in_time():
 def test_a_port_that_is_taken_is_refused():
     refused = pytest.raises(base.InputError, match="coordinator must be a free port of this host")
     with socket.create_server(("127.0.0.1", 0)) as other, refused:
-        initialize.call_roll(("127.0.0.1", other.getsockname()[1]), num_processes=2, process_id=0, seconds=1)
+        roll_call_lib.call_roll(("127.0.0.1", other.getsockname()[1]), num_processes=2, process_id=0, seconds=1)
 
 
-def test_a_stranger_at_the_port_is_no_process():
-    port, told = free_port(), list[Any]()
+STRANGERS = (
+    *(b"GET / HTTP/1.1\n", b'{"index": "1"}\n', b"", b"[" * 4000 + b"\n", b"x" * 10000, b"\xff\x00\n", b"null\n"),
+    *(b'{"index": %s, "count": 2, "host": "h"}\n' % number for number in (b"7", b"-1", b"0", b"1e3", b"9" * 3000)),
+)
+
+
+def test_a_stranger_at_the_port_is_no_process_and_is_named_once(monkeypatch):
+    """Garbage, numbers that no process has, one who holds the line, one who claims the number of another."""
+    monkeypatch.setattr(roll_call_lib, "_CALLER_SECONDS", 2.0)
+    port, told, said = free_port(), list[Any](), list[str]()
     server = threading.Thread(
-        target=lambda: told.append(initialize.call_roll(("127.0.0.1", port), num_processes=2, process_id=0, seconds=5))
+        target=lambda: told.append(
+            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=0, seconds=5, say=said.append)
+        )
     )
     server.start()
     time.sleep(0.1)
-    for content in (b"GET / HTTP/1.1\n", b'{"index": "1"}\n', b""):
-        with socket.create_connection(("127.0.0.1", port)) as stranger:
+    with contextlib.ExitStack() as held:
+        for content in (*STRANGERS, b'{"index": 1, "cou', b'{"index": 1, "count": 2, "host": "h"}\n'):
+            stranger = held.enter_context(socket.create_connection(("127.0.0.1", port)))
             stranger.sendall(content)
-    initialize.call_roll(("127.0.0.1", port), num_processes=2, process_id=1, seconds=5)
+        start = time.monotonic()
+        roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=1, seconds=5)
+        assert time.monotonic() - start < 1.5, "a stranger delays the start"
     server.join(5)
-    assert len(told) == 1
+    assert len(told) == 1 and len(told[0]) == 2
+    assert len(said) == 1 and said[0].startswith("A stranger at the port of process 0 was dropped: 127.0.0.1: ")
+    assert "\n" not in said[0] and len(said[0]) < 200
+
+
+def test_a_process_without_the_secret_of_the_job_is_no_process_of_it(monkeypatch):
+    port, told = free_port(), list[Any]()
+    monkeypatch.setattr(roll_call_lib, "_proof", lambda question: f"{question}{threading.current_thread().name}")
+
+    def take_part(index: int) -> None:
+        try:
+            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=index, seconds=1, say=told.append)
+        except base.InputError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=take_part, args=(index,), name=f"t{index}") for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert any("could not prove it (SIMCLR_JOB_SECRET)" in line for line in told)
+    assert any("did not take this one for its own (SIMCLR_JOB_SECRET" in line for line in told)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
@@ -451,5 +486,5 @@ def test_short_waits_are_no_reason_to_end(pair):
 
 def test_messages_between_processes_are_plain_json():
     """Whatever arrives is read as JSON and nothing else: no code comes over the network."""
-    assert "pickle" not in initialize.__dict__ and "pickle" not in peers_lib.__dict__
+    assert "pickle" not in roll_call_lib.__dict__ and "pickle" not in peers_lib.__dict__
     assert json.loads(json.dumps({"index": 1})) == {"index": 1}
