@@ -6,6 +6,7 @@ processes of the job know the answer. What they know is `SECRET_VARIABLE`, where
 only that it is this program which calls, so that a chance caller is told apart, but not one who has read this file.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -103,6 +104,9 @@ def _listen(
     for connection in waiting:
         _answer(connection, answer)
     server.close()
+    with contextlib.suppress(queue.Empty):
+        while True:
+            callers.get_nowait().connection.close()
     return answer
 
 
@@ -115,7 +119,11 @@ def _let_in(
 
     def ask(connection: socket.socket, whence: str) -> None:
         try:
-            callers.put(_identify(connection, whence, count=mine["count"]))
+            caller = _identify(connection, whence, count=mine["count"])
+            if done.is_set():
+                connection.close()  # nobody asks for it any more
+            else:
+                callers.put(caller)
         finally:
             room.release()
 

@@ -1,6 +1,7 @@
 """Finding the other processes: flags and simulated launchers, the roll call, and what processes tell each other."""
 
 import contextlib
+import hmac
 import json
 import socket
 import threading
@@ -251,22 +252,23 @@ def test_a_stranger_at_the_port_is_no_process_and_is_named_once(monkeypatch):
 
 
 def test_a_process_without_the_secret_of_the_job_is_no_process_of_it(monkeypatch):
-    port, told = free_port(), list[Any]()
-    monkeypatch.setattr(roll_call_lib, "_proof", lambda question: f"{question}{threading.current_thread().name}")
+    for theirs, belongs in (("abc", False), ("", True)):
+        here, there = socket.socketpair()
+        there.sendall(b'{"index": 1, "count": 2, "host": "h"}\n')
 
-    def take_part(index: int) -> None:
-        try:
-            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=index, seconds=1, say=told.append)
-        except base.InputError as error:
-            told.append(str(error))
+        def prove(there=there, theirs=theirs):
+            question = json.loads(there.recv(1000))["question"]
+            proof = hmac.new(f"simclr-jax {theirs}".encode(), question.encode(), "sha256").hexdigest()
+            there.sendall(json.dumps({"proof": proof}).encode() + b"\n")
 
-    threads = [threading.Thread(target=take_part, args=(index,), name=f"t{index}") for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert any("could not prove it (SIMCLR_JOB_SECRET)" in line for line in told)
-    assert any("did not take this one for its own (SIMCLR_JOB_SECRET" in line for line in told)
+        caller = threading.Thread(target=prove)
+        caller.start()
+        found = roll_call_lib._identify(here, "10.0.0.1", count=2)
+        caller.join(5)
+        here.close()
+        there.close()
+        assert (found.message is not None) == belongs
+        assert belongs or "process 1 and could not prove it (SIMCLR_JOB_SECRET)" in found.why
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
