@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 
+import matplotlib.pyplot  # noqa: F401  (an alarm in the middle of its import would leave half of it)
 import numpy as np
 import pytest
 from PIL import Image

@@ -3,6 +3,7 @@
 import contextlib
 import hmac
 import json
+import pathlib
 import socket
 import threading
 import time
@@ -412,12 +413,13 @@ def test_a_process_that_waits_for_ever_says_who_is_behind_and_ends(pair, capfd, 
         pass
     for peer in peers:
         peer._limit = 0.5
-        peer._waits = 10
+        peer._waits["update"] = 10
     time.sleep(1.2)  # process 1 has published that it is at update 11
     with peers[0].waiting(12):
         wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
     said = capfd.readouterr().err
-    assert "waited" in said and "for update 12" in said and "process 1 at update 11" in said
+    assert "waited" in said and "for update 12" in said
+    assert "stuck: process 1 does not wait for the others but works or sleeps, at update 11" in said
     assert "Current thread" in said or "Thread 0x" in said, "where this process waits"
 
 
@@ -433,13 +435,14 @@ def test_a_store_that_does_not_answer_keeps_nobody_from_ending(pair, capfd, monk
     monkeypatch.setattr(peers_lib, "_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(Store, "key_value_try_get", sleep)
     monkeypatch.setattr(Store, "key_value_dir_get", sleep)
-    peers[1]._limit, peers[1]._waits = 0.2, 10
+    peers[1]._limit, peers[1]._waits["update"] = 0.2, 10
     with peers[1].waiting(7):
         wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
     awake.set()
     assert "for update 7" in (said := capfd.readouterr().err) and "process 0 does not answer" in said
 
 
+HERE = pathlib.Path(__file__).parent
 GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc] Read error: Connection reset by peer"
 
 
@@ -484,6 +487,38 @@ def test_short_waits_are_no_reason_to_end(pair):
             time.sleep(0.01)
     time.sleep(0.8)
     assert not ended and peers[0]._patience() >= 300
+    for step in range(10):
+        with peers[0].waiting(step):
+            pass
+    assert peers[0]._patience() == 60, "once the first ones are over"
+    peers[0]._lasted["update"].extend([9.0] * 50)
+    assert peers[0]._patience() == 90
+    peers[0]._what = "evaluation"
+    assert peers[0]._patience() == 3600
+    peers[0]._limit = 20.0
+    assert peers[0]._patience() == 200
+
+
+def test_who_is_stuck_is_told_from_two_looks():
+    state, who = peers_lib.State, peers_lib._who_is_stuck
+    before = {0: state(7, True, 1), 1: state(7, True, 1), 2: state(7, True, 1)}
+    later = {0: state(7, True, 5), 1: state(7, True, 5), 2: state(7, True, 5)}
+    assert who({}, {}, count=3, mine=0) == "process 0 does not answer"
+    stopped = who(before, {**later, 2: before[2]}, count=3, mine=0)
+    assert stopped == "stuck: process 2 does not answer, at update 7"
+    asleep = who(before, {**later, 1: state(7, False, 5)}, count=3, mine=0)
+    assert asleep.startswith("stuck: process 1 does not wait") and "process 2" not in asleep
+    assert who(before, {**later, 1: state(6, True, 5)}, count=3, mine=0) == "furthest behind: process 1 at update 6"
+    assert "process 1 does not answer, at update none" in who({0: before[0]}, {0: later[0]}, count=2, mine=0)
+
+
+def test_the_texts_of_a_lost_process_are_known_and_other_failures_are_not():
+    lines = [line for line in (HERE / "lost_peers.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert len(lines) >= 9
+    for line in lines:
+        assert peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
+    for line in ("INTERNAL: unhandled cuda error", "RESOURCE_EXHAUSTED: out of memory", "INVALID_ARGUMENT: shapes"):
+        assert not peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
 
 
 def test_messages_between_processes_are_plain_json():
