@@ -6,7 +6,6 @@ or on the data (a batch that the devices divide, a split that exists) is checked
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from simclr_jax import base
 
 _MOST = 2**31 - 1  # the count of updates is an int32
-_LONGEST_WORD = 8000
+_LONGEST_WORD, _LARGEST = 8000, 1e300
 _KINDS = {"switch": "True or False", "whole": "a whole number", "number": "a number", "word": "text"}
 
 
@@ -153,7 +152,7 @@ def check(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = Non
         base.InputError: one line with the key's full name: its rule; what was received; a value to use.
     """
     check_values(config, remedies=remedies)
-    for key in base.flat(config):
+    for key in _values(config):
         _check_known(key)
 
 
@@ -172,9 +171,22 @@ def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | Non
         got = _shown(config[no_sections[0]])
         raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
-    for key, value in base.flat(config).items():
+    for key, value in _values(config).items():
         if not _is_valid(key, value, starts=starts):
             _refuse(key, value, (remedies or {}).get(key))
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by "section.key"; a mapping in the place of a value is one, but for what a teacher's network is."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if not isinstance(value, Mapping):
+            found[str(name)] = value
+        elif name == "teacher":
+            found |= base.flat(value, "teacher.")
+        else:
+            found |= {f"{name}.{key}": item for key, item in value.items()}
+    return found
 
 
 def _check_known(key: str) -> None:
@@ -220,7 +232,7 @@ def _fits_one(rule: Rule, value: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return len(value) <= len(_ANY) and all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str) or (isinstance(value, numbers.Real) and math.isfinite(value))
+    return value is None or isinstance(value, str) or (isinstance(value, numbers.Real) and abs(value) <= _LARGEST)
 
 
 def _refuse(key: str, value: Any, remedy: Any) -> None:

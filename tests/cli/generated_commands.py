@@ -109,7 +109,7 @@ def wrong_key_in_file(rng: random.Random, folder: pathlib.Path, good: dict[str, 
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
         flag = rng.choice(["--config", "--config_json"])
     else:
-        path, flag = folder / f"drawn{rng.randrange(10)}.py", "--config"
+        path, flag = folder / f"drawn{rng.randrange(10**9)}.py", "--config"
         _write_python(path, config, key, junk, loose=rng.random() < 0.7)
     flags = {flag: str(path), **{flag: value for flag, value in good[verb].items() if flag != "--config"}}
     return Case(words_of(verb, flags), (*_names(key), "drawn"))
