@@ -1,5 +1,6 @@
 """`simclr-jax VERB ...`, the same as `python -m simclr_jax VERB ...`."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,10 @@ def _run(verb: str, words: list[str]) -> int:
     except base.InputError as error:
         print(_line(f"simclr-jax {verb}: {error}"), file=sys.stderr)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name = base.one_line(error.filename or "", 80)
+            print(_line(f"simclr-jax {verb}: A path must be one of this system; {name}: {error.strerror}."), file=sys.stderr)
+            return 2
         if error.errno not in (*atomic_files.NO_ROOM, *atomic_files.NO_RIGHT):
             raise  # a fault of the program, to be seen whole
         reason = atomic_files.refusal(error, error.filename or "the output", rule="The system must let files be used")

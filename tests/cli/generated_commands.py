@@ -83,7 +83,7 @@ def wrong_flag(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
     verb = rng.choice(VERBS)
     names = [name for name in parser_of(verb).names if name not in ("--config", "--config_json", "--config.SECTION.KEY")]
     name, junk = rng.choice(names), rng.choice(JUNK_WORDS)
-    return Case(words_of(verb, {**good[verb], name: junk}), (name, name.strip("-"), "image", *good[verb].values()))
+    return Case(words_of(verb, {**good[verb], name: junk}), (name, name.strip("-"), "image", "path", *good[verb].values()))
 
 
 def wrong_override(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
