@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.max_corrupt_fraction = (
         0.01  # share of damaged files that is left out (and named) before the run is refused
     )
-    # Millions of pixels of the largest picture that is read; None = 64, for JPEG (decoded reduced) 256.
+    # Millions of pixels of the largest picture that is read; None = JPEG 256, others 14 to 64 (docs/data.md).
     config.data.max_megapixels = config_dict.placeholder(float)
     # Levels shown black and white in grey pictures of more than 8 bits, for 12 bits (0, 4095); () = (0, 65535),
     # of floats (0, 1).

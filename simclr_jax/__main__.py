@@ -1,5 +1,6 @@
 """`simclr-jax VERB ...`, the same as `python -m simclr_jax VERB ...`."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ class _Row(NamedTuple):
     example: str
     makes: str
 
+
+_LONGEST_LINE = 300
 
 VERBS = {
     "train": _Row("--config=demo --workdir=runs/demo", "pretrain from a config"),
@@ -82,13 +85,22 @@ def _run(verb: str, words: list[str]) -> int:
         config_lib.mark_absl_flags()
         return module.main(**arguments)
     except base.InputError as error:
-        print(f"simclr-jax {verb}: {error}", file=sys.stderr)
+        print(_line(f"simclr-jax {verb}: {error}"), file=sys.stderr)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name = base.one_line(error.filename or "", 80)
+            print(_line(f"simclr-jax {verb}: A path must be one of this system; {name}: {error.strerror}."), file=sys.stderr)
+            return 2
         if error.errno not in (*atomic_files.NO_ROOM, *atomic_files.NO_RIGHT):
             raise  # a fault of the program, to be seen whole
         reason = atomic_files.refusal(error, error.filename or "the output", rule="The system must let files be used")
-        print(f"simclr-jax {verb}: {reason}", file=sys.stderr)
+        print(_line(f"simclr-jax {verb}: {reason}"), file=sys.stderr)
     return 2
+
+
+def _line(message: str) -> str:
+    """A message as one line that a terminal shows whole: a list of what is valid, which stands in its middle, is cut."""
+    return base.one_line(message, _LONGEST_LINE)
 
 
 def _overview() -> str:

@@ -17,7 +17,10 @@ programs within 2 GB.""",
         examples=("--empty=decoded",),
     )
     parser.add_argument(
-        "--cache_dir", metavar="FOLDER", help="of decoded splits; default: where config.data.cache_dir puts them"
+        "--cache_dir",
+        type=flags.path,
+        metavar="FOLDER",
+        help="of decoded splits; default: where config.data.cache_dir puts them",
     )
     parser.add_argument(
         "--empty",

@@ -81,6 +81,9 @@ def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
         values["config"] = config.to_dict()
     # One dash is as good as two, as in absl's flags.
     words = [f"-{word}" if f"-{word.partition('=')[0]}" in parser.names else word for word in words]
+    empty = [word for word in words if word.partition("=")[0] in parser.names and word.endswith("=--")]
+    if empty:  # of "--" argparse makes an empty list, whatever the type
+        raise base.InputError(f"{empty[0].partition('=')[0]} must have a value; got '--'.")
     # Words may stand between the flags.
     found, rest = parser.parse_known_intermixed_args(words) if parser.words else parser.parse_known_args(words)
     if rest:
@@ -88,6 +91,10 @@ def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in parser.required if getattr(found, name.removeprefix("--"), "") is None]
     if missing:
         raise base.InputError(f"{missing[0]} is required. See: {parser.prog} --help")
+    for name, value in vars(found).items():
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str):
+                paths.check_no_pipe(text.removeprefix("folder:"), flag=f"--{name}")
     return {**vars(found), **values}
 
 
@@ -173,6 +180,12 @@ def add_config(parser: Parser, *, default: str | None = None) -> None:
         metavar="NAME[:ARG]",
         default=argparse.SUPPRESS,
         help=f"{shipped_configs.listing()}, or the path of your own file with get_config(){fallback}",
+    )
+    parser.add_argument(
+        "--config_json",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="in its place a JSON file of values, which is never run as Python is",
     )
     parser.add_argument(
         "--config.SECTION.KEY",

@@ -21,7 +21,7 @@ except ImportError:  # Windows, which deletes no file that is in use
 # A folder that changes leaves one entry for each of its states; older ones are hardly wanted again.
 KEPT_OF_A_TITLE = 3
 _STALE_SECONDS = 24 * 3600
-_FILES = frozenset({"images.npy", "sizes.npy", "labels.npy", "meta.json"})
+_FILES = frozenset({"images.npy", "sizes.npy", "labels.npy", "meta.json", "digests.npy"})
 _LABELS = re.compile(r"labels-[0-9a-f]{32}\.npy")  # of a split that stays encoded
 _NAME = re.compile(r".*-[0-9a-f]{32}(\.tmp-\w+)?")
 # File descriptors, open until the process ends: their locks say that the entries are in use.
@@ -44,8 +44,9 @@ class Entry(NamedTuple):
 def hold(entry: pathlib.Path) -> None:
     """Marks an entry as used now, and in use until this process ends."""
     path = str(entry / "meta.json")
-    try:
+    with contextlib.suppress(OSError):  # another user's
         os.utime(path)
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

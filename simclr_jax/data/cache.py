@@ -11,15 +11,15 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
-import tempfile
 import tokenize
 from typing import BinaryIO
 
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.data import blocks, bound, imageset
+from simclr_jax.data import block_digests, blocks, bound, imageset
 
 FORMAT = 2
 # What NumPy and JSON raise on files that are damaged: a header of an array is Python's text.
@@ -27,8 +27,9 @@ _DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RecursionError),
     *(AttributeError, OverflowError, tokenize.TokenError),
 )
-# Larger entries are checked by shape and length only: reading them whole would cost more than a minute.
+# Of larger entries a part of this size is compared at every start, drawn at random: reading all takes minutes.
 FULL_CHECK_BYTES = 2**30
+_DIGESTS = "digests.npy"  # of the blocks of images.npy; entries of before have none
 
 
 def default_folder() -> pathlib.Path:
@@ -110,9 +111,10 @@ def load_or_read_labels(
     if cache_dir != "":
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix="labels-", suffix=".tmp", delete=False) as stream:
+            unfinished = folder / f"labels-{secrets.token_hex(4)}.tmp"
+            with open(unfinished, "xb") as stream:
                 np.save(stream, labels)
-            os.replace(stream.name, file)
+            os.replace(unfinished, file)
         except OSError as error:
             raise _not_writable(folder, error) from error
     return labels
@@ -170,13 +172,21 @@ def _build_entry(
         entry.parent.mkdir(parents=True, exist_ok=True)
         bound.make_room(entry.parent, needed, title=encoded.title, max_gigabytes=max_gigabytes)
         _check_room(entry.parent, needed)
-        work = pathlib.Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
+        # Not `tempfile.mkdtemp`, whose folders are closed to all others: the umask says who may share a cache.
+        work = entry.with_name(f"{entry.name}.tmp-{secrets.token_hex(4)}")
+        work.mkdir()
+        digests = block_digests.Digests()
+
+        def write(rows: np.ndarray) -> None:
+            digests.add(rows)
+            _write_rows(stream, rows)
+
         try:
             with open(work / "images.npy", "wb") as stream:
                 _write_header(stream, (len(encoded.ids), canvas_size, canvas_size, 3))
                 decoded = blocks.decode_split(
                     encoded,
-                    lambda rows: _write_rows(stream, rows),
+                    write,
                     canvas_size=canvas_size,
                     max_corrupt_fraction=max_corrupt_fraction,
                     progress=progress,
@@ -184,6 +194,7 @@ def _build_entry(
                 # Damaged files leave the array shorter; NumPy pads its header so that the length can change in place.
                 stream.seek(0)
                 _write_header(stream, decoded.images.shape)
+            np.save(work / _DIGESTS, digests.result())
             _write_rest(work, decoded, encoded)
             _publish(work, entry)
         finally:
@@ -244,7 +255,7 @@ def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
             skipped=tuple(meta["skipped"]),
             warnings=tuple(meta["warnings"]),
         )
-        sound = meta["format"] == FORMAT and meta["key"] == key and _is_sound(image_set)
+        sound = meta["format"] == FORMAT and meta["key"] == key and _is_sound(image_set, entry / _DIGESTS)
     except _DAMAGE:
         sound = False
     if sound:
@@ -263,13 +274,17 @@ def _remove(entry: pathlib.Path) -> None:
         entry.unlink(missing_ok=True)
 
 
-def _is_sound(image_set: imageset.ImageSet) -> bool:
+def _is_sound(image_set: imageset.ImageSet, digests: pathlib.Path) -> bool:
     images, count = image_set.images, len(image_set.ids)
     shapes_agree = image_set.sizes.shape == (count, 2) and image_set.labels.shape == (count,)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or not shapes_agree:
         return False
     if images.nbytes > FULL_CHECK_BYTES:
-        return True
+        if not digests.exists():
+            return True
+        rng = np.random.default_rng()  # others at every start; nothing else depends on it
+        known = np.load(digests, allow_pickle=False)
+        return not block_digests.differing(images, known, most_bytes=FULL_CHECK_BYTES, rng=rng)
     digest = hashlib.sha256(images.data)
     return imageset.finish_fingerprint(digest, image_set=image_set) == image_set.fingerprint
 

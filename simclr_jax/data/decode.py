@@ -7,6 +7,7 @@ whatever a decoder raises becomes one line about one file.
 import contextlib
 import io
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,12 @@ from simclr_jax.data import extras, imageset, kinds
 
 DECODER_VERSION = 3  # part of every cache key: raise it when pixels change
 MAX_PIXELS = 64 * 10**6
+# What a picture of this many pixels takes is at most 300 MB and two seconds, whatever it holds: libwebp and libavif
+# keep several whole pictures of their own, and a file of 2 kB may ask for the largest.
+_MAX_PIXELS_OF = {"WEBP": 14 * 10**6, "AVIF": 16 * 10**6, "PNG": 32 * 10**6, "TIFF": 36 * 10**6, "GIF": 40 * 10**6}
+# libjpeg keeps all coefficients of a JPEG with several scans, and four colours of one for print.
+_MAX_PIXELS_OF |= {"progressive JPEG": 64 * 10**6, "CMYK JPEG": 48 * 10**6}
+_STRIP_PIXELS = 2**20  # are converted at a time
 # A JPEG is decoded at an eighth of its size where the canvas allows it; telephones make 108 and 200 megapixels.
 MAX_JPEG_PIXELS = 256 * 10**6
 MAX_FILE_BYTES = 256 * 2**20
@@ -27,6 +34,19 @@ _SIXTEEN_BITS = (0.0, 65535.0)
 _LARGE_PIXELS = 32 * 10**6
 _MAX_CHANNELS = 4  # RGBA or CMYK
 _one_at_a_time = threading.Lock()
+
+
+_ORIENTATION = 0x0112
+# What EXIF's orientations ask to be done to the pixels [h, w, 3].
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: x[::-1].transpose(1, 0, 2),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: x[:, ::-1].transpose(1, 0, 2),
+}
 
 
 class DamagedImage(Exception):
@@ -69,7 +89,6 @@ def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules = imagese
     Raises:
         DamagedImage: not an allowed format, damaged, truncated, or more pixels than `rules` allow.
     """
-    ops = extras.require("PIL.ImageOps")
     image = _open_checked(data, rules)
     is_large = image.width * image.height > _LARGE_PIXELS
     try:
@@ -77,7 +96,11 @@ def decode_image(data: bytes, *, long_side: int, rules: imageset.Rules = imagese
             has_more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             if image.format in ("JPEG", "MPO"):
                 _reduce(image, long_side)
-            pixels, levels = _to_rgb(ops.exif_transpose(image), rules)
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+            pixels, levels = _to_rgb(image, rules)
+            if turn is not None:
+                image.close()
+                pixels = np.ascontiguousarray(turn(pixels))
             return Picture(pixels, levels, has_more)
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise DamagedImage(f"damaged or truncated ({type(error).__name__})") from error
@@ -118,8 +141,20 @@ def _open_checked(data: bytes, rules: imageset.Rules) -> Any:
     except Exception as error:
         odd = ", or of an unusual kind: save it as 8-bit PNG" if kind == "TIFF" else ""
         raise DamagedImage(f"damaged header ({type(error).__name__}){odd}") from error
-    check_size(image.size, kind, rules.max_megapixels)
+    check_size(image.size, jpeg_kind(data) if kind == "JPEG" else kind, rules.max_megapixels)
     return image
+
+
+def jpeg_kind(data: bytes) -> str:
+    """ "JPEG", "progressive JPEG" or "CMYK JPEG", by the header of its frame: what decoding takes differs."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 10 < len(data):
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            is_progressive, colors = marker in (0xC2, 0xC6, 0xCA, 0xCE), data[at + 9]
+            return "CMYK JPEG" if colors == 4 else "progressive JPEG" if is_progressive else "JPEG"
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return "JPEG"
 
 
 def check_size(size: tuple[int, int], kind: str, max_megapixels: float | None) -> None:
@@ -127,7 +162,7 @@ def check_size(size: tuple[int, int], kind: str, max_megapixels: float | None) -
     width, height = size
     if width < 1 or height < 1:
         raise DamagedImage(f"{width}x{height} pixels")
-    allowed = MAX_JPEG_PIXELS if kind == "JPEG" else MAX_PIXELS
+    allowed = MAX_JPEG_PIXELS if kind == "JPEG" else _MAX_PIXELS_OF.get(kind, MAX_PIXELS)
     if max_megapixels is not None:
         allowed = int(1e6 * max_megapixels)
     if width * height > allowed:
@@ -146,16 +181,38 @@ def _reduce(image: Any, long_side: int) -> None:
 
 
 def _to_rgb(image: Any, rules: imageset.Rules) -> tuple[np.ndarray, tuple[float, float, float, float] | None]:
-    pillow = extras.require("PIL.Image")
-    if image.mode.startswith(("I", "F")):
-        # Pillow would clip levels at 255 instead of scaling them.
-        values = np.asarray(image).astype(np.float64)
-        largest = float(np.finfo(np.float32).max)
-        values = np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest)
-        low, high = rules.sixteen_bit_range or _FULL_RANGES.get(image.mode, _SIXTEEN_BITS)
-        grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1), (float(values.min()), float(values.max()), low, high)
+    """The pixels, strip by strip: whole pictures in between would take several times the memory."""
+    image.load()
+    width, height = image.size  # before: of a JPEG, what it is reduced to
+    is_deep = image.mode.startswith(("I", "F"))
+    low, high = rules.sixteen_bit_range or _FULL_RANGES.get(image.mode, _SIXTEEN_BITS)
+    pixels, levels = np.empty((height, width, 3), np.uint8), list[tuple[float, float]]()
+    rows = max(1, _STRIP_PIXELS // max(width, 1))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        if is_deep:
+            pixels[top : top + rows], found = _scaled(strip, low=low, high=high)
+            levels.append(found)
+        else:
+            pixels[top : top + rows] = _flat(strip)
+    if not is_deep:
+        return pixels, None
+    return pixels, (min(pair[0] for pair in levels), max(pair[1] for pair in levels), low, high)
+
+
+def _scaled(image: Any, *, low: float, high: float) -> tuple[np.ndarray, tuple[float, float]]:
+    """Grey of more than 8 bits between two levels, which Pillow would clip at 255; and the levels that there are."""
+    values = np.asarray(image).astype(np.float64)
+    largest = float(np.finfo(np.float32).max)
+    values = np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest)
+    grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return grey[..., None], (float(values.min()), float(values.max()))
+
+
+def _flat(image: Any) -> np.ndarray:
+    """RGB, transparent pixels over white."""
     if image.has_transparency_data:
+        pillow = extras.require("PIL.Image")
         white = pillow.new("RGBA", image.size, "white")
         image = pillow.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB")), None
+    return np.asarray(image.convert("RGB"))

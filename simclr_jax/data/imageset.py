@@ -48,7 +48,7 @@ class Rules(NamedTuple):
 
     sixteen_bit_range: the levels (low, high) that become black and white in pictures of more than 8 bits a channel;
         () = all that the type can hold: (0, 65535) for integers, (0, 1) for floats.
-    max_megapixels: larger pictures are refused; None = `decode.MAX_PIXELS`, and for JPEG `decode.MAX_JPEG_PIXELS`.
+    max_megapixels: larger pictures are refused; None = what takes at most 300 MB, by kind: see `decode`.
     """
 
     sixteen_bit_range: Sequence[float] = ()

@@ -18,7 +18,7 @@ from simclr_jax.data import decode, extras, imageset, kinds
 
 # A progressive JPEG is read once a scan: twenty scans are usual at most, a thousand of them a way to stop a program.
 _FREE_SCANS = 20
-_MAX_SCANNED_PIXELS = 2 * 10**9
+_MAX_SCANNED_PIXELS = 2 * 10**8
 # A WebP has no checksum, but its arithmetic code does not run through so many zeros (a lost block of a disk does).
 _ZEROS = bytes(256)
 _MARGIN = 4  # see `decode.decode_image`: from this many times the canvas on, a JPEG is decoded reduced
@@ -72,7 +72,7 @@ def _jpeg_header(data: bytes, rules: imageset.Rules) -> tuple[int, int, str]:
     except (ValueError, KeyError) as error:  # a KeyError where there is no valid header
         decode.image_size(data, rules)  # may know it better
         raise decode.DamagedImage(_reason(error)) from error
-    decode.check_size((width, height), "JPEG", rules.max_megapixels)
+    decode.check_size((width, height), decode.jpeg_kind(data), rules.max_megapixels)
     return height, width, color
 
 

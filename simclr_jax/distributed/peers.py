@@ -4,19 +4,21 @@ Everything here goes through the key-value store of JAX's coordination service, 
 part, so that it also works while a collective hangs.
 """
 
+import collections
 import contextlib
 import faulthandler
 import json
 import os
 import platform
 import re
+import statistics
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -24,16 +26,33 @@ from simclr_jax import base
 
 EXIT_PEER_LOST = 4
 
-# How long a wait for the device may last before a peer is taken for stuck: the variable's seconds, or else this many
-# and this many times the longest wait so far; the first ones, in which others may still compile, last much longer.
+# How long a wait for the others may last before one of them is taken for stuck: the variable's seconds, or else this
+# many and this many times the median of those before; the first ones, in which others may still compile or read their
+# data, last much longer. An evaluation may last this many times as long as the variable says.
 STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
-_STUCK_SECONDS, _STUCK_WAITS = 300.0, 20.0
-_FIRST_WAITS, _FIRST_SECONDS = 6, 3600.0  # two waits an update: for the vote on stopping and for the metrics
+_STUCK_SECONDS, _STUCK_WAITS = 60.0, 10.0
+_FIRST_SECONDS, _EVALUATION_TIMES = 3600.0, 10.0
+_FIRST_WAITS = {"update": 6, "evaluation": 1}  # two waits an update: for the vote on stopping and for the metrics
+_MOST_REMEMBERED = 200  # waits, for the median
 _GRACE_SECONDS = 5.0  # for the others to read of a failure before the process with the store ends
-# What gloo, NCCL and the coordination service say when another process is lost.
+# What gloo, NCCL and the coordination service say when another process is lost; tests/distributed/lost_peers.txt has
+# such lines and where they come from.
 _LOST = re.compile(
-    "gloo .*failed|remoteerror|remote process exited|connection (was )?(reset|closed)|socket closed|heartbeat", re.I
+    "gloo .*failed|remoteerror|remote process exited|connection (was )?(reset|closed)|socket closed|heartbeat"
+    "|tasks are unhealthy|remote task has failed|another task died|nccl.*broken pipe|leader task was preempted",
+    re.I | re.S,
 )
+
+
+class State(NamedTuple):
+    """What a process says of itself: its update, whether it waits for the others, and a number that grows."""
+
+    step: int
+    waits: bool
+    beat: int
+
+
+_BEATS = 4  # of every process in which one that is alive has said something new
 
 
 class Peers:
@@ -50,8 +69,9 @@ class Peers:
         self.index, self.count = index, count
         self._say, self._round = say, 0
         self._since: float | None = None
-        self._times = 1.0
-        self._waits, self._longest, self._step = 0, 0.0, 0
+        self._times, self._what, self._step = 1.0, "update", 0
+        self._lasted = {what: collections.deque[float](maxlen=_MOST_REMEMBERED) for what in _FIRST_WAITS}
+        self._waits = dict.fromkeys(_FIRST_WAITS, 0)
         self._limit = _stuck_limit()
         self._left = threading.Event()
         if count > 1:
@@ -128,22 +148,24 @@ class Peers:
         return bool(self._store.key_value_dir_get(key))
 
     @contextlib.contextmanager
-    def waiting(self, step: int, *, times: float = 1.0) -> Iterator[None]:
+    def waiting(self, step: int, *, times: float = 1.0, what: str = "update") -> Iterator[None]:
         """A context for waiting for the others at update `step`: after a time limit this process ends.
 
         times: how many times the usual limit it may last, where STUCK_VARIABLE sets none.
+        what: "update", or "evaluation" for what all do together and takes as long as its data are many.
 
         JAX notices a process that has ended, but not one that is stuck.
         """
         if self.count == 1:
             yield
             return
-        self._step, self._times, self._since = step, times, time.monotonic()
+        self._step, self._times, self._what, self._since = step, times, what, time.monotonic()
         try:
             yield
         finally:
-            self._longest = max(self._longest, time.monotonic() - self._since) if self._waits >= _FIRST_WAITS else 0.0
-            self._waits, self._since = self._waits + 1, None
+            if self._waits[what] >= _FIRST_WAITS[what] or what == "evaluation":
+                self._lasted[what].append(time.monotonic() - self._since)
+            self._waits[what], self._since = self._waits[what] + 1, None
 
     def __enter__(self) -> "Peers":
         return self
@@ -203,14 +225,14 @@ class Peers:
             self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
 
     def _listen(self) -> None:
-        """The thread that looks whether another process has failed."""
+        """The thread that says how far this process is, and looks whether another one has failed."""
         interval = max(0.5, self.count / 128)  # a thousand processes read the store 128 times a second
-        said = -1
+        beat = 0
         while not self._left.wait(interval):
-            if self._step != said:
-                said = self._step
-                with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._store.key_value_set(f"simclr/step/{self.index}", f"{said}", allow_overwrite=True)
+            beat += 1
+            mine = json.dumps([self._step, self._since is not None, beat])
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._store.key_value_set(f"simclr/step/{self.index}", mine, allow_overwrite=True)
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._leave_if_told(json.loads(self._store.key_value_try_get("simclr/failed")))
 
@@ -222,10 +244,12 @@ class Peers:
                 self._report_stuck(time.monotonic() - since)
 
     def _patience(self) -> float:
+        lasted = self._lasted[self._what]
+        long = _STUCK_WAITS * statistics.median(lasted) if lasted else 0.0
         if self._limit is not None:
-            return self._limit
-        usual = _FIRST_SECONDS if self._waits < _FIRST_WAITS else max(_STUCK_SECONDS, _STUCK_WAITS * self._longest)
-        return self._times * usual
+            return max(_EVALUATION_TIMES * self._limit, long) if self._what == "evaluation" else self._limit
+        is_first = self._waits[self._what] < _FIRST_WAITS[self._what]
+        return self._times * (_FIRST_SECONDS if is_first else max(_STUCK_SECONDS, long))
 
     def _leave_if_told(self, news: Mapping[str, Any]) -> None:
         """Ends this process because another one failed."""
@@ -241,32 +265,48 @@ class Peers:
         _end(news["status"])
 
     def _report_stuck(self, seconds: float) -> None:
-        """Prints the update of every process and where this one waits, and ends it."""
-        steps, whom = self._steps(), "process 0 does not answer"
-        if steps:
-            behind = sorted(i for i in range(self.count) if steps.get(i, -1) <= min(steps.values()))
-            places = (f"process {i} at update {steps.get(i, 'none')}" for i in behind[:8])
-            whom = f"furthest behind: {', '.join(places)}"
-        line = f"waited {seconds:.0f} s for update {self._step} (limit: {STUCK_VARIABLE}); {whom}"
+        """Prints who keeps the others waiting and where this one waits, and ends it."""
+        before = self._states()
+        time.sleep(_BEATS * max(0.5, self.count / 128) if before else 0.0)
+        now = self._states() if before else {}
+        line = f"waited {seconds:.0f} s for {self._what} {self._step} (limit: {STUCK_VARIABLE}); "
+        line += _who_is_stuck(before, now, count=self.count, mine=self.index)
         print(f"simclr-jax train: {line}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        if steps:
+        if now:
             self._tell(EXIT_PEER_LOST, line)
         _end(EXIT_PEER_LOST)
 
-    def _steps(self) -> dict[int, int]:
-        """Process -> the last update that it reported; empty if process 0 does not answer."""
-        answers: list[dict[int, int]] = []
+    def _states(self) -> dict[int, State]:
+        """Process -> what it last said of itself; empty if process 0 does not answer."""
+        answers: list[dict[int, State]] = []
 
         def ask() -> None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 found = self._store.key_value_dir_get("simclr/step")
-                answers.append({int(key.rsplit("/", 1)[1]): int(value) for key, value in found})
+                answers.append({int(key.rsplit("/", 1)[1]): State(*json.loads(value)) for key, value in found})
 
         asking = threading.Thread(target=ask, name="asking", daemon=True)  # the call has no time limit of its own
         asking.start()
         asking.join(_GRACE_SECONDS)
-        return {**answers[0], self.index: self._step} if answers else {}
+        return answers[0] if answers else {}
+
+
+def _who_is_stuck(before: Mapping[int, State], now: Mapping[int, State], *, count: int, mine: int) -> str:
+    """Which processes keep the others waiting, told from what all said of themselves at two moments."""
+    if not now:
+        return "process 0 does not answer"
+    others = [i for i in range(count) if i != mine]
+    silent = [i for i in others if i not in now or (i in before and now[i].beat == before[i].beat)]
+    busy = [i for i in others if i not in silent and not now[i].waits]
+    last = min((state.step for state in now.values()), default=0)
+    behind = [i for i in range(count) if i in now and now[i].step == last]
+    for found, how in ((silent, "does not answer"), (busy, "does not wait for the others but works or sleeps")):
+        if found:
+            places = (f"process {i} {how}, at update {now[i].step if i in now else 'none'}" for i in found[:8])
+            return f"stuck: {'; '.join(places)}{' ...' * (len(found) > 8)}"
+    places = (f"process {i} at update {now[i].step}" for i in behind[:8])
+    return f"furthest behind: {', '.join(places)}"
 
 
 def _stuck_limit() -> float | None:

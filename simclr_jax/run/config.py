@@ -3,13 +3,15 @@
 `call` needs plain dicts only, so ml_collections and absl are imported where a command line or a config file is read:
 a program assembled from recorded settings runs where neither is installed.
 
-A config is a Python file with `get_config()`. It is named by path or, for those that ship with the package, by its bare
-name; `:ARG` after it is handed to `get_config(ARG)`; `--config.section.key=value` changes a value, or opens it: None.
+A config is a Python file with `get_config()`, or a JSON file of values (`json_config`). It is named by path or, for
+those that ship with the package, by its bare name; `:ARG` after it is handed to `get_config(ARG)`;
+`--config.section.key=value` changes a value, or opens it: None.
 Paths are absolute from here on (`paths` has the rule), so that a run can be looked at from any folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.machinery
 import importlib.util
@@ -18,11 +20,11 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simclr_jax import base
-from simclr_jax.run import paths, shipped_configs
+from simclr_jax.run import config_rules, json_config, paths, shipped_configs
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -47,11 +49,10 @@ def parse(words: Sequence[str], *, default: str | None = None) -> tuple[config_d
 
     spec, words = _take_config_flag(words, default=default)
     config = _get_config(spec)
-    _check_complete(config, spec)
+    defaults = _check_complete(config, spec)
     overrides, rest = _split(words, config)
     _check_overrides(overrides, config)
     valued, nones = _take_nones(overrides, config)
-    tuples = {path: value for path, value in base.flat(config.to_dict()).items() if isinstance(value, tuple)}
     words = ["", *itertools.chain.from_iterable(valued)]
     values = flags.FlagValues()
     try:
@@ -60,9 +61,9 @@ def parse(words: Sequence[str], *, default: str | None = None) -> tuple[config_d
             values(words)
     except (flags.Error, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise base.InputError(_one_line(str(error), 300)) from error
-    _check_tuples(config, tuples)
     for key in nones:
         _set(config, key, None)
+    config_rules.check(config.to_dict(), remedies=defaults)
     _make_paths_absolute(config)
     return config, rest
 
@@ -148,18 +149,21 @@ def call(function: Callable[..., Any], config: Mapping[str, Any], section: str, 
 
 
 def _take_config_flag(words: Sequence[str], *, default: str | None) -> tuple[str, list[str]]:
-    """(value of --config, the other words)."""
-    at = [i for i, word in enumerate(words) if re.match(r"^--?config(=|$)", word)]
+    """(value of --config or --config_json, the other words)."""
+    at = [i for i, word in enumerate(words) if re.match(r"^--?config(_json)?(=|$)", word)]
     if not at and default is not None:
         return default, list(words)
-    if not at or (words[at[0]].endswith("config") and at[0] + 1 == len(words)):
+    if not at or (re.search(r"config(_json)?$", words[at[0]]) and at[0] + 1 == len(words)):
         raise base.InputError(f"--config is required: a path or one of {_listed()}.")
     if len(at) > 1:
         raise base.InputError(f"--config may be given once; got it {len(at)} times. Leave one.")
-    _, equals, value = words[at[0]].partition("=")
-    if equals:
-        return value, [*words[: at[0]], *words[at[0] + 1 :]]
-    return words[at[0] + 1], [*words[: at[0]], *words[at[0] + 2 :]]
+    flag, equals, value = words[at[0]].partition("=")
+    value = value if equals else words[at[0] + 1]
+    if flag.endswith("_json") and not (value.endswith(".json") and os.path.isfile(os.path.expanduser(value))):
+        raise base.InputError(
+            f"--config_json must be a file NAME.json, which is only read and never run; got '{_one_line(value)}'."
+        )
+    return value, [*words[: at[0]], *words[at[0] + (1 if equals else 2) :]]
 
 
 def _split(words: Sequence[str], config: config_dict.ConfigDict) -> tuple[list[list[str]], list[str]]:
@@ -185,6 +189,8 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
     if root not in sys.path:
         sys.path.insert(0, root)  # configs import `configs.default`
     try:
+        if path.endswith(".json"):
+            return json_config.fill(_get_config("default"), path).lock()
         loader = importlib.machinery.SourceFileLoader("config_file", path)
         module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("config_file", loader, origin=path))
         loader.exec_module(module)
@@ -208,15 +214,32 @@ def _find_file(spec: str) -> tuple[str, str | None]:
     raise base.InputError(f"--config must be a file or one of {_listed()}; got '{_one_line(spec)}'.{_closest(name)}")
 
 
-def _check_complete(config: config_dict.ConfigDict, spec: str) -> None:
-    """Raises InputError if the config lacks keys of configs/default.py (a method's own keys may differ)."""
-    keys, present = (base.flat(one.to_dict()) for one in (_get_config("default"), config))
+def _check_complete(config: config_dict.ConfigDict, spec: str) -> dict[str, Any]:
+    """The values of configs/default.py.
+
+    Raises:
+        base.InputError: the config lacks keys of it (a method's own keys may differ), or a value is of another kind.
+    """
+    keys = base.flat(_get_config("default").to_dict())
+    with _told_of(spec):
+        config_rules.check(config.to_dict(), remedies=keys)
+    present = base.flat(config.to_dict())
     missing = [key for key in keys if key not in present and not key.startswith("method.")]
     if missing:
         raise base.InputError(
             f"A config has all keys of configs/default.py; {_one_line(spec)} lacks "
             f"{_one_line(', '.join(missing), 150)}. Start from default.get_config()."
         )
+    return keys
+
+
+@contextlib.contextmanager
+def _told_of(spec: str) -> Iterator[None]:
+    """Lets a message name the config that it is about."""
+    try:
+        yield
+    except base.InputError as error:
+        raise base.InputError(f"--config={_one_line(spec, 60)}: {error}") from error
 
 
 def _check_overrides(overrides: Sequence[Sequence[str]], config: config_dict.ConfigDict) -> None:
@@ -276,6 +299,7 @@ def _make_paths_absolute(config: config_dict.ConfigDict) -> None:
     for key in _PATH_KEYS:
         if isinstance(flat[key], str) and (flat[key] or key in ("init.workdir", "split.label_list")):
             _set(config, key, paths.absolute(flat[key], flag=f"--config.{key}"))
+            paths.check_no_pipe(flat[key], flag=f"--config.{key}")
     config.data.name = paths.data_name(flat["data.name"], flat["data.data_dir"], flag="--config.data.name")
 
 
@@ -297,17 +321,6 @@ def _with_sections(message: str, config: Mapping[str, Any], section: str) -> str
     # A plain word such as size or name is a key only where the message begins with it.
     message = re.sub(r"^[a-z]+(?= must )", say, message)
     return re.sub(r"(?<![\w.\-/'\"])[a-z]+(_[a-z]+)+(?![\w/-]|\.\w)", say, message)
-
-
-def _check_tuples(config: config_dict.ConfigDict, before: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises InputError where words have got into a tuple of numbers: absl takes what it cannot read for a string."""
-    after = base.flat(config.to_dict())
-    for path, default in before.items():
-        words = [item for item in after[path] if isinstance(item, str)]
-        if words and default and not isinstance(default[0], str):
-            raise base.InputError(
-                f"--config.{path} must be a tuple of numbers such as '{default}'; got '{_one_line(words[0])}'."
-            )
 
 
 def _is_override(word: str) -> bool:

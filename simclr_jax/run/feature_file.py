@@ -47,6 +47,20 @@ class Embedding(NamedTuple):
     meta: Mapping[str, Any] = {}
 
 
+# Types of what a file says of itself, where it says it.
+_SAID = {"class_names": list, "encoder": dict, "fingerprint": str, "images": str, "canvas_size": int, "layer": str}
+
+
+class _Said(dict[str, Any]):
+    """What a file says of itself; to ask for what it does not say is a mistake of the file, not of the program."""
+
+    def __missing__(self, name: str) -> Any:
+        raise base.InputError(
+            f"A file of features must be one that simclr-jax embed wrote; this one does not say its {name!r}. Make it "
+            "again."
+        )
+
+
 class Rows(NamedTuple):
     """Some rows of a file, as arrays: see `Embedding`."""
 
@@ -101,9 +115,12 @@ def load(path: str | os.PathLike[str], *, flag: str = "--features") -> Embedding
         raise base.InputError(f"{rule}; there is no {target}. Make it: simclr-jax embed --output={target}")
     try:
         rows, text = (_read_parquet if target.suffix.lower() == ".parquet" else _read_npz)(target)
-        meta = json.loads(text)
+        meta = json.loads(text, object_hook=_Said)
         if meta.get("format") != FORMAT:
             raise ValueError(f"its format is {meta.get('format')}")
+        wrong = [name for name, kind in _SAID.items() if not isinstance(meta.get(name, kind()), kind)]
+        if wrong:
+            raise ValueError(f"its {wrong[0]} is {meta[wrong[0]]!r}")
     except base.InputError:
         raise
     except Exception as error:  # readers raise nearly anything on other files

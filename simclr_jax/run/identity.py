@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import base, data, methods
-from simclr_jax.run import checkpoint, paths
+from simclr_jax.run import checkpoint, config_rules, paths
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -81,7 +81,12 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
         base.InputError: config.json cannot be read.
     """
-    return _completed(with_new_names(workdir_lib.read_config(workdir)))
+    config = with_new_names(workdir_lib.read_config(workdir))
+    try:
+        config_rules.check_values(config)
+    except base.InputError as error:
+        raise base.InputError(f"{workdir / 'config.json'} is not of a run: {error}") from error
+    return _completed(config)
 
 
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,9 +98,11 @@ class Reader:
             progress.training_line({**values, **row}, num_steps=self._sizes.num_steps, seconds_left=seconds_left)
         )
 
-    def waiting(self, step: int, *, times: float = 1.0) -> contextlib.AbstractContextManager[None]:
+    def waiting(
+        self, step: int, *, times: float = 1.0, what: str = "update"
+    ) -> contextlib.AbstractContextManager[None]:
         """Around any other wait for all processes at update `step`; see `distributed.Peers.waiting`."""
-        return self._peers.waiting(step, times=times)
+        return self._peers.waiting(step, times=times, what=what)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,11 +1,12 @@
 """The one rule for files and folders that people type: `~` is expanded, and what is no path of this machine is refused.
 
-Typed text comes in, a path comes out; nothing is read or made.
+Typed text comes in, a path comes out; nothing is opened or made.
 """
 
 import os
 import re
 import shlex
+import stat
 import unicodedata
 
 from simclr_jax import base
@@ -57,6 +58,22 @@ def absolute(text: str, *, flag: str) -> str:
         base.InputError: as for `typed`.
     """
     return os.path.abspath(typed(text, flag=flag))
+
+
+def check_no_pipe(text: str, *, flag: str) -> None:
+    """Makes sure that opening what `text` names, if it names anything, does not wait for another program for ever.
+
+    A shell's own pipes and streams, /dev/stdout and /dev/fd/63, have another program at their other end.
+
+    Raises:
+        base.InputError: it is a named pipe or a socket. The message names `flag`.
+    """
+    try:
+        mode = os.stat(text).st_mode
+    except (OSError, ValueError):
+        return
+    if (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and not os.path.abspath(text).startswith(("/dev/", "/proc/")):
+        raise base.InputError(f"{flag} must be a file or a folder; {text[:150]} is a named pipe. Choose another name.")
 
 
 def check_plain(path: str | os.PathLike[str], *, flag: str) -> None:

@@ -24,6 +24,8 @@ from simclr_jax.run import progress
 # variable sets another limit, for updates that last as long and clusters that wait longer.
 HARD_LIMIT = 25.0
 LIMIT_VARIABLE = "SIMCLR_STOP_SECONDS"
+# A lost terminal, and what clusters send before time is up: `sbatch --signal=USR1@60`, and a limit of CPU time.
+_OTHERS = ("SIGHUP", "SIGUSR1", "SIGXCPU")
 _GRACE = 1.0  # for the program to end by itself, with its own last words
 
 
@@ -64,8 +66,8 @@ def signal_name(number: int) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """The first SIGINT, SIGTERM or SIGHUP only sets the yielded Stop, to be polled; a second one ends the process at
-    once. A SIGHUP that is ignored, as under nohup, stays so.
+    """The first SIGINT, SIGTERM or one of `_OTHERS` only sets the yielded Stop, to be polled; a second one ends the
+    process at once. One of `_OTHERS` that is ignored, as SIGHUP under nohup, stays so.
 
     Raises:
         base.InputError: LIMIT_VARIABLE is no number of seconds.
@@ -163,8 +165,8 @@ def _watched(
         yield  # signals come to the main thread alone
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    more = [getattr(signal, name) for name in _OTHERS if hasattr(signal, name)]
+    numbers += [number for number in more if signal.getsignal(number) != signal.SIG_IGN]
     source, sink = os.pipe()
     os.set_blocking(sink, False)
     thread = threading.Thread(target=_follow, args=(source, set(numbers), answer, look), name="signals", daemon=True)

@@ -295,7 +295,7 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
     """
     step, accuracy = int(state.step), None
     variables = features.encoder_variables(state.params, state.method_state)
-    with reader.paused():
+    with reader.paused(), reader.waiting(step, what="evaluation"):
         train_h = None if run.test_set is None else run.encode(variables, run.train_set)
         test_h = None if run.test_set is None else run.encode(variables, run.test_set)
         try:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import base
-from simclr_jax.data import bound, cache, imageset
+from simclr_jax.data import block_digests, bound, cache, imageset
 
 
 class _Split:
@@ -130,6 +130,37 @@ def test_a_damaged_entry_is_noticed_and_made_again(tmp_path, damage):
     _assert_equal(again, expected)
     _load(split, tmp_path)
     assert split.reads == 8
+
+
+def test_an_entry_too_large_to_be_read_whole_is_compared_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FULL_CHECK_BYTES", 100)
+    monkeypatch.setattr(block_digests, "_BLOCK_BYTES", 16 * 16 * 3)  # a picture a block
+    split = _Split()
+    expected = np.array(_load(split, tmp_path).images)
+    (entry,) = tmp_path.iterdir()
+    assert len(np.load(entry / "digests.npy")) == 3
+    _flip_a_pixel(entry)
+    for _ in range(40):  # one of three blocks is looked at each time
+        again = _load(split, tmp_path)
+        if split.reads == 8:
+            break
+    np.testing.assert_array_equal(again.images, expected)
+    assert split.reads == 8
+    (entry / "digests.npy").unlink()  # as entries of before
+    _load(split, tmp_path)
+    assert split.reads == 8
+
+
+def test_the_umask_says_who_may_share_a_cache(tmp_path):
+    for umask, group in ((0o022, 0o050), (0o077, 0)):
+        before = os.umask(umask)
+        try:
+            _load(_Split(key=f"{umask:x}" * 32), tmp_path / f"{umask:o}")
+        finally:
+            os.umask(before)
+        (entry,) = (tmp_path / f"{umask:o}").iterdir()
+        assert entry.stat().st_mode & 0o070 == group
+        assert all(file.stat().st_mode & 0o040 == group & 0o040 for file in entry.iterdir())
 
 
 def test_pickled_arrays_are_never_loaded(tmp_path):

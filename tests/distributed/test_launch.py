@@ -1,7 +1,9 @@
 """Finding the other processes: flags and simulated launchers, the roll call, and what processes tell each other."""
 
 import contextlib
+import hmac
 import json
+import pathlib
 import socket
 import threading
 import time
@@ -13,6 +15,7 @@ import pytest
 from simclr_jax import base, distributed
 from simclr_jax.distributed import cluster, initialize
 from simclr_jax.distributed import peers as peers_lib
+from simclr_jax.distributed import roll_call as roll_call_lib
 
 SLURM = {
     "SLURM_JOB_ID": "70000",
@@ -172,7 +175,7 @@ def roll_call(*processes: tuple[int, int], seconds: float = 5.0) -> list[Any]:
     def take_part(job: int) -> None:
         count, index = processes[job]
         try:
-            results[job] = initialize.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
+            results[job] = roll_call_lib.call_roll(address, num_processes=count, process_id=index, seconds=seconds)
         except base.InputError as error:
             results[job] = str(error)
 
@@ -216,22 +219,57 @@ def test_a_coordinator_that_is_not_there_is_named_in_time():
 def test_a_port_that_is_taken_is_refused():
     refused = pytest.raises(base.InputError, match="coordinator must be a free port of this host")
     with socket.create_server(("127.0.0.1", 0)) as other, refused:
-        initialize.call_roll(("127.0.0.1", other.getsockname()[1]), num_processes=2, process_id=0, seconds=1)
+        roll_call_lib.call_roll(("127.0.0.1", other.getsockname()[1]), num_processes=2, process_id=0, seconds=1)
 
 
-def test_a_stranger_at_the_port_is_no_process():
-    port, told = free_port(), list[Any]()
+STRANGERS = (
+    *(b"GET / HTTP/1.1\n", b'{"index": "1"}\n', b"", b"[" * 4000 + b"\n", b"x" * 10000, b"\xff\x00\n", b"null\n"),
+    *(b'{"index": %s, "count": 2, "host": "h"}\n' % number for number in (b"7", b"-1", b"0", b"1e3", b"9" * 3000)),
+)
+
+
+def test_a_stranger_at_the_port_is_no_process_and_is_named_once(monkeypatch):
+    """Garbage, numbers that no process has, one who holds the line, one who claims the number of another."""
+    monkeypatch.setattr(roll_call_lib, "_CALLER_SECONDS", 2.0)
+    port, told, said = free_port(), list[Any](), list[str]()
     server = threading.Thread(
-        target=lambda: told.append(initialize.call_roll(("127.0.0.1", port), num_processes=2, process_id=0, seconds=5))
+        target=lambda: told.append(
+            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=0, seconds=5, say=said.append)
+        )
     )
     server.start()
     time.sleep(0.1)
-    for content in (b"GET / HTTP/1.1\n", b'{"index": "1"}\n', b""):
-        with socket.create_connection(("127.0.0.1", port)) as stranger:
+    with contextlib.ExitStack() as held:
+        for content in (*STRANGERS, b'{"index": 1, "cou', b'{"index": 1, "count": 2, "host": "h"}\n'):
+            stranger = held.enter_context(socket.create_connection(("127.0.0.1", port)))
             stranger.sendall(content)
-    initialize.call_roll(("127.0.0.1", port), num_processes=2, process_id=1, seconds=5)
+        start = time.monotonic()
+        roll_call_lib.call_roll(("127.0.0.1", port), num_processes=2, process_id=1, seconds=5)
+        assert time.monotonic() - start < 1.5, "a stranger delays the start"
     server.join(5)
-    assert len(told) == 1
+    assert len(told) == 1 and len(told[0]) == 2
+    assert len(said) == 1 and said[0].startswith("A stranger at the port of process 0 was dropped: 127.0.0.1: ")
+    assert "\n" not in said[0] and len(said[0]) < 200
+
+
+def test_a_process_without_the_secret_of_the_job_is_no_process_of_it(monkeypatch):
+    for theirs, belongs in (("abc", False), ("", True)):
+        here, there = socket.socketpair()
+        there.sendall(b'{"index": 1, "count": 2, "host": "h"}\n')
+
+        def prove(there=there, theirs=theirs):
+            question = json.loads(there.recv(1000))["question"]
+            proof = hmac.new(f"simclr-jax {theirs}".encode(), question.encode(), "sha256").hexdigest()
+            there.sendall(json.dumps({"proof": proof}).encode() + b"\n")
+
+        caller = threading.Thread(target=prove)
+        caller.start()
+        found = roll_call_lib._identify(here, "10.0.0.1", count=2)
+        caller.join(5)
+        here.close()
+        there.close()
+        assert (found.message is not None) == belongs
+        assert belongs or "process 1 and could not prove it (SIMCLR_JOB_SECRET)" in found.why
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
@@ -375,12 +413,13 @@ def test_a_process_that_waits_for_ever_says_who_is_behind_and_ends(pair, capfd, 
         pass
     for peer in peers:
         peer._limit = 0.5
-        peer._waits = 10
+        peer._waits["update"] = 10
     time.sleep(1.2)  # process 1 has published that it is at update 11
     with peers[0].waiting(12):
         wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
     said = capfd.readouterr().err
-    assert "waited" in said and "for update 12" in said and "process 1 at update 11" in said
+    assert "waited" in said and "for update 12" in said
+    assert "stuck: process 1 does not wait for the others but works or sleeps, at update 11" in said
     assert "Current thread" in said or "Thread 0x" in said, "where this process waits"
 
 
@@ -396,13 +435,14 @@ def test_a_store_that_does_not_answer_keeps_nobody_from_ending(pair, capfd, monk
     monkeypatch.setattr(peers_lib, "_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(Store, "key_value_try_get", sleep)
     monkeypatch.setattr(Store, "key_value_dir_get", sleep)
-    peers[1]._limit, peers[1]._waits = 0.2, 10
+    peers[1]._limit, peers[1]._waits["update"] = 0.2, 10
     with peers[1].waiting(7):
         wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
     awake.set()
     assert "for update 7" in (said := capfd.readouterr().err) and "process 0 does not answer" in said
 
 
+HERE = pathlib.Path(__file__).parent
 GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc] Read error: Connection reset by peer"
 
 
@@ -447,9 +487,41 @@ def test_short_waits_are_no_reason_to_end(pair):
             time.sleep(0.01)
     time.sleep(0.8)
     assert not ended and peers[0]._patience() >= 300
+    for step in range(10):
+        with peers[0].waiting(step):
+            pass
+    assert peers[0]._patience() == 60, "once the first ones are over"
+    peers[0]._lasted["update"].extend([9.0] * 50)
+    assert peers[0]._patience() == 90
+    peers[0]._what = "evaluation"
+    assert peers[0]._patience() == 3600
+    peers[0]._limit = 20.0
+    assert peers[0]._patience() == 200
+
+
+def test_who_is_stuck_is_told_from_two_looks():
+    state, who = peers_lib.State, peers_lib._who_is_stuck
+    before = {0: state(7, True, 1), 1: state(7, True, 1), 2: state(7, True, 1)}
+    later = {0: state(7, True, 5), 1: state(7, True, 5), 2: state(7, True, 5)}
+    assert who({}, {}, count=3, mine=0) == "process 0 does not answer"
+    stopped = who(before, {**later, 2: before[2]}, count=3, mine=0)
+    assert stopped == "stuck: process 2 does not answer, at update 7"
+    asleep = who(before, {**later, 1: state(7, False, 5)}, count=3, mine=0)
+    assert asleep.startswith("stuck: process 1 does not wait") and "process 2" not in asleep
+    assert who(before, {**later, 1: state(6, True, 5)}, count=3, mine=0) == "furthest behind: process 1 at update 6"
+    assert "process 1 does not answer, at update none" in who({0: before[0]}, {0: later[0]}, count=2, mine=0)
+
+
+def test_the_texts_of_a_lost_process_are_known_and_other_failures_are_not():
+    lines = [line for line in (HERE / "lost_peers.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert len(lines) >= 9
+    for line in lines:
+        assert peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
+    for line in ("INTERNAL: unhandled cuda error", "RESOURCE_EXHAUSTED: out of memory", "INVALID_ARGUMENT: shapes"):
+        assert not peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
 
 
 def test_messages_between_processes_are_plain_json():
     """Whatever arrives is read as JSON and nothing else: no code comes over the network."""
-    assert "pickle" not in initialize.__dict__ and "pickle" not in peers_lib.__dict__
+    assert "pickle" not in roll_call_lib.__dict__ and "pickle" not in peers_lib.__dict__
     assert json.loads(json.dumps({"index": 1})) == {"index": 1}

@@ -146,9 +146,8 @@ probe.label_fractions=(2.0,) probe.knn_weights=foo method.proj_hidden_dim=0 prob
 @pytest.mark.few(40)
 @pytest.mark.parametrize("override", REFUSED)
 def test_a_value_that_no_run_can_have_is_refused_before_training(override):
-    settings, _ = parse("--config=smoke", f"--config.{override}")
     with pytest.raises(base.InputError) as caught:
-        setup.make_run(settings.to_dict())
+        setup.make_run(parse("--config=smoke", f"--config.{override}")[0].to_dict())
     message = str(caught.value)
     assert "\n" not in message and len(message) <= 400
     key = override.partition("=")[0]
@@ -222,7 +221,9 @@ def test_none_opens_a_key_that_may_be_open_and_the_last_word_counts(name, key, n
     section, _, leaf = key.partition(".")
     value = (
         "8"
-        if leaf in ("canvas_size", "label_fraction", "proj_hidden_dim", "max_resident_gigabytes", "image_size")
+        if leaf in ("canvas_size", "proj_hidden_dim", "max_resident_gigabytes", "image_size")
+        else "0.5"
+        if leaf == "label_fraction"
         else "/x"
     )
     for words in ([f"--config.{key}={none}"], [f"--config.{key}", none], [f"--config.{key}={value}"] * 2):

@@ -13,7 +13,10 @@ from simclr_jax.distributed import peers
 from simclr_jax.run import stopping
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGXCPU, "SIGXCPU")],
+)
 def test_a_signal_only_sets_stop_and_the_handlers_come_back(number, name, capsys):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stopping.stop_signals() as stop:
