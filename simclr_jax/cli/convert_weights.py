@@ -79,7 +79,8 @@ def convert(
     read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
     mean, std = NORMALIZATIONS.get(normalize, (read.mean, read.std))
     found = detect.find_architecture(read.by_name, padding=read.padding if padding == "auto" else padding)
-    if padding not in ("auto", found.encoder["padding"]):
+    found = found._replace(encoder={**found.encoder, **read.encoder})
+    if padding not in ("auto", found.encoder.get("padding", padding)):
         raise base.InputError(
             f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
             f"{padding}. Leave it out."
@@ -148,7 +149,8 @@ def _resolve_config(config: Mapping[str, Any], found: detect.Architecture, role:
     method: dict[str, Any] = {"name": role.method, **head, "ft_proj_selector": role.selector}
     if role.method == "simclr" and config["method"]["name"] == "simclr":
         method = {**config["method"], **method, "supervised_weight": 0.0}
-    return {**config, "encoder": {**config["encoder"], **found.encoder}, "method": method}
+    encoder = {**config["encoder"], **models.unused_arguments(str(found.encoder["name"])), **found.encoder}
+    return {**config, "encoder": encoder, "method": method}
 
 
 def _expected_shapes(encoder: nn.Module, found: detect.Architecture, role: _Role) -> dict[str, tuple[int, ...]]:
@@ -200,7 +202,7 @@ def _compare(read: foreign.Foreign, found: detect.Architecture) -> str:
         return f"Not compared with torchvision: {obstacle}."
     encoder = config_lib.call(models.make_encoder, {"encoder": arguments}, "encoder")
     params, batch_stats = variables.unflatten(variables.only(read.by_name, "encoder"))
-    tree = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
+    tree = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(lambda v, x: encoder.apply(v, x, train=False))(tree, images))
     distance = float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -120,6 +120,17 @@ def _check_family(name: str, family: type[nn.Module], arguments: Mapping[str, An
             )
 
 
+def unused_arguments(name: str) -> dict[str, Any]:
+    """The arguments of `make_encoder` that only other families than that of `name` have, at what means not used.
+
+    Example:
+        >>> models.unused_arguments("vit_tiny")
+        {'width_multiplier': 1.0, 'sk_ratio': 0.0, 'se_ratio': 0.0}
+    """
+    family = ENCODERS[name].func  # type: ignore[attr-defined]
+    return {key: value for owner, unused in _FAMILIES.values() if owner is not family for key, value in unused.items()}
+
+
 def make_encoder(
     name: str = "resnet18",
     *,
