@@ -18,6 +18,12 @@ from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
 WEIGHTS = ("model", "ema")
 # What torchvision, timm and most programs of PyTorch normalise images in [0, 1] by.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What a user may say, by name; "half" is that of timm's augreg transformers and tf_efficientnet_lite.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((), ()),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+}
 _SHOWN = 6
 
 

@@ -191,9 +191,7 @@ def _read_other(
             unknown.append(name)
     title = f"{found.title}, network {net.title}" if net.prefix else found.title
     note, encoder = _moco_v3(net.prefix, by_name)
-    return State(
-        title, "torchvision", by_name, ignored, unknown, found.missing, {}, bool(others), note, encoder
-    )
+    return State(title, "torchvision", by_name, ignored, unknown, found.missing, {}, bool(others), note, encoder)
 
 
 def _moco_v3(prefix: str, by_name: Mapping[str, np.ndarray]) -> tuple[str, dict[str, int]]:

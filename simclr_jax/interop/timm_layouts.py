@@ -4,7 +4,7 @@ What belongs here: which of our variables is which entry of their state dicts. E
 size of a network to {our name: theirs}; reading turns it around.
 
 Leaves: kernel <-> weight, HWIO <-> OIHW and [in, out] <-> [out, in]; class_token [D] <-> [1, 1, D], positions [T, D]
-<-> [1, T, D]; BatchNorm's scale, bias, mean, var <-> weight, bias, running_mean, running_var, LayerNorm's the first two.
+<-> [1, T, D]; BatchNorm's scale, bias, mean, var <-> weight, bias, running_mean, running_var, LayerNorm's two.
 
 Reference: timm/models/vision_transformer.py and efficientnet.py; torchvision/models/vision_transformer.py and
 efficientnet.py.

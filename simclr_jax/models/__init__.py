@@ -120,6 +120,22 @@ def _check_family(name: str, family: type[nn.Module], arguments: Mapping[str, An
             )
 
 
+def _check(family: type[nn.Module], given: Mapping[str, Any]) -> None:
+    """Raises InputError unless the arguments of `make_encoder` are valid for a network of that class."""
+    choices = {"stem": resnet.STEMS, "padding": resnet.PADDINGS, "norm": norms.NORMS, "remat": resnet.REMATS}
+    _check_dtype(given["dtype"])
+    for key, valid in choices.items():
+        base.check_choice(given[key], valid, name=key)
+    _check_counts(bn_groups=given["bn_groups"], bn_parts=given["bn_parts"])
+    _check_normalization(given["mean"], given["std"])
+    _check_family(given["name"], family, given)
+    if family is resnet.ResNet:
+        _check_ratios(given["padding"], sk_ratio=given["sk_ratio"], se_ratio=given["se_ratio"])
+        _check_width(given["width_multiplier"])
+    if family is vit.ViT:
+        _check_transformer(given["name"], given)
+
+
 def unused_arguments(name: str) -> dict[str, Any]:
     """The arguments of `make_encoder` that only other families than that of `name` have, at what means not used.
 
@@ -196,36 +212,12 @@ def make_encoder(
         >>> sorted(shapes)
         ['batch_stats', 'params']
     """
+    given = dict(locals())  # the arguments, of which every family takes its own
     base.check_choice(name, ENCODERS, name="name")
-    base.check_choice(stem, resnet.STEMS, name="stem")
-    _check_dtype(dtype)
-    base.check_choice(padding, resnet.PADDINGS, name="padding")
-    base.check_choice(norm, norms.NORMS, name="norm")
-    base.check_choice(remat, resnet.REMATS, name="remat")
-    _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
-    _check_normalization(mean, std)
-    own: dict[str, Any] = {
-        "width_multiplier": width_multiplier,
-        "stem": stem,
-        "sk_ratio": sk_ratio,
-        "se_ratio": se_ratio,
-        "padding": padding,
-        "patch_size": patch_size,
-        "num_heads": num_heads,
-        "pool": pool,
-        "positions": positions,
-        "position_grid": position_grid,
-        "freeze_patches": freeze_patches,
-    }
     family: type[nn.Module] = ENCODERS[name].func  # type: ignore[attr-defined]
-    _check_family(name, family, own)
-    if family is resnet.ResNet:
-        _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
-        _check_width(width_multiplier)
-    if family is vit.ViT:
-        _check_transformer(name, own)
+    _check(family, given)
     return ENCODERS[name](
-        **{key: own[key] for key in _OWN[family]},
+        **{key: given[key] for key in _OWN[family]},
         dtype=dtype,
         norm=norms.Norm(norm, bn_groups, bn_parts, fused_conv_bn),
         remat=remat,

@@ -20,7 +20,7 @@ from simclr_jax.run import workdir as workdir_lib
 
 # Of an export, the file with most in it first.
 _WEIGHTS = ("variables.safetensors", hub.WEIGHTS, "encoder.safetensors")
-_NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
+_NORMALIZATIONS = foreign.NORMALIZATIONS
 _CLASSIFIER = {"weight": "kernel", "bias": "bias"}
 NORMALIZE = ("auto", *_NORMALIZATIONS)
 
@@ -48,8 +48,9 @@ def load(
         resize: how: "tf2" or "tf1" (the reference's bicubic), or "bilinear" or "bicubic" as programs of PyTorch do with
             Pillow; None for that of the run, "tf1" for official checkpoints and "bilinear" for PyTorch's.
         crop_fraction: of Pillow's resizing: share of the shorter side that is kept; None for 0.875. timm's crop_pct.
-        normalize: what images are normalised by in front of the network: "imagenet", "none", or "auto" for what the run
-            or the export has, ImageNet's for PyTorch's, and none for official checkpoints.
+        normalize: what images are normalised by in front of the network: "imagenet", "half" (mean and deviation 0.5,
+            as for many of timm's transformers), "none", or "auto" for what the run or the export has, ImageNet's for
+            PyTorch's, and none for official checkpoints.
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
@@ -163,6 +164,8 @@ def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
     by_name = variables.load(found[0])
     if not variables.only(by_name, "encoder"):
         by_name = _from_torch(by_name)
+    if content["encoder"]["arguments"].get("positions") == "sincos":
+        by_name.pop("encoder/positions", None)  # written out for other programs; the network has them by itself
     params, batch_stats = variables.unflatten(by_name)
     module = models.make_encoder(**content["encoder"]["arguments"])
     head, head_variables = _make_head(params, batch_stats, module)
