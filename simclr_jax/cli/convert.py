@@ -27,7 +27,7 @@ says which data they are evaluated on. docs/weights.md explains the flags.""",
     paddings = flags.one_of("auto", "reference", "torchvision")
     parser.add_argument("--padding", default="auto", metavar="KIND", help=padding, **paddings)
     normalize = "of images: %(choices)s; default %(default)s"
-    normalizations = flags.one_of("auto", "imagenet", "none")
+    normalizations = flags.one_of("auto", "imagenet", "half", "none")
     parser.add_argument("--normalize", default="auto", metavar="KIND", help=normalize, **normalizations)
     ignore = "variables to leave out, patterns with commas"
     parser.add_argument("--ignore", default="", metavar="NAMES", help=ignore)

@@ -19,7 +19,7 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 PADDINGS = ("auto", "reference", "torchvision")
-NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
+NORMALIZATIONS = foreign.NORMALIZATIONS
 # Steps at which the released SimCLRv2 models were saved, by what they were trained for, and that of SimCLR's.
 _FEW_LABELS = {751: "1 %", 3754: "10 %"}
 _ALL_LABELS = {37535: "fine-tuned with all labels", 28151: "trained with labels"}
@@ -62,8 +62,8 @@ def convert(
         padding: "reference" or "torchvision", what the weights were trained with; "auto" uses the layout.
         ignore: names of variables to leave out, as shell patterns with commas between.
         network: which of several networks in a file of PyTorch, as `foreign.read` takes it.
-        normalize: what the weights want images normalised by: "imagenet" (mean and deviation of ImageNet), "none", or
-            "auto" by the layout.
+        normalize: what the weights want images normalised by: "imagenet" (mean and deviation of ImageNet), "half" (both
+            0.5), "none", or "auto" by the layout.
 
     Raises:
         base.InputError: an unknown value, a file that cannot be read or is of another network, or a workdir in use.
@@ -78,8 +78,8 @@ def convert(
     atomic_files.check_folder(folder, flag="--workdir")
     read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
     mean, std = NORMALIZATIONS.get(normalize, (read.mean, read.std))
-    found = detect.find_architecture(read.by_name, padding=read.padding if padding == "auto" else padding)
-    if padding not in ("auto", found.encoder["padding"]):
+    found = _find_network(read, padding=read.padding if padding == "auto" else padding)
+    if padding not in ("auto", found.encoder.get("padding", padding)):
         raise base.InputError(
             f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
             f"{padding}. Leave it out."
@@ -104,6 +104,11 @@ def _check_workdir(folder: pathlib.Path) -> None:
         raise base.InputError(
             f"--workdir must be a new folder or an empty one; {folder} holds something else. Choose another folder."
         )
+
+
+def _find_network(read: foreign.Foreign, *, padding: str) -> detect.Architecture:
+    found = detect.find_architecture(read.by_name, padding=padding)
+    return found._replace(encoder={**found.encoder, **read.encoder})
 
 
 def _find_role(source: pathlib.Path, read: foreign.Foreign, found: detect.Architecture, *, selector: str) -> _Role:
@@ -148,7 +153,8 @@ def _resolve_config(config: Mapping[str, Any], found: detect.Architecture, role:
     method: dict[str, Any] = {"name": role.method, **head, "ft_proj_selector": role.selector}
     if role.method == "simclr" and config["method"]["name"] == "simclr":
         method = {**config["method"], **method, "supervised_weight": 0.0}
-    return {**config, "encoder": {**config["encoder"], **found.encoder}, "method": method}
+    encoder = {**config["encoder"], **models.unused_arguments(str(found.encoder["name"])), **found.encoder}
+    return {**config, "encoder": encoder, "method": method}
 
 
 def _expected_shapes(encoder: nn.Module, found: detect.Architecture, role: _Role) -> dict[str, tuple[int, ...]]:
@@ -200,7 +206,7 @@ def _compare(read: foreign.Foreign, found: detect.Architecture) -> str:
         return f"Not compared with torchvision: {obstacle}."
     encoder = config_lib.call(models.make_encoder, {"encoder": arguments}, "encoder")
     params, batch_stats = variables.unflatten(variables.only(read.by_name, "encoder"))
-    tree = {"params": params["encoder"], "batch_stats": batch_stats["encoder"]}
+    tree = {"params": params["encoder"], "batch_stats": batch_stats.get("encoder", {})}
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(lambda v, x: encoder.apply(v, x, train=False))(tree, images))
     distance = float(np.abs(ours - theirs).max() / np.abs(theirs).max())

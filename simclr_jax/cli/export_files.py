@@ -17,8 +17,8 @@ from jax import export as jax_export
 
 from simclr_jax import atomic_files, base, models, units
 from simclr_jax.augment import eval_view
-from simclr_jax.cli import export_hub
-from simclr_jax.interop import card, detection, onnx_graph, torchvision, variables
+from simclr_jax.cli import export_hub, export_torch
+from simclr_jax.interop import card, onnx_graph, variables
 from simclr_jax.models import norms
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, paths, progress
@@ -176,44 +176,19 @@ def _obstacle(exported: _Exported, name: str) -> str:
         return f"A program with its weights holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
     if name == "onnx" and importlib.util.find_spec("onnx") is None:
         return "The onnx format needs the Python package onnx; it is not installed: pip install 'simclr-jax[onnx]'."
+    if name == "onnx" and card.family(exported.arguments) != "resnet":
+        return f"The onnx format is written for ResNets; this encoder is {exported.arguments['name']}."
     if name in ("torch", "detection") and _no_torch(exported):
         return _no_torch(exported)
-    arguments = exported.arguments
-    if name == "detection" and (arguments["stem"] != "imagenet" or arguments["width_multiplier"] != 1):
-        found = f"stem {arguments['stem']} and width {arguments['width_multiplier']:g}"
-        return f"The backbones of detectors have the stem imagenet and width 1; this encoder has {found}."
-    if name == "detection" and card.torch_class(arguments) == card.OWN_LOADER and not _is_bottleneck(exported):
-        return "Detectors' ResNets have no projection in the first group; this encoder, of padding reference, has one."
-    return ""
-
-
-def _is_bottleneck(exported: _Exported) -> bool:
-    return "encoder/block_group1/block1/conv3/kernel" in exported.by_name
+    return export_torch.detection_obstacle(exported.by_name, exported.arguments) if name == "detection" else ""
 
 
 def _no_torch(exported: _Exported) -> str:
-    """Why there are no weights under torchvision's names; "" if there are."""
-    arguments = exported.arguments
-    if card.torch_class(arguments) is None:
-        ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
-        return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
-    if arguments["norm"] == "group":
-        return "torchvision's networks have BatchNorm; this encoder has norm group."
-    if exported.selector and variables.only(exported.by_name, "supervised_head"):
-        return f"torchvision's fc takes h; this run's classifier takes layer {exported.selector} of its head."
-    return ""
+    return export_torch.obstacle(exported.by_name, exported.arguments, selector=exported.selector)
 
 
 def _write_torch(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    """encoder.safetensors with torchvision's names (and fc), projection_head.safetensors beside it."""
-    by_part = {part: variables.only(exported.by_name, part) for part in variables.parts(exported.by_name)}
-    network = by_part["encoder"] | by_part.get("supervised_head", {})
-    files = {"encoder.safetensors": network}
-    if "projection_head" in by_part:
-        files["projection_head.safetensors"] = by_part["projection_head"]
-    for name, part in files.items():
-        variables.save(folder / name, torchvision.to_torchvision(part))
-    return [folder / name for name in files]
+    return export_torch.write(folder, exported.by_name, exported.arguments)
 
 
 def _write_flax(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
@@ -237,16 +212,12 @@ def _write_onnx(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]
 
 
 def _write_hub(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    return export_hub.write_weights(folder, exported.by_name, has_torch=not _no_torch(exported))
+    has_torch = card.family(exported.arguments) == "resnet" and not _no_torch(exported)
+    return export_hub.write_weights(folder, exported.by_name, has_torch=has_torch)
 
 
 def _write_detection(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    """The backbone under the names of torchvision's detectors and of Detectron2's."""
-    by_name = variables.only(exported.by_name, "encoder")
-    files = {"torchvision_fpn": detection.to_torchvision_fpn(by_name), "detectron2": detection.to_detectron2(by_name)}
-    for name, state in files.items():
-        variables.save(folder / f"backbone_{name}.safetensors", state)
-    return [folder / f"backbone_{name}.safetensors" for name in files]
+    return export_torch.write_detection(folder, exported.by_name)
 
 
 def _file_entry(kind: str, path: pathlib.Path, *, size: int) -> dict[str, Any]:

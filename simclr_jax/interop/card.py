@@ -68,12 +68,40 @@ def preprocessing(
     }
 
 
+def family(arguments: Mapping[str, Any]) -> str:
+    """Of an encoder, by its name: "resnet", "vit" or "efficientnet"."""
+    return str(arguments["name"]).rstrip("0123456789").partition("_")[0]
+
+
+def torch_layout(arguments: Mapping[str, Any]) -> str | None:
+    """Whose names `encoder.safetensors` has, as `timm_layouts.to_torch` takes it; None for torchvision's ResNets."""
+    if family(arguments) == "resnet":
+        return None
+    is_torchvisions = str(arguments["name"]).startswith("efficientnet_b") and arguments["padding"] == "torchvision"
+    return "torchvision" if is_torchvisions else "timm"
+
+
+def _timm_call(arguments: Mapping[str, Any]) -> str:
+    """What builds the network of an encoder that is no ResNet in timm; num_classes is the classifier's or 0."""
+    name = str(arguments["name"])
+    if family(arguments) == "efficientnet":
+        return f'timm.create_model("{"tf_" * (arguments["padding"] == "reference")}{name}", num_classes=0)'
+    size = arguments["patch_size"]
+    words = [f'"{name}_patch16_224"', f"img_size={size * arguments['position_grid']}", f"patch_size={size}"]
+    words += [f"num_heads={arguments['num_heads']}"] if arguments["num_heads"] else []
+    words += ['global_pool="avg"', "class_token=False"] if arguments["pool"] == "mean" else []
+    return f"timm.create_model({', '.join([*words, 'num_classes=0'])})"
+
+
 def torch_class(arguments: Mapping[str, Any]) -> str | None:
-    """What `encoder.safetensors` loads into: torchvision's own class, docs/weights.md's loader, or None for nothing.
+    """What `encoder.safetensors` loads into: a class of torchvision or timm, docs/weights.md's loader, or None.
 
     Args:
         arguments: all arguments of `models.make_encoder`.
     """
+    if family(arguments) != "resnet":
+        is_timms = torch_layout(arguments) == "timm"
+        return _timm_call(arguments) if is_timms else f"torchvision.models.{arguments['name']}"
     if arguments["sk_ratio"] or arguments["se_ratio"]:
         return None
     name, stem = arguments["name"], arguments["stem"]

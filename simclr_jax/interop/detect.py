@@ -4,6 +4,7 @@ What belongs here: the structures that are known, and how depth, width, stem, at
 Whether every name and shape then fits is for the caller to check against the network it builds.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -29,6 +30,18 @@ STRUCTURES = {
     "resnet101": Structure((3, 4, 23, 3), True),
     "resnet152": Structure((3, 8, 36, 3), True),
     "resnet200": Structure((3, 24, 36, 3), True),
+}
+# Of vision transformers: width and number of blocks; of EfficientNets: channels of the last stage, blocks of the second
+# and of the fifth stage.
+TRANSFORMERS = {
+    (192, 12): "vit_tiny",
+    (384, 12): "vit_small",
+    (768, 12): "vit_base",
+    (1024, 24): "vit_large",
+}
+EFFICIENTNETS = {
+    **{(320, 2, 3): "b0", (320, 3, 4): "b1", (352, 3, 4): "b2", (384, 3, 5): "b3"},
+    **{(448, 4, 6): "b4", (512, 5, 7): "b5", (576, 6, 8): "b6", (640, 7, 10): "b7"},
 }
 # The squeezed width of selective kernels: max(int(f * ratio), 32); SimCLRv2's ratio.
 _SK_RATIO, _SK_MIN = 0.0625, 32
@@ -60,6 +73,14 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
     Raises:
         base.InputError: the blocks are those of no known network, or a width that none has.
     """
+    if "encoder/patch_projection/kernel" in by_name:
+        return _with_heads(_transformer(by_name), by_name)
+    if "encoder/stage1/block1/depthwise/conv/kernel" in by_name:
+        return _with_heads({"name": _efficientnet(by_name), "padding": padding}, by_name)
+    return _with_heads(_resnet(by_name, padding), by_name)
+
+
+def _resnet(by_name: Mapping[str, np.ndarray], padding: str) -> dict[str, str | float]:
     name = _structure(by_name)
     basic = not STRUCTURES[name].bottleneck
     features = [_width(by_name, f"encoder/block_group{group}/block1/conv1/kernel") for group in (1, 2, 3, 4)]
@@ -72,8 +93,7 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
     projects = "encoder/block_group1/block1/proj_conv/kernel" in by_name
     if sk_ratio or excited or (basic and projects):
         padding = "reference"
-    head = [n for n in by_name if re.fullmatch(r"projection_head/dense\d+/kernel", n)]
-    encoder: dict[str, str | float] = {
+    return {
         "name": name,
         # The widest group: thin networks are rounded down, here the least.
         "width_multiplier": features[-1] / 512,
@@ -82,6 +102,52 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
         "se_ratio": excited[-1] / features[-1] if excited else 0.0,
         "padding": "torchvision" if basic and not projects else padding,
     }
+
+
+def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
+    """The arguments of a vision transformer that its shapes tell: not its number of heads."""
+    kernel = by_name["encoder/patch_projection/kernel"].shape
+    depth = len({match[1] for match in (re.match(r"encoder/block(\d+)/", name) for name in by_name) if match})
+    if (kernel[-1], depth) not in TRANSFORMERS:
+        known = ", ".join(f"{name} {width} x {blocks}" for (width, blocks), name in TRANSFORMERS.items())
+        raise base.InputError(
+            f"A vision transformer must have the width and the blocks of a known one ({known}); got {kernel[-1]} x "
+            f"{depth}. Convert one of these."
+        )
+    has_token = "encoder/class_token" in by_name
+    found: dict[str, str | float] = {
+        "name": TRANSFORMERS[kernel[-1], depth],
+        "patch_size": kernel[0],
+        "pool": "token" if has_token else "mean",
+    }
+    positions = by_name.get("encoder/positions")
+    if positions is None:
+        return {**found, "positions": "sincos"}
+    return {**found, "positions": "learned", "position_grid": math.isqrt(len(positions) - has_token)}
+
+
+def _efficientnet(by_name: Mapping[str, np.ndarray]) -> str:
+    stages: dict[int, set[str]] = {}
+    for match in (re.match(r"encoder/stage(\d+)/block(\d+)/", name) for name in by_name):
+        if match:
+            stages.setdefault(int(match[1]), set()).add(match[2])
+    width = _first_shape(by_name, "encoder/stage7/block1/project/conv/kernel")[-1:]
+    size = (*width, len(stages.get(2, ())), len(stages.get(5, ())))
+    kind = EFFICIENTNETS.get(size, "")  # type: ignore[arg-type]
+    if "encoder/stage1/block1/se/squeeze_conv/kernel" not in by_name:
+        # Lite networks keep the width of the stem and the depth of the last stage, which its shapes then tell.
+        kind = kind.replace("b", "lite")
+    if not kind:
+        raise base.InputError(
+            f"An EfficientNet must be B0 to B7 or lite0 to lite4; got one of {len(stages)} stages, the last of "
+            f"{width[0] if width else 'no'} channels. Convert one of these."
+        )
+    return f"efficientnet_{kind}"
+
+
+def _with_heads(encoder: dict[str, str | float], by_name: Mapping[str, np.ndarray]) -> Architecture:
+    """The architecture with this encoder: what the variables say of projection head and classifier."""
+    head = [n for n in by_name if re.fullmatch(r"projection_head/dense\d+/kernel", n)]
     classes = _first_shape(by_name, "supervised_head/dense/kernel")
     # Only a head's last BatchNorm has no bias: where all have one, the later layers were cut off for fine-tuning.
     whole = f"projection_head/bn{len(head)}/bias" not in by_name

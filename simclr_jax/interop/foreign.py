@@ -18,6 +18,12 @@ from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
 WEIGHTS = ("model", "ema")
 # What torchvision, timm and most programs of PyTorch normalise images in [0, 1] by.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What a user may say, by name; "half" is that of timm's augreg transformers and tf_efficientnet_lite.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((), ()),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+}
 _SHOWN = 6
 
 
@@ -30,6 +36,7 @@ class Foreign(NamedTuple):
     torchvision: the same weights as torchvision's class loads them; empty for another layout.
     pretrained: whether this kind of file is known to hold a pretrained network, whose classifier was added later.
     note: what a user should know about files of this kind, "" for nothing.
+    encoder: arguments of models.make_encoder that are known and that neither names nor shapes tell.
     mean, std: what the network was trained to have its images normalised by: an export's own, ImageNet's for a network
         of PyTorch, () for SimCLR's, which take images in [0, 1].
     """
@@ -46,6 +53,7 @@ class Foreign(NamedTuple):
     note: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    encoder: Mapping[str, Any] = {}
 
 
 def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = (), network: str = "") -> Foreign:
@@ -74,7 +82,7 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
     ignored |= {"asked with --ignore": len(dropped)} if dropped else {}
     ignored |= {f"{', '.join(source.extras[:_SHOWN])} beside the weights": len(source.extras)} if source.extras else {}
     card = _read_card(path)
-    padding, selector, mean, std = card or (state.padding, None, *_usual_normalization(state.padding))
+    padding, selector, mean, std, told = card or (state.padding, None, *_usual_normalization(state.padding), {})
     return Foreign(
         by_name={name: _as_weights(name, value) for name, value in sorted(state.by_name.items())},
         layout=state.layout,
@@ -88,6 +96,7 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
         note=state.note,
         mean=mean,
         std=std,
+        encoder={**state.encoder, **told},
     )
 
 
@@ -124,8 +133,9 @@ def _read(source: files.Source, *, weights: str, network: str) -> pytorch_layout
     state = pytorch_layouts.read(arrays, network=network)
     if state is None:
         raise base.InputError(
-            "A file must hold an official SimCLR checkpoint, our own variables, or a complete ResNet of PyTorch (a "
-            "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics); "
+            "A file must hold an official SimCLR checkpoint, our own variables, a complete ResNet of PyTorch (a "
+            "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics), or a "
+            "vision transformer or EfficientNet of timm or torchvision; "
             f"{first} has {base.one_line(shortened(list(names)), 300) or 'nothing'}. Rename it to torchvision's names."
         )
     return state
@@ -169,8 +179,14 @@ def _usual_normalization(padding: str) -> tuple[tuple[float, ...], tuple[float, 
     return (IMAGENET_MEAN, IMAGENET_STD) if padding == "torchvision" else ((), ())
 
 
-def _read_card(path: pathlib.Path) -> tuple[str, int, tuple[float, ...], tuple[float, ...]] | None:
-    """(padding, selector of the classifier, mean, std) by the card of an export of ours, if `path` belongs to one."""
+# What shapes do not tell of a vision transformer.
+_TOLD_BY_CARD = ("num_heads", "position_grid", "freeze_patches")
+
+
+def _read_card(
+    path: pathlib.Path,
+) -> tuple[str, int, tuple[float, ...], tuple[float, ...], dict[str, Any]] | None:
+    """(padding, selector of the classifier, mean, std, more arguments) by the card of an export of ours, if any."""
     folder = path if path.is_dir() else path.parent
     try:
         content: Mapping[str, Any] = card_lib.read_card(folder)
@@ -180,7 +196,8 @@ def _read_card(path: pathlib.Path) -> tuple[str, int, tuple[float, ...], tuple[f
             selector = int(method.get("ft_proj_selector", method.get("selector", 0)))  # its name in older exports
             # Exports of before knew no mean and std.
             mean, std = (tuple(map(float, arguments.get(name, ()))) for name in ("mean", "std"))
-            return str(arguments["padding"]), selector, mean, std
+            told = {name: arguments[name] for name in _TOLD_BY_CARD if name in arguments}
+            return str(arguments["padding"]), selector, mean, std, told
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # no card, or another program's
     return None

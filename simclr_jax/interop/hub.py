@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simclr_jax import base
-from simclr_jax.interop import detect, files
+from simclr_jax.interop import card, detect, files
 
 ADDRESS = "hf://"
 README, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
@@ -60,6 +60,8 @@ def download(address: str) -> pathlib.Path:
 
 def timm_name(content: Mapping[str, Any]) -> str:
     """timm's name of the network that a card describes, "" where timm has none with the same features."""
+    if card.family(content["encoder"]["arguments"]) != "resnet":
+        return ""  # timm has it, but the folder holds these weights by our names
     name = str(content["encoder"]["torch_class"] or "")
     return name.removeprefix("torchvision.models.") if re.fullmatch(r"torchvision\.models\.\w+", name) else ""
 
@@ -151,6 +153,8 @@ def _jax_lines(content: Mapping[str, Any]) -> list[str]:
 
 def _torch_section(content: Mapping[str, Any]) -> str:
     arguments, name = content["encoder"]["arguments"], timm_name(content)
+    if card.family(arguments) != "resnet":
+        return "`simclr-jax export --format=torch` writes these weights under timm's or torchvision's names."
     if content["encoder"]["torch_class"] is None or arguments["norm"] == "group":
         return "torchvision and timm do not have this network."
     has_classes = any(head["part"] == "supervised_head" for head in content["heads"])

@@ -1,7 +1,7 @@
-"""State dicts of PyTorch programs as our variables by name: torchvision's and timm's ResNets, and SimCLR conversions.
+"""State dicts of PyTorch programs as our variables by name: torchvision's and timm's networks, and SimCLR conversions.
 
-What belongs here: what is taken and what is left out beside a ResNet that `resnets` finds, and the layout of
-Separius/SimCLRv2-Pytorch. torchvision's names are in `torchvision`. Arrays are NumPy's; torch is not needed.
+What belongs here: what is taken and what is left out beside a network that `resnets` or `timm_layouts` finds, and the
+layout of Separius/SimCLRv2-Pytorch. torchvision's names are in `torchvision`. Arrays are NumPy's; torch is not needed.
 
 Reference, for their names only: tonylins/simclr-converter (SimCLR, torchvision's names) and
 Separius/SimCLRv2-Pytorch (SimCLRv2, names of its own). Both run the official weights with a max-pool padded on all
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.interop import resnets, torchvision
+from simclr_jax.interop import resnets, timm_layouts, torchvision
 
 _COUNTER = "num_batches_tracked"
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -58,6 +58,7 @@ class State(NamedTuple):
     another layout.
     pretrained: whether files of this layout are known to hold a pretrained network, whose classifier was added later.
     note: what a user should know about files of this layout.
+    encoder: arguments of models.make_encoder that the file decides and that neither names nor shapes tell.
     """
 
     layout: str
@@ -69,6 +70,7 @@ class State(NamedTuple):
     torchvision: dict[str, np.ndarray]
     pretrained: bool = False
     note: str = ""
+    encoder: Mapping[str, int] = {}
 
 
 def is_simclrv2(names: Iterable[str]) -> bool:
@@ -126,6 +128,10 @@ def read(arrays: Mapping[str, np.ndarray], *, network: str = "") -> State | None
     if found:
         net = resnets.choose(found, arrays, network)
         return _read_resnet(arrays, net, [other for other in found if other is not net])
+    others = timm_layouts.find(arrays)
+    if others:
+        chosen = resnets.choose([other.net for other in others], arrays, network)
+        return _read_other(arrays, next(other for other in others if other.net is chosen), others)
     prefix = _prefix(list(arrays))
     return None if prefix is None else _read_incomplete(arrays, prefix)
 
@@ -158,6 +164,42 @@ def _read_resnet(arrays: Mapping[str, np.ndarray], net: resnets.ResNet, others: 
     layout += f", network {net.title}" if net.prefix and (others or not plain) else ""
     note = _note(net, bare["conv1.weight"].shape[-1])
     return State(layout, "torchvision", by_name, ignored, unknown, [], bare, bool(others), note)
+
+
+def _read_other(
+    arrays: Mapping[str, np.ndarray], found: timm_layouts.Found, all_found: list[timm_layouts.Found]
+) -> State:
+    """The variables of one vision transformer or EfficientNet and of its classifier; the rest by what it belongs to."""
+    ignored, rest = _without_counters(arrays)
+    net, others = found.net, [other.net for other in all_found if other is not found]
+    by_name: dict[str, np.ndarray] = {}
+    unknown: list[str] = []
+    for name, value in rest.items():
+        other = next((other for other in others if _belongs(name, other, net)), None)
+        module, _, leaf = name.removeprefix(net.prefix).rpartition(".")
+        is_classifier = not others and name.startswith(net.prefix) and module in found.heads and leaf in _LAYER
+        if name in net.names:
+            by_name[net.names[name]] = timm_layouts.from_torch_array(net.names[name], value)
+        elif is_classifier:
+            ours = f"supervised_head/dense/{_LAYER[leaf]}"
+            by_name[ours] = timm_layouts.from_torch_array(ours, value)
+        elif other:
+            ignored.setdefault(f"of the network {other.title}", []).append(name)
+        elif not name.startswith(net.prefix) or _is_head(name, net.prefix, rest):
+            ignored.setdefault(f"of {_owner(name, net.prefix)}", []).append(name)
+        else:
+            unknown.append(name)
+    title = f"{found.title}, network {net.title}" if net.prefix else found.title
+    note, encoder = _moco_v3(net.prefix, by_name)
+    return State(title, "torchvision", by_name, ignored, unknown, found.missing, {}, bool(others), note, encoder)
+
+
+def _moco_v3(prefix: str, by_name: Mapping[str, np.ndarray]) -> tuple[str, dict[str, int]]:
+    """(a note, arguments) for a transformer of MoCo v3's code, whose ViT-S has heads of 32 where timm's have 64."""
+    token = by_name.get("encoder/class_token")
+    if "base_encoder" not in prefix or token is None or token.size != 384:
+        return "", {}
+    return "by the names this is MoCo v3's, whose ViT-S has 12 heads of attention (timm's: 6)", {"num_heads": 12}
 
 
 def _belongs(name: str, other: resnets.ResNet, net: resnets.ResNet) -> bool:

@@ -21,6 +21,7 @@ def make_moco_v3(
     proj_hidden_dim: int = 4096,
     proj_out_dim: int = 256,
     pred_hidden_dim: int = 4096,
+    pred_out_norm: str = "none",
     temperature: float = 1.0,
     target_decay: float = 0.99,
     target_decay_schedule: str = "cosine",
@@ -48,6 +49,8 @@ def make_moco_v3(
         num_proj_layers: 2 for ResNets, 3 for transformers.
         proj_hidden_dim, pred_hidden_dim: of the hidden layers of projection head and predictor.
         proj_out_dim: d.
+        pred_out_norm: what ends the predictor: "none" for ResNets, "plain" (BatchNorm without parameters) for
+            transformers.
         temperature: T; 1.0 for ResNets, 0.2 for transformers and for CIFAR.
         target_decay: tau at the first update, 0.99 for up to 300 epochs, 0.996 for 1000.
         target_decay_schedule: "cosine" or "constant".
@@ -55,7 +58,7 @@ def make_moco_v3(
         dtype: type of the heads' activations.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range or unknown.
 
     Reference: Chen et al. 2021 (arXiv 2104.02057), algorithm 1; builder.py of facebookresearch/moco-v3. They move the
     momentum network at the beginning of step k with tau(k), here it moves at the end of step k - 1 with tau(k): the
@@ -71,7 +74,8 @@ def make_moco_v3(
     heads.check_num_layers(num_proj_layers, low=1)
     hidden = (proj_hidden_dim,) * (num_proj_layers - 1)
     projector = heads.make_mlp((*hidden, proj_out_dim), out_norm="plain", dtype=dtype)
-    predictor = heads.make_mlp((pred_hidden_dim, proj_out_dim), dtype=dtype)
+    base.check_choice(pred_out_norm, ("none", "plain"), name="pred_out_norm")
+    predictor = heads.make_mlp((pred_hidden_dim, proj_out_dim), out_norm=pred_out_norm, dtype=dtype)
     pair = momentum.make_pair(encoder, projector, predictor, bn_per=bn_per)
     base.check_number("temperature", temperature, "Use for example 0.2.")
 

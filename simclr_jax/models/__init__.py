@@ -4,13 +4,14 @@ ENCODERS is the table of encoders; `make_encoder` builds one from the plain valu
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import norms, resnet
+from simclr_jax.models import efficientnet, norms, resnet, vit
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     # Half of ResNet-18, not in the papers: for small machines and small images.
@@ -21,7 +22,24 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "resnet101": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 4, 23, 3)),
     "resnet152": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 8, 36, 3)),
     "resnet200": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 24, 36, 3)),
+    "vit_tiny": functools.partial(vit.ViT, 192, 12),
+    "vit_small": functools.partial(vit.ViT, 384, 12),
+    "vit_base": functools.partial(vit.ViT, 768, 12),
+    "vit_large": functools.partial(vit.ViT, 1024, 24),
+    **{name: functools.partial(efficientnet.EfficientNet, name) for name in efficientnet.SCALES},
 }
+# The arguments of make_encoder that only one family has, and what says that they are not used. Every config has a stem
+# and a padding, so that these two are left alone where they mean nothing.
+_OF_RESNET = {"width_multiplier": 1.0, "sk_ratio": 0.0, "se_ratio": 0.0}
+_OF_VIT = {"patch_size": 16, "num_heads": 0, "pool": "token", "positions": "learned", "position_grid": 14}
+_OF_VIT |= {"freeze_patches": False}
+_OWN: dict[type[nn.Module], tuple[str, ...]] = {
+    resnet.ResNet: (*_OF_RESNET, "stem", "padding"),
+    vit.ViT: tuple(_OF_VIT),
+    efficientnet.EfficientNet: ("padding",),
+}
+_FAMILIES = {"ResNets": (resnet.ResNet, _OF_RESNET), "vision transformers": (vit.ViT, _OF_VIT)}
+
 
 MAX_WIDTH = 16
 DTYPES = ("float32", "bfloat16", "float64")
@@ -66,6 +84,69 @@ def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
+def _check_transformer(name: str, arguments: Mapping[str, Any]) -> None:
+    if arguments["patch_size"] not in vit.PATCH_SIZES:
+        raise base.InputError(
+            f"patch_size must be one of {', '.join(map(str, vit.PATCH_SIZES))}; got {arguments['patch_size']}. "
+            "Use 16 for images of 224 pixels and 4 for 32."
+        )
+    base.check_choice(arguments["pool"], vit.POOLS, name="pool")
+    base.check_choice(arguments["positions"], vit.POSITIONS, name="positions")
+    _check_grid(arguments["position_grid"])
+    width, num_heads = ENCODERS[name].args[0], arguments["num_heads"]  # type: ignore[attr-defined]
+    if num_heads < 0 or (num_heads and width % num_heads):
+        raise base.InputError(
+            f"num_heads must divide {width}, the width of {name}, or be 0 for {width // 64}; got {num_heads}. "
+            "MoCo v3's vit_small has 12."
+        )
+
+
+def _check_grid(position_grid: int) -> None:
+    if not 1 <= position_grid <= 256:
+        raise base.InputError(
+            f"position_grid must be 1 to 256, the patches along a side of an image; got {position_grid}. "
+            "Use the image size over the patch size: 14 for 224 and 16."
+        )
+
+
+def _check_family(name: str, family: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Raises InputError for an argument that says something and that this encoder has no use for."""
+    for title, (owner, unused) in _FAMILIES.items():
+        said = [key for key, value in unused.items() if arguments[key] != value]
+        if said and owner is not family:
+            raise base.InputError(
+                f"{said[0]} is for {title}; got {arguments[said[0]]} with the encoder {name}. Leave it at "
+                f"{unused[said[0]]}."
+            )
+
+
+def _check(family: type[nn.Module], given: Mapping[str, Any]) -> None:
+    """Raises InputError unless the arguments of `make_encoder` are valid for a network of that class."""
+    choices = {"stem": resnet.STEMS, "padding": resnet.PADDINGS, "norm": norms.NORMS, "remat": resnet.REMATS}
+    _check_dtype(given["dtype"])
+    for key, valid in choices.items():
+        base.check_choice(given[key], valid, name=key)
+    _check_counts(bn_groups=given["bn_groups"], bn_parts=given["bn_parts"])
+    _check_normalization(given["mean"], given["std"])
+    _check_family(given["name"], family, given)
+    if family is resnet.ResNet:
+        _check_ratios(given["padding"], sk_ratio=given["sk_ratio"], se_ratio=given["se_ratio"])
+        _check_width(given["width_multiplier"])
+    if family is vit.ViT:
+        _check_transformer(given["name"], given)
+
+
+def unused_arguments(name: str) -> dict[str, Any]:
+    """The arguments of `make_encoder` that only other families than that of `name` have, at what means not used.
+
+    Example:
+        >>> models.unused_arguments("vit_tiny")
+        {'width_multiplier': 1.0, 'sk_ratio': 0.0, 'se_ratio': 0.0}
+    """
+    family = ENCODERS[name].func  # type: ignore[attr-defined]
+    return {key: value for owner, unused in _FAMILIES.values() if owner is not family for key, value in unused.items()}
+
+
 def make_encoder(
     name: str = "resnet18",
     *,
@@ -82,36 +163,46 @@ def make_encoder(
     remat: str = "none",
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    patch_size: int = 16,
+    num_heads: int = 0,
+    pool: str = "token",
+    positions: str = "learned",
+    position_grid: int = 14,
+    freeze_patches: bool = False,
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
 
     Args:
         name: a key of ENCODERS.
-        width_multiplier: multiplies every number of channels (1, 2, 4 in the papers); 1/64 to 16.
-        stem: "imagenet" (7x7/2 convolution, max-pool) or "cifar" (3x3/1; for images of up to about 32 pixels).
+        width_multiplier: of ResNets; multiplies every number of channels (1, 2, 4 in the papers); 1/64 to 16.
+        stem: of ResNets; "imagenet" (7x7/2 convolution, max-pool) or "cifar" (3x3/1; for images of up to about 32
+            pixels).
         dtype: type of the activations, "float32" or "bfloat16"; parameters, BatchNorm statistics and h stay float32.
             "float64" makes everything float64 and needs jax_enable_x64; it exists for numerical checks.
-        sk_ratio: above 0, selective kernels with the deep stem and averaging shortcuts; 0.0625 in SimCLRv2. Networks of
-            basic blocks (ResNet-10, 18, 34) only get the stem and the shortcuts, as in the TF2 reference.
-        se_ratio: above 0, squeeze-and-excitation; no released model has it.
-        padding: "reference", or "torchvision" for a network whose weights and features are those of torchvision's class
-            (max-pool padded on all sides, no projection shortcut where shapes fit); the latter allows no sk_ratio or
-            se_ratio.
+        sk_ratio: of ResNets; above 0, selective kernels with the deep stem and averaging shortcuts; 0.0625 in SimCLRv2.
+            Networks of basic blocks (ResNet-10, 18, 34) only get the stem and the shortcuts, as in the TF2 reference.
+        se_ratio: of ResNets; above 0, squeeze-and-excitation; no released model has it.
+        padding: of ResNets and EfficientNets; "reference", or "torchvision" for a network whose weights and features
+            are those of torchvision's class. A ResNet's max-pool is then padded on all sides, it has no projection
+            shortcut where shapes fit, and allows no sk_ratio or se_ratio; for EfficientNets see there.
         norm: "batch", "group" or "frozen", in the encoder and in its heads; see `norms.Norm`. Only with the
-            latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights.
+            latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights. Vision
+            transformers have LayerNorm themselves, and this in their heads.
         bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
             must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.
         bn_parts: for norm="batch", over how many devices the rows are spread: statistics then need one exchange.
         fused_conv_bn: for norm="batch" in bfloat16, the forms that move less memory on a GPU; see `norms.Norm`.
-        remat: "none", or "blocks": the backward pass keeps the inputs of residual blocks only and runs each block again
-            when its turn comes. The same numbers, up to a third more time, much less memory.
+        remat: "none", or "blocks": the backward pass keeps the inputs of blocks only and runs each block again when
+            its turn comes. The same numbers, up to a third more time, much less memory.
         mean, std: three numbers each that every image is normalised by, (image - mean) / std, for images in [0, 1]:
             what the weights of most other programs were trained with. Empty for SimCLR's, which take them as they are.
+        patch_size, num_heads, pool, positions, position_grid, freeze_patches: of vision transformers, see `vit.ViT`;
+            patch_size is 4, 8, 16 or 32.
 
     Raises:
-        InputError: an unknown name, stem, dtype, padding, norm or remat, bn_groups or bn_parts below 1, a width
-            multiplier, ratio, mean or std out of range, ratios with torchvision's padding, or float64 without
-            jax_enable_x64.
+        InputError: an unknown name or choice, bn_groups or bn_parts below 1, a width multiplier, ratio, mean, std,
+            num_heads or position_grid out of range, ratios with torchvision's padding, an argument of another family,
+            or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
 
@@ -121,23 +212,13 @@ def make_encoder(
         >>> sorted(shapes)
         ['batch_stats', 'params']
     """
+    given = dict(locals())  # the arguments, of which every family takes its own
     base.check_choice(name, ENCODERS, name="name")
-    base.check_choice(stem, resnet.STEMS, name="stem")
-    _check_dtype(dtype)
-    base.check_choice(padding, resnet.PADDINGS, name="padding")
-    base.check_choice(norm, norms.NORMS, name="norm")
-    base.check_choice(remat, resnet.REMATS, name="remat")
-    _check_ratios(padding, sk_ratio=sk_ratio, se_ratio=se_ratio)
-    _check_counts(bn_groups=bn_groups, bn_parts=bn_parts)
-    _check_normalization(mean, std)
-    _check_width(width_multiplier)
+    family: type[nn.Module] = ENCODERS[name].func  # type: ignore[attr-defined]
+    _check(family, given)
     return ENCODERS[name](
-        width_multiplier=width_multiplier,
-        stem=stem,
+        **{key: given[key] for key in _OWN[family]},
         dtype=dtype,
-        sk_ratio=sk_ratio,
-        se_ratio=se_ratio,
-        padding=padding,
         norm=norms.Norm(norm, bn_groups, bn_parts, fused_conv_bn),
         remat=remat,
         mean=tuple(mean),

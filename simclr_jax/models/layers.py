@@ -23,6 +23,14 @@ def state_dtype(dtype: str) -> jnp.dtype:
     return jnp.dtype("float64" if dtype == "float64" else "float32")
 
 
+def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+    """(images - mean) / std by channel for images [N, h, w, 3]; as they are where both are empty."""
+    if not mean:
+        return images
+    shift, scale = (jnp.asarray(values, images.dtype) for values in (mean, std))
+    return (images - shift) / scale
+
+
 class Conv(nn.Module):
     """Convolution whose padding depends on the kernel only: (k-1)//2 before and the rest after.
 

@@ -219,18 +219,17 @@ class ResNet(nn.Module):
     std: tuple[float, ...] = ()
 
     @property
+    def last_map(self) -> str:
+        """The module whose result [N, g, g, D] has h for its mean over places."""
+        return f"block_group{len(self.group_sizes)}"
+
+    @property
     def num_features(self) -> int:
         """D, the size of the representation."""
         return self.block.expansion * self._width(len(self.group_sizes))
 
     def _width(self, group: int) -> int:
         return int(64 * 2 ** (group - 1) * self.width_multiplier)
-
-    def _normalized(self, images: Array) -> Array:
-        if not self.mean:
-            return images
-        mean, std = (jnp.asarray(values, images.dtype) for values in (self.mean, self.std))
-        return (images - mean) / std
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -243,7 +242,7 @@ class ResNet(nn.Module):
             self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio, norm=self.norm
         )
         stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, self.norm, name="stem")
-        x = stem(self._normalized(images), train=train)
+        x = stem(layers.normalized(images, self.mean, self.std), train=train)
         for group, num_blocks in enumerate(self.group_sizes, start=1):
             features, strides = self._width(group), 1 if group == 1 else 2
             fits = strides == 1 and x.shape[-1] == self.block.expansion * features

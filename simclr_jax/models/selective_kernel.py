@@ -1,5 +1,7 @@
 """Channel attention inside residual blocks: the selective kernels of SimCLRv2, and squeeze-and-excitation."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -50,18 +52,20 @@ class SelectiveKernel(nn.Module):
 class SqueezeExcite(nn.Module):
     """Scales every channel by a factor in (0, 1) that depends on the image.
 
-    squeezed: channels of the squeezed description.
+    squeezed: channels of the squeezed description. activate: between the two layers.
 
     Reference: Hu et al. 2018; SE_Layer in tf2/resnet.py of the SimCLR code. No released SimCLR model has it.
     """
 
     squeezed: int
     dtype: str = "float32"
+    activate: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[N, H, W, C] -> the same shape."""
         weights = jnp.mean(x, axis=(1, 2), keepdims=True)
-        weights = nn.relu(layers.Conv(self.squeezed, 1, dtype=self.dtype, use_bias=True, name="squeeze_conv")(weights))
+        weights = layers.Conv(self.squeezed, 1, dtype=self.dtype, use_bias=True, name="squeeze_conv")(weights)
+        weights = self.activate(weights)
         weights = layers.Conv(x.shape[-1], 1, dtype=self.dtype, use_bias=True, name="expand_conv")(weights)
         return x * jax.nn.sigmoid(weights)

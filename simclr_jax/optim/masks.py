@@ -21,16 +21,20 @@ def _names(path: tuple[Any, ...]) -> list[str]:
     return [jax.tree_util.keystr((entry,), simple=True) for entry in path]
 
 
+# Leaves of several dimensions that are no weights: learned positions of a transformer's tokens are added, as a bias is.
+_ADDED = ("bias", "scale", "positions")
+
+
 def _is_weight(names: Sequence[str], leaf: Any) -> bool:
-    return names[-1] == "kernel" or (np.ndim(leaf) > 1 and names[-1] not in ("bias", "scale"))
+    return names[-1] == "kernel" or (np.ndim(leaf) > 1 and names[-1] not in _ADDED)
 
 
 def weight_mask(params: PyTree) -> PyTree:
     """Which parameters are weights, as a tree of bools: what LARS and AdamW decay.
 
     Kernels of convolutions and dense layers, embeddings and the like: every leaf called "kernel", and every other one
-    of more than one dimension that is not called "bias" or "scale". It holds for any Flax module, whatever its fields
-    are called. Parameters of normalisations and biases are vectors, and False.
+    of more than one dimension that is not called "bias", "scale" or "positions". It holds for any Flax module, whatever
+    its fields are called. Parameters of normalisations, biases and a class token are vectors, and False.
 
     Example:
         >>> optim.weight_mask({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)})

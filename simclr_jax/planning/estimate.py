@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from simclr_jax import base
 from simclr_jax.planning import hardware
 
-_KINDS = {"Conv": "conv", "Dense": "dense", "BatchNorm": "norm", "BasicBlock": "block", "BottleneckBlock": "block"}
+_KINDS = {
+    **{"Conv": "conv", "Dense": "dense", "BatchNorm": "norm", "BasicBlock": "block", "BottleneckBlock": "block"},
+    **{"GroupedConv": "conv", "MBConv": "block", "PatchProjection": "conv", "TransformerBlock": "block"},
+    **{"LayerNorm": "rows", "Gelu": "rows", "Attention": "attention"},
+}
 
 # Temporary memory of a compiled step over the kept activations: TPUs recompute more. Both measured by compiling.
 _KEPT_SHARE = {"gpu": 1.0, "tpu": 0.83, "cpu": 1.0}
@@ -26,10 +30,11 @@ _EXPECTED_SHARE = 0.75
 
 
 class Layer(NamedTuple):
-    """A convolution, dense or BatchNorm layer for ONE view.
+    """A convolution, dense or normalising layer for ONE view, or the attention of a transformer.
 
     kind: "conv", "dense", "norm", "folded" (a BatchNorm folded into the convolution before it, see
-    `models.fused_conv_bn`), or "block", which adds its shortcut. reads, writes: elements of its input and output.
+    `models.fused_conv_bn`), "block", which adds its shortcut, "rows" (LayerNorm and GELU, which look at every row by
+    itself), or "attention". reads, writes: elements of its input and output; attention also reads its softmax.
     itemsize: bytes of an element of its output. macs: multiply-adds of its forward pass. is_first: its input is the
     image. is_new: its input is no other recorded layer's.
     """
@@ -111,12 +116,16 @@ def _folded_layers(given: Any, kernel: Any, made: Any, *, is_new: bool) -> list[
 
 
 def _layer(kind: str, given: Any, made: Any, module: Any, *, is_new: bool) -> Layer:
-    macs = 0
+    macs, reads = 0, given.size
     if kind in ("conv", "dense"):
         kernel = module.variables["params"]["kernel"]
         macs = made.size * kernel.size // kernel.shape[-1]
+    if kind == "attention":
+        num, tokens, width = made.shape
+        macs = 2 * num * tokens * tokens * width  # queries with keys, and their softmax with the values
+        reads += num * module.num_heads * tokens * tokens
     is_first = kind == "conv" and given.shape[-1] == 3
-    return Layer(kind, given.size, made.size, made.dtype.itemsize, macs, is_first, is_new)
+    return Layer(kind, reads, made.size, made.dtype.itemsize, macs, is_first, is_new)
 
 
 def _per_view(layer: Layer, num_views: int) -> Layer:
@@ -278,7 +287,7 @@ def _loss_seconds(network: NetworkCost, placement: Placement) -> float:
 def _layer_seconds(layer: Layer, device: hardware.Device) -> float:
     """Forward and backward of one view through one layer: products are bound by compute or memory, passes by memory."""
     compute = 2 * layer.macs / device.reached_flops
-    if layer.kind not in ("conv", "dense"):
+    if layer.kind not in ("conv", "dense", "attention"):
         return (_forward_bytes(layer) + _backward_bytes(layer)) / device.reached_bandwidth
     product = max(compute, (layer.reads + layer.writes) * layer.itemsize / device.reached_bandwidth)
     return product * (2 if layer.is_first else 3)
@@ -289,7 +298,7 @@ def _forward_bytes(layer: Layer) -> int:
 
     Folded, it reads X for them, and the product writes what is normalised already.
     """
-    elements = {"norm": 3 * layer.writes, "folded": layer.reads, "block": layer.writes}
+    elements = {"norm": 3 * layer.writes, "folded": layer.reads, "block": layer.writes, "rows": 2 * layer.writes}
     return elements.get(layer.kind, layer.reads + layer.writes) * layer.itemsize
 
 
@@ -299,4 +308,5 @@ def _backward_bytes(layer: Layer) -> int:
     Folded, the gradient after the addition is masked and written once, and the input goes through a product more.
     """
     elements = {"norm": 5 * layer.writes, "folded": 3 * layer.writes + 2 * layer.reads, "block": layer.writes}
+    elements["rows"] = 3 * layer.writes
     return elements.get(layer.kind, 2 * (layer.reads + layer.writes)) * layer.itemsize

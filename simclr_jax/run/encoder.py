@@ -257,8 +257,13 @@ def _make_encode_places(module: nn.Module, *, how: embedding.Preparation) -> Any
 
 
 def _last_group(module: nn.Module, tree: Mapping[str, Any], views: base.Array) -> base.Array:
-    """What the last group of blocks of a ResNet gives, [N, g, g, D]."""
-    name = f"block_group{len(module.group_sizes)}"
+    """What the last layer in front of the mean over places gives, [N, g, g, D]."""
+    name = getattr(module, "last_map", "")
+    if not name:
+        raise base.InputError(
+            f"Features of places need an encoder whose h is the mean over places, a ResNet or an EfficientNet; got a "
+            f"{type(module).__name__}. Use another run."
+        )
     _, state = module.apply(
         tree, views, train=False, mutable=["intermediates"], capture_intermediates=lambda part, _: part.name == name
     )

@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from simclr_jax import base
 from simclr_jax.run import tree_digests
@@ -33,15 +35,40 @@ def freeze_encoder(method: base.Method) -> base.Method:
     return method._replace(embed=embed)
 
 
-def leave_encoder(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`tx` for all but params["encoder"], where nothing moves, not by weight decay either, and no momentum is kept."""
+def freeze(
+    method: base.Method, tx: optax.GradientTransformation, *, whole: bool, modules: Sequence[str]
+) -> tuple[base.Method, optax.GradientTransformation]:
+    """`method` and `tx` with the `whole` encoder at rest, or those of its modules that let no gradient in themselves.
+
+    No update moves what is at rest, while weight decay alone would wear it down.
+    """
+    if whole:
+        return freeze_encoder(method), leave_encoder(tx)
+    return method, leave_encoder(tx, modules=modules) if modules else tx
+
+
+def still_modules(encoder: nn.Module) -> tuple[str, ...]:
+    """The modules of an encoder that its own settings freeze, see `models.vit.ViT`."""
+    return tuple(getattr(encoder, "still_modules", ()))
+
+
+def leave_encoder(
+    tx: optax.GradientTransformation, *, modules: Sequence[str] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` for all but params["encoder"], where nothing moves, not by weight decay either, and no momentum is kept.
+
+    With `modules`, for all but these modules of the encoder.
+    """
 
     def stay(updates: base.PyTree, state: base.PyTree, params: base.PyTree = None) -> tuple[base.PyTree, base.PyTree]:
         # Minus zero is the number that changes no bit: 0.0 would turn weights of -0.0 into 0.0.
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates), state
 
+    def label_of_encoder(parts: base.PyTree) -> base.PyTree:
+        return "still" if modules is None else {name: "still" if name in modules else "moving" for name in parts}
+
     def label(params: base.PyTree) -> base.PyTree:
-        return {name: "still" if name == "encoder" else "moving" for name in params}
+        return {name: label_of_encoder(tree) if name == "encoder" else "moving" for name, tree in params.items()}
 
     still = optax.GradientTransformation(lambda params: optax.EmptyState(), stay)
     return optax.partition({"moving": tx, "still": still}, label)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from simclr_jax import base, models
-from simclr_jax.interop import card, detect, foreign, hub, torchvision, variables
+from simclr_jax.interop import card, detect, foreign, hub, timm_layouts, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import encoder as encoder_lib
@@ -20,7 +20,8 @@ from simclr_jax.run import workdir as workdir_lib
 
 # Of an export, the file with most in it first.
 _WEIGHTS = ("variables.safetensors", hub.WEIGHTS, "encoder.safetensors")
-_NORMALIZATIONS = {"none": ((), ()), "imagenet": (foreign.IMAGENET_MEAN, foreign.IMAGENET_STD)}
+_NORMALIZATIONS = foreign.NORMALIZATIONS
+_CLASSIFIER = {"weight": "kernel", "bias": "bias"}
 NORMALIZE = ("auto", *_NORMALIZATIONS)
 
 
@@ -47,8 +48,9 @@ def load(
         resize: how: "tf2" or "tf1" (the reference's bicubic), or "bilinear" or "bicubic" as programs of PyTorch do with
             Pillow; None for that of the run, "tf1" for official checkpoints and "bilinear" for PyTorch's.
         crop_fraction: of Pillow's resizing: share of the shorter side that is kept; None for 0.875. timm's crop_pct.
-        normalize: what images are normalised by in front of the network: "imagenet", "none", or "auto" for what the run
-            or the export has, ImageNet's for PyTorch's, and none for official checkpoints.
+        normalize: what images are normalised by in front of the network: "imagenet", "half" (mean and deviation 0.5,
+            as for many of timm's transformers), "none", or "auto" for what the run or the export has, ImageNet's for
+            PyTorch's, and none for official checkpoints.
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
@@ -161,7 +163,9 @@ def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
     card.check_file(content, found[0])
     by_name = variables.load(found[0])
     if not variables.only(by_name, "encoder"):
-        by_name = torchvision.from_torchvision(by_name)
+        by_name = _from_torch(by_name)
+    if content["encoder"]["arguments"].get("positions") == "sincos":
+        by_name.pop("encoder/positions", None)  # written out for other programs; the network has them by itself
     params, batch_stats = variables.unflatten(by_name)
     module = models.make_encoder(**content["encoder"]["arguments"])
     head, head_variables = _make_head(params, batch_stats, module)
@@ -178,6 +182,15 @@ def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
     )
 
 
+def _from_torch(state: Mapping[str, np.ndarray]) -> variables.ByName:
+    """Our variables of an export in the layout of torchvision's ResNets, or of timm's other networks."""
+    for found in timm_layouts.find(state):
+        heads_of = {f"{found.heads[0]}.{leaf}": f"supervised_head/dense/{ours}" for leaf, ours in _CLASSIFIER.items()}
+        names = {**heads_of, **found.net.names}
+        return {names[name]: timm_layouts.from_torch_array(names[name], value) for name, value in state.items()}
+    return torchvision.from_torchvision(state)
+
+
 def _holds_weights(folder: pathlib.Path) -> bool:
     """Whether a folder may hold weights of another program, by the names in it."""
     endings = (".safetensors", ".pth", ".pt", ".bin", ".index", ".json", ".pb", ".ckpt")
@@ -187,7 +200,7 @@ def _holds_weights(folder: pathlib.Path) -> bool:
 def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     read = foreign.read(path, network=network)
     found = detect.find_architecture(read.by_name, padding=read.padding)
-    arguments: dict[str, Any] = {**found.encoder, "mean": read.mean, "std": read.std}
+    arguments: dict[str, Any] = {**found.encoder, **read.encoder, "mean": read.mean, "std": read.std}
     module = models.make_encoder(**arguments)
     params, batch_stats = variables.unflatten(read.by_name)
     _check_shapes(module, params["encoder"], path)
@@ -196,7 +209,7 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     return encoder_lib.Encoder(
         module,
         features.encoder_variables(params, {"batch_stats": batch_stats}),
-        size=32 if found.encoder["stem"] == "cifar" else 224,
+        size=_usual_size(arguments),
         # All released SimCLR checkpoints were trained with TF1's bicubic.
         resize="tf2" if read.layout == ours else "tf1" if official else "bilinear",
         step=read.step or 0,
@@ -204,6 +217,13 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
         head=head,
         head_variables=head_variables,
     )
+
+
+def _usual_size(arguments: Mapping[str, Any]) -> int:
+    """The side in pixels of the images that a network is most likely made for."""
+    if arguments.get("positions") == "learned":
+        return int(arguments["position_grid"] * arguments["patch_size"])
+    return 32 if arguments.get("stem") == "cifar" else 224
 
 
 def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) -> None:
@@ -220,7 +240,7 @@ def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) ->
     wrong = sorted(name for name in of[0].keys() | of[1].keys() if of[0].get(name) != of[1].get(name))
     if wrong:
         raise base.InputError(
-            f"The variables of a file must be those of a known ResNet; in {path} {foreign.shortened(wrong)} are "
+            f"The variables of a file must be those of a known encoder; in {path} {foreign.shortened(wrong)} are "
             "missing, unknown, or of another shape."
         )
 

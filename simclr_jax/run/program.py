@@ -114,8 +114,7 @@ def make_program(
     num_steps = optim.num_train_steps(**sizes)
     method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
-    if train["freeze_encoder"]:
-        method, tx = frozen.freeze_encoder(method), frozen.leave_encoder(tx)
+    method, tx = frozen.freeze(method, tx, whole=train["freeze_encoder"], modules=frozen.still_modules(encoder))
     load_views = _make_load_views(config, mesh, shape)
     chunks = train_step.Chunks(train["num_chunks"], mesh.size, shape.is_streamed)
     collected = sharding.collected(method, mesh)

@@ -47,10 +47,10 @@ def _shapes_by_name(encoder) -> dict[str, np.ndarray]:
 
 
 def test_the_structures_are_those_of_the_encoders():
-    for name, encoder in models.ENCODERS.items():
-        net = encoder()
+    nets = {name: encoder() for name, encoder in models.ENCODERS.items() if name.startswith("resnet")}
+    for name, net in nets.items():
         assert detect.STRUCTURES[name] == (net.group_sizes, net.block is resnet.BottleneckBlock)
-    assert detect.STRUCTURES.keys() == models.ENCODERS.keys()
+    assert detect.STRUCTURES.keys() == nets.keys()
 
 
 @pytest.mark.few(2)
