@@ -86,9 +86,31 @@ def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadVi
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
     ) -> tuple[base.Batch, base.Views]:
         batch = load_batch(source, indices, positions)
+        if "text" in batch:
+            batch["text"] = choose_texts(key, batch["text"], positions)
         return batch, make_views(key, batch["image"], batch["size"], batch["position"])
 
     return load_views
+
+
+def choose_texts(key: base.Array, texts: base.Array, positions: base.Array) -> base.Array:
+    """int32 [B, L]: one of the texts [B, C, L] of every example, drawn anew in every step.
+
+    Args:
+        key: the step's, as for the views; the draw of a row is a function of it and of the row's position alone.
+        texts: int32; rows of -1 are none. Every example has one at least.
+        positions: int32 [B], places in the global batch.
+
+    Example:
+        >>> texts = jnp.asarray([[[3, 4], [5, 6]], [[7, 8], [-1, -1]]])
+        >>> train_step.choose_texts(key, texts, jnp.arange(2))[1].tolist()
+        [7, 8]
+    """
+    counts = jnp.sum(texts[:, :, 0] >= 0, axis=1, dtype=jnp.int32)
+    # Positions of a batch are far below this number: no view has the same key.
+    own = jax.random.fold_in(key, 2**31 - 1)
+    draw = jax.vmap(lambda place, count: jax.random.randint(jax.random.fold_in(own, place), (), 0, count))
+    return jnp.take_along_axis(texts, draw(positions, counts)[:, None, None], axis=1)[:, 0]
 
 
 def views_key(key: base.Array, step: base.Array) -> base.Array:

@@ -31,8 +31,8 @@ def clip_blockwise(
 ) -> tuple[Array, dict[str, Array]]:
     """`losses.clip` in memory of O(B d + block_size^2), also over several devices: (loss, metrics).
 
-    Loss and gradient are those of `losses.clip` up to rounding, that of log_scale included. Where the loss is small they
-    keep more digits, as the probability of the own pair is never subtracted from 1.
+    Loss and gradient are those of `losses.clip` up to rounding, that of log_scale included. Where the loss is small
+    they keep more digits, as the probability of the own pair is never subtracted from 1.
 
     Args:
         image: [B, d], before normalisation; with a mesh split by rows over all its axes.

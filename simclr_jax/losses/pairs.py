@@ -155,7 +155,7 @@ def _places(tree: Any, first: Array) -> Array:
 
 
 def _cut(tree: Any, block_size: int) -> Any:
-    """Arrays [b, ...] as the fewest equal blocks [n, t, ...] of at most `block_size` rows; padding is zero, places -1."""
+    """Arrays [b, ...] as the fewest equal blocks [n, t, ...] of at most `block_size` rows; padding is 0, places -1."""
     count = jax.tree.leaves(tree)[0].shape[0]
     num_blocks = -(-count // block_size)
     length = -(-count // num_blocks)

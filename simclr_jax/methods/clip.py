@@ -154,9 +154,7 @@ def _starts(objective: str) -> dict[str, float]:
     return {"log_scale": losses.SIGLIP_INITIAL_LOG_SCALE, "bias": losses.SIGLIP_INITIAL_BIAS}
 
 
-def _form(
-    objective: str, form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]
-) -> Callable[..., Any]:
+def _form(objective: str, form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) -> Callable[..., Any]:
     """(image, text, **numbers) -> (loss, metrics) in the form that `make_clip` documents, for rows of this shape."""
     dense, tiled = {
         "clip": (losses.clip, losses.clip_blockwise),

@@ -43,7 +43,7 @@ class Encoder:
     resize: str
     step: int
     source: str
-    head: heads.ProjectionHead | None = None
+    head: heads.ProjectionHead | heads.LinearHead | None = None
     head_variables: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     crop_fraction: float = 0.875
     canvas_size: int = 256
@@ -216,7 +216,7 @@ class Encoder:
 
 @functools.lru_cache(maxsize=8)
 def _make_encode(
-    module: nn.Module, head: heads.ProjectionHead | None, selector: int, *, how: embedding.Preparation
+    module: nn.Module, head: heads.ProjectionHead | heads.LinearHead | None, selector: int, *, how: embedding.Preparation
 ) -> Any:
     """One compiled function for all calls of an encoder: (variables, images, sizes) -> the mean of its views' h."""
     mesh = sharding.make_mesh()

@@ -31,7 +31,10 @@ def normalized(x, p):
 def loop(params, tokens, *, num_heads, attention, activation):
     """A text, token by token and head by head."""
     end = int(np.argmax(tokens))
-    acts = {"gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2, "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x))}
+    acts = {
+        "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+        "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    }
     x = [params["token_embedding"][t] + params["position_embedding"][i] for i, t in enumerate(tokens)]
     for number in (1, 2):
         p = params[f"block{number}"]
