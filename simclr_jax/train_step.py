@@ -259,10 +259,11 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
     """One update on views that you have made, for a loop of your own: (state, views) -> (state, metrics).
 
     The result is a pure function to be wrapped in `jax.jit`, called as
-    `update(state, views, labels=None, index=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple of such
-    arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read; `index`
-    int32 [B], the images' places in the data set, is for methods that remember each image. The state comes from
-    `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+    `update(state, views, labels=None, index=None, texts=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple
+    of such arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read;
+    `index` int32 [B], the images' places in the data set, is for methods that remember each image, `texts` int32
+    [B, L], a row of tokens for each image, for those that read texts. The state comes from `init_state`. Metrics are the
+    method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
@@ -273,11 +274,14 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
     ) -> tuple[base.Batch, base.Views]:
         del key
-        views, labels, index = source
+        views, labels, index, texts = source
         count = labels.shape[0]
         image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
         mask = indices >= 0
-        return base.Batch(image=image, size=size, label=labels, index=index, position=positions, mask=mask), views
+        batch = base.Batch(image=image, size=size, label=labels, index=index, position=positions, mask=mask)
+        if texts is not None:
+            batch["text"] = texts
+        return batch, views
 
     step = make_train_step(method, tx, load_views, schedule=lambda _: jnp.zeros(()))
 
@@ -287,11 +291,12 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         *,
         labels: base.Array | None = None,
         index: base.Array | None = None,
+        texts: base.Array | None = None,
         key: base.Array | None = None,
     ) -> tuple[base.TrainState, base.Metrics]:
         indices = jnp.arange(jax.tree.leaves(views)[0].shape[0], dtype=jnp.int32)
         labels = jnp.full_like(indices, -1) if labels is None else labels
-        source = views, labels, indices if index is None else index
+        source = views, labels, indices if index is None else index, texts
         state, metrics = step(state, jax.random.key(0) if key is None else key, source, indices)
         return state, {name: value for name, value in metrics.items() if name != "learning_rate"}
 

@@ -99,7 +99,8 @@ def run_in(
         # Before its first checkpoint everything of a run may change.
         kept = texts.read_kept(folder) if checkpoint.saved_steps(folder / "checkpoints") else None
         how: dict[str, Any] = {"skip_nonfinite": True} if on_nonfinite == "skip" else {}
-        run = setup.make_run(config, **how, **({} if kept is None else {"tokenizer": kept}))
+        how |= {} if kept is None else {"tokenizer": kept}
+        run = setup.make_run(config, **how)
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint
         peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})

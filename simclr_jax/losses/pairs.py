@@ -41,7 +41,7 @@ class Spread(NamedTuple):
         """Names of the mesh's axes; () where there is one device."""
         return () if self.mesh is None or self.mesh.size == 1 else tuple(self.mesh.axis_names)
 
-    def map(self, fn: Callable[..., Any], in_split: tuple[bool, ...], out_split: Any) -> Callable[..., Any]:
+    def map(self, fn: Callable[..., Any], in_split: Any, out_split: Any) -> Callable[..., Any]:
         """`fn` on every device's own rows; True = split by rows, False = whole."""
         if not self.axes:
             return fn

@@ -85,8 +85,14 @@ def make_clip(
     base.check_choice(objective, OBJECTIVES, name="objective")
     base.check_choice(loss_form, LOSS_FORMS, name="loss_form")
     tower = models.make_text_tower(
-        **{"vocab_size": vocab_size, "length": text_length, "width": text_width, "num_layers": text_num_layers},
-        **{"num_heads": text_num_heads, "attention": text_attention, "activation": text_activation, "dtype": dtype},
+        vocab_size=vocab_size,
+        length=text_length,
+        width=text_width,
+        num_layers=text_num_layers,
+        num_heads=text_num_heads,
+        attention=text_attention,
+        activation=text_activation,
+        dtype=dtype,
     )
     heads.make_mlp((proj_out_dim,))  # checks the width
     images_only = network.make_stack(encoder, {})
@@ -156,10 +162,11 @@ def _starts(objective: str) -> dict[str, float]:
 
 def _form(objective: str, form: str, mesh: jax.sharding.Mesh | None, shape: tuple[int, ...]) -> Callable[..., Any]:
     """(image, text, **numbers) -> (loss, metrics) in the form that `make_clip` documents, for rows of this shape."""
-    dense, tiled = {
+    forms: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "clip": (losses.clip, losses.clip_blockwise),
         "siglip": (losses.siglip, losses.siglip_blockwise),
-    }[objective]
+    }
+    dense, tiled = forms[objective]
     several = mesh is not None and mesh.size > 1
     if form == "dense" or (form == "auto" and not several and shape[0] <= 1024):
         return dense

@@ -34,8 +34,14 @@ _EPSILON = 1e-5
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     """LayerNorm with torch's epsilon, in the type of its input; the variance is taken around the mean."""
-    exact = {"use_fast_variance": False, "force_float32_reductions": False}
-    return nn.LayerNorm(epsilon=_EPSILON, dtype=dtype, param_dtype=dtype, name=name, **exact)
+    return nn.LayerNorm(
+        epsilon=_EPSILON,
+        dtype=dtype,
+        param_dtype=dtype,
+        use_fast_variance=False,
+        force_float32_reductions=False,
+        name=name,
+    )
 
 
 class Block(nn.Module):

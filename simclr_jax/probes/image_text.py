@@ -43,7 +43,9 @@ def retrieval_recall(
             f"{list(text_z.shape)} and {list(owners.shape)}. Project both."
         )
     if set(owners.tolist()) != set(range(len(image_z))):
-        raise base.InputError("retrieval_recall needs a text for every image, and an image for every text. Leave others out.")
+        raise base.InputError(
+            "retrieval_recall needs a text for every image, and an image for every text. Leave others out."
+        )
     image, text = _unit(image_z), _unit(text_z)
     own = owners[None] == np.arange(len(image))[:, None]
     ranks = {"image_to_text": _best_ranks(image, text, own), "text_to_image": _best_ranks(text, image, own.T)}
@@ -81,7 +83,7 @@ def class_vectors(text_z: np.ndarray) -> np.ndarray:
 
 
 def zero_shot_accuracy(image_z: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Mapping[str, float]:
-    """The share of labelled images, label >= 0, whose class has the nearest vector: "top_1", and "top_5" of six or more.
+    """The share of labelled images whose class has the nearest vector: "top_1", and "top_5" of six classes or more.
 
     Args:
         image_z: [N, d].

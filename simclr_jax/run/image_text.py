@@ -21,9 +21,7 @@ def has_texts(params: Mapping[str, Any]) -> bool:
     return "text_encoder" in params
 
 
-def make_embed_texts(
-    workdir: pathlib.Path, config: Mapping[str, Any], params: Mapping[str, Any]
-) -> "EmbedTexts":
+def make_embed_texts(workdir: pathlib.Path, config: Mapping[str, Any], params: Mapping[str, Any]) -> "EmbedTexts":
     """(sentences) -> their projections float32 [M, d], by the text tower and the tokenizer of a run.
 
     Raises:
@@ -31,8 +29,7 @@ def make_embed_texts(
     """
     if not has_texts(params):
         raise base.InputError(
-            f"Texts are for runs of the method clip; {workdir} is of the method {config['method']['name']}. Use another "
-            "run."
+            f"Texts are for runs of the method clip; {workdir} is of {config['method']['name']}. Use another run."
         )
     section = config["method"]
     names = {key: f"text_{key}" for key in ("width", "num_layers", "num_heads", "attention", "activation")}
@@ -94,6 +91,8 @@ def class_sentences(class_names: Sequence[str], templates: Sequence[str] = TEMPL
     """
     for template in templates:
         if "{}" not in template:
-            raise base.InputError(f"A template holds {{}} where the class goes; got {template!r}. Write 'a photo of a {{}}.'")
+            raise base.InputError(
+                f"A template holds {{}} where the class goes; got {template!r}. Write 'a photo of a {{}}.'"
+            )
     words = [name.replace("_", " ").replace("-", " ").strip() for name in class_names]
     return [template.replace("{}", word) for word in words for template in templates]
