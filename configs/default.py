@@ -81,6 +81,8 @@ def get_config() -> config_dict.ConfigDict:
     config.augment.blur_probability = 0.5  # 0.0 = no blur, as for CIFAR
     config.augment.blur_sigma_per = "view"  # one sigma per "view" of the batch (reference) or per "image"
     config.augment.solarize_probability = 0.0  # like the blur's: one number, or several that the views take in turn
+    config.augment.turn_probability = 0.0  # turned by right angles: 1.0 for tissue and satellite images
+    config.augment.stain_strength = 0.0  # jitter of haematoxylin and eosin: 0.05 light, 0.2 strong
     config.augment.crop_min_scale = 0.08  # lower end of the crop's share of the image
     config.augment.crop_sampler = "reference"  # of the crops: SimCLR's | "torchvision", as in most other codes
     config.augment.num_small_views = 0  # multi-crop (SwAV): crops beside the views; 6 there

@@ -262,8 +262,8 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
     `update(state, views, labels=None, index=None, texts=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple
     of such arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read;
     `index` int32 [B], the images' places in the data set, is for methods that remember each image, `texts` int32
-    [B, L], a row of tokens for each image, for those that read texts. The state comes from `init_state`. Metrics are the
-    method's own, "loss" and "gradient_norm".
+    [B, L], a row of tokens for each image, for those that read texts. The state comes from `init_state`. Metrics are
+    the method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
