@@ -5,8 +5,8 @@ Pictures of a book or an atlas with their captions, or patches with sentences ma
 `convert`); `locked=1` keeps it as it is (LiT), which suits a few thousand pairs.
 
 Source: PLIP (Huang et al. 2023, Nature Medicine 29) and PathCLIP (Sun et al. 2024, arXiv 2305.15072) fine-tune OpenAI's
-ViT-B/32 at 224 pixels with batch 128 and learning rates of 1e-5; here the encoder is a ResNet, the text tower is trained
-from the start, and the rate is higher. LiT: Zhai et al. 2022 (arXiv 2111.07991).
+ViT-B/32 at 224 pixels with batch 128 and learning rates of 1e-5; here the encoder is a ResNet, the text tower is
+trained from the start, and the rate is higher. LiT: Zhai et al. 2022 (arXiv 2111.07991).
 
 Command: simclr-jax train --workdir=runs/plip --config=pathology_clip:runs/histology --config.data.name=pairs:atlas.csv
 
