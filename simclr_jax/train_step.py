@@ -94,23 +94,18 @@ def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadVi
 
 
 def choose_texts(key: base.Array, texts: base.Array, positions: base.Array) -> base.Array:
-    """int32 [B, L]: one of the texts [B, C, L] of every example, drawn anew in every step.
+    """int32 [B, L]: one of the texts int32 [B, C, L] of every example, drawn anew in every step; rows of -1 are none.
 
-    Args:
-        key: the step's, as for the views; the draw of a row is a function of it and of the row's position alone.
-        texts: int32; rows of -1 are none. Every example has one at least.
-        positions: int32 [B], places in the global batch.
+    A draw is a function of the step's `key` and of the row's place in the global batch alone.
 
     Example:
-        >>> texts = jnp.asarray([[[3, 4], [5, 6]], [[7, 8], [-1, -1]]])
-        >>> train_step.choose_texts(key, texts, jnp.arange(2))[1].tolist()
-        [7, 8]
+        >>> train_step.choose_texts(key, jnp.asarray([[[7, 8], [-1, -1]]]), jnp.arange(1)).tolist()
+        [[7, 8]]
     """
     counts = jnp.sum(texts[:, :, 0] >= 0, axis=1, dtype=jnp.int32)
-    # Positions of a batch are far below this number: no view has the same key.
-    own = jax.random.fold_in(key, 2**31 - 1)
-    draw = jax.vmap(lambda place, count: jax.random.randint(jax.random.fold_in(own, place), (), 0, count))
-    return jnp.take_along_axis(texts, draw(positions, counts)[:, None, None], axis=1)[:, 0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 2**31 - 1), positions)  # as no view has
+    rows = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, counts)
+    return jnp.take_along_axis(texts, rows[:, None, None], axis=1)[:, 0]
 
 
 def views_key(key: base.Array, step: base.Array) -> base.Array:
@@ -260,10 +255,9 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
 
     The result is a pure function to be wrapped in `jax.jit`, called as
     `update(state, views, labels=None, index=None, texts=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple
-    of such arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read;
-    `index` int32 [B], the images' places in the data set, is for methods that remember each image, `texts` int32
-    [B, L], a row of tokens for each image, for those that read texts. The state comes from `init_state`. Metrics are
-    the method's own, "loss" and "gradient_norm".
+    of them, for multi-crop); labels int32 [B] (-1 = unlabelled) for methods with a classifier, `index` int32 [B], places
+    in the data set, for those that remember images, `texts` int32 [B, L] for those that read them. The state comes from
+    `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
@@ -275,13 +269,11 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
     ) -> tuple[base.Batch, base.Views]:
         del key
         views, labels, index, texts = source
-        count = labels.shape[0]
+        count, mask = labels.shape[0], indices >= 0
         image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
-        mask = indices >= 0
-        batch = base.Batch(image=image, size=size, label=labels, index=index, position=positions, mask=mask)
-        if texts is not None:
-            batch["text"] = texts
-        return batch, views
+        own: Any = {} if texts is None else {"text": texts}
+        own |= {"image": image, "size": size, "label": labels, "index": index, "position": positions, "mask": mask}
+        return own, views
 
     step = make_train_step(method, tx, load_views, schedule=lambda _: jnp.zeros(()))
 

@@ -18,7 +18,6 @@ STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 _UNMIX = tuple(map(tuple, np.linalg.inv(np.asarray(STAINS)).tolist()))
 _DARKEST = 1e-6
 _SCALE = float(np.log(_DARKEST))
-Channels = tuple[base.Array, base.Array, base.Array]
 
 
 class Stain(NamedTuple):
@@ -39,7 +38,7 @@ def draw_stain(key: base.Array, *, strength: float = 0.05) -> Stain:
     return Stain(1 + scale, shift)
 
 
-def stained(channels: Channels, stain: Stain) -> Channels:
+def stained(channels: tuple[base.Array, ...], stain: Stain) -> tuple[base.Array, base.Array, base.Array]:
     """The channels of an image in [0, 1] with other amounts of the stains, clipped to [0, 1]."""
     logs = [jnp.log(jnp.maximum(channel, _DARKEST)) * (1 / _SCALE) for channel in channels]
     amounts = []

@@ -47,25 +47,12 @@ def evaluate(
     compilation_cache.keep()
     seeds = workdir_lib.seed_folders(pathlib.Path(workdir))
     if seeds and not workdir_lib.has_config(pathlib.Path(workdir)):
-        for own in seeds:
-            progress.say(f"{own}:")
-            evaluate(workdir=str(own), checkpoint=checkpoint, transfer=transfer, templates=templates, **moved)
-        progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
-        return 0
+        return _evaluate_seeds(workdir, seeds, checkpoint=checkpoint, transfer=transfer, templates=templates, **moved)
     sentences = evaluate_text.read_templates(templates)
-    folder = workdir_lib.require_run(workdir)
-    config = config_lib.with_data(identity.read_config(folder), **{**moved, **({"data": transfer} if transfer else {})})
-    config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
-    both = splits.load(config)
-    step, params, method_state = features.load_variables(folder, which=checkpoint, mesh=sharding.make_mesh())
-    subject = checks_lib.Subject(
-        folder, config, step, params, method_state, both, transfer, best_on_test=checkpoint == "best"
-    )
-    note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
-    if note and not transfer:
-        progress.say(note)
+    subject = _open(workdir_lib.require_run(workdir), checkpoint=checkpoint, transfer=transfer, moved=moved)
+    both = subject.both
     reason = splits.why_no_probe(both)
-    scores_classifier = not transfer and has_classifier(params, both.test_set) and not both.is_same
+    scores_classifier = not transfer and has_classifier(subject.params, both.test_set) and not both.is_same
     of_texts = evaluate_text.measure(subject, sentences)
     if reason is not None and not scores_classifier and not of_texts:
         raise base.InputError(
@@ -75,17 +62,42 @@ def evaluate(
         )
     assert both.test_set is not None
     number = len(probes.labelled_rows(both.test_set.labels)) or len(both.test_set.images)
-    progress.say(f"Evaluating step {step} on {number} test images ...")
+    progress.say(f"Evaluating step {subject.step} on {number} test images ...")
     results: dict[str, Any] = {"probes": []}
     h: _Both | None = None
     if reason is None:
         results, h = _measured(subject)
     if scores_classifier:
-        results["classifier"] = score_classifier(config, params, method_state, test_set=both.test_set)
+        trees = subject.params, subject.method_state
+        results["classifier"] = score_classifier(subject.config, *trees, test_set=both.test_set)
     results |= of_texts
     _show(subject, results, reason)
     _store(subject, results, h)
     return 0
+
+
+def _evaluate_seeds(workdir: str, seeds: Sequence[pathlib.Path], **how: Any) -> int:
+    for own in seeds:
+        progress.say(f"{own}:")
+        evaluate(workdir=str(own), **how)
+    progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
+    return 0
+
+
+def _open(
+    folder: pathlib.Path, *, checkpoint: str, transfer: str | None, moved: Mapping[str, str | None]
+) -> checks_lib.Subject:
+    """The state to evaluate with its data, read; other data than those of the training are said."""
+    named: dict[str, Any] = {**moved, **({"data": transfer} if transfer else {})}
+    config = config_lib.with_data(identity.read_config(folder), **named)
+    config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
+    both = splits.load(config)
+    step, params, method_state = features.load_variables(folder, which=checkpoint, mesh=sharding.make_mesh())
+    note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
+    if note and not transfer:
+        progress.say(note)
+    is_best = checkpoint == "best"
+    return checks_lib.Subject(folder, config, step, params, method_state, both, transfer, best_on_test=is_best)
 
 
 _Both = tuple[np.ndarray, np.ndarray]

@@ -96,11 +96,7 @@ def run_in(
         config = identity.with_kept_feed(folder, config)
         if peers.count == 1:
             stop.may_leave = lambda: "nothing was trained since it was started"
-        # Before its first checkpoint everything of a run may change.
-        kept = texts.read_kept(folder) if checkpoint.saved_steps(folder / "checkpoints") else None
-        how: dict[str, Any] = {"skip_nonfinite": True} if on_nonfinite == "skip" else {}
-        how |= {} if kept is None else {"tokenizer": kept}
-        run = setup.make_run(config, **how)
+        run = _make_run(folder, config, on_nonfinite=on_nonfinite)
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint
         peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})
@@ -127,6 +123,13 @@ def run_in(
     evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
     progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
     return 0
+
+
+def _make_run(folder: pathlib.Path, config: Mapping[str, Any], *, on_nonfinite: str) -> training_loop.Run:
+    """The run, with the tokenizer that it has kept; before its first checkpoint everything of a run may change."""
+    kept = texts.read_kept(folder) if checkpoint.saved_steps(folder / "checkpoints") else None
+    how: dict[str, Any] = {"skip_nonfinite": True} if on_nonfinite == "skip" else {}
+    return setup.make_run(config, **how, **({} if kept is None else {"tokenizer": kept}))
 
 
 def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite.Diverged) -> None:
