@@ -255,9 +255,9 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
 
     The result is a pure function to be wrapped in `jax.jit`, called as
     `update(state, views, labels=None, index=None, texts=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple
-    of them, for multi-crop); labels int32 [B] (-1 = unlabelled) for methods with a classifier, `index` int32 [B], places
-    in the data set, for those that remember images, `texts` int32 [B, L] for those that read them. The state comes from
-    `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+    of them, for multi-crop); labels int32 [B] (-1 = unlabelled) for methods with a classifier, `index` int32 [B],
+    places in the data set, for those that remember images, `texts` int32 [B, L] for those that read texts. The state is
+    that of `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))

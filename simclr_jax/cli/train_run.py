@@ -129,7 +129,8 @@ def _make_run(folder: pathlib.Path, config: Mapping[str, Any], *, on_nonfinite: 
     """The run, with the tokenizer that it has kept; before its first checkpoint everything of a run may change."""
     kept = texts.read_kept(folder) if checkpoint.saved_steps(folder / "checkpoints") else None
     how: dict[str, Any] = {"skip_nonfinite": True} if on_nonfinite == "skip" else {}
-    return setup.make_run(config, **how, **({} if kept is None else {"tokenizer": kept}))
+    how |= {} if kept is None else {"tokenizer": kept}
+    return setup.make_run(config, **how)
 
 
 def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite.Diverged) -> None:
