@@ -17,7 +17,8 @@ def get_config() -> config_dict.ConfigDict:
 
     # data.load_split: what to read.
     config.data = config_dict.ConfigDict()
-    config.data.name = "photo-patches"  # photo-patches | digits | tfds:NAME[/CONFIG] | folder:PATH | mix:SET*WEIGHT,SET
+    # photo-patches | digits | tfds:NAME[/CONFIG] | folder:PATH | pairs:PATH | mix:SET*WEIGHT,SET
+    config.data.name = "photo-patches"
     config.data.data_dir = config_dict.placeholder(str)  # where TFDS looks; None = its own default
     config.data.cache_dir = config_dict.placeholder(str)  # decoded images; None = the user's cache folder, "" = none
     config.data.canvas_size = config_dict.placeholder(int)  # longest side kept in memory, pixels; None = the source's
@@ -31,6 +32,12 @@ def get_config() -> config_dict.ConfigDict:
     config.data.sixteen_bit_range = ()
     # All decoded splits in cache_dir, GB; those used longest ago go first. None = half of what the disk has room for.
     config.data.max_cache_gigabytes = config_dict.placeholder(float)
+
+    # data.make_tokenizer: what methods that read texts see; the others have no use for it.
+    config.text = config_dict.ConfigDict()
+    config.text.tokenizer = config_dict.placeholder(str)  # a file; None = trained on the texts, kept with the run
+    config.text.vocab_size = 8192  # with begin and end; 49408 for CLIP's own
+    config.text.length = 32  # tokens of a text, with begin and end; 77 in CLIP
 
     # input_pipeline.make_settings: how the pictures come to the devices.
     config.feed = config_dict.ConfigDict()
@@ -74,6 +81,8 @@ def get_config() -> config_dict.ConfigDict:
     config.augment.blur_probability = 0.5  # 0.0 = no blur, as for CIFAR
     config.augment.blur_sigma_per = "view"  # one sigma per "view" of the batch (reference) or per "image"
     config.augment.solarize_probability = 0.0  # like the blur's: one number, or several that the views take in turn
+    config.augment.turn_probability = 0.0  # turned by right angles: 1.0 for tissue and satellite images
+    config.augment.stain_strength = 0.0  # jitter of haematoxylin and eosin: 0.05 light, 0.2 strong
     config.augment.crop_min_scale = 0.08  # lower end of the crop's share of the image
     config.augment.crop_sampler = "reference"  # of the crops: SimCLR's | "torchvision", as in most other codes
     config.augment.num_small_views = 0  # multi-crop (SwAV): crops beside the views; 6 there
@@ -278,3 +287,18 @@ def crop_and_flip(config: config_dict.ConfigDict) -> None:
     config.augment.color_jitter_probability = 0.0
     config.augment.grayscale_probability = 0.0
     config.augment.blur_probability = 0.0
+
+
+def clip_method() -> config_dict.ConfigDict:
+    """The section of the method clip, with the text tower of CLIP's ViT-B/32."""
+    method = config_dict.ConfigDict()
+    method.name = "clip"
+    method.text_width = 512
+    method.text_num_layers = 12
+    method.text_num_heads = 8
+    method.text_attention = "causal"  # | "bidirectional" (SigLIP)
+    method.text_activation = "gelu"  # | "quick_gelu" for the weights of OpenAI
+    method.proj_out_dim = 512  # d, width of both projections
+    method.objective = "clip"  # | "siglip"
+    method.loss_form = "auto"  # "dense" | "blockwise" (memory-light) | "ring" (also over devices); all exact
+    return method

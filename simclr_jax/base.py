@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import jax
@@ -107,6 +107,7 @@ class Batch(TypedDict):
     position: int32 [B], place of the example in the global batch; random numbers are derived from it, so that they
         do not depend on how the batch is spread over devices.
     mask: bool [B], False on padding rows.
+    text: int32 [B, L], the tokens of one of the texts of every image; only of data that have texts.
     """
 
     image: Array
@@ -115,6 +116,7 @@ class Batch(TypedDict):
     index: Array
     position: Array
     mask: Array
+    text: NotRequired[Array]
 
 
 class TrainState(NamedTuple):

@@ -86,9 +86,26 @@ def make_load_views(load_batch: LoadBatch, make_views: base.MakeViews) -> LoadVi
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
     ) -> tuple[base.Batch, base.Views]:
         batch = load_batch(source, indices, positions)
+        if "text" in batch:
+            batch["text"] = choose_texts(key, batch["text"], positions)
         return batch, make_views(key, batch["image"], batch["size"], batch["position"])
 
     return load_views
+
+
+def choose_texts(key: base.Array, texts: base.Array, positions: base.Array) -> base.Array:
+    """int32 [B, L]: one of the texts int32 [B, C, L] of every example, drawn anew in every step; rows of -1 are none.
+
+    A draw is a function of the step's `key` and of the row's place in the global batch alone.
+
+    Example:
+        >>> train_step.choose_texts(key, jnp.asarray([[[7, 8], [-1, -1]]]), jnp.arange(1)).tolist()
+        [[7, 8]]
+    """
+    counts = jnp.sum(texts[:, :, 0] >= 0, axis=1, dtype=jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 2**31 - 1), positions)  # as no view has
+    rows = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, counts)
+    return jnp.take_along_axis(texts, rows[:, None, None], axis=1)[:, 0]
 
 
 def views_key(key: base.Array, step: base.Array) -> base.Array:
@@ -237,10 +254,10 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
     """One update on views that you have made, for a loop of your own: (state, views) -> (state, metrics).
 
     The result is a pure function to be wrapped in `jax.jit`, called as
-    `update(state, views, labels=None, index=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple of such
-    arrays, for multi-crop) and labels int32 [B] (-1 = unlabelled), which only methods with a classifier read; `index`
-    int32 [B], the images' places in the data set, is for methods that remember each image. The state comes from
-    `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
+    `update(state, views, labels=None, index=None, texts=None, key=None)`, with views float [B, V, h, w, 3] (or a tuple
+    of them, for multi-crop); labels int32 [B] (-1 = unlabelled) for methods with a classifier, `index` int32 [B],
+    places in the data set, for those that remember images, `texts` int32 [B, L] for those that read texts. The state is
+    that of `init_state`. Metrics are the method's own, "loss" and "gradient_norm".
 
     Example:
         >>> method = methods.make_simclr(models.make_encoder("resnet18", stem="cifar"))
@@ -251,11 +268,12 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         key: base.Array, source: Any, indices: base.Array, positions: base.Array
     ) -> tuple[base.Batch, base.Views]:
         del key
-        views, labels, index = source
-        count = labels.shape[0]
+        views, labels, index, texts = source
+        count, mask = labels.shape[0], indices >= 0
         image, size = jnp.zeros((count, 1, 1, 3), jnp.uint8), jnp.ones((count, 2), jnp.int32)
-        mask = indices >= 0
-        return base.Batch(image=image, size=size, label=labels, index=index, position=positions, mask=mask), views
+        own: Any = {} if texts is None else {"text": texts}
+        own |= {"image": image, "size": size, "label": labels, "index": index, "position": positions, "mask": mask}
+        return own, views
 
     step = make_train_step(method, tx, load_views, schedule=lambda _: jnp.zeros(()))
 
@@ -265,11 +283,12 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         *,
         labels: base.Array | None = None,
         index: base.Array | None = None,
+        texts: base.Array | None = None,
         key: base.Array | None = None,
     ) -> tuple[base.TrainState, base.Metrics]:
         indices = jnp.arange(jax.tree.leaves(views)[0].shape[0], dtype=jnp.int32)
         labels = jnp.full_like(indices, -1) if labels is None else labels
-        source = views, labels, indices if index is None else index
+        source = views, labels, indices if index is None else index, texts
         state, metrics = step(state, jax.random.key(0) if key is None else key, source, indices)
         return state, {name: value for name, value in metrics.items() if name != "learning_rate"}
 

@@ -53,13 +53,14 @@ HOMES = {
     "torchvision": {"interop"},
     "jinja2": {"html_report"},
     "matplotlib": {"html_report"},
-    "pyarrow": {"run.feature_file"},
+    "pyarrow": {"run.feature_file", "data.pairs"},
+    "tokenizers": {"data.tokens"},
     "usearch": {"retrieval"},
     "umap": {"retrieval"},
 }
 LAZY = {"cv2", "grain", "jinja2", "matplotlib", "PIL", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets"} | {
     *("av", "huggingface_hub", "onnx", "pyarrow", "safetensors"),
-    *("tensorflow", "torch", "torchvision", "timm", "umap", "usearch"),
+    *("tensorflow", "tokenizers", "torch", "torchvision", "timm", "umap", "usearch"),
 }
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib"}
 

@@ -14,6 +14,7 @@ from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import program as program_lib
 from simclr_jax.run import shipped_configs, training_loop
+from simclr_jax.run import texts as texts_lib
 from tests.methods import settings as method_settings
 
 NAMES = list(shipped_configs.configs())
@@ -100,7 +101,9 @@ def test_a_config_builds_a_training_step(name):
 
     canvas = settings["data"]["canvas_size"] or 48
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    source = resident.SplitArrays(jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8), shape((7, 2)), shape((7,)))
+    texts = shape((7, 5, settings["text"]["length"])) if texts_lib.reads_texts(settings) else None
+    images = jax.ShapeDtypeStruct((7, canvas, canvas, 3), jnp.uint8)
+    source = resident.SplitArrays(images, shape((7, 2)), shape((7,)), texts)
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = source.images.update(shape=(8, canvas, canvas, 3))  # the groups of BatchNorm in MoCo
     views = jax.eval_shape(make_views, key, images, shape((8, 2)), shape((8,)))

@@ -45,6 +45,8 @@ from simclr_jax.augment.given_crops import make_views_of_crops
 from simclr_jax.augment.recipe import ViewRecipe, by_size, make_recipe, views_shape
 from simclr_jax.augment.resizing import resize_weights
 from simclr_jax.augment.solarize import adjust_solarize, draw_solarize, random_solarize
+from simclr_jax.augment.stain import Stain, adjust_stain, draw_stain, random_stain
+from simclr_jax.augment.turn import adjust_turn, draw_turn, random_turn
 from simclr_jax.augment.views import (
     ViewDraws,
     apply_view,
@@ -58,6 +60,7 @@ from simclr_jax.augment.views import (
 __all__ = [
     "ColorJitter",
     "CropBox",
+    "Stain",
     "ViewDraws",
     "ViewRecipe",
     "adjust_brightness",
@@ -71,6 +74,8 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "adjust_solarize",
+    "adjust_stain",
+    "adjust_turn",
     "apply_view",
     "apply_views",
     "blur_kernel",
@@ -89,6 +94,8 @@ __all__ = [
     "draw_saturation",
     "draw_sigma",
     "draw_solarize",
+    "draw_stain",
+    "draw_turn",
     "draw_view",
     "draw_views",
     "make_crop_flip_views",
@@ -109,6 +116,8 @@ __all__ = [
     "random_resized_crop",
     "random_saturation",
     "random_solarize",
+    "random_stain",
+    "random_turn",
     "resize_weights",
     "views_shape",
 ]

@@ -37,6 +37,8 @@ class ViewRecipe(NamedTuple):
     num_small_views: int = 0
     small_image_size: int = 96
     small_crop_scale: tuple[float, float] = (0.05, 0.14)
+    turn_probability: float = 0.0
+    stain_strength: float = 0.0
     loop: str = "auto"
     crop_max_scale: float = 1.0
     min_coverage: float = 0.1
@@ -107,6 +109,10 @@ def make_recipe(**settings: Any) -> ViewRecipe:
                 raise base.InputError(f"{name} must be in [0, 1]; got {value:g}. Use 0 to switch the operation off.")
     if not 0 < recipe.crop_min_scale <= 1:
         raise base.InputError(f"crop_min_scale must be in (0, 1]; got {recipe.crop_min_scale:g}. Use 0.08.")
+    if not 0 <= recipe.stain_strength < 1:
+        raise base.InputError(
+            f"stain_strength must be at least 0 and below 1; got {recipe.stain_strength:g}. Use 0.05, or 0 for none."
+        )
     if recipe.num_views < 1:
         raise base.InputError(f"num_views must be at least 1; got {recipe.num_views}. Use 2.")
     _check_small(recipe)

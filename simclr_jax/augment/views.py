@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax import base
-from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels, resizing, solarize
+from simclr_jax.augment import blur, color, color_jitter, crop, loops, pixels, resizing, solarize, turn
 from simclr_jax.augment import recipe as recipe_lib
+from simclr_jax.augment import stain as stain_lib
 
 ViewRecipe = recipe_lib.ViewRecipe
 
@@ -20,7 +21,8 @@ ViewRecipe = recipe_lib.ViewRecipe
 class ViewDraws(NamedTuple):
     """Everything that is random in one view; scalars, with leading axes [B, V] when batched.
 
-    flip, jitter_applied, gray_applied, blur_applied, solarize_applied: bool. blur_sigma: float32, pixels.
+    flip, jitter_applied, gray_applied, blur_applied, solarize_applied: bool. blur_sigma: float32, pixels. turns:
+    int32, right angles; None where no view is turned. stain: None where stains stay.
     """
 
     box: crop.CropBox
@@ -31,6 +33,8 @@ class ViewDraws(NamedTuple):
     blur_applied: base.Array
     blur_sigma: base.Array
     solarize_applied: base.Array
+    turns: base.Array | None = None
+    stain: stain_lib.Stain | None = None
 
 
 def draw_view(
@@ -71,14 +75,20 @@ def draw_view(
         )
         if recipe.solarizes
         else jnp.zeros((), bool),
+        turns=turn.draw_turn(jax.random.fold_in(key, 5), probability=recipe.turn_probability)
+        if recipe.turn_probability > 0
+        else None,
+        stain=stain_lib.draw_stain(jax.random.fold_in(key, 6), strength=recipe.stain_strength)
+        if recipe.stain_strength > 0
+        else None,
     )
 
 
 def apply_view(image: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -> base.Array:
     """One view from its draws: uint8 [H, W, 3] -> float32 [size, size, 3] in [0, 1].
 
-    Crop and resize, flip, jitter, grey, clip, blur, clip, solarise. Operations that the recipe rules out are not
-    compiled.
+    Crop and resize, flip, turn, stains, jitter, grey, clip, blur, clip, solarise. Operations that the recipe rules out
+    are not compiled.
 
     Reference: google-research/simclr data_util.preprocess_for_train and batch_random_blur.
 
@@ -96,6 +106,10 @@ def _apply_planes(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) -
     flip = draws.flip if recipe.flip_probability > 0 else False
     product = loops.RESIZE_PRODUCTS[loops.resolve_loop(recipe.loop)]
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize, product=product)
+    if draws.turns is not None:
+        view = turn.adjust_turn(view, draws.turns, axes=(0, 2))
+    if draws.stain is not None:
+        view = stain_lib.adjust_stain(view, draws.stain, channel_axis=axis)
     if recipe.jitters:
         view = lax.cond(
             draws.jitter_applied,
@@ -127,6 +141,10 @@ def _apply_at_once(planes: base.Array, draws: ViewDraws, *, recipe: ViewRecipe) 
     flip = draws.flip if recipe.flip_probability > 0 else False
     view = crop.crop_planes(planes, draws.box, flip, out_size=(size, size), resize=recipe.resize)
     channels: color.Channels = tuple(view[:, c] for c in range(3))
+    if draws.turns is not None:
+        channels = tuple(turn.adjust_turn(channel, draws.turns) for channel in channels)
+    if draws.stain is not None:
+        channels = stain_lib.stained(channels, draws.stain)
     if recipe.jitters:
         channels = color_jitter.adjust_color_jitter_at_once(
             channels, draws.jitter, draws.jitter_applied, brightness=recipe.brightness
@@ -233,6 +251,8 @@ def make_simclr_views(
     num_small_views: int = 0,
     small_image_size: int = 96,
     small_crop_scale: tuple[float, float] = (0.05, 0.14),
+    turn_probability: float = 0.0,
+    stain_strength: float = 0.0,
     loop: str = "auto",
 ) -> base.MakeViews:
     """The pre-training augmentation of SimCLR: uint8 [B, H, W, 3] -> float32 [B, num_views, h, w, 3] in [0, 1].
@@ -258,6 +278,8 @@ def make_simclr_views(
             other methods' codes have, see `draw_crop_box_torchvision`.
         num_small_views: crops of small_image_size pixels beside the large views, 6 in SwAV; 0 for none.
         small_crop_scale: smallest and largest area of a small crop; with it crop_min_scale is 0.14 in SwAV.
+        turn_probability: chance that a view is turned by a right angle drawn evenly, for pictures without an up.
+        stain_strength: of the jitter of haematoxylin and eosin, see `adjust_stain`; 0.05 is light, 0.2 strong.
         loop: "map" takes images one by one, "vmap" all at once, "auto" what suits the backend. Results agree to
             float32 rounding. On several devices call it on each device's own rows, inside `jax.shard_map`.
 

@@ -12,13 +12,20 @@ def make_parser() -> flags.Parser:
         description="""\
 Scores the frozen features of a run by kNN, a linear and a ridge probe at 1 %,
 10 % and 100 % of the labels, beside an untrained network and raw pixels, and
-without labels. Says what is wrong. Prints a table and writes results.json.""",
+without labels. Of a run that reads texts also retrieval and zero-shot classes.
+Says what is wrong. Prints a table and writes results.json.""",
         examples=("--workdir=runs/demo", "--workdir=runs/demo --transfer=digits"),
     )
     flags.add_workdir(parser)
     flags.add_checkpoint(parser)
     parser.add_argument(
         "--transfer", metavar="NAME", help="score on another data set: tfds:cifar100, folder:PATH, digits ..."
+    )
+    parser.add_argument(
+        "--templates",
+        type=flags.path,
+        metavar="FILE",
+        help="for a run with texts: a sentence a line, {} = class",
     )
     flags.add_data(parser)
     return parser

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base, data, methods, models, probes
+from simclr_jax.cli import evaluate_text
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checks as checks_lib
 from simclr_jax.run import compilation_cache, feature_store, features, guards, identity, paths, progress, splits
@@ -17,13 +18,21 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 
-def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None = None, **moved: str | None) -> int:
+def evaluate(
+    *,
+    workdir: str,
+    checkpoint: str = "latest",
+    transfer: str | None = None,
+    templates: str | None = None,
+    **moved: str | None,
+) -> int:
     """Evaluates the run in `workdir` at `checkpoint` ("latest", "best" or a step); returns the exit status.
 
     Prints a table of `probes` (see `probes.probe_rows`), scores without labels, and for a run with a classifier of the
     same classes its scores; below them what the guards and the doctor found. Then writes `probes`, `label_free`,
     `classifier` (see `score_classifier`), `guards`, `diagnosis`, `evaluated_step` and `evaluated_data` to results.json.
-    Images without a label take no part in what needs labels.
+    Images without a label take no part in what needs labels. A run that reads texts has `retrieval` and `zero_shot` as
+    well, see `evaluate_text.measure`; `templates` is a file with a sentence a line for the latter.
 
     A folder of seeds, made by `train --seeds`, is evaluated seed by seed.
 
@@ -38,41 +47,57 @@ def evaluate(*, workdir: str, checkpoint: str = "latest", transfer: str | None =
     compilation_cache.keep()
     seeds = workdir_lib.seed_folders(pathlib.Path(workdir))
     if seeds and not workdir_lib.has_config(pathlib.Path(workdir)):
-        for own in seeds:
-            progress.say(f"{own}:")
-            evaluate(workdir=str(own), checkpoint=checkpoint, transfer=transfer, **moved)
-        progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
-        return 0
-    folder = workdir_lib.require_run(workdir)
-    config = config_lib.with_data(identity.read_config(folder), **{**moved, **({"data": transfer} if transfer else {})})
-    config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
-    both = splits.load(config)
-    step, params, method_state = features.load_variables(folder, which=checkpoint, mesh=sharding.make_mesh())
-    subject = checks_lib.Subject(
-        folder, config, step, params, method_state, both, transfer, best_on_test=checkpoint == "best"
-    )
-    note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
-    if note and not transfer:
-        progress.say(note)
+        return _evaluate_seeds(workdir, seeds, checkpoint=checkpoint, transfer=transfer, templates=templates, **moved)
+    sentences = evaluate_text.read_templates(templates)
+    subject = _open(workdir_lib.require_run(workdir), checkpoint=checkpoint, transfer=transfer, moved=moved)
+    both = subject.both
     reason = splits.why_no_probe(both)
-    scores_classifier = not transfer and has_classifier(params, both.test_set) and not both.is_same
-    if reason is not None and not scores_classifier:
+    scores_classifier = not transfer and has_classifier(subject.params, both.test_set) and not both.is_same
+    of_texts = evaluate_text.measure(subject, sentences)
+    if reason is not None and not scores_classifier and not of_texts:
         raise base.InputError(
             "Probes need labelled images of several classes in the training and the test split; here "
             f"{reason}{'' if reason.endswith('?') else '.'} What the encoder finds alike needs no labels: "
             f"simclr-jax report {paths.as_flag('workdir', workdir)}"
         )
     assert both.test_set is not None
-    progress.say(f"Evaluating step {step} on {len(probes.labelled_rows(both.test_set.labels))} test images ...")
+    number = len(probes.labelled_rows(both.test_set.labels)) or len(both.test_set.images)
+    progress.say(f"Evaluating step {subject.step} on {number} test images ...")
     results: dict[str, Any] = {"probes": []}
     h: _Both | None = None
     if reason is None:
         results, h = _measured(subject)
     if scores_classifier:
-        results["classifier"] = score_classifier(config, params, method_state, test_set=both.test_set)
+        trees = subject.params, subject.method_state
+        results["classifier"] = score_classifier(subject.config, *trees, test_set=both.test_set)
+    results |= of_texts
     _show(subject, results, reason)
     _store(subject, results, h)
     return 0
+
+
+def _evaluate_seeds(workdir: str, seeds: Sequence[pathlib.Path], **how: Any) -> int:
+    for own in seeds:
+        progress.say(f"{own}:")
+        evaluate(workdir=str(own), **how)
+    progress.say(f"Means over the seeds: simclr-jax compare {workdir}")
+    return 0
+
+
+def _open(
+    folder: pathlib.Path, *, checkpoint: str, transfer: str | None, moved: Mapping[str, str | None]
+) -> checks_lib.Subject:
+    """The state to evaluate with its data, read; other data than those of the training are said."""
+    named: dict[str, Any] = {**moved, **({"data": transfer} if transfer else {})}
+    config = config_lib.with_data(identity.read_config(folder), **named)
+    config = {**config, "split": {**config["split"], **_TRANSFER_SPLITS}} if transfer else config
+    both = splits.load(config)
+    step, params, method_state = features.load_variables(folder, which=checkpoint, mesh=sharding.make_mesh())
+    note = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
+    if note and not transfer:
+        progress.say(note)
+    is_best = checkpoint == "best"
+    return checks_lib.Subject(folder, config, step, params, method_state, both, transfer, best_on_test=is_best)
 
 
 _Both = tuple[np.ndarray, np.ndarray]
@@ -140,7 +165,7 @@ def _store(subject: checks_lib.Subject, results: dict[str, Any], h: _Both | None
 def _show(subject: checks_lib.Subject, results: Mapping[str, Any], reason: str | None) -> None:
     """Shown before anything is stored: a full disk loses nothing."""
     rows, scores = results["probes"], results.get("classifier")
-    print(table(rows) if rows else f"No probes: {reason}")
+    print("\n".join([table(rows) if rows else f"No probes: {reason}", *evaluate_text.lines(results)]))
     if results.get("label_free"):
         written = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in results["label_free"].items()]
         print(f"without labels  {', '.join(written)}")

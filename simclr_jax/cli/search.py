@@ -10,14 +10,13 @@ def make_parser() -> flags.Parser:
     parser = flags.Parser(
         "search",
         description="""\
-Finds the pictures most like others: prints query, place, similarity and path,
+Finds the pictures most like others, or like words: prints query, place, similarity and path,
 and writes a page that shows them.""",
-        examples=("--features=features.npz --query=photo.jpg",),
+        examples=("--features=features.npz --query=photo.jpg", "--features=z.npz --text='a dog in the snow'"),
     )
     parser.add_argument("--features", type=flags.path, required=True, metavar="FILE", help="what embed wrote")
-    parser.add_argument(
-        "--query", required=True, metavar="PICTURE", help="a picture, a folder of pictures, or the id of one in FILE"
-    )
+    parser.add_argument("--query", metavar="PICTURE", help="a picture, a folder of pictures, or the id of one in FILE")
+    parser.add_argument("--text", metavar="WORDS", help="or what they show; FILE has layer z of a run with texts")
     parser.add_argument(
         "--k", type=flags.whole_number(1, 1000, such_as=10), default=10, metavar="N", help="how many; default 10"
     )

@@ -6,30 +6,51 @@ import time
 import numpy as np
 
 from simclr_jax import atomic_files, base, html_report, retrieval, units
-from simclr_jax.run import compilation_cache, feature_file, loading, progress, search_index, thumbnails
+from simclr_jax.run import (
+    compilation_cache,
+    feature_file,
+    image_text,
+    loading,
+    progress,
+    search_index,
+    thumbnails,
+)
+from simclr_jax.run import workdir as workdir_lib
 
 _MANY = 1_000_000
 _SHOWN = 50  # queries on the page
 
 
-def search(*, features: str, query: str, k: int = 10, output: str = "search.html", index: str = "auto") -> int:
+def search(
+    *,
+    features: str,
+    query: str | None = None,
+    text: str | None = None,
+    k: int = 10,
+    output: str = "search.html",
+    index: str = "auto",
+) -> int:
     """Prints query, place, similarity and path of the k pictures most like every query; returns the exit status.
 
     Args:
         features: a file that `embed` wrote.
         query: an id in it, a picture or a folder of pictures, which pass through the encoder of the features.
+        text: in its place: words, which pass through the text tower of the run of the features.
         k: how many; the query itself, where it is one of the pictures, does not count.
         output: the page.
         index: "exact", "approximate", or "auto" for the latter above a million pictures.
 
     Raises:
-        base.InputError: no such file or query, or the encoder of the features is not there any more.
+        base.InputError: no such file or query, not one of query and text, the encoder of the features is not there any
+            more, or words for features that are no projections of a run with texts.
     """
     progress.quiet_libraries()
     compilation_cache.keep()
     atomic_files.check_target(output)
     bank = feature_file.load(features)
-    asked, own = _queries(bank, query)
+    if (query is None) == (text is None):
+        raise base.InputError(f"Give one of --query and --text; got {'neither' if query is None else 'both'}.")
+    asked, own = _queries(bank, query) if query is not None else (_words(bank, text or ""), set())
     wanted = min(k + len(own), len(bank.names))
     found = _find(bank, np.asarray(asked.features, np.float32), pathlib.Path(features), k=wanted, index=index)
     sections = []
@@ -40,7 +61,7 @@ def search(*, features: str, query: str, k: int = 10, output: str = "search.html
         if number < _SHOWN:
             sections.append(_section(bank, kept, asked=asked, number=number))
     lead = f"The {k} pictures most like each, of {len(bank.names):,}, by the cosine of their features."
-    html_report.write_gallery(html_report.Gallery(f"Search: {query}", lead, sections), output)
+    html_report.write_gallery(html_report.Gallery(f"Search: {query or text}", lead, sections), output)
     progress.say(f"Wrote {output}")
     return 0
 
@@ -56,6 +77,21 @@ def _queries(bank: feature_file.Embedding, query: str) -> tuple[feature_file.Emb
             f"got {base.one_line(query, 200)}. Check the path."
         )
     return loading.embed_alike(bank.meta, query), set()
+
+
+def _words(bank: feature_file.Embedding, text: str) -> feature_file.Embedding:
+    """The projection of words, in the place of a picture's."""
+    made_by = bank.meta.get("encoder", {})
+    folder = pathlib.Path(made_by.get("source", ""))
+    if bank.meta["layer"] not in ("1", "z") or not workdir_lib.has_config(folder):
+        raise base.InputError(
+            f"--text compares words with projections of pictures; the features are of layer {bank.meta['layer']} of "
+            f"{folder}. Make them with: simclr-jax embed --workdir=RUN --layer=z, of a run of the method clip."
+        )
+    z = image_text.load_embed_texts(folder, step=made_by["step"])([text])
+    return feature_file.take(bank, [0])._replace(
+        features=z, names=(text,), paths=("",), meta={**bank.meta, "text": text}
+    )
 
 
 def _find(
@@ -80,9 +116,10 @@ def _section(
     bank: feature_file.Embedding, kept: list[tuple[float, int]], *, asked: feature_file.Embedding, number: int
 ) -> html_report.Section:
     pictures = thumbnails.make_thumbnails(bank, [row for _, row in kept])
-    itself = html_report.Shot(thumbnails.make_thumbnails(asked, [number])[0], asked.names[number])
+    own = [] if "text" in asked.meta else thumbnails.make_thumbnails(asked, [number])
+    itself = [html_report.Shot(picture, asked.names[number]) for picture in own]
     shots = [
         html_report.Shot(picture, f"{similarity:.3f} {bank.names[row]}")
         for picture, (similarity, row) in zip(pictures, kept, strict=True)
     ]
-    return html_report.Section(asked.names[number], rows=[html_report.Row("", [itself]), html_report.Row("", shots)])
+    return html_report.Section(asked.names[number], rows=[html_report.Row("", itself), html_report.Row("", shots)])

@@ -21,6 +21,7 @@ from simclr_jax.run import (
     progress,
     setup,
     stopping,
+    texts,
     training_loop,
 )
 from simclr_jax.run import workdir as workdir_lib
@@ -95,7 +96,7 @@ def run_in(
         config = identity.with_kept_feed(folder, config)
         if peers.count == 1:
             stop.may_leave = lambda: "nothing was trained since it was started"
-        run = setup.make_run(config, **({"skip_nonfinite": True} if on_nonfinite == "skip" else {}))
+        run = _make_run(folder, config, on_nonfinite=on_nonfinite)
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint
         peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})
@@ -105,6 +106,7 @@ def run_in(
             identity.check_data(folder, run.source)
             workdir_lib.write_config(folder, identity.with_resolved_feed(config, run.train_set))
             identity.write_data(folder, run.source)
+            texts.keep(folder, run.tokenizer)
         try:
             number = training_loop.train(run, folder, stop, peers=peers, on_nonfinite=on_nonfinite)
         except finite.Diverged as error:
@@ -121,6 +123,14 @@ def run_in(
     evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
     progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
     return 0
+
+
+def _make_run(folder: pathlib.Path, config: Mapping[str, Any], *, on_nonfinite: str) -> training_loop.Run:
+    """The run, with the tokenizer that it has kept; before its first checkpoint everything of a run may change."""
+    kept = texts.read_kept(folder) if checkpoint.saved_steps(folder / "checkpoints") else None
+    how: dict[str, Any] = {"skip_nonfinite": True} if on_nonfinite == "skip" else {}
+    how |= {} if kept is None else {"tokenizer": kept}
+    return setup.make_run(config, **how)
 
 
 def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite.Diverged) -> None:

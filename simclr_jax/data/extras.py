@@ -32,7 +32,7 @@ def package_folder(package: str) -> pathlib.Path:
     return pathlib.Path(next(iter(spec.submodule_search_locations)))
 
 
-_EXTRAS = {"cv2": "stream", "simplejpeg": "stream"}
+_EXTRAS = {"cv2": "stream", "simplejpeg": "stream", "tokenizers": "text", "pyarrow": "text"}
 
 
 def _missing(package: str) -> base.InputError:

@@ -50,7 +50,7 @@ def open_folder(
             "folders PATH/train and PATH/test."
         )
     class_names = class_names_of(found)
-    encoded = _make_encoded(files, title=title, class_names=class_names, canvas_size=canvas_size, rules=rules)
+    encoded = make_encoded(files, title=title, class_names=class_names, canvas_size=canvas_size, rules=rules)
     if split == "test":
         return encoded._replace(
             understood=f"{title}: {_count(files)} from {found.test_from}",
@@ -159,7 +159,7 @@ def _nothing_to_read(listing: scan.Listing, title: str) -> base.InputError:
     return base.InputError(f"{title} must hold at least one {kinds.READ_NAMES} image; got {got}. {remedy}")
 
 
-def _make_encoded(
+def make_encoded(
     files: list[layout.ImageFile],
     *,
     title: str,
@@ -167,6 +167,7 @@ def _make_encoded(
     canvas_size: int | None,
     rules: imageset.Rules = imageset.DEFAULT_RULES,
 ) -> imageset.Encoded:
+    """The split of these files; `title` is how messages call it."""
     label_of = {name: label for label, name in enumerate(class_names)} | {"": -1}
     stamp = [
         decode.DECODER_VERSION,

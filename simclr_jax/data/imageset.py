@@ -26,6 +26,9 @@ class ImageSet(NamedTuple):
         They are shown, and are no part of the fingerprint.
     mix: of which set each example is and how often training visits it, if not once an epoch; no part of the
         fingerprint: whatever does not train meets every example once.
+    texts: what is written about every example, one text or several each; () for data without texts. Part of the
+        fingerprint.
+    tokens: int32 [N, C, L], the same as numbers, see `tokens.pad_texts`; None before a run has a tokenizer.
     """
 
     images: np.ndarray
@@ -37,6 +40,8 @@ class ImageSet(NamedTuple):
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     mix: order.Mix | None = None
+    texts: tuple[tuple[str, ...], ...] = ()
+    tokens: np.ndarray | None = None
 
 
 class EmptySplit(base.InputError):
@@ -76,6 +81,7 @@ class Encoded(NamedTuple):
         pickled. None: `read` is all there is, which threads can call.
     identity: what the examples are, whatever is decoded of them: equal for equal names, lengths and classes.
     labels: () -> int32 [N], where they are known without reading the examples.
+    texts: see `ImageSet`, by example. A mix has none.
     parts, weights: of a mix, the sets whose examples follow one another here, and how often an epoch holds them.
     """
 
@@ -95,6 +101,7 @@ class Encoded(NamedTuple):
     read_block: Callable[[range], Sequence[tuple[bytes, int] | Exception]] | None = None
     parts: tuple["Encoded", ...] = ()
     weights: tuple[float, ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
 
 
 def finish_fingerprint(digest: "hashlib._Hash", *, image_set: ImageSet) -> str:
@@ -214,7 +221,19 @@ def subset(image_set: ImageSet, rows: np.ndarray) -> ImageSet:
         ids=tuple(image_set.ids[row] for row in rows),
         fingerprint=digest.hexdigest(),
         mix=image_set.mix and image_set.mix._replace(parts=image_set.mix.parts[rows]),
+        texts=tuple(image_set.texts[row] for row in rows) if image_set.texts else (),
+        tokens=None if image_set.tokens is None else image_set.tokens[rows],
     )
+
+
+def with_texts(image_set: ImageSet, encoded: Encoded) -> ImageSet:
+    """A split with the texts of its examples, of which `encoded` may have more: damaged ones were left out."""
+    if not encoded.texts:
+        return image_set
+    by_name = dict(zip(encoded.ids, encoded.texts, strict=True))
+    texts = tuple(by_name[name] for name in image_set.ids)
+    digest = hashlib.sha256(image_set.fingerprint.encode() + json.dumps(texts).encode())
+    return image_set._replace(texts=texts, fingerprint=digest.hexdigest())
 
 
 def mix_of(encoded: Encoded, ids: Sequence[str]) -> order.Mix | None:

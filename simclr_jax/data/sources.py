@@ -17,6 +17,7 @@ from simclr_jax.data import (
     imageset,
     mixture,
     order,
+    pairs,
     photo_patches,
     strict,
     tfds_source,
@@ -52,6 +53,7 @@ DATASETS = {
     "digits": DataSet("digits", ("train", "test"), load=digits.load_digits),
     "tfds": DataSet("tfds:NAME[/CONFIG]", (), open=tfds_source.open_tfds),
     "folder": DataSet("folder:PATH", folder.SPLITS, open=folder.open_folder),
+    "pairs": DataSet("pairs:FILE.csv|.parquet|FOLDER", pairs.SPLITS, open=pairs.open_pairs),
     "mix": DataSet("mix:SET*WEIGHT,SET*WEIGHT", (), open=_open_mix),
 }
 
@@ -76,8 +78,9 @@ def load_split(
     """One split of a data set, decoded.
 
     Args:
-        name: "photo-patches", "digits", "tfds:NAME[/CONFIG]", "folder:PATH", or "mix:SET*WEIGHT,SET*WEIGHT" of sets
-            on disk, of which training visits the examples of each WEIGHT times an epoch (1 where none is given).
+        name: "photo-patches", "digits", "tfds:NAME[/CONFIG]", "folder:PATH", "pairs:PATH" of pictures with texts (a
+            table or a folder), or "mix:SET*WEIGHT,SET*WEIGHT" of sets on disk, of which training visits the examples of
+            each WEIGHT times an epoch (1 where none is given).
         split: "train" or "test"; for a folder also "all"; for tfds any expression such as "train[:10%]".
         data_dir: where prepared TFDS data lie, or where a relative folder begins; None for the usual places.
         cache_dir: where decoded images of tfds and folder sets are kept; None for `cache.default_folder()`, "" for
@@ -113,7 +116,7 @@ def load_split(
         labels = cache.load_or_read_labels(
             encoded_split, cache_dir=cache_dir, max_corrupt_fraction=max_corrupt_fraction
         )
-        return encoded.make_encoded_set(encoded_split, labels)
+        return imageset.with_texts(encoded.make_encoded_set(encoded_split, labels), encoded_split)
     image_set = cache.load_or_decode(
         encoded_split,
         cache_dir=cache_dir,
@@ -121,6 +124,7 @@ def load_split(
         max_gigabytes=max_cache_gigabytes,
         progress=progress,
     )
+    image_set = imageset.with_texts(image_set, encoded_split)
     lenient = () if strict.is_available() else (_LENIENT,)
     image_set = image_set._replace(warnings=encoded_split.warnings + image_set.warnings + lenient)
     if progress:

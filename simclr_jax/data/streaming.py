@@ -18,10 +18,11 @@ _MOST_ROWS = 32
 
 
 class Rows(NamedTuple):
-    """A part of a batch: crops uint8 [n, V, size, size, 3], labels int32 [n]."""
+    """A part of a batch: crops uint8 [n, V, size, size, 3], labels int32 [n], and the examples that they are of [n]."""
 
     crops: np.ndarray
     labels: np.ndarray
+    examples: np.ndarray
 
 
 class _Started(NamedTuple):
@@ -79,7 +80,7 @@ def open_stream(
 
     def start(step: int) -> _Started:
         examples = np.asarray(examples_of(step))
-        rows = Rows(np.empty((count, *cuts.row_shape), np.uint8), np.empty(count, np.int32))
+        rows = Rows(np.empty((count, *cuts.row_shape), np.uint8), np.empty(count, np.int32), examples.copy())
         tasks = []
         for first in range(0, count, length):
             part = slice(first, min(first + length, count))
@@ -115,7 +116,7 @@ def open_stream(
             names = encoded.names_of(image_set, [example])
             cut = workers.result(pending, names, title=title, stall_seconds=settings.stall_seconds)
             if not cut.damaged:
-                rows.labels[row] = cut.labels[0]
+                rows.labels[row], rows.examples[row] = cut.labels[0], example
                 return
             reason = cut.damaged[0][1]
         raise base.InputError(f"{title}: 100 pictures in a row are damaged, the last: {reason}. Repair the data.")

@@ -14,6 +14,13 @@ from simclr_jax.losses.clustering import sinkhorn, swav
 from simclr_jax.losses.contrastive import collapse_value, nt_xent
 from simclr_jax.losses.decoupled import dcl, dclw
 from simclr_jax.losses.distillation import distillation
+from simclr_jax.losses.image_text import (
+    SIGLIP_INITIAL_BIAS,
+    SIGLIP_INITIAL_LOG_SCALE,
+    clip_blockwise,
+    siglip,
+    siglip_blockwise,
+)
 from simclr_jax.losses.inputs import l2_normalize
 from simclr_jax.losses.keys import moco, moco_v3, nnclr, nt_xent_with_memory
 from simclr_jax.losses.memory import pirl_cross_entropy, pirl_nce, pirl_partition, pirl_remember
@@ -25,10 +32,13 @@ from simclr_jax.losses.supervised_contrastive import sup_con
 __all__ = [
     "CLIP_INITIAL_LOG_SCALE",
     "CLIP_MAX_LOG_SCALE",
+    "SIGLIP_INITIAL_BIAS",
+    "SIGLIP_INITIAL_LOG_SCALE",
     "barlow_twins",
     "byol",
     "clamp_log_scale",
     "clip",
+    "clip_blockwise",
     "collapse_value",
     "cpc_grid",
     "cross_entropy",
@@ -50,6 +60,8 @@ __all__ = [
     "pirl_partition",
     "pirl_remember",
     "projection_spread",
+    "siglip",
+    "siglip_blockwise",
     "simsiam",
     "sinkhorn",
     "sup_con",

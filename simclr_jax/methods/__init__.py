@@ -11,6 +11,7 @@ from simclr_jax import base
 from simclr_jax.methods import (
     barlow_twins,
     byol,
+    clip,
     dcl,
     distill,
     moco,
@@ -27,6 +28,7 @@ from simclr_jax.methods import (
 )
 from simclr_jax.methods.barlow_twins import make_barlow_twins
 from simclr_jax.methods.byol import make_byol
+from simclr_jax.methods.clip import make_clip
 from simclr_jax.methods.dcl import make_dcl, make_dclw
 from simclr_jax.methods.distill import Teacher, make_distill, make_teacher
 from simclr_jax.methods.moco import make_moco
@@ -42,6 +44,7 @@ from simclr_jax.methods.vicreg import make_vicreg
 
 __all__ = [
     "CLASSIFIERS",
+    "IMAGE_TEXT",
     "METHODS",
     "SIMCLR_HEADS",
     "Teacher",
@@ -49,6 +52,7 @@ __all__ = [
     "make_barlow_twins",
     "make_byol",
     "make_classify",
+    "make_clip",
     "make_dcl",
     "make_dclw",
     "make_distill",
@@ -82,6 +86,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
     "sup_con": sup_con.make_sup_con,
     "dcl": dcl.make_dcl,
     "dclw": dcl.make_dclw,
+    "clip": clip.make_clip,
 }
 
 # The loss of equal embeddings, from the settings of a method, the batch's size and the number of classes; None where
@@ -102,11 +107,13 @@ _UNINFORMED: dict[str, Callable[..., float] | None] = {
     "sup_con": sup_con.uninformed_loss,
     "dcl": dcl.uninformed_loss,
     "dclw": dcl.uninformed_loss,
+    "clip": clip.uninformed_loss,
 }
 
 
 # Methods whose projection head is `heads.ProjectionHead`, of which fine-tuning may keep layers.
 SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
+IMAGE_TEXT = ("clip",)  # any number of views, usually one; the other side is a text
 CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
 
 
@@ -148,7 +155,7 @@ def check_batch(
         )
     if section["name"] in CLASSIFIERS:
         return
-    if num_views != 2:
+    if num_views != 2 and section["name"] not in IMAGE_TEXT:
         raise base.InputError(
             f"augment.num_views must be 2 for the method {section['name']}, which compares two views of every image; "
             f"got {num_views}."

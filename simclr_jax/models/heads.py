@@ -70,6 +70,24 @@ class ProjectionHead(nn.Module):
         return tuple(activations)
 
 
+class LinearHead(nn.Module):
+    """A projection without bias in the place of a `ProjectionHead`, for what reads its activations; CLIP's.
+
+    out_dim: d.
+    """
+
+    out_dim: int
+    num_layers: int = 1
+
+    @nn.compact
+    def __call__(self, h: Array, *, train: bool) -> tuple[Array, ...]:
+        """Maps h [N, D] to (h, z [N, d])."""
+        del train  # nothing in it differs
+        shape = (h.shape[-1], self.out_dim)
+        kernel = self.param("kernel", nn.initializers.normal(h.shape[-1] ** -0.5), shape, h.dtype)
+        return h, jnp.matmul(h, kernel, precision=jax.lax.Precision.HIGHEST)
+
+
 def check_num_layers(num_proj_layers: int, *, low: int = 0) -> None:
     """Raises InputError unless a projection head may have so many layers."""
     if num_proj_layers not in range(low, MAX_LAYERS + 1):

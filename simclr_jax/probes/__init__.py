@@ -7,6 +7,7 @@ numbers with the same protocol can be compared.
 from simclr_jax.probes.baselines import histogram_features, pixel_features, reduce_by_pca, small_images
 from simclr_jax.probes.classifier import class_scores, top_k_accuracy
 from simclr_jax.probes.doctor import Signs, diagnose
+from simclr_jax.probes.image_text import chance_recall, class_vectors, retrieval_recall, zero_shot_accuracy
 from simclr_jax.probes.label_free import (
     alignment,
     effective_rank,
@@ -45,7 +46,9 @@ __all__ = [
     "alignment",
     "best_on_test",
     "cautions",
+    "chance_recall",
     "class_scores",
+    "class_vectors",
     "confusion",
     "diagnose",
     "effective_rank",
@@ -73,6 +76,7 @@ __all__ = [
     "protocol_name",
     "rankme",
     "reduce_by_pca",
+    "retrieval_recall",
     "ridge",
     "rows_by_name",
     "rows_to_train",
@@ -82,4 +86,5 @@ __all__ = [
     "uniformity",
     "vote",
     "why_no_probe",
+    "zero_shot_accuracy",
 ]

@@ -22,6 +22,7 @@ from simclr_jax.run import embedding, feature_file, paths, progress
 
 RESIZES = ("tf2", "tf1", *eval_views.FILTERS)
 _BATCH = 64
+Head = heads.ProjectionHead | heads.LinearHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Encoder:
     resize: str
     step: int
     source: str
-    head: heads.ProjectionHead | None = None
+    head: Head | None = None
     head_variables: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     crop_fraction: float = 0.875
     canvas_size: int = 256
@@ -216,7 +217,11 @@ class Encoder:
 
 @functools.lru_cache(maxsize=8)
 def _make_encode(
-    module: nn.Module, head: heads.ProjectionHead | None, selector: int, *, how: embedding.Preparation
+    module: nn.Module,
+    head: heads.ProjectionHead | heads.LinearHead | None,
+    selector: int,
+    *,
+    how: embedding.Preparation,
 ) -> Any:
     """One compiled function for all calls of an encoder: (variables, images, sizes) -> the mean of its views' h."""
     mesh = sharding.make_mesh()

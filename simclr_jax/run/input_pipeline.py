@@ -249,9 +249,10 @@ def make_streamed_feed(
     )
 
     def draw(step: int) -> tuple[Any, base.Array]:
-        crops, labels = stream.read(step)
+        crops, labels, examples = stream.read(step)
         sizes = np.full((len(mine), 2), cuts.size, np.int32)
-        local = resident.SplitArrays(crops, sizes, labels)
+        texts = None if image_set.tokens is None else image_set.tokens[examples]
+        local = resident.SplitArrays(crops, sizes, labels, texts)
         source = jax.tree.map(lambda array: sharding.put_local_rows(mesh, array, mine, count=batch_size), local)
         indices = visit(step * batch_size, batch_size)
         return source, sharding.put_rows(mesh, indices[None], axis=1)
@@ -267,8 +268,11 @@ def _make_visit(image_set: data.ImageSet, seed: int) -> Callable[[int, int], np.
 
 def sent_rows(source: resident.SplitArrays, indices: base.Array, positions: base.Array) -> base.Batch:
     """The batch whose rows have been sent; pure, meant to run inside `jit`. See `resident.gather_batch`."""
-    image, size, label = (jnp.asarray(array) for array in source)
-    return base.Batch(image=image, size=size, label=label, index=indices, position=positions, mask=indices >= 0)
+    image, size, label = (jnp.asarray(array) for array in source[:3])
+    batch = base.Batch(image=image, size=size, label=label, index=indices, position=positions, mask=indices >= 0)
+    if source.texts is not None:
+        batch["text"] = jnp.asarray(source.texts)
+    return batch
 
 
 def budget_bytes(max_resident_gigabytes: float | None, *, device_bytes: int | None) -> float:

@@ -247,8 +247,11 @@ def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) ->
 
 def _make_head(
     params: Mapping[str, Any], batch_stats: Mapping[str, Any], module: nn.Module
-) -> tuple[heads.ProjectionHead | None, dict[str, Any]]:
+) -> tuple[heads.ProjectionHead | heads.LinearHead | None, dict[str, Any]]:
     """The projection head that these variables are; (None, {}) if there is none, or not all of it."""
+    if "image_projection" in params:
+        linear = params["image_projection"]
+        return heads.LinearHead(np.shape(linear["kernel"])[1]), {"params": linear}
     own = params.get("projection_head", {})
     num = sum(name.startswith("dense") for name in own)
     names = {f"{kind}{layer}" for layer in range(1, num + 1) for kind in ("dense", "bn")}

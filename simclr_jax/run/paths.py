@@ -103,7 +103,7 @@ def as_flag(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def data_name(name: str | None, data_dir: str | None, *, flag: str) -> str | None:
-    """The name of a data set; that of folder:PATH, also in a mix, with `absolute` path, unless it begins in `data_dir`.
+    """The name of a data set; a path behind folder: or pairs:, also in a mix, `absolute` unless it is in `data_dir`.
 
     Raises:
         base.InputError: as for `typed`; or a mix that cannot be one.
@@ -111,10 +111,10 @@ def data_name(name: str | None, data_dir: str | None, *, flag: str) -> str | Non
     kind, _, path = (name or "").partition(":")
     if kind == "mix":
         return _mix_name(name or "", data_dir, flag=flag)
-    if kind != "folder" or not path:
+    if kind not in ("folder", "pairs") or not path:
         return name
     read = typed if data_dir else absolute
-    return f"folder:{read(path, flag=f'{flag}=folder:PATH')}"
+    return f"{kind}:{read(path, flag=f'{flag}={kind}:PATH')}"
 
 
 def set_names(name: str) -> list[str]:

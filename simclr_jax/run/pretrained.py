@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from simclr_jax import base, methods
+from simclr_jax.methods import clip
 from simclr_jax.run import checkpoint, features, identity
 from simclr_jax.run import workdir as workdir_lib
 
@@ -112,7 +113,8 @@ def _source(workdir: str, resumed: pathlib.Path | None, *, section: str) -> path
 def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainState:
     """`state` with the encoder and the projection head of the run in `workdir`, as NumPy arrays.
 
-    A classifier is not taken over: it belongs to the classes of its data. Layers of that run's head which this state
+    A classifier is not taken over: it belongs to the classes of its data. From a run of pictures alone a method of
+    texts takes the encoder. Layers of that run's head which this state
     lacks are left out. A momentum network becomes a copy of the network.
 
     Args:
@@ -124,9 +126,10 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
         base.InputError: no such run or checkpoint, or a weight is missing there or of another shape.
     """
     own = jax.device_get({"params": state.params, "batch_stats": state.method_state["batch_stats"]})
-    wanted = {
-        kind: {name: tree for name, tree in trees.items() if name != "supervised_head"} for kind, trees in own.items()
-    }
+    _, theirs, _ = features.load_variables(workdir, which=which)
+    # LiT: texts are learnt anew on an encoder that has seen pictures alone.
+    new = {"supervised_head", *(() if "text_encoder" in theirs else clip.OF_TEXTS)}
+    wanted = {kind: {name: tree for name, tree in trees.items() if name not in new} for kind, trees in own.items()}
     remedy = "Start from a run of the same method and widths, or from another checkpoint."
     if "supervised_head" in own["params"]:
         remedy = "Lower method.ft_proj_selector to the layers that its head has, or start from another run."

@@ -44,6 +44,7 @@ class DataShape(NamedTuple):
     canvas: (height, width) of every image, pixels; (V, size, size) where the host cuts the views and sends crops.
     is_streamed: whether the rows are sent step by step; otherwise the split is on every device.
     epoch_size: images of an epoch; None: every example once.
+    texts: (most texts of an example, tokens of each); None for data without texts.
     """
 
     num_examples: int
@@ -51,6 +52,7 @@ class DataShape(NamedTuple):
     canvas: tuple[int, ...]
     is_streamed: bool
     epoch_size: int | None = None
+    texts: tuple[int, int] | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -210,6 +212,7 @@ def abstract_arguments(
         images=struct((count, *shape.canvas, 3), jnp.uint8, sharding=placed),
         sizes=struct((count, 2), jnp.int32, sharding=placed),
         labels=struct((count,), jnp.int32, sharding=placed),
+        texts=None if shape.texts is None else struct((count, *shape.texts), jnp.int32, sharding=placed),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return (
@@ -247,12 +250,17 @@ def make_method(
     make = methods.METHODS[name]
     # What the program knows and a method may ask for; a loss over pairs of rows needs to know where rows are.
     known = {"num_classes": num_classes, "num_steps": num_steps, "mesh": mesh}
+    known |= {_TEXT[key]: value for key, value in config.get("text", {}).items() if key in _TEXT}
     asked = {key: value for key, value in known.items() if key in inspect.signature(make).parameters}
     if "teacher" in inspect.signature(make).parameters:
         asked["teacher"] = _make_teacher(config)
     elif config.get("teacher", {}).get("workdir") is not None:
         raise base.InputError(f"teacher.workdir is for the method distill; got the method {name}. Leave it open.")
     return config_lib.call(make, {"method": section}, "method", encoder=encoder, **asked)
+
+
+# Of the section text, what a method calls it.
+_TEXT = {"vocab_size": "vocab_size", "length": "text_length"}
 
 
 def _make_teacher(config: Mapping[str, Any]) -> methods.Teacher:
@@ -282,4 +290,5 @@ def data_shape(image_set: data.ImageSet, *, is_streamed: bool, crops: tuple[int,
     """The shape of a split that has been read; `crops` is (V, size, size) where the host cuts them."""
     canvas = image_set.images.shape[1:3] if crops is None else crops
     num_classes, length = len(image_set.class_names), data.epoch_size(image_set)
-    return DataShape(len(image_set.images), num_classes, canvas, is_streamed, length)
+    texts = None if image_set.tokens is None else image_set.tokens.shape[1:]
+    return DataShape(len(image_set.images), num_classes, canvas, is_streamed, length, texts)

@@ -9,14 +9,16 @@ from jax.sharding import Mesh
 from simclr_jax import base, data, optim, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, health, identity, input_pipeline, progress, splits, training_loop
+from simclr_jax.run import features, health, identity, input_pipeline, progress, splits, texts, training_loop
 from simclr_jax.run import program as program_lib
 
 
-def make_run(config: Mapping[str, Any], *, skip_nonfinite: bool = False) -> training_loop.Run:
+def make_run(
+    config: Mapping[str, Any], *, skip_nonfinite: bool = False, tokenizer: str | None = None
+) -> training_loop.Run:
     """Reads the data and hands every section of the config to the function that it documents.
 
-    `skip_nonfinite`: see `train_step.skip_nonfinite`.
+    `skip_nonfinite`: see `train_step.skip_nonfinite`. `tokenizer`: what a run that goes on has kept, see `texts`.
 
     Raises:
         base.InputError: a value of the config is not valid, or the data cannot be read.
@@ -28,6 +30,7 @@ def make_run(config: Mapping[str, Any], *, skip_nonfinite: bool = False) -> trai
     program_lib.check_sections(config, mesh)
     input_pipeline.check_config(config, steps_per_dispatch=settings.steps_per_dispatch)
     source, train_set, test_set = _load_splits(config, settings, listed=_read_label_list(config))
+    train_set, content = texts.with_tokens(config, train_set, kept=tokenizer)
     rows = _make_feed(config, settings, train_set=train_set, mesh=mesh)
     views, size = config["augment"]["num_views"], config["augment"]["image_size"]
     crops = (views, size, size) if rows.is_cut else None
@@ -55,6 +58,7 @@ def make_run(config: Mapping[str, Any], *, skip_nonfinite: bool = False) -> trai
         encode=encode,
         measure=health.make_measure(config, program.encoder, mesh, train_set=train_set, encode=encode),
         num_steps=program.num_steps,
+        tokenizer=content,
     )
 
 

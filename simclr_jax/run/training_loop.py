@@ -84,7 +84,10 @@ def check_settings(settings: LoopSettings) -> LoopSettings:
 
 
 class Run(NamedTuple):
-    """What one training run is made of, once its config has been read."""
+    """What one training run is made of, once its config has been read.
+
+    tokenizer: what a run that reads texts keeps of it; "" for others.
+    """
 
     config: Mapping[str, Any]
     settings: LoopSettings
@@ -100,6 +103,7 @@ class Run(NamedTuple):
     encode: features.EncodeFn
     measure: health.Measure
     num_steps: int
+    tokenizer: str = ""
 
 
 def train(

@@ -73,7 +73,11 @@ def train_method(name, num_devices, train_set):
     teacher = {"teacher": TEACHER} if name == "distill" else {}
     # At 0.1 these few updates raise this method's loss from step to step, and what rounding does with it.
     calm = {"temperature": 0.5} if name == "simclr_v2" else {}
-    config = {"method": {"name": name, **small(name), **calm}, **teacher}
+    config = {"method": {"name": name, **small(name), **calm}, "text": {"vocab_size": 20, "length": 5}, **teacher}
+    if name in methods.IMAGE_TEXT:
+        tokens = np.random.default_rng(0).integers(1, 18, (len(train_set.images), 2, 5)).astype(np.int32)
+        tokens[:, :, 3] = 19
+        train_set = train_set._replace(tokens=tokens)
     method = program_lib.make_method(encoder, config, mesh, num_classes=10, num_steps=NUM_STEPS)
     tx = optim.make_optimizer("sgd", learning_rate=LEARNING_RATE, weight_decay=1e-4)
     off = {f"{what}_probability": 0.0 for what in ("color_jitter", "grayscale", "blur")}

@@ -95,6 +95,15 @@ def clip(image: np.ndarray, text: np.ndarray, log_scale: np.ndarray) -> float:
     return (info_nce(image, text, own, temperature) + info_nce(text, image, own, temperature)) / 2
 
 
+def siglip(image: np.ndarray, text: np.ndarray, log_scale: np.ndarray, bias: np.ndarray) -> float:
+    total = 0.0
+    for i, row in enumerate(image):
+        for j, column in enumerate(text):
+            logit = math.exp(float(log_scale)) * float(unit(row) @ unit(column)) + float(bias)
+            total += math.log1p(math.exp(-logit if i == j else logit))
+    return total / len(image)
+
+
 def pirl_nce(rows: np.ndarray, memory: np.ndarray, index: np.ndarray, *, partition: float, temperature: float) -> float:
     noise, total = (index.shape[1] - 1) / len(memory), 0.0
     for row, places in zip(rows, index, strict=True):

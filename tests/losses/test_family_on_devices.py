@@ -26,9 +26,10 @@ _CODE = """
     labels = jnp.asarray([0.0, 1, 0, 2, 1, -1, 2, 0])
     memory, index = jnp.eye(5, 6), jnp.arange(24).reshape(8, 3) % 5
     three = jnp.stack([scores, scores[:, ::-1], scores * 0.5], axis=1)
+    tiles = dict(log_scale=jnp.float64(2.0), block_size=3)
     nce = dict(memory=memory, index=index, partition=9.0)
 
-    def everything(z, k, three, labels):
+    def everything(z, k, three, labels, mesh):
         return {
             "barlow": losses.barlow_twins(z)[0],
             "vicreg": losses.vicreg(z)[0],
@@ -37,6 +38,12 @@ _CODE = """
             "sup_con": losses.sup_con(z, labels)[0],
             "info_nce": losses.info_nce(z[:, 0], k[:, 1])[0],
             "clip": losses.clip(z[:, 0], z[:, 1], log_scale=jnp.float64(2.0))[0],
+            "clip_gather": losses.clip_blockwise(z[:, 0], z[:, 1], **tiles, mesh=mesh)[0],
+            "clip_ring": losses.clip_blockwise(z[:, 0], z[:, 1], **tiles, mesh=mesh, exchange="ring")[0],
+            "siglip": losses.siglip(z[:, 0], z[:, 1], log_scale=2.0, bias=-1.5)[0],
+            "siglip_gather": losses.siglip_blockwise(z[:, 0], z[:, 1], **tiles, bias=-1.5, mesh=mesh)[0],
+            "siglip_ring": losses.siglip_blockwise(
+                z[:, 0], z[:, 1], **tiles, bias=-1.5, mesh=mesh, exchange="ring")[0],
             "pirl": losses.pirl_nce(z[:, 0], z[:, 1], **nce)[0],
             "byol": losses.byol(z, k)[0],
             "simsiam": losses.simsiam(z, k)[0],
@@ -47,16 +54,23 @@ _CODE = """
             "swav": losses.swav(three, queue_scores=three[:3, :2][::-1])[0],
         }
 
-    both = jax.jit(lambda *x: (everything(*x), jax.jacrev(everything, argnums=(0, 1, 2))(*x)))
+    def both(mesh):
+        form = lambda *x: everything(*x, mesh)
+        return jax.jit(lambda *x: (form(*x), jax.jacrev(form, argnums=(0, 1, 2))(*x)))
+
     assign = jax.jit(lambda x: losses.sinkhorn(x))
     given = (z, k, three, labels)
-    alone = jax.device_get((both(*given), assign(scores)))
+    alone = jax.device_get((both(None)(*given), assign(scores)))
     spread = tuple(jax.device_put(x, rows) for x in given)
-    together = jax.device_get((both(*spread), assign(jax.device_put(scores, rows))))
+    together = jax.device_get((both(mesh)(*spread), assign(jax.device_put(scores, rows))))
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     (values, gradients), assignments = together
     plain = {name: (float(values[name]), gradients[name][0].tolist()) for name in values}
+
+    for name in ("gather", "ring"):
+        np.testing.assert_allclose(values[f"siglip_{name}"], values["siglip"], rtol=1e-12)
+        np.testing.assert_allclose(gradients[f"siglip_{name}"][0], gradients["siglip"][0], rtol=0, atol=1e-12)
 
     # What is summed over images is reduced, and no projection gathered.
     for loss in (losses.barlow_twins, losses.vicreg):
@@ -77,7 +91,7 @@ def test_on_four_devices_all_losses_are_those_of_the_global_batch():
         "moco_v3": "mocov3",
         "vicreg": "vicreg",
         "dcl_lightly": "dcl_lightly",
-        "clip": "clip_gather_with_grad",
+        **dict.fromkeys(("clip", "clip_gather", "clip_ring"), "clip_gather_with_grad"),
     }
     for ours, recorded in names.items():
         loss, gradient = plain[ours]

@@ -66,6 +66,7 @@ def batch() -> base.Batch:
         index=jnp.arange(B, dtype=jnp.int32),
         position=jnp.arange(B, dtype=jnp.int32),
         mask=jnp.ones((B,), bool),
+        text=jnp.asarray([[18, 3, 19, 0, 0], [18, 5, 1, 2, 19], [18, 19, 0, 0, 0], [18, 7, 7, 19, 0]], jnp.int32),
     )
 
 

@@ -1,0 +1,159 @@
+"""`pairs:FILE.csv|.parquet|FOLDER`: pictures with what is written about them, one text or several a picture.
+
+A table has a row a text: the picture's path, the text, and the split if there is a column for it. A folder has a table
+captions.csv or captions.parquet in it, or a file NAME.txt beside every picture, with a text a line.
+"""
+
+import csv
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable
+
+from simclr_jax import base
+from simclr_jax.data import extras, folder, imageset, layout, scan
+
+SPLITS = ("train", "test", "all")
+TABLES = (".csv", ".tsv", ".parquet")
+# What columns are called, the first that is there counts.
+_COLUMNS = {
+    "picture": ("filename", "file_name", "filepath", "file", "image", "image_path", "path", "img"),
+    "text": ("caption", "text", "title", "description", "sentence"),
+    "split": ("split", "partition"),
+}
+
+
+def open_pairs(
+    path: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    canvas_size: int | None,
+    rules: imageset.Rules = imageset.DEFAULT_RULES,
+) -> imageset.Encoded:
+    """The pictures of one split of `pairs:PATH` with their texts, not yet decoded; they have no classes.
+
+    Without a column for the split, a tenth of the pictures is held out by a hash of their names.
+
+    Args:
+        path: a table or a folder; a relative one is taken below `data_dir` if that is given.
+        split: "train", "test" (also what a table calls validation, where it has no test), or "all".
+        data_dir: see `path`. Pictures are looked for beside the table.
+        canvas_size, rules: as for `folder.open_folder`.
+
+    Raises:
+        base.InputError: nothing is there, the columns are not understood, a picture of the table is missing, or the
+            package for a .parquet file; `EmptySplit`: no picture in this split.
+    """
+    name = f"pairs:{imageset.printable(path)}"
+    root = pathlib.Path(os.path.expanduser(data_dir or ""), os.path.expanduser(path))
+    table = _find_table(root, name) if path else None
+    rows = list(_rows_beside(root, name) if table is None else _read_table(table, name))
+    texts: dict[str, list[str]] = {}
+    roles: dict[str, str] = {}
+    for picture, text, role in rows:
+        texts.setdefault(picture, [])
+        texts[picture] += [text] if text and text not in texts[picture] else []
+        roles[picture] = role or roles.get(picture, "")
+    splits = _split(sorted(picture for picture, own in texts.items() if own), roles)
+    chosen = sorted(splits["train"] + splits["test"] if split == "all" else splits[split])
+    title = f"{name}, split {split!r}"
+    if not chosen:
+        raise imageset.EmptySplit(f"{title} must hold at least one picture with a text; got none. Add rows.")
+    files = [_find_picture(root if table is None else table.parent, picture, name) for picture in chosen]
+    kept = tuple(tuple(texts[picture]) for picture in chosen)
+    encoded = folder.make_encoded(files, title=title, class_names=(), canvas_size=canvas_size, rules=rules)
+    counts = [imageset.counted(len(splits[role]), f"{word} picture") for role, word in _ROLES.items()]
+    number = sum(len(own) for own in kept)
+    understood = f"{name}: {', '.join(counts)}; {imageset.counted(number, 'text')} in the split {split!r}"
+    return encoded._replace(texts=kept, understood=understood)
+
+
+_ROLES = {"train": "training", "test": "test"}
+
+
+def _find_table(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The table that is meant; None for a folder without one."""
+    if root.is_file() and root.suffix.lower() in TABLES:
+        return root
+    if not root.is_dir():
+        raise base.InputError(
+            f"pairs:PATH needs a table ({', '.join(TABLES)}) or a folder; got {name}: there is none at "
+            f"{imageset.printable(str(root))}. Check the path."
+        )
+    tables = [root / f"captions{ending}" for ending in TABLES]
+    return next((table for table in tables if table.is_file()), None)
+
+
+def _read_table(table: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]]:
+    """(picture, text, split) of every row."""
+    if table.suffix.lower() == ".parquet":
+        columns = extras.require("pyarrow.parquet").read_table(table)
+        header, rows = columns.column_names, zip(*(column.to_pylist() for column in columns.columns), strict=True)
+        yield from _take(header, rows, name)
+        return
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            yield from _take(next(lines, []), lines, name)
+    except (UnicodeError, csv.Error) as error:
+        raise base.InputError(f"{name} must be a table in UTF-8; got {base.one_line(error, 80)}.") from error
+
+
+def _take(header: list[str], rows: Iterable[Iterable[object]], name: str) -> Iterable[tuple[str, str, str]]:
+    places = {}
+    for column, names in _COLUMNS.items():
+        lower = [title.strip().lower() for title in header]
+        places[column] = next((lower.index(word) for word in names if word in lower), None)
+        if places[column] is None and column != "split":
+            raise base.InputError(
+                f"{name} needs a column for the {column}, called {' or '.join(names)}; got {', '.join(header)[:120]}. "
+                "Rename it."
+            )
+    for row in rows:
+        cells = ["" if cell is None else str(cell).strip() for cell in row]
+        yield tuple("" if at is None or at >= len(cells) else cells[at] for at in places.values())  # type: ignore[misc]
+
+
+def _rows_beside(root: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]]:
+    """The rows of pictures with a file NAME.txt beside them; a folder train or test above them is their split."""
+    pictures = [file for file in scan.scan(root).files if not file.is_linked]
+    found = False
+    for picture in pictures:
+        beside = pathlib.Path(picture.path).with_suffix(".txt")
+        if beside.is_file():
+            found = True
+            role = next((role for part in picture.parts[:-1] if (role := layout.split_role(part))), "")
+            for line in beside.read_text(encoding="utf-8", errors="replace").splitlines():
+                yield "/".join(picture.parts), line.strip(), role
+    if not found:
+        raise base.InputError(
+            f"{name} needs texts: a table captions.csv in the folder, or a file NAME.txt beside NAME.jpg; got "
+            f"{imageset.counted(len(pictures), 'picture')} and neither. Add one."
+        )
+
+
+def _split(pictures: list[str], roles: dict[str, str]) -> dict[str, list[str]]:
+    """The pictures of "train" and "test"."""
+    named = {picture: layout.split_role(roles[picture]) for picture in pictures}
+    if not any(named.values()):
+        order = sorted(pictures, key=lambda picture: hashlib.sha256(picture.encode()).digest())
+        held_out = set(order[: round(layout.HELD_OUT_SHARE * len(order))])
+        named = {picture: "test" if picture in held_out else "train" for picture in pictures}
+    test = "test" if "test" in named.values() else "valid"
+    return {
+        role: [picture for picture, own in named.items() if own == word]
+        for role, word in (("train", "train"), ("test", test))
+    }
+
+
+def _find_picture(folder_of_table: pathlib.Path, picture: str, name: str) -> layout.ImageFile:
+    path = folder_of_table / picture
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise base.InputError(
+            f"{name} names pictures by their paths beside the table; {imageset.printable(str(path))}: "
+            f"{error.strerror}. Move the table, or mend its paths."
+        ) from error
+    return layout.ImageFile(picture, str(path), "", "", status.st_size, status.st_mtime_ns)

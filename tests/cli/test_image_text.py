@@ -1,0 +1,106 @@
+"""From pictures with captions to search by words: train, go on, evaluate, embed, search, LiT."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import base
+from simclr_jax.cli import embed, evaluate, search, train
+from simclr_jax.run import config as config_lib
+from simclr_jax.run import feature_file, features, pretrained, texts
+from tests.data import test_pairs
+
+TINY = {
+    "data.cache_dir": "",
+    "data.canvas_size": 16,
+    "text.vocab_size": 300,
+    "text.length": 8,
+    "encoder.name": "resnet10",
+    "encoder.width_multiplier": 1 / 16,
+    "augment.image_size": 16,
+    "method.text_width": 16,
+    "method.text_num_layers": 1,
+    "method.text_num_heads": 2,
+    "method.proj_out_dim": 8,
+    "train.batch_size": 4,
+    "train.num_epochs": 40.0,
+    "schedule.warmup_epochs": 0.0,
+    "train.checkpoint_every_steps": 1000,
+    "probe.batch_size": 4,
+}
+COLOURS = ("red", "green", "blue", "white")
+
+
+def settings(folder, **changed):
+    flags = [f"--config.{key}={value}" for key, value in {**TINY, "data.name": f"pairs:{folder}", **changed}.items()]
+    return config_lib.load_file("clip_captions", *flags).to_dict()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder of the pictures, folder of a run that has learnt four colours)."""
+    folder = tmp_path_factory.mktemp("colours")
+    rows = [(f"images/{name}.png", f"{words} {name}", "train") for name in COLOURS for words in ("it is", "all")]
+    test_pairs.make_table(folder, rows)
+    workdir = folder / "run"
+    assert train.main(config=settings(folder, **{"split.test": "train"}), workdir=str(workdir)) == 0
+    return folder, workdir
+
+
+def test_a_run_learns_which_words_belong_to_which_picture(run, capsys):
+    _, workdir = run
+    assert evaluate.main(workdir=str(workdir)) == 0
+    found = json.loads((workdir / "results.json").read_text())["retrieval"]
+    assert found["text_to_image_recall_1"] >= 0.75 > found["chance"]["text_to_image_recall_1"] == 0.25
+    assert (found["num_images"], found["num_texts"]) == (4, 8)
+    assert "retrieval of 4 images and 8 texts" in capsys.readouterr().out
+
+
+def test_words_find_their_picture(run, capsys):
+    folder, workdir = run
+    made = {"workdir": str(workdir), "images": str(folder / "images"), "output": str(folder / "z.npz")}
+    assert embed.main(**made, layer="z", batch_size=4) == 0
+    capsys.readouterr()
+    assert search.main(features=made["output"], text="it is red", k=2, output=str(folder / "page.html")) == 0
+    first = capsys.readouterr().out.splitlines()[0].split("\t")
+    assert first[:2] == ["it is red", "1"] and first[3].endswith("red.png")
+    # As the projections of the network say.
+    bank = feature_file.load(made["output"])
+    assert bank.features.shape == (4, 8)
+    with pytest.raises(base.InputError, match="Give one of --query and --text; got both"):
+        search.main(features=made["output"], text="red", query="blue.png")
+    assert embed.main(**{**made, "output": str(folder / "h.npz")}, batch_size=4) == 0
+    with pytest.raises(base.InputError, match="--text compares words with projections of pictures"):
+        search.main(features=str(folder / "h.npz"), text="red")
+
+
+def test_a_run_keeps_its_tokenizer(run):
+    _, workdir = run
+    config = config_lib.load_file("default").to_dict()
+    config["text"] |= {"vocab_size": 300, "length": 8}
+    assert texts.open_tokenizer(workdir, config).encode(["red"])[0, 0] == 298
+    with pytest.raises(base.InputError, match=r"keeps its tokenizer in tokenizer.json"):
+        texts.open_tokenizer(workdir / "none", config)
+
+
+def test_data_without_texts_are_refused(tmp_path):
+    test_pairs.make_pictures(tmp_path)
+    config = settings(tmp_path, **{"data.name": f"folder:{tmp_path}", "train.batch_size": 3})
+    with pytest.raises(base.InputError, match=r"method.name clip needs pictures with texts; got data.name folder:"):
+        train.main(config=config, workdir=str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_locked_image_tuning_takes_the_encoder_of_pictures_alone_and_leaves_it(run, small_run):
+    folder, _ = run
+    given = {"init.workdir": str(small_run), "train.freeze_encoder": True, "encoder.norm": "frozen"}
+    config = pretrained.inherit(settings(folder, **given, **{"train.num_epochs": 1.0}))
+    workdir = folder / "locked"
+    assert train.main(config=config, workdir=str(workdir)) == 0
+    trees = [features.load_variables(where, which="latest") for where in (small_run, workdir)]
+    pairs = [features.encoder_variables(params, state) for _, params, state in trees]
+    for a, b in zip(*map(jax.tree.leaves, pairs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "text_encoder" in trees[1][1]
