@@ -17,7 +17,7 @@ def test_a_saved_state_goes_on_bit_for_bit(name, tmp_path):
     method = METHODS[name](steps.TinyEncoder(5), **settings.arguments(name))
     tx = optim.make_optimizer("lars", learning_rate=0.1, weight_decay=1e-4)
     update = jax.jit(train_step.make_update(method, tx))
-    views = jnp.asarray(np.random.default_rng(0).random((3, 4, 2, 6, 6, 3), np.float32))
+    views = jnp.asarray(np.random.default_rng(0).random((3, 4, 2, 8, 8, 3), np.float32))
     labels = jnp.asarray([0, 1, 0, 2], jnp.int32)
     init = jax.jit(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=views.shape[1:]))
     state, _ = update(init(), views[0], labels=labels)
