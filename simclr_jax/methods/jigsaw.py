@@ -61,14 +61,12 @@ def make_jigsaw(
     """
     tiles.check_share(tile_share)
     orders = permutations.make_permutations(num_permutations)
-    tile_head = heads.DenseLayer(tile_dim)
+    tile_head = heads.with_norm_of(heads.MLP((heads.DenseLayer(tile_dim),), dtype), encoder)
     head = heads.make_mlp((proj_hidden_dim, num_permutations), out_bias=True, dtype=dtype)
     net = parts.make_parts(
         encoder,
         {
-            "tile_head": parts.Part(
-                heads.with_norm_of(heads.MLP((tile_head,), dtype), encoder), lambda width: (2, width)
-            ),
+            "tile_head": parts.Part(tile_head, lambda width: (2, width)),
             "task_head": parts.Part(heads.with_norm_of(head, encoder), lambda width: (2, 9 * tile_dim)),
         },
     )

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A module `apply(variables, x, train=...)` and the shape of its input, batch included, for an encoder of width D."""
+    """A module `apply(variables, x, train=...)`, and the shape of its input, batch first, for an encoder of width D."""
 
     module: nn.Module
     input_shape: Callable[[int], tuple[int, ...]]

@@ -50,7 +50,7 @@ def _affine() -> list[list[int]]:
 
 
 def _projective() -> list[list[int]]:
-    """x -> (a x + b) / (c x + d), a d != b c, of the field of 8 elements, polynomials modulo x^3 + x + 1, and 8 = 1/0."""
+    """x -> (a x + b) / (c x + d), a d != b c, of the field of 8 elements, polynomials modulo x^3 + x + 1; 8 is 1/0."""
 
     def times(x: int, y: int) -> int:
         product = (x if y & 1 else 0) ^ (x << 1 if y & 2 else 0) ^ (x << 2 if y & 4 else 0)

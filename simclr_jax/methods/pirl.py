@@ -126,7 +126,7 @@ def _check(num_examples: int, num_negatives: int, *, objective: str, memory_mome
     base.check_choice(objective, OBJECTIVES, name="objective")
     if not 1 <= num_examples <= 2**24:
         raise base.InputError(
-            f"num_examples must be 1 to {2**24} for a memory with a row an image; got {num_examples}. Use moco for more."
+            f"num_examples must be 1 to {2**24} for a memory with a row an image; got {num_examples}. Use moco."
         )
     if num_negatives < 1:
         raise base.InputError(f"num_negatives must be at least 1; got {num_negatives}. Use 32000, or 4096 for CIFAR.")

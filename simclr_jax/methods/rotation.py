@@ -17,7 +17,7 @@ NUM_TURNS = 4
 
 
 def make_rotation(encoder: nn.Module, *, proj_hidden_dim: int = 0, dtype: str = "float32") -> base.Method:
-    """RotNet as a Method; `embed` returns {"logits"}, float [B, 4, 4]: of every image all four turns, four answers each.
+    """RotNet as a Method; `embed` returns {"logits"}, float [B, 4, 4]: of an image all four turns, four answers each.
 
     An image is shown upright and turned by 90, 180 and 270 degrees, and a classifier says which it is,
 
