@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def row_keys(key: Array, batch: base.Batch) -> Array:
-    """A key [B] for every image, from its place in the global batch: the same on any number of devices and in chunks."""
+    """A key [B] for every image, from its place in the global batch: the same on all numbers of devices and chunks."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["position"])
 
 
