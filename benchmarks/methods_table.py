@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from benchmarks import page as page_lib
 from benchmarks import timing
-from simclr_jax import base, methods, models, probes
+from simclr_jax import base, data, methods, models, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checkpoint, compilation_cache, features, setup, splits
 from simclr_jax.run import config as config_lib
@@ -42,7 +42,7 @@ STEM = "methods_table"
 MARGIN = 10.0  # points above the untrained network
 SHARES = {"10 %": 0.1, "100 %": 1.0}
 COLUMNS = tuple(f"{probe} {share}" for share in SHARES for probe in ("kNN", "linear"))
-Scored = Callable[[base.PyTree], dict[str, float]]
+Scored = Callable[[base.PyTree | None], dict[str, float]]
 
 # Heads for an encoder of 128 outputs; queues of some batches, and target networks that follow within some dozen steps.
 _HEAD = {"num_proj_layers": 2, "proj_out_dim": 128}
@@ -65,10 +65,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dclw": {**_MLP, "temperature": 0.2},
     "supervised": {"num_proj_layers": 0},
     "distill": {},
+    "rotation": {},
+    "patch_location": {"proj_hidden_dim": 128},
+    "jigsaw": {"tile_dim": 64, "proj_hidden_dim": 256},
+    "autoencoder": {"decoder_width": 64},
+    "cpc": {"proj_out_dim": 64, "context_dim": 128},
+    "pirl": {"proj_out_dim": 64, "num_negatives": 1024},
 }
-ROWS = ("untrained", *SETTINGS)
+ROWS = ("pixels", "untrained", *SETTINGS)
 # Crops and flips only, as classifiers are trained with.
 _ONE_VIEW = {"num_views": 1, "color_jitter_probability": 0.0, "grayscale_probability": 0.0}
+# Of a small crop there are no places to be told apart; tiles are a third of a view.
+_TASK = {**_ONE_VIEW, "crop_min_scale": 0.35}
+_OF_TILES = {**_TASK, "image_size": 48}
+AUGMENT: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(methods.CLASSIFIERS, _ONE_VIEW),
+    **dict.fromkeys(methods.ONE_VIEW, _TASK),
+    **dict.fromkeys(("patch_location", "jigsaw"), _OF_TILES),
+}
 
 
 class Asked(NamedTuple):
@@ -83,16 +97,18 @@ class Asked(NamedTuple):
 
 
 def make_config(name: str, seed: int, asked: Asked) -> dict[str, Any]:
-    """The config of a row: the demo's, with the method's own section; "untrained" is SimCLR before its first step."""
+    """The config of a row: the demo's, with the method's own section.
+
+    "untrained" is SimCLR before its first step, and "pixels" are told from it by their name alone.
+    """
     config = config_lib.load_file("demo").to_dict()
-    method = "simclr" if name == "untrained" else name
+    method = name if name in SETTINGS else "simclr"
     config |= {"seed": seed, "method": {"name": method, **SETTINGS[method]}}
     config["data"] |= {"name": asked.data_name, "data_dir": asked.data_dir}
     config["split"]["train"] = asked.train_split
     config["train"] |= {"num_epochs": asked.num_epochs, "batch_size": asked.batch_size, "evaluate_every_epochs": 0.0}
     config["schedule"] |= {"warmup_epochs": asked.num_epochs / 10}
-    if method in methods.CLASSIFIERS:
-        config["augment"] |= _ONE_VIEW
+    config["augment"] |= AUGMENT.get(method, {})
     if method == "distill":
         teacher = make_config("supervised", seed, asked)
         num_classes = len(splits.load_split(teacher, "train").class_names)
@@ -150,10 +166,14 @@ def measure(
     if name == "distill" and not checkpoint.saved_steps(teacher / "checkpoints"):
         train(make_config("supervised", seed, asked), num_steps=None, teacher=teacher)
     begin = time.process_time()
-    state, seconds = train(config, num_steps=0 if name == "untrained" else None, teacher=teacher)
+    seconds: list[float] = []
+    variables = None
+    if name != "pixels":
+        state, seconds = train(config, num_steps=0 if name == "untrained" else None, teacher=teacher)
+        variables = features.encoder_variables(state.params, state.method_state)
     return {
         "what": what,
-        "accuracy": scored(features.encoder_variables(state.params, state.method_state)),
+        "accuracy": scored(variables),
         "num_steps": len(seconds),
         # The first steps compile.
         "step_seconds": statistics.median(seconds[2:]) if len(seconds) > 2 else None,
@@ -164,7 +184,7 @@ def measure(
 
 
 def make_scored(asked: Asked) -> Scored:
-    """The probes as a function of an encoder's variables; one compiled encoder serves all methods."""
+    """The probes as a function of an encoder's variables, None for the pixels; one compiled encoder serves all."""
     config = make_config("untrained", 0, asked)
     how = features.evaluation_settings(config)
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
@@ -172,8 +192,13 @@ def make_scored(asked: Asked) -> Scored:
     train_set, test_set = both.train_set, both.test_set
     assert test_set is not None
 
-    def scored(variables: base.PyTree) -> dict[str, float]:
-        h, test_h = encode(variables, train_set), encode(variables, test_set)
+    def represent(variables: base.PyTree | None, image_set: data.ImageSet) -> Any:
+        if variables is None:
+            return image_set.images.reshape(len(image_set.images), -1).astype("float32") / 255
+        return encode(variables, image_set)
+
+    def scored(variables: base.PyTree | None) -> dict[str, float]:
+        h, test_h = represent(variables, train_set), represent(variables, test_set)
         accuracy = {}
         for share, fraction in SHARES.items():
             rows = probes.label_subset(train_set.labels, fraction)
@@ -194,7 +219,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"`{name}`" if name in SETTINGS else name]
         for column in COLUMNS:
             values, floor = ([row["accuracy"][column] for row in of[key]] for key in (name, "untrained"))
-            low = name != "untrained" and floor and statistics.mean(values) < statistics.mean(floor) + MARGIN
+            low = name in SETTINGS and floor and statistics.mean(values) < statistics.mean(floor) + MARGIN
             cells.append(page_lib.mean_and_spread(values, ".1f") + " *" * bool(low))
         known = cpu[name] and cpu["simclr"]
         relative = f"{statistics.mean(cpu[name]) / statistics.mean(cpu['simclr']):.2f}" if known else "-"

@@ -9,15 +9,21 @@ from typing import Any
 
 from simclr_jax import base
 from simclr_jax.methods import (
+    autoencoder,
     barlow_twins,
     byol,
     clip,
+    cpc,
     dcl,
     distill,
+    jigsaw,
     moco,
     moco_v3,
     nnclr,
+    patch_location,
+    pirl,
     queue,
+    rotation,
     simclr,
     simclr_v2,
     simsiam,
@@ -26,14 +32,20 @@ from simclr_jax.methods import (
     swav,
     vicreg,
 )
+from simclr_jax.methods.autoencoder import make_autoencoder
 from simclr_jax.methods.barlow_twins import make_barlow_twins
 from simclr_jax.methods.byol import make_byol
 from simclr_jax.methods.clip import make_clip
+from simclr_jax.methods.cpc import make_cpc
 from simclr_jax.methods.dcl import make_dcl, make_dclw
 from simclr_jax.methods.distill import Teacher, make_distill, make_teacher
+from simclr_jax.methods.jigsaw import make_jigsaw
 from simclr_jax.methods.moco import make_moco
 from simclr_jax.methods.moco_v3 import make_moco_v3
 from simclr_jax.methods.nnclr import make_nnclr
+from simclr_jax.methods.patch_location import make_patch_location
+from simclr_jax.methods.pirl import make_pirl
+from simclr_jax.methods.rotation import make_rotation
 from simclr_jax.methods.simclr import make_simclr
 from simclr_jax.methods.simclr_v2 import make_simclr_v2
 from simclr_jax.methods.simsiam import make_simsiam
@@ -46,19 +58,26 @@ __all__ = [
     "CLASSIFIERS",
     "IMAGE_TEXT",
     "METHODS",
+    "ONE_VIEW",
     "SIMCLR_HEADS",
     "Teacher",
     "check_batch",
+    "make_autoencoder",
     "make_barlow_twins",
     "make_byol",
     "make_classify",
     "make_clip",
+    "make_cpc",
     "make_dcl",
     "make_dclw",
     "make_distill",
+    "make_jigsaw",
     "make_moco",
     "make_moco_v3",
     "make_nnclr",
+    "make_patch_location",
+    "make_pirl",
+    "make_rotation",
     "make_simclr",
     "make_simclr_v2",
     "make_simsiam",
@@ -87,10 +106,16 @@ METHODS: dict[str, Callable[..., base.Method]] = {
     "dcl": dcl.make_dcl,
     "dclw": dcl.make_dclw,
     "clip": clip.make_clip,
+    "rotation": rotation.make_rotation,
+    "patch_location": patch_location.make_patch_location,
+    "jigsaw": jigsaw.make_jigsaw,
+    "autoencoder": autoencoder.make_autoencoder,
+    "cpc": cpc.make_cpc,
+    "pirl": pirl.make_pirl,
 }
 
 # The loss of equal embeddings, from the settings of a method, the batch's size and the number of classes; None where
-# equal embeddings have the lowest loss of all: it does not tell, the metric "projection_spread" does.
+# equal embeddings have the lowest loss of all, or one that the images decide: the metric "projection_spread" tells.
 _UNINFORMED: dict[str, Callable[..., float] | None] = {
     "simclr": simclr.uninformed_loss,
     "simclr_v2": simclr_v2.uninformed_loss,
@@ -108,6 +133,12 @@ _UNINFORMED: dict[str, Callable[..., float] | None] = {
     "dcl": dcl.uninformed_loss,
     "dclw": dcl.uninformed_loss,
     "clip": clip.uninformed_loss,
+    "rotation": rotation.uninformed_loss,
+    "patch_location": patch_location.uninformed_loss,
+    "jigsaw": jigsaw.uninformed_loss,
+    "autoencoder": None,
+    "cpc": cpc.uninformed_loss,
+    "pirl": pirl.uninformed_loss,
 }
 
 
@@ -115,14 +146,16 @@ _UNINFORMED: dict[str, Callable[..., float] | None] = {
 SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
 IMAGE_TEXT = ("clip",)  # any number of views, usually one; the other side is a text
 CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
+# Pretext tasks, which make what they compare out of one view of an image.
+ONE_VIEW = ("rotation", "patch_location", "jigsaw", "autoencoder", "cpc")
 
 
 def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes: int) -> float | None:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
     A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
-    methods without negatives, in which equal embeddings have the best loss of all; they log "projection_spread", which
-    is 0 then. None also for a classifier of data without classes.
+    methods without negatives, in which equal embeddings have the best loss of all, and for autoencoders; they log
+    "projection_spread", which is 0 then. None also for a classifier of data without classes.
 
     Args:
         section: settings of the method and "name"; what is not there has the method's default.
@@ -156,8 +189,10 @@ def check_batch(
     if section["name"] in CLASSIFIERS:
         return
     if num_views != 2 and section["name"] not in IMAGE_TEXT:
+    needed, why = (1, "makes its task from one view") if section["name"] in ONE_VIEW else (2, "compares two views")
+    if num_views != needed:
         raise base.InputError(
-            f"augment.num_views must be 2 for the method {section['name']}, which compares two views of every image; "
+            f"augment.num_views must be {needed} for the method {section['name']}, which {why} of every image; "
             f"got {num_views}."
         )
     if "queue_length" in section and section["name"] != "swav":  # whose queue takes a part of a batch, too

@@ -128,7 +128,8 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
     bn_groups = 1 if config["train"]["bn_group"] == "global" else views.num_views
     folded = program_lib.fuses_conv_bn(config, platform=hardware.find(kind).platform)
     encoder = config_lib.call(models.make_encoder, config, "encoder", bn_groups=bn_groups, fused_conv_bn=folded)
-    method = program_lib.make_method(encoder, config, sharding.make_mesh(1), num_classes=shape.num_classes)
+    counts = {"num_classes": shape.num_classes, "num_examples": shape.num_examples}
+    method = program_lib.make_method(encoder, config, sharding.make_mesh(1), **counts)
     sizes = program_lib.run_length(config, num_examples=shape.epoch_size or shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)

@@ -113,7 +113,8 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _method_defaults(name: Any) -> dict[str, Any]:
     parameters = inspect.signature(methods.METHODS[name]).parameters if name in methods.METHODS else {}
-    given = ("num_classes", "num_steps", "teacher", "mesh", "dtype", "vocab_size", "text_length")  # by the program
+    # By the program.
+    given = ("num_classes", "num_steps", "num_examples", "teacher", "mesh", "dtype", "vocab_size", "text_length")
     return {
         key: parameter.default
         for key, parameter in parameters.items()

@@ -114,7 +114,8 @@ def make_program(
     sizes = run_length(config, num_examples=shape.epoch_size or shape.num_examples)
     schedule = config_lib.call(optim.make_schedule, config, "schedule", **sizes)  # checks the sizes
     num_steps = optim.num_train_steps(**sizes)
-    method = make_method(encoder, config, mesh, num_classes=shape.num_classes, num_steps=num_steps)
+    counts = {"num_classes": shape.num_classes, "num_steps": num_steps, "num_examples": shape.num_examples}
+    method = make_method(encoder, config, mesh, **counts)
     tx = config_lib.call(optim.make_optimizer, config, "optimizer", learning_rate=schedule)
     method, tx = frozen.freeze(method, tx, whole=train["freeze_encoder"], modules=frozen.still_modules(encoder))
     load_views = _make_load_views(config, mesh, shape)
@@ -235,11 +236,18 @@ def run_length(config: Mapping[str, Any], *, num_examples: int) -> dict[str, Any
 
 
 def make_method(
-    encoder: nn.Module, config: Mapping[str, Any], mesh: Mesh, *, num_classes: int, num_steps: int = 1
+    encoder: nn.Module,
+    config: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    num_classes: int,
+    num_steps: int = 1,
+    num_examples: int = 1,
 ) -> base.Method:
     """The method that `config["method"]["name"]` names; the other keys of the section are its own.
 
-    `num_steps` is the length of the run, which a method with a schedule of its own goes by.
+    `num_steps` is the length of the run, which a method with a schedule of its own goes by; `num_examples` are the
+    images of the training split, for a method that remembers each.
 
     Raises:
         base.InputError: an unknown name, or a value of the section is not valid.
@@ -249,7 +257,7 @@ def make_method(
     base.check_choice(name, methods.METHODS, name="method.name")
     make = methods.METHODS[name]
     # What the program knows and a method may ask for; a loss over pairs of rows needs to know where rows are.
-    known = {"num_classes": num_classes, "num_steps": num_steps, "mesh": mesh}
+    known = {"num_classes": num_classes, "num_steps": num_steps, "num_examples": num_examples, "mesh": mesh}
     known |= {_TEXT[key]: value for key, value in config.get("text", {}).items() if key in _TEXT}
     asked = {key: value for key, value in known.items() if key in inspect.signature(make).parameters}
     if "teacher" in inspect.signature(make).parameters:

@@ -7,12 +7,14 @@ from simclr_jax.methods import METHODS, make_teacher
 from tests.methods import steps
 
 # What a method must be told, and what would be large: heads of thousands of units, queues.
-_NEEDED = {"num_classes": 3, "num_steps": 10, "vocab_size": 20, "text_length": 5}
+_NEEDED = {"num_classes": 3, "num_steps": 10, "num_examples": 12, "vocab_size": 20, "text_length": 5}
 _SMALL = {
     **{"proj_hidden_dim": 16, "proj_out_dim": 8, "pred_hidden_dim": 16},
     # In groups BatchNorm would depend on the order of the images.
     **{"text_width": 8, "text_num_layers": 1, "text_num_heads": 2},
     **{"num_prototypes": 6, "freeze_prototypes_steps": 0, "queue_length": 64, "bn_splits": 1},
+    **{"num_permutations": 8, "tile_dim": 8, "decoder_width": 8, "num_negatives": 16},
+    **{"grid_size": 3, "rows_ahead": (1, 2), "context_dim": 8, "num_context_blocks": 1},
 }
 # What the config's section `teacher` holds once the teacher's run has been read.
 TEACHER = {

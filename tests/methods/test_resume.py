@@ -19,7 +19,7 @@ def test_a_saved_state_goes_on_bit_for_bit(name, tmp_path):
     method = METHODS[name](steps.TinyEncoder(5), **settings.arguments(name))
     tx = optim.make_optimizer("lars", learning_rate=0.1, weight_decay=1e-4)
     update = jax.jit(train_step.make_update(method, tx))
-    views = jnp.asarray(np.random.default_rng(0).random((3, 4, 2, 6, 6, 3), np.float32))
+    views = jnp.asarray(np.random.default_rng(0).random((3, 4, 2, 8, 8, 3), np.float32))
     labels = jnp.asarray([0, 1, 0, 2], jnp.int32)
     texts = jnp.asarray([[18, 3, 19, 0, 0], [18, 5, 1, 2, 19], [18, 19, 0, 0, 0], [18, 7, 7, 19, 0]], jnp.int32)
     update = functools.partial(update, labels=labels, texts=texts)
