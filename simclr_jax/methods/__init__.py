@@ -188,9 +188,8 @@ def check_batch(
         )
     if section["name"] in CLASSIFIERS:
         return
-    if num_views != 2 and section["name"] not in IMAGE_TEXT:
     needed, why = (1, "makes its task from one view") if section["name"] in ONE_VIEW else (2, "compares two views")
-    if num_views != needed:
+    if num_views != needed and section["name"] not in IMAGE_TEXT:
         raise base.InputError(
             f"augment.num_views must be {needed} for the method {section['name']}, which {why} of every image; "
             f"got {num_views}."
