@@ -6,7 +6,6 @@ or on the data (a batch that the devices divide, a split that exists) is checked
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -114,7 +113,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.nesterov": _SWITCH,
     "optimizer.vector_rate_factor": _number(0, 1e6),
-    **dict.fromkeys(("schedule.base_learning_rate", "schedule.warmup_start"), _number(0, 1e6)),
+    **dict.fromkeys(("schedule.base_learning_rate", "schedule.warmup_start"), _number(0, 1e38)),
     **dict.fromkeys(("schedule.learning_rate_scaling", "schedule.decay", "schedule.warmup_end"), _WORD),
     "schedule.warmup_epochs": _EPOCHS,
     "schedule.final_fraction": _SHARE,
@@ -169,7 +168,9 @@ def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | Non
     no_sections = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
     if no_sections:
         got = _shown(config[no_sections[0]])
-        raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
+        raise base.InputError(
+            f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config()."
+        )
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
     for key, value in _values(config).items():
         if not _is_valid(key, value, starts=starts):
@@ -182,10 +183,10 @@ def _values(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if not isinstance(value, Mapping):
             found[str(name)] = value
-        elif name == "teacher":
-            found |= base.flat(value, "teacher.")
-        else:
-            found |= {f"{name}.{key}": item for key, item in value.items()}
+            continue
+        for key, item in value.items():
+            is_network = name == "teacher" and key in ("encoder", "head") and isinstance(item, Mapping)
+            found |= base.flat(item, f"teacher.{key}.") if is_network else {f"{name}.{key}": item}
     return found
 
 
@@ -194,7 +195,9 @@ def _check_known(key: str) -> None:
     section = key.partition(".")[0]
     if rule_of(key) is None and section not in ("method", "teacher"):
         known = [name.partition(".")[2] for name in RULES if name.startswith(f"{section}.")]
-        where = f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        where = (
+            f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        )
         raise base.InputError(f"{base.one_line(key, 60)} is no key of a config; {where}.")
 
 
@@ -232,7 +235,7 @@ def _fits_one(rule: Rule, value: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return len(value) <= len(_ANY) and all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str) or (isinstance(value, numbers.Real) and abs(value) <= _LARGEST)
+    return value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
 def _refuse(key: str, value: Any, remedy: Any) -> None:
