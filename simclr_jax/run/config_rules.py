@@ -181,7 +181,7 @@ def _values(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values by "section.key"; a mapping in the place of a value is one, but for what a teacher's network is."""
     found: dict[str, Any] = {}
     for name, value in config.items():
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or name in RULES:
             found[str(name)] = value
             continue
         for key, item in value.items():

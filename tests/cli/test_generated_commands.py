@@ -20,7 +20,7 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import feature_file, program
 from tests.cli import generated_commands as generated
 
-COUNT = int(os.environ.get("SIMCLR_GENERATED", "1000"))
+COUNT = int(os.environ.get("SIMCLR_GENERATED", "300"))
 FIRST = int(os.environ.get("SIMCLR_GENERATED_FROM", "0"))
 SECONDS = 60
 TRACE = os.environ.get("SIMCLR_GENERATED_TRACE")  # a file that says what is run, for the case that it never ends
