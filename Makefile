@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/simclr-jax
 # Bytecode is kept: every process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-processes test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small docs lint clean
+.PHONY: demo test test-all test-processes soak test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small docs lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report. On a CPU a tenth of the time goes
 # into pages of memory, of which glibc asks for larger ones when it is told to.
@@ -37,6 +37,10 @@ PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.
   tests/losses/test_family_on_devices.py
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
+
+# A run that is killed 200 times and ends with the same bits: hours; `make soak ARGS=--kills=5` takes minutes.
+soak: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/soak.py $(ARGS)
 
 # Reads real TensorFlow checkpoints, where the full golden files are at hand; TensorFlow is large, so give it a VENV.
 test-convert: $(VENV)/.convert

@@ -143,6 +143,8 @@ def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite
         "update": error.step,
         "seed": seed,
         "examples": [str(train_set.ids[row]) for row in rows],
+        "replay": f"simclr-jax train {paths.as_flag('config_json', folder / 'config.json')} "
+        f"{paths.as_flag('workdir', folder)}",
         "saved_steps": checkpoint.saved_steps(folder / "checkpoints"),
     }
     workdir_lib.write_json(folder / "nonfinite.json", content)

@@ -76,8 +76,8 @@ def rows_by_name(ids: Sequence[str], names: Sequence[str]) -> np.ndarray:
             else "none"
         )
         raise base.InputError(
-            f"Every name of a list must mean one training image; got {several}. Use the list of these data, and "
-            "data.name=folder:PATH, whose images have names."
+            f"Every name of a list (split.label_list) must mean one training image; got {several}. Use the list of "
+            "these data, and data.name=folder:PATH, whose images have names."
         )
     return np.sort(np.asarray([rows[name][0] for name in wanted], np.int64))
 

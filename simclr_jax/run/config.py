@@ -3,7 +3,7 @@
 `call` needs plain dicts only, so ml_collections and absl are imported where a command line or a config file is read:
 a program assembled from recorded settings runs where neither is installed.
 
-A config is a Python file with `get_config()`, or a JSON file of values (`json_config`). It is named by path or, for
+A config is a Python file with `get_config()`, or a JSON file of values (`config_json`). It is named by path or, for
 those that ship with the package, by its bare name; `:ARG` after it is handed to `get_config(ARG)`;
 `--config.section.key=value` changes a value, or opens it: None.
 Paths are absolute from here on (`paths` has the rule), so that a run can be looked at from any folder.
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simclr_jax import base
-from simclr_jax.run import config_rules, json_config, paths, shipped_configs
+from simclr_jax.run import config_json, config_rules, paths, shipped_configs
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -190,7 +190,7 @@ def _get_config(spec: str) -> config_dict.ConfigDict:
         sys.path.insert(0, root)  # configs import `configs.default`
     try:
         if path.endswith(".json"):
-            return json_config.fill(_get_config("default"), path).lock()
+            return config_json.fill(_get_config("default"), path).lock()
         loader = importlib.machinery.SourceFileLoader("config_file", path)
         module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("config_file", loader, origin=path))
         loader.exec_module(module)

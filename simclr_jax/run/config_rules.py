@@ -6,7 +6,6 @@ or on the data (a batch that the devices divide, a split that exists) is checked
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -85,16 +84,27 @@ RULES: dict[str, Rule] = {
     "augment.flip_probability": _SHARE,
     **dict.fromkeys(("augment.color_jitter_probability", "augment.grayscale_probability"), _PROBABILITY),
     **dict.fromkeys(("augment.blur_probability", "augment.solarize_probability"), _PROBABILITY),
+    **dict.fromkeys(("augment.stain_strength", "augment.turn_probability"), _SHARE),
     "augment.crop_min_scale": _above(0, 1),
     "augment.small_crop_scale": _above(0, 1, many=(2,), alone=False),
     **dict.fromkeys(("encoder.name", "encoder.stem", "encoder.padding", "encoder.norm"), _WORD),
     **dict.fromkeys(("encoder.remat", "encoder.dtype"), _WORD),
     "encoder.width_multiplier": _above(0, 64),
+    "encoder.freeze_patches": _SWITCH,
+    **dict.fromkeys(("encoder.patch_size", "encoder.position_grid"), _whole(1, 4096)),
+    "encoder.num_heads": _whole(0, 1024),
+    **dict.fromkeys(("encoder.pool", "encoder.positions"), _WORD),
+    **dict.fromkeys(("text.length", "text.vocab_size"), _whole(1, 2**24)),
+    "text.tokenizer": _OPEN_WORD,
     **dict.fromkeys(("encoder.sk_ratio", "encoder.se_ratio"), _SHARE),
     "encoder.mean": _number(-1e6, 1e6, many=(0, 3), alone=False),
     "encoder.std": _above(0, 1e6, many=(0, 3), alone=False),
     **dict.fromkeys(("method.name", "method.loss_form", "method.bn_per", "method.target_decay_schedule"), _WORD),
     "method.num_proj_layers": _whole(0, 64),
+    "method.num_negatives": _whole(0, 2**26),
+    **dict.fromkeys(("method.pred_out_norm", "method.objective"), _WORD),
+    **dict.fromkeys(("method.text_activation", "method.text_attention"), _WORD),
+    **dict.fromkeys(("method.text_num_heads", "method.text_num_layers", "method.text_width"), _whole(1, 2**16)),
     **dict.fromkeys(("method.proj_out_dim", "method.pred_hidden_dim"), _DIMENSION),
     "method.proj_hidden_dim": _OPEN_DIMENSION,
     **dict.fromkeys(("method.temperature", "method.epsilon", "method.loss_scale", "method.sigma"), _TEMPERATURE),
@@ -114,7 +124,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.nesterov": _SWITCH,
     "optimizer.vector_rate_factor": _number(0, 1e6),
-    **dict.fromkeys(("schedule.base_learning_rate", "schedule.warmup_start"), _number(0, 1e6)),
+    **dict.fromkeys(("schedule.base_learning_rate", "schedule.warmup_start"), _number(0, 1e38)),
     **dict.fromkeys(("schedule.learning_rate_scaling", "schedule.decay", "schedule.warmup_end"), _WORD),
     "schedule.warmup_epochs": _EPOCHS,
     "schedule.final_fraction": _SHARE,
@@ -153,7 +163,8 @@ def check(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = Non
     """
     check_values(config, remedies=remedies)
     for key in _values(config):
-        _check_known(key)
+        if key not in (remedies or {}):
+            _check_known(key)
 
 
 def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | None = None) -> None:
@@ -169,7 +180,9 @@ def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | Non
     no_sections = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
     if no_sections:
         got = _shown(config[no_sections[0]])
-        raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
+        raise base.InputError(
+            f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config()."
+        )
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
     for key, value in _values(config).items():
         if not _is_valid(key, value, starts=starts):
@@ -180,12 +193,12 @@ def _values(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values by "section.key"; a mapping in the place of a value is one, but for what a teacher's network is."""
     found: dict[str, Any] = {}
     for name, value in config.items():
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or name in RULES:
             found[str(name)] = value
-        elif name == "teacher":
-            found |= base.flat(value, "teacher.")
-        else:
-            found |= {f"{name}.{key}": item for key, item in value.items()}
+            continue
+        for key, item in value.items():
+            is_network = name == "teacher" and key in ("encoder", "head") and isinstance(item, Mapping)
+            found |= base.flat(item, f"teacher.{key}.") if is_network else {f"{name}.{key}": item}
     return found
 
 
@@ -194,7 +207,9 @@ def _check_known(key: str) -> None:
     section = key.partition(".")[0]
     if rule_of(key) is None and section not in ("method", "teacher"):
         known = [name.partition(".")[2] for name in RULES if name.startswith(f"{section}.")]
-        where = f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        where = (
+            f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        )
         raise base.InputError(f"{base.one_line(key, 60)} is no key of a config; {where}.")
 
 
@@ -232,7 +247,7 @@ def _fits_one(rule: Rule, value: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return len(value) <= len(_ANY) and all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str) or (isinstance(value, numbers.Real) and abs(value) <= _LARGEST)
+    return value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
 def _refuse(key: str, value: Any, remedy: Any) -> None:

@@ -48,7 +48,7 @@ class Embedding(NamedTuple):
 
 
 # Types of what a file says of itself, where it says it.
-_SAID = {"class_names": list, "encoder": dict, "fingerprint": str, "images": str, "canvas_size": int, "layer": str}
+_SAID = {"class_names": list, "encoder": dict, "fingerprint": str, "images": str, "layer": str}
 
 
 class _Said(dict[str, Any]):

@@ -11,6 +11,8 @@ import math
 import os
 import pathlib
 import random
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import __main__ as cli
@@ -30,8 +32,21 @@ JUNK_VALUES: tuple[Any, ...] = (
 )
 VARIABLES = {
     "train": (
-        *("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
-        *("SLURM_NNODES", "SLURM_STEP_NUM_NODES", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX"),
+        *(
+            "SLURM_JOB_ID",
+            "SLURM_PROCID",
+            "SLURM_NTASKS",
+            "SLURM_STEP_NODELIST",
+            "SLURM_LOCALID",
+            "SLURM_STEP_NUM_TASKS",
+        ),
+        *(
+            "SLURM_NNODES",
+            "SLURM_STEP_NUM_NODES",
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_RANK",
+            "JOB_COMPLETION_INDEX",
+        ),
         *("SIMCLR_STUCK_SECONDS", "SIMCLR_LAUNCH_TIMEOUT", "SIMCLR_STOP_SECONDS", "KUBERNETES_SERVICE_HOST"),
         *("TPU_WORKER_HOSTNAMES", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "COLUMNS"),
     ),
@@ -47,7 +62,7 @@ class Case(NamedTuple):
 
     words: tuple[str, ...]
     named: tuple[str, ...] = ()
-    environment: dict[str, str] = {}
+    environment: Mapping[str, str] = types.MappingProxyType({})
     must_fail: bool = False
 
 
@@ -81,9 +96,16 @@ def words_of(verb: str, flags: dict[str, str]) -> tuple[str, ...]:
 def wrong_flag(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One flag with a value of another kind."""
     verb = rng.choice(VERBS)
-    names = [name for name in parser_of(verb).names if name not in ("--config", "--config_json", "--config.SECTION.KEY")]
+    names = [
+        name for name in parser_of(verb).names if name not in ("--config", "--config_json", "--config.SECTION.KEY")
+    ]
     name, junk = rng.choice(names), rng.choice(JUNK_WORDS)
-    return Case(words_of(verb, {**good[verb], name: junk}), (name, name.strip("-"), "image", "path", *good[verb].values()))
+    if name in ("--input", "--images") and set(junk) <= {".", "/"}:
+        junk = ""  # all of the disk, otherwise
+    return Case(
+        words_of(verb, {**good[verb], name: junk}),
+        (name, name.strip("-"), "image", "path", "--input", "features", *good[verb].values()),
+    )
 
 
 def wrong_override(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
@@ -125,26 +147,42 @@ def _write_python(path: pathlib.Path, config: Any, key: str, junk: Any, *, loose
     import pickle
 
     recorded = pickle.dumps((config, key, junk))  # read by the test's own file alone
-    body = "" if loose else "strict"
+    strict = "" if loose else "    place[name] = junk\n"
     path.write_text(
         "import pickle\nfrom ml_collections import config_dict\n"
         f"def get_config():\n    values, key, junk = pickle.loads({recorded!r})\n"
         "    config = config_dict.ConfigDict(values)\n    section, _, name = key.rpartition('.')\n"
-        f"    place = config[section] if section in config else config\n    if {bool(body)}:\n        place[name] = junk\n"
+        f"    place = config[section] if section in config else config\n{strict}"
         "    with config.ignore_type():\n        place[name] = junk\n    return config\n"
     )
 
 
 def _names(key: str) -> tuple[str, ...]:
     # Of a name that is no data set and of a run that is not there, what was asked for is said in words.
-    words = {"data.name": ("data set", "tfds:", "folder:"), "init.workdir": ("workdir",), "teacher.workdir": ("workdir",), "split.": ("split",)}
-    return (key, *(word for start, said in words.items() if key.startswith(start) for word in said))
+    words = {
+        "data.name": ("data set", "tfds:", "folder:"),
+        "init.workdir": ("workdir",),
+        "teacher.workdir": ("workdir",),
+        "split.": ("split",),
+    }
+    section = f"{key.partition('.')[0]}." if "." in key else key  # of two keys that do not go together one is named
+    return (key, section, *(word for start, said in words.items() if key.startswith(start) for word in said))
 
 
 def wrong_path(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One flag that names a file or folder with something else in its place."""
     verb = rng.choice(VERBS)
-    flags = ("--workdir", "--output", "--input", "--images", "--features", "--query", "--classifier", "--labels", "--json")
+    flags = (
+        "--workdir",
+        "--output",
+        "--input",
+        "--images",
+        "--features",
+        "--query",
+        "--classifier",
+        "--labels",
+        "--json",
+    )
     flags += ("--config", "--config_json", "--data_dir", "--cache_dir", "--data", "--table", "--weights", "--others")
     name = rng.choice([name for name in parser_of(verb).names if name in flags])
     path = str(rng.choice(list(make_places(folder).values())))
@@ -181,7 +219,9 @@ def wrong_word(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
     """An unknown verb or flag, or a word that is no flag."""
     verb = rng.choice([*VERBS, *VERBS, "trian", "", "--workdir=a", "x" * 4000, "é", "\udcff", "a\nb", "-", "help "])
     flags = good.get(verb, {})
-    junk = rng.choice(["--nothing", "--work=a", "-x", "word", "--config.a.b=1", "--=", "--", "--nothing=\n", "--\udcff"])
+    junk = rng.choice(
+        ["--nothing", "--work=a", "-x", "word", "--config.a.b=1", "--=", "--", "--nothing=\n", "--\udcff"]
+    )
     words = [*words_of(verb, flags)]
     words.insert(rng.randrange(1, len(words) + 1), junk)
     return Case(tuple(words))
@@ -190,7 +230,9 @@ def wrong_word(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
 def wrong_config(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """A name or an argument of a config that there is not."""
     verb, junk = with_config(rng), rng.choice(JUNK_WORDS)
-    name = rng.choice([junk, f"cifar10:{junk}", f"finetune:{junk}", f"distill:{junk}", f"folder:{junk}", f"smoke:{junk}"])
+    name = rng.choice(
+        [junk, f"cifar10:{junk}", f"finetune:{junk}", f"distill:{junk}", f"folder:{junk}", f"smoke:{junk}"]
+    )
     return Case(words_of(verb, {**good[verb], "--config": name}))
 
 
