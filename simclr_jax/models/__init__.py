@@ -14,7 +14,7 @@ from simclr_jax import base
 from simclr_jax.models import efficientnet, norms, resnet, vit
 from simclr_jax.models.text import make_text_tower
 
-__all__ = ["ENCODERS", "make_encoder", "make_text_tower"]
+__all__ = ["ENCODERS", "make_encoder", "make_text_tower", "unused_arguments"]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     # Half of ResNet-18, not in the papers: for small machines and small images.

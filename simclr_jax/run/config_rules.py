@@ -169,7 +169,9 @@ def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | Non
     no_sections = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
     if no_sections:
         got = _shown(config[no_sections[0]])
-        raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
+        raise base.InputError(
+            f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config()."
+        )
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
     for key, value in _values(config).items():
         if not _is_valid(key, value, starts=starts):
@@ -194,7 +196,9 @@ def _check_known(key: str) -> None:
     section = key.partition(".")[0]
     if rule_of(key) is None and section not in ("method", "teacher"):
         known = [name.partition(".")[2] for name in RULES if name.startswith(f"{section}.")]
-        where = f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        where = (
+            f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
+        )
         raise base.InputError(f"{base.one_line(key, 60)} is no key of a config; {where}.")
 
 
