@@ -89,10 +89,7 @@ def _run(verb: str, words: list[str]) -> int:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             name = base.one_line(error.filename or "", 80)
-            print(
-                _line(f"simclr-jax {verb}: A path must be one of this system; {name}: {error.strerror}."),
-                file=sys.stderr,
-            )
+            print(_line(f"simclr-jax {verb}: A path must be one of this system; {name}: {error.strerror}."), file=sys.stderr)
             return 2
         if error.errno not in (*atomic_files.NO_ROOM, *atomic_files.NO_RIGHT):
             raise  # a fault of the program, to be seen whole

@@ -138,9 +138,7 @@ def _let_in(
         if not room.acquire(blocking=False):
             connection.close()
             continue
-        threading.Thread(
-            target=ask, args=(connection, whence[0].removeprefix("::ffff:")), name="caller", daemon=True
-        ).start()
+        threading.Thread(target=ask, args=(connection, whence[0].removeprefix("::ffff:")), name="caller", daemon=True).start()
 
 
 def _identify(connection: socket.socket, whence: str, *, count: int) -> _Caller:

@@ -93,6 +93,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("encoder.sk_ratio", "encoder.se_ratio"), _SHARE),
     "encoder.mean": _number(-1e6, 1e6, many=(0, 3), alone=False),
     "encoder.std": _above(0, 1e6, many=(0, 3), alone=False),
+    "encoder.patch_size": _whole(1, 1024),
+    "encoder.num_heads": _whole(0, 1024),
+    **dict.fromkeys(("encoder.pool", "encoder.positions", "method.pred_out_norm"), _WORD),
+    "encoder.position_grid": _whole(1, 256),
+    "encoder.freeze_patches": _SWITCH,
     **dict.fromkeys(("method.name", "method.loss_form", "method.bn_per", "method.target_decay_schedule"), _WORD),
     "method.num_proj_layers": _whole(0, 64),
     **dict.fromkeys(("method.proj_out_dim", "method.pred_hidden_dim"), _DIMENSION),
@@ -169,9 +174,7 @@ def check_values(config: Mapping[str, Any], *, remedies: Mapping[str, Any] | Non
     no_sections = [name for name in config if name in sections and not isinstance(config[name], Mapping)]
     if no_sections:
         got = _shown(config[no_sections[0]])
-        raise base.InputError(
-            f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config()."
-        )
+        raise base.InputError(f"{no_sections[0]} must be a section of keys; got {got}. Start from default.get_config().")
     starts = any(config.get(name, {}).get("workdir") is not None for name in ("init", "teacher"))
     for key, value in _values(config).items():
         if not _is_valid(key, value, starts=starts):
@@ -196,9 +199,7 @@ def _check_known(key: str) -> None:
     section = key.partition(".")[0]
     if rule_of(key) is None and section not in ("method", "teacher"):
         known = [name.partition(".")[2] for name in RULES if name.startswith(f"{section}.")]
-        where = (
-            f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
-        )
+        where = f"the section {section} has {', '.join(known)}" if known else "it is in no section of configs/default.py"
         raise base.InputError(f"{base.one_line(key, 60)} is no key of a config; {where}.")
 
 

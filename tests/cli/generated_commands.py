@@ -30,21 +30,8 @@ JUNK_VALUES: tuple[Any, ...] = (
 )
 VARIABLES = {
     "train": (
-        *(
-            "SLURM_JOB_ID",
-            "SLURM_PROCID",
-            "SLURM_NTASKS",
-            "SLURM_STEP_NODELIST",
-            "SLURM_LOCALID",
-            "SLURM_STEP_NUM_TASKS",
-        ),
-        *(
-            "SLURM_NNODES",
-            "SLURM_STEP_NUM_NODES",
-            "OMPI_COMM_WORLD_SIZE",
-            "OMPI_COMM_WORLD_RANK",
-            "JOB_COMPLETION_INDEX",
-        ),
+        *("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+        *("SLURM_NNODES", "SLURM_STEP_NUM_NODES", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX"),
         *("SIMCLR_STUCK_SECONDS", "SIMCLR_LAUNCH_TIMEOUT", "SIMCLR_STOP_SECONDS", "KUBERNETES_SERVICE_HOST"),
         *("TPU_WORKER_HOSTNAMES", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "COLUMNS"),
     ),
@@ -94,13 +81,9 @@ def words_of(verb: str, flags: dict[str, str]) -> tuple[str, ...]:
 def wrong_flag(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One flag with a value of another kind."""
     verb = rng.choice(VERBS)
-    names = [
-        name for name in parser_of(verb).names if name not in ("--config", "--config_json", "--config.SECTION.KEY")
-    ]
+    names = [name for name in parser_of(verb).names if name not in ("--config", "--config_json", "--config.SECTION.KEY")]
     name, junk = rng.choice(names), rng.choice(JUNK_WORDS)
-    return Case(
-        words_of(verb, {**good[verb], name: junk}), (name, name.strip("-"), "image", "path", *good[verb].values())
-    )
+    return Case(words_of(verb, {**good[verb], name: junk}), (name, name.strip("-"), "image", "path", *good[verb].values()))
 
 
 def wrong_override(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
@@ -154,29 +137,14 @@ def _write_python(path: pathlib.Path, config: Any, key: str, junk: Any, *, loose
 
 def _names(key: str) -> tuple[str, ...]:
     # Of a name that is no data set and of a run that is not there, what was asked for is said in words.
-    words = {
-        "data.name": ("data set", "tfds:", "folder:"),
-        "init.workdir": ("workdir",),
-        "teacher.workdir": ("workdir",),
-        "split.": ("split",),
-    }
+    words = {"data.name": ("data set", "tfds:", "folder:"), "init.workdir": ("workdir",), "teacher.workdir": ("workdir",), "split.": ("split",)}
     return (key, *(word for start, said in words.items() if key.startswith(start) for word in said))
 
 
 def wrong_path(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """One flag that names a file or folder with something else in its place."""
     verb = rng.choice(VERBS)
-    flags = (
-        "--workdir",
-        "--output",
-        "--input",
-        "--images",
-        "--features",
-        "--query",
-        "--classifier",
-        "--labels",
-        "--json",
-    )
+    flags = ("--workdir", "--output", "--input", "--images", "--features", "--query", "--classifier", "--labels", "--json")
     flags += ("--config", "--config_json", "--data_dir", "--cache_dir", "--data", "--table", "--weights", "--others")
     name = rng.choice([name for name in parser_of(verb).names if name in flags])
     path = str(rng.choice(list(make_places(folder).values())))
@@ -213,9 +181,7 @@ def wrong_word(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
     """An unknown verb or flag, or a word that is no flag."""
     verb = rng.choice([*VERBS, *VERBS, "trian", "", "--workdir=a", "x" * 4000, "é", "\udcff", "a\nb", "-", "help "])
     flags = good.get(verb, {})
-    junk = rng.choice(
-        ["--nothing", "--work=a", "-x", "word", "--config.a.b=1", "--=", "--", "--nothing=\n", "--\udcff"]
-    )
+    junk = rng.choice(["--nothing", "--work=a", "-x", "word", "--config.a.b=1", "--=", "--", "--nothing=\n", "--\udcff"])
     words = [*words_of(verb, flags)]
     words.insert(rng.randrange(1, len(words) + 1), junk)
     return Case(tuple(words))
@@ -224,9 +190,7 @@ def wrong_word(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
 def wrong_config(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:
     """A name or an argument of a config that there is not."""
     verb, junk = with_config(rng), rng.choice(JUNK_WORDS)
-    name = rng.choice(
-        [junk, f"cifar10:{junk}", f"finetune:{junk}", f"distill:{junk}", f"folder:{junk}", f"smoke:{junk}"]
-    )
+    name = rng.choice([junk, f"cifar10:{junk}", f"finetune:{junk}", f"distill:{junk}", f"folder:{junk}", f"smoke:{junk}"])
     return Case(words_of(verb, {**good[verb], "--config": name}))
 
 

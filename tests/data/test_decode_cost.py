@@ -97,14 +97,14 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "names", [("webp_lossless", "jpeg_scans_small"), pytest.param(tuple(PICTURES), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [("webp_lossless", "jpeg_scans_small"), pytest.param(tuple(PICTURES), marks=pytest.mark.slow)])
 def test_no_picture_takes_more_than_is_allowed(tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(PICTURES[name]())
     paths = [str(tmp_path / name) for name in names]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     found = dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True))
     for name, (said, seconds, megabytes) in found.items():
         print(f"{name}: {seconds:.2f} s, {megabytes:.0f} MB {said}")
