@@ -192,6 +192,22 @@ def test_the_published_hyperparameters_are_those_of_the_papers():
     assert cifar["encoder"]["stem"] == "cifar"
 
 
+def test_the_recipe_of_a_transformer_is_moco_v3s():
+    """CONFIG.md, vits.py and main_moco.py of facebookresearch/moco-v3; torch's AdamW decays every parameter given."""
+    settings = load("imagenet_moco_v3_vit")
+    schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes_of(settings))
+    assert float(schedule(jnp.asarray(40 * 1_281_167 // 4096 + 1))) == pytest.approx(1.5e-4 * 16, rel=1e-3)
+    assert (settings["optimizer"]["name"], settings["optimizer"]["weight_decay"]) == ("adamw", 0.1)
+    assert settings["optimizer"]["decayed"] == "all" and settings["optimizer"]["momentum"] == 0.9
+    assert (settings["train"]["num_epochs"], settings["schedule"]["warmup_epochs"]) == (300.0, 40.0)
+    method, encoder = settings["method"], settings["encoder"]
+    assert (method["num_proj_layers"], method["pred_out_norm"], method["temperature"]) == (3, "plain", 0.2)
+    assert (encoder["num_heads"], encoder["positions"], encoder["freeze_patches"]) == (12, "sincos", True)
+    assert settings["augment"]["crop_min_scale"] == 0.08
+    small = load("cifar10_moco_v3_vit")
+    assert small["encoder"]["patch_size"] * small["encoder"]["position_grid"] == small["augment"]["image_size"]
+
+
 @pytest.mark.parametrize(
     ("spec", "fraction", "epochs", "selector"),
     [

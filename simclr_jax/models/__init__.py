@@ -14,7 +14,7 @@ from simclr_jax import base
 from simclr_jax.models import efficientnet, norms, resnet, vit
 from simclr_jax.models.text import make_text_tower
 
-__all__ = ["ENCODERS", "make_encoder", "make_text_tower"]
+__all__ = ["ENCODERS", "make_encoder", "make_text_tower", "unused_arguments"]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     # Half of ResNet-18, not in the papers: for small machines and small images.
@@ -33,15 +33,24 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 }
 # The arguments of make_encoder that only one family has, and what says that they are not used. Every config has a stem
 # and a padding, so that these two are left alone where they mean nothing.
-_OF_RESNET = {"width_multiplier": 1.0, "sk_ratio": 0.0, "se_ratio": 0.0}
-_OF_VIT = {"patch_size": 16, "num_heads": 0, "pool": "token", "positions": "learned", "position_grid": 14}
+_OF_RESNET: dict[str, Any] = {"width_multiplier": 1.0, "sk_ratio": 0.0, "se_ratio": 0.0}
+_OF_VIT: dict[str, Any] = {
+    "patch_size": 16,
+    "num_heads": 0,
+    "pool": "token",
+    "positions": "learned",
+    "position_grid": 14,
+}
 _OF_VIT |= {"freeze_patches": False}
 _OWN: dict[type[nn.Module], tuple[str, ...]] = {
     resnet.ResNet: (*_OF_RESNET, "stem", "padding"),
     vit.ViT: tuple(_OF_VIT),
     efficientnet.EfficientNet: ("padding",),
 }
-_FAMILIES = {"ResNets": (resnet.ResNet, _OF_RESNET), "vision transformers": (vit.ViT, _OF_VIT)}
+_FAMILIES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "ResNets": (resnet.ResNet, _OF_RESNET),
+    "vision transformers": (vit.ViT, _OF_VIT),
+}
 
 
 MAX_WIDTH = 16

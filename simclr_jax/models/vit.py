@@ -32,7 +32,7 @@ def _uniform(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
     """Glorot's uniform initialiser with fans of one's own; Flax would take the three parts of qkv for one layer."""
     limit = math.sqrt(6.0 / (fan_in + fan_out))
 
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:  # type: ignore[assignment]
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init
@@ -110,8 +110,10 @@ class TransformerBlock(nn.Module):
 
 def _norm(dtype: str, name: str) -> nn.LayerNorm:
     """To be called inside a module's `__call__`, whose child it makes."""
-    types = {"dtype": jnp.dtype(dtype), "param_dtype": layers.state_dtype(dtype)}
-    return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, name=name, **types)
+    state_dtype = layers.state_dtype(dtype)
+    return nn.LayerNorm(
+        epsilon=_EPSILON, use_fast_variance=False, dtype=jnp.dtype(dtype), param_dtype=state_dtype, name=name
+    )
 
 
 def _run_block(block: TransformerBlock, x: Array) -> Array:

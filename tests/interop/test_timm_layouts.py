@@ -1,4 +1,4 @@
-"""Names of timm's and torchvision's transformers and EfficientNets; that they are theirs, the recorded features show."""
+"""Names of timm's and torchvision's transformers and EfficientNets, which recorded features show to be theirs."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_what_was_written_in_a_layout_is_read_and_recognised(arguments, layout):
 
 def test_every_size_is_recognised_by_its_shapes():
     sizes = {(encoder().width, encoder().depth): name for name, encoder in models.ENCODERS.items() if name[:3] == "vit"}
-    assert detect.TRANSFORMERS == sizes
+    assert sizes == detect.TRANSFORMERS
     kinds = {f"efficientnet_{kind}" for kind in detect.EFFICIENTNETS.values()}
     assert kinds == {name for name in models.ENCODERS if name.startswith("efficientnet_b")}
 

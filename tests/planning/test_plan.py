@@ -4,10 +4,12 @@ import json
 import math
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from simclr_jax import __main__ as cli
-from simclr_jax import base, data
+from simclr_jax import base, data, methods, models
 from simclr_jax.planning import estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
@@ -268,3 +270,18 @@ def test_the_plan_feeds_as_the_run_would():
     assert kind(split={"label_fraction": 0.01}) == "streamed"
     with pytest.raises(base.InputError, match=r"Use feed\.kind canvas"):
         planned(augment__crop_sampler="torchvision", feed__kind="streamed")
+
+
+def test_a_transformer_is_counted_with_its_attention():
+    """Multiply-adds of a ViT-Ti at 224 pixels by the sizes of its products; published as 1.26 billion (DeiT-Ti)."""
+    encoder = models.make_encoder("vit_tiny")
+    method = methods.make_simclr(encoder, num_classes=0, num_proj_layers=0)
+    state = jax.eval_shape(
+        lambda key: base.TrainState(jnp.zeros((), jnp.int32), *method.init(key, jnp.zeros((1, 2, 224, 224, 3))), {}),
+        jax.random.key(0),
+    )
+    width, tokens = 192, 197
+    block = tokens * 12 * width**2 + 2 * tokens**2 * width
+    counted = estimate.measure(method, state, size=224).forward_flops / 2
+    assert counted == 196 * 768 * width + 12 * block
+    assert counted == pytest.approx(1.26e9, rel=0.01)

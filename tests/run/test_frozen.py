@@ -148,3 +148,13 @@ def test_the_guards_say_what_they_found_and_nothing_else():
     assert (
         "4.png, which is like 17.png" in guards.sentences({**fine, "near_duplicates": np.asarray([[4, 17]])}, both)[0]
     )
+
+
+def test_single_modules_of_the_encoder_rest_while_weight_decay_moves_the_others():
+    tx = frozen.leave_encoder(optax.adamw(0.1, weight_decay=0.5), modules=("patch_projection",))
+    params = {"encoder": {"patch_projection": {"kernel": jnp.ones(2)}, "norm": jnp.ones(2)}, "head": jnp.ones(2)}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["encoder"]["patch_projection"]["kernel"], 1.0)
+    np.testing.assert_allclose((moved["encoder"]["norm"], moved["head"]), 0.95, rtol=1e-6)
