@@ -10,9 +10,9 @@ def make_parser() -> flags.Parser:
     parser = flags.Parser(
         "search",
         description="""\
-Finds the pictures most like others, or like words: prints query, place, similarity and path,
-and writes a page that shows them.""",
-        examples=("--features=features.npz --query=photo.jpg", "--features=z.npz --text='a dog in the snow'"),
+Finds the pictures most like others, or like words: prints query, place,
+similarity and path, and writes a page that shows them.""",
+        examples=("--features=features.npz --query=photo.jpg", "--features=z.npz --text=snow"),
     )
     parser.add_argument("--features", type=flags.path, required=True, metavar="FILE", help="what embed wrote")
     parser.add_argument("--query", metavar="PICTURE", help="a picture, a folder of pictures, or the id of one in FILE")

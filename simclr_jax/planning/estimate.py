@@ -85,6 +85,8 @@ def trace_layers(
         views = (views, struct((1, small[0], small[1], small[1], 3), jnp.float32))
     image, sizes, mask = struct((1, size, size, 3), jnp.uint8), struct((1, 2), jnp.int32), struct((1,), jnp.bool)
     batch = base.Batch(image=image, size=sizes, label=row, index=row, position=row, mask=mask)
+    if "text_encoder" in state.params:  # products with the weights; the attention itself is not counted
+        batch["text"] = struct((1, state.params["text_encoder"]["position_embedding"].shape[0]), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     layers: list[Layer] = []
     seen: list[Any] = []  # the traced arrays themselves, so that none is taken for another of the same id

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from simclr_jax import augment, data, losses, models, optim, train_step
+from simclr_jax import augment, data, losses, methods, models, optim, train_step
 from simclr_jax.distributed import sharding
 from simclr_jax.planning import aot, estimate, feeding, hardware
 from simclr_jax.run import config as config_lib
@@ -111,14 +111,15 @@ def data_shape(config: Mapping[str, Any], device: hardware.Device) -> program_li
     stays_encoded = ":" in config["data"]["name"] and (above < 0 or num_examples * 3 * side**2 > above)
     if config["split"]["label_fraction"] is not None:
         num_examples, length = (round(count * config["split"]["label_fraction"]) for count in (num_examples, length))
+    texts = (1, config["text"]["length"]) if config["method"]["name"] in methods.IMAGE_TEXT else None
     if stays_encoded:
         size = config["augment"]["image_size"]
         crops = (config["augment"]["num_views"], size, size)
-        return program_lib.DataShape(num_examples, num_classes, crops, True, length)
+        return program_lib.DataShape(num_examples, num_classes, crops, True, length, texts)
     budget = input_pipeline.budget_bytes(config["train"]["max_resident_gigabytes"], device_bytes=device_bytes)
     fits = num_examples * (3 * side * side + 12) <= budget  # pixels, two sizes and a label
     is_streamed = not fits and config["feed"]["kind"] != "resident"
-    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed, length)
+    return program_lib.DataShape(num_examples, num_classes, (side, side), is_streamed, length, texts)
 
 
 def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: str) -> tuple[estimate.NetworkCost, int]:

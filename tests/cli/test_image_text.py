@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax import base
 from simclr_jax.cli import embed, evaluate, search, train
@@ -90,6 +91,26 @@ def test_data_without_texts_are_refused(tmp_path):
     config = settings(tmp_path, **{"data.name": f"folder:{tmp_path}", "train.batch_size": 3})
     with pytest.raises(base.InputError, match=r"method.name clip needs pictures with texts; got data.name folder:"):
         train.main(config=config, workdir=str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_classes_are_known_by_their_names_on_other_data(run, tmp_path, capsys):
+    _, workdir = run
+    for split in ("train", "test"):
+        for name in ("red", "green"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.clip(np.asarray(test_pairs.COLOURS[name]) + number, 0, 255).astype(np.uint8)
+                picture = Image.fromarray(np.broadcast_to(pixels, (12, 12, 3)))
+                picture.save(tmp_path / split / name / f"{number}.png")
+    templates = tmp_path / "templates.txt"
+    templates.write_text("it is {}\nall {}\n")
+    given = {"transfer": f"folder:{tmp_path}", "templates": str(templates)}
+    assert evaluate.main(workdir=str(workdir), **given) == 0
+    (found,) = json.loads((workdir / "results.json").read_text())["transfer"].values()
+    assert found["zero_shot"]["templates"] == ["it is {}", "all {}"]
+    assert found["zero_shot"]["top_1"] == 1.0 and found["zero_shot"]["chance"] == 0.5
+    assert "zero-shot  top_1 100.0" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -154,3 +154,36 @@ def test_all_texts_of_an_example_are_drawn_alike_and_only_its_own():
 def test_an_example_without_a_text_is_refused():
     with pytest.raises(base.InputError, match="Every picture needs a text"):
         tokens.pad_texts(data.make_tokenizer(TEXTS, vocab_size=300), [TEXTS, []])
+
+
+def test_streamed_pictures_come_with_their_own_texts(tmp_path):
+    """Row by row the text belongs to the picture, which its colour tells; also of one that stands in for a damaged."""
+    from simclr_jax.distributed import sharding
+    from simclr_jax.run import config as config_lib
+    from simclr_jax.run import input_pipeline
+
+    pytest.importorskip("cv2")
+    rows = [(f"images/{name}.png", name, "train") for name in COLOURS]
+    make_table(tmp_path, rows)
+    content = (tmp_path / "images" / "green.png").read_bytes()
+    (tmp_path / "images" / "green.png").write_bytes(content[: len(content) // 2])
+    streamed = data.load_split(f"pairs:{tmp_path}", "train", cache_dir="", progress=False, stream_above=-1)
+    assert data.is_encoded(streamed) and streamed.texts == tuple((name.split("/")[1][:-4],) for name in streamed.ids)
+    tokenizer = data.make_tokenizer(COLOURS, vocab_size=300, length=10)
+    streamed = streamed._replace(tokens=tokens.pad_texts(tokenizer, streamed.texts))
+    config = config_lib.load_file("clip_captions", "--config.augment.image_size=8").to_dict()
+    feed = input_pipeline.make_streamed_feed(
+        streamed,
+        sharding.make_mesh(1),
+        input_pipeline.make_cuts(config),
+        settings=config_lib.call(input_pipeline.make_settings, config, "feed").workers._replace(num=0),
+        batch_size=4,
+        num_steps=1,
+        max_corrupt_fraction=0.5,
+    )
+    source, _ = feed.draw(0)
+    feed.close()
+    codes = {name: tokenizer.encode([name])[0] for name in COLOURS}
+    for crop, text in zip(np.asarray(source.images), np.asarray(source.texts), strict=True):
+        (name,) = [name for name, code in codes.items() if (code == text[0]).all()]
+        assert np.abs(crop[0, 4, 4].astype(int) - COLOURS[name]).max() <= 2 and name != "green"
