@@ -72,7 +72,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "jigsaw": {"tile_dim": 64, "proj_hidden_dim": 256},
     "autoencoder": {"decoder_width": 64},
     "cpc": {"proj_out_dim": 64, "context_dim": 128},
-    "pirl": {"proj_out_dim": 64, "num_negatives": 1024},
+    "pirl": {"proj_out_dim": 64, "num_negatives": 1024, "objective": "cross_entropy", "temperature": 0.2},
 }
 ROWS = ("pixels", "untrained", *SETTINGS)
 # Crops and flips only, as classifiers are trained with.

@@ -144,6 +144,7 @@ train_set = train_set._replace(labels=labels)
 
 # Methods whose loss is made of sums over images, of which no row is compared with one of another device.
 REDUCES = ("barlow_twins", "vicreg", "byol", "simsiam", "supervised", "distill")
+REDUCES += ("rotation", "patch_location", "jigsaw", "autoencoder")
 
 
 def on_one_and_four(function: str) -> list[Any]:
