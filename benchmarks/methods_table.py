@@ -3,6 +3,7 @@
     python benchmarks/methods_table.py                                  # rows that are missing; the table
     python benchmarks/methods_table.py --only byol swav --seeds 3
     python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --train_split "train[:20%]"
+    python benchmarks/methods_table.py --page docs/history.md ...       # told by years, with a picture
 
 Encoder, views, optimizer, schedule, batch and number of images are those of `configs/demo.py` for all methods; heads
 are scaled to its narrow encoder. It shows that each method learns, not which one is best: see docs/methods.md. Every
@@ -29,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 
+from benchmarks import methods_story, timing
 from benchmarks import page as page_lib
-from benchmarks import timing
 from simclr_jax import base, data, methods, models, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checkpoint, compilation_cache, features, setup, splits
@@ -38,6 +39,7 @@ from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 PAGE, KEPT = ROOT / "docs" / "methods.md", ROOT / "benchmarks" / "methods_table.json"
+STORY = ROOT / "docs" / "history.md"
 STEM = "methods_table"
 MARGIN = 10.0  # points above the untrained network
 SHARES = {"10 %": 0.1, "100 %": 1.0}
@@ -70,7 +72,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "jigsaw": {"tile_dim": 64, "proj_hidden_dim": 256},
     "autoencoder": {"decoder_width": 64},
     "cpc": {"proj_out_dim": 64, "context_dim": 128},
-    "pirl": {"proj_out_dim": 64, "num_negatives": 1024},
+    "pirl": {"proj_out_dim": 64, "num_negatives": 1024, "objective": "cross_entropy", "temperature": 0.2},
 }
 ROWS = ("pixels", "untrained", *SETTINGS)
 # Crops and flips only, as classifiers are trained with.
@@ -246,7 +248,7 @@ def about(rows: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Makes the missing rows and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=ROWS, metavar="METHOD")
+    parser.add_argument("--only", nargs="*", default=ROWS, metavar="METHOD", help="none: only writes the page anew")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data_name", default="photo-patches")
     parser.add_argument("--data_dir")
@@ -263,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only:
         base.check_choice(name, ROWS, name="--only")
     compilation_cache.keep()
-    scored = make_scored(asked)
+    scored = make_scored(asked) if options.only else lambda variables: {}
     rows = json.loads(options.rows.read_text()) if options.rows.exists() else []
     for seed in range(options.seeds):
         for name in options.only:
@@ -272,7 +274,11 @@ def main(arguments: list[str] | None = None) -> int:
             rows = [*(old for old in rows if (old["what"]["row"], old["what"]["seed"]) != which), row]
             workdir_lib.write_json(options.rows, rows)
             print(name, seed, {key: round(value, 1) for key, value in row["accuracy"].items()}, flush=True)
-    options.page.write_text(page_lib.replace_part(options.page.read_text(), STEM, render(rows)))
+    text = render(rows)
+    if options.page.name == STORY.name:
+        text = f"{about(rows)}\n\n{methods_story.render(rows, COLUMNS)}"
+        methods_story.draw(rows, options.page.with_suffix(".svg"))
+    options.page.write_text(page_lib.replace_part(options.page.read_text(), STEM, text))
     return 0
 
 

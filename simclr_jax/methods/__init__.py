@@ -116,7 +116,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
 
 # The loss of equal embeddings, from the settings of a method, the batch's size and the number of classes; None where
 # equal embeddings have the lowest loss of all, or one that the images decide: the metric "projection_spread" tells.
-_UNINFORMED: dict[str, Callable[..., float] | None] = {
+_UNINFORMED: dict[str, Callable[..., float | None] | None] = {
     "simclr": simclr.uninformed_loss,
     "simclr_v2": simclr_v2.uninformed_loss,
     "byol": None,
@@ -154,8 +154,9 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
     A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
-    methods without negatives, in which equal embeddings have the best loss of all, and for autoencoders; they log
-    "projection_spread", which is 0 then. None also for a classifier of data without classes.
+    methods without negatives, in which equal embeddings have the best loss of all, for autoencoders and for "pirl"
+    with its objective "nce"; they log "projection_spread", which is 0 then. None also for a classifier of data without
+    classes.
 
     Args:
         section: settings of the method and "name"; what is not there has the method's default.

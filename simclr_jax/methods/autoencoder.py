@@ -7,6 +7,7 @@ from flax import linen as nn
 from simclr_jax import base, losses
 from simclr_jax.methods import parts, tiles
 from simclr_jax.models import decoder as decoder_lib
+from simclr_jax.models import norms
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -63,9 +64,11 @@ def make_autoencoder(
     base.check_number("corruption_level", corruption_level, "Use 0.25.")
     base.check_number("decoder_width", decoder_width, "Use 128.", least=4)
     widths = (decoder_width, decoder_width // 2, decoder_width // 4)
+    norm = getattr(encoder, "norm", None)
+    num_parts = norm.num_parts if isinstance(norm, norms.Norm) else 1
 
     def make_net(size: int) -> parts.Parts:
-        decoder = decoder_lib.Decoder(size, widths, dtype)
+        decoder = decoder_lib.Decoder(size, widths, dtype, num_parts=num_parts)
         return parts.make_parts(encoder, {"decoder": parts.Part(decoder, lambda width: (2, width))})
 
     def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:

@@ -108,8 +108,9 @@ def make_cpc(
         every = [
             losses.cpc_grid(told[:, place], targets, step=step, scale=logit_scale) for place, step in enumerate(steps)
         ]
-        accuracy = sum(metrics["contrastive_accuracy"] for _, metrics in every) / len(every)
-        return sum(value for value, _ in every), (method_state, {"contrastive_accuracy": accuracy})
+        accuracy = jnp.mean(jnp.stack([metrics["contrastive_accuracy"] for _, metrics in every]))
+        value = jnp.sum(jnp.stack([value for value, _ in every]))
+        return value, (method_state, {"contrastive_accuracy": accuracy})
 
     return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
 

@@ -43,9 +43,11 @@ def make_pirl(
 
     params are {"encoder", "projection_head", "patch_head", "joint_head"}; method_state has "batch_stats" and "memory":
     {"rows" [n, d], "partition", the constant Z of `losses.pirl_nce`, 0 until the first batch sets it}. Metrics:
-    "patches_loss", "image_loss". Exact in chunks: the memory is read and written once an update, with the whole batch.
-    The scores read B K d numbers. Two views an image. At start, and with equal embeddings, the loss is
-    ln(1 + K) + K ln(1 + 1/K) for "nce" and ln(1 + K) for "cross_entropy".
+    "patches_loss", "image_loss", "projection_spread" of the images. Exact in chunks: the memory is read and written
+    once an update, with the whole batch. The scores read B K d numbers. Two views an image.
+
+    Equal embeddings cost ln(1 + K) with "cross_entropy". With "nce" the loss rises at first: Z was fixed among rows
+    that were random, and the rows that take their place are alike until the network has learnt to part them.
 
     Args:
         encoder: `apply(variables, images, train=...)` -> h [N, D].
@@ -115,6 +117,7 @@ def make_pirl(
             value, metrics = losses.pirl_nce(patches, image, **known, **weighed)
         else:
             value, metrics = losses.pirl_cross_entropy(patches, image, **known, patches_weight=patches_weight)
+        metrics = {**metrics, "projection_spread": losses.projection_spread(image[:, None])}
         own = known["index"][:, 0]
         memory["rows"] = losses.pirl_remember(memory["rows"], image, own, momentum=memory_momentum)
         return value, ({**method_state, "memory": memory}, metrics)
@@ -134,8 +137,7 @@ def _check(num_examples: int, num_negatives: int, *, objective: str, memory_mome
         raise base.InputError(f"memory_momentum must be at least 0 and below 1; got {memory_momentum}. Use 0.5.")
 
 
-def uninformed_loss(*, objective: str = "nce", num_negatives: int = 32000, **other: object) -> float:
-    """What rows of equal scores cost, for settings of `make_pirl`."""
+def uninformed_loss(*, objective: str = "nce", num_negatives: int = 32000, **other: object) -> float | None:
+    """ln(1 + K), for settings of `make_pirl`; None for "nce", where the first batch decides."""
     del other
-    of_noise = num_negatives * math.log1p(1 / num_negatives) if objective == "nce" else 0.0
-    return math.log(1 + num_negatives) + of_noise
+    return math.log(1 + num_negatives) if objective == "cross_entropy" else None

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from simclr_jax.models import layers
@@ -30,12 +31,11 @@ class RowContext(nn.Module):
         """[B, G, G, d] -> context [B, G, G, width]."""
         del train
         state_dtype = layers.state_dtype(self.dtype)
-        same = {"dtype": self.dtype, "param_dtype": state_dtype}
-        dense = functools.partial(nn.Dense, self.width, **same)
+        dense = functools.partial(nn.Dense, self.width, dtype=jnp.dtype(self.dtype), param_dtype=state_dtype)
+        conv = functools.partial(nn.Conv, self.width, dtype=jnp.dtype(self.dtype), param_dtype=state_dtype)
         x = dense(name="dense_in")(x)
         for block in range(1, self.num_blocks + 1):
             y = dense(name=f"dense{block}a")(nn.relu(x))
-            above = nn.Conv(self.width, (2, 3), padding=((1, 0), (1, 1)), **same, name=f"conv{block}")
-            y = above(nn.relu(y))
+            y = conv((2, 3), padding=((1, 0), (1, 1)), name=f"conv{block}")(nn.relu(y))
             x = x + dense(name=f"dense{block}b")(nn.relu(y))
         return x.astype(state_dtype)

@@ -1,5 +1,7 @@
 """From a vector back to an image: the decoder of autoencoders and the generator of a GAN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,11 +19,13 @@ class Decoder(nn.Module):
 
     size: pixels a side. widths: channels of the convolutions, the first one at the lowest resolution.
     dtype: type of the activations; parameters and images are float32 (float64 if it is float64).
+    num_parts: see `layers.Conv`.
     """
 
     size: int
     widths: tuple[int, ...]
     dtype: str = "float32"
+    num_parts: int = 1
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool) -> Array:
@@ -31,8 +35,9 @@ class Decoder(nn.Module):
         start = -(-self.size // 2 ** len(self.widths))
         x = nn.Dense(start**2 * self.widths[0], dtype=self.dtype, param_dtype=state_dtype, name="dense")(z)
         x = nn.relu(x).reshape(-1, start, start, self.widths[0])
+        conv = functools.partial(layers.Conv, kernel_size=3, dtype=self.dtype, use_bias=True, num_parts=self.num_parts)
         for number, width in enumerate(self.widths, start=1):
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            x = nn.relu(layers.Conv(width, 3, dtype=self.dtype, use_bias=True, name=f"conv{number}")(x))
-        x = layers.Conv(3, 3, dtype=self.dtype, use_bias=True, name="colors")(x[:, : self.size, : self.size])
+            x = nn.relu(conv(width, name=f"conv{number}")(x))
+        x = conv(3, name="colors")(x[:, : self.size, : self.size])
         return nn.sigmoid(x.astype(state_dtype))

@@ -25,6 +25,7 @@ OPTIONS = {
     "vicreg": {"variance_weight": 7.0},
     "sup_con": {"temperature": 0.2, "base_temperature": 0.07},
     "dcl": {"temperature": 0.3},
+    "pirl": {"objective": "cross_entropy"},
 }
 
 
