@@ -33,6 +33,8 @@ from simclr_jax.run import workdir as workdir_lib
 
 KEPT, PAGE = ROOT / "benchmarks" / "training_parity.json", ROOT / "docs" / "training_parity.md"
 COMPARISONS = ("own", "follow", "lightly")
+# Of our config, what decides over a training.
+SECTIONS = ("data", "split", "augment", "encoder", "method", "optimizer", "schedule", "train", "follow")
 
 
 class Training(NamedTuple):
@@ -48,8 +50,10 @@ class Training(NamedTuple):
     @property
     def what(self) -> Any:
         """What its row depends on, as it comes back from a file."""
-        named = {"comparison": self.comparison, "program": self.program, "seed": self.seed}
-        return json.loads(json.dumps({**named, **self.given}))
+        given = {"comparison": self.comparison, "program": self.program, "seed": self.seed, **self.given}
+        if "config" in given:
+            given["config"] = {name: section for name, section in given["config"].items() if name in SECTIONS}
+        return json.loads(json.dumps(given))
 
     @property
     def stem(self) -> str:
@@ -98,7 +102,9 @@ def run(training: Training, place: Place) -> dict[str, Any]:
         files |= {"views": place.folder / "views.npz", "first": place.folder / "follow_official_0.npz"}
     given = {"seed": training.seed, **training.given, **{name: str(path) for name, path in files.items()}}
     if "config" in given:
-        given["config"]["data"]["data_dir"] = place.data_dir
+        # The row does not depend on where the data are.
+        data = {**given["config"]["data"], "data_dir": place.data_dir}
+        given["config"] = {**given["config"], "data": data}
     script = ROOT / "benchmarks" / "training_rows" / training.script
     environment = children.environment({**timing.ONE_THREAD, "TF_USE_LEGACY_KERAS": "1"})
     command = [training.python, str(script), json.dumps(given)]

@@ -59,6 +59,7 @@ def main() -> None:
         listen(program, curves, lambda step: kept.update(weights(folder, step, given.get("keep", ()))))
         program.perform_evaluation = lambda model, *rest: kept.update(features(model, data))
         if "views" in given:
+            program.perform_evaluation = lambda *what: None
             program.data_lib.build_distributed_dataset = feed_views(given["views"], data)
         begin = time.process_time()
         program.main(["run.py"])
