@@ -146,7 +146,7 @@ def section(rows: Rows, comparison: str, output: pathlib.Path) -> str:
     head = ("number", "ours", other, "apart", "allowed", "verdict")
     shown = page_lib.table(head, [line(verdict) for verdict in found], right=(1, 2, 3, 4))
     shown = shown if found else "One seed a program is too few for a verdict."
-    alt = f"Loss and accuracies over the steps, ours and {other}: mean and standard deviation of the seeds"
+    alt = f"Ours and {other} over the steps: mean and standard deviation of the seeds"
     return f"## {title[comparison]}\n\n{about(ours, theirs)}\n\n{shown}\n\n![{alt}]({picture.name})"
 
 
@@ -198,7 +198,7 @@ def followed(rows: Rows, row: Mapping[str, Any], output: pathlib.Path) -> str:
     said = f"The official program is {ratio(row):.2f} times as far from ours in float64 as ours in float32 is"
     said += f" (geometric mean over the steps; at most {MOST_RATIO:g} allowed): "
     said += "rounding explains the distance." if ratio(row) <= MOST_RATIO else "rounding does **not** explain it."
-    alt = "Relative distance of weights and of losses from ours in float64 over the steps"
+    alt = "Relative distances from ours in float64 over the steps"
     text = textwrap.fill(said, 120)
     return f"## Same weights, same views\n\n{text}\n\n{table}\n\n![{alt}]({picture.name})"
 
