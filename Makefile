@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/simclr-jax
 # Bytecode is kept: every process that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-processes soak test-convert parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small docs lint clean
+.PHONY: demo test test-all test-processes soak test-convert parity training-parity bench gpu-suite speedrun recorded-runs gpu-memory aot aot-small docs lint clean
 
 # Train on the embedded photo patches, evaluate beside the baselines, write the report. On a CPU a tenth of the time goes
 # into pages of memory, of which glibc asks for larger ones when it is told to.
@@ -49,6 +49,11 @@ test-convert: $(VENV)/.convert
 # Runs every test that compares with the reference or with a peer that is installed, and writes docs/parity.md.
 parity: $(VENV)/.bench
 	$(VENV)/bin/python benchmarks/parity.py $(ARGS)
+
+# Trains beside the official TF2 code and lightly, an hour and more of one core, and writes docs/training_parity.md. With
+# ARGS="--data_dir=... --tf_python=... --peers_python=..."; trainings that are kept are not made again.
+training-parity: $(VENV)/.bench
+	$(VENV)/bin/python benchmarks/training_parity.py $(ARGS)
 
 # Times ours beside the peers that are installed, at most half an hour, and writes the tables of benchmarks/README.md.
 # With ARGS="--peers_python=... --tf_python=..." peers and TensorFlow may live in other environments.
