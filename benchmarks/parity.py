@@ -34,9 +34,12 @@ GROUPS = {
     "Augmentation: colours, blur, whole views": "augment/test_color peers/test_colours augment/test_blur "
     "augment/test_views",
     "NT-Xent": "losses/test_contrastive losses/test_blockwise peers/test_nt_xent",
+    "Losses of the family": "losses/test_redundancy losses/test_regression losses/test_keys losses/test_clustering "
+    "losses/test_decoupled losses/test_supervised_contrastive losses/test_candidates losses/test_memory "
+    "losses/test_image_text peers/test_family_losses",
     "Classification, distillation, probes": "losses/test_classification losses/test_distillation "
     "probes/test_classifier probes/test_nearest probes/test_logistic peers/test_classification",
-    "Networks": "models/test_resnet models/test_heads",
+    "Networks": "models/test_resnet models/test_heads models/test_vit models/test_efficientnet",
     "Layers and networks of torch and torchvision": "peers/test_layers",
     "Optimizers and schedules": "test_optim test_optim_live peers/test_optimizers",
     "Whole training steps, BatchNorm over replicas": "test_training_goldens",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import golden
+from tests import golden, parity
 
 Arrays = Mapping[str, Any]
 Form = Callable[[Arrays], tuple[jax.Array, Any]]
@@ -79,19 +79,25 @@ def check(
     result: Any,
     *,
     dtype: str,
+    compare: tuple[Callable[..., None], str],
     gradient_tolerance: float = 2e-5,
     zero: tuple[str, ...] = (),
 ) -> None:
     """Loss and gradients of a case are the recorded ones, up to the tolerances of the files' README.
 
-    The true gradient of the cases `zero` is 0 but for the rounding of their inputs.
+    `compare` is the fixture and the name of the loss on its page. The true gradient of the cases `zero` is 0 but for
+    the rounding of their inputs.
     """
+    compares, name_of_loss = compare
+    words = f"{name_of_loss}, {'f64' if dtype == 'float64' else 'f32'}"
     (loss, metrics), gradients = result
     values = own(arrays, case)
     cold = values.get("temperature", 1.0) < 0.1 or "log_scale" in values
     of_loss, of_gradient = (1e-10, 1e-8) if dtype == "float64" else (1e-5 if cold else 2e-6, gradient_tolerance)
     assert loss.dtype == dtype and loss.shape == ()
-    assert abs(loss - values["loss_f64"]) <= of_loss * max(1, abs(values["loss_f64"]))
+    recorded = values["loss_f64"]
+    of = {"of": "of max(value, 1)", "scale": max(1, abs(recorded)), "source": "official code"}
+    compares(f"{words}, loss", loss, recorded, limit=of_loss, **of)
     assert all(metric.dtype == dtype and np.isfinite(metric) for metric in metrics.values())
     for name, gradient in gradients.items():
         if f"grad_{name}_f64" not in values:  # of `leak`, whose source keeps what should be left out
@@ -104,7 +110,8 @@ def check(
             smallest = np.linalg.norm(rows, axis=-1).min() if rows.ndim > 1 else 1.0
             assert np.abs(gradient).max() <= 1e-5 / (values.get("temperature", 1.0) * smallest)
         else:
-            np.testing.assert_allclose(gradient, expected, rtol=0, atol=of_gradient * largest)
+            of = {"of": parity.LARGEST, "source": "official code"}
+            compares(f"{words}, gradient", gradient, expected, limit=of_gradient, **of)
 
 
 def directional(oracle: Callable[..., float], given: tuple[np.ndarray, ...], along: tuple[np.ndarray, ...]) -> float:

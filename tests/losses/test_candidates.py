@@ -44,18 +44,36 @@ def results(name: str, dtype: str, cases: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES["info_nce"]))
-def test_info_nce_equals_the_reference(case, dtype):
-    family.check(INFO_NCE, case, results("info_nce", dtype, family.program(CASES["info_nce"], case))[case], dtype=dtype)
+def test_info_nce_equals_the_reference(case, dtype, compare):
+    family.check(
+        INFO_NCE,
+        case,
+        results("info_nce", dtype, family.program(CASES["info_nce"], case))[case],
+        dtype=dtype,
+        compare=(compare, "InfoNCE"),
+    )
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES["cpc"]))
-def test_cpc_grid_equals_the_reference(case, dtype):
-    family.check(INFO_NCE, case, results("cpc", dtype, family.program(CASES["cpc"], case))[case], dtype=dtype)
+def test_cpc_grid_equals_the_reference(case, dtype, compare):
+    family.check(
+        INFO_NCE,
+        case,
+        results("cpc", dtype, family.program(CASES["cpc"], case))[case],
+        dtype=dtype,
+        compare=(compare, "CPC"),
+    )
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES["clip"]))
-def test_clip_equals_the_reference_with_the_gradient_of_its_scale(case, dtype):
-    family.check(CLIP, case, results("clip", dtype, family.program(CASES["clip"], case))[case], dtype=dtype)
+def test_clip_equals_the_reference_with_the_gradient_of_its_scale(case, dtype, compare):
+    family.check(
+        CLIP,
+        case,
+        results("clip", dtype, family.program(CASES["clip"], case))[case],
+        dtype=dtype,
+        compare=(compare, "CLIP"),
+    )
 
 
 def test_the_clamp_of_the_scale_equals_the_reference():

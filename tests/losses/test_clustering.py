@@ -47,8 +47,10 @@ def test_sinkhorn_equals_the_reference_also_where_its_float32_overflows(case, dt
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(LOSSES))
-def test_swav_equals_the_reference(case, dtype):
-    family.check(GOLDEN, case, results(dtype, family.program(LOSSES, case))[case], dtype=dtype)
+def test_swav_equals_the_reference(case, dtype, compare):
+    family.check(
+        GOLDEN, case, results(dtype, family.program(LOSSES, case))[case], dtype=dtype, compare=(compare, "SwAV")
+    )
 
 
 def test_sinkhorn_has_the_values_by_hand():

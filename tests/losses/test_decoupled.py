@@ -26,8 +26,14 @@ def results(dtype: str, cases: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
-def test_both_equal_the_reference(case, dtype):
-    family.check(GOLDEN, case, results(dtype, family.program(CASES, case))[case], dtype=dtype)
+def test_both_equal_the_reference(case, dtype, compare):
+    family.check(
+        GOLDEN,
+        case,
+        results(dtype, family.program(CASES, case))[case],
+        dtype=dtype,
+        compare=(compare, case.partition("/")[0].upper()),
+    )
 
 
 def test_both_equal_the_loop():

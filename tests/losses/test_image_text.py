@@ -23,8 +23,10 @@ def results(dtype: str, cases: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
-def test_clip_in_tiles_equals_the_reference_with_the_gradient_of_its_scale(case, dtype):
-    family.check(CLIP, case, results(dtype, family.program(CASES, case))[case], dtype=dtype)
+def test_clip_in_tiles_equals_the_reference_with_the_gradient_of_its_scale(case, dtype, compare):
+    family.check(
+        CLIP, case, results(dtype, family.program(CASES, case))[case], dtype=dtype, compare=(compare, "CLIP in tiles")
+    )
 
 
 def test_siglip_equals_its_loop():

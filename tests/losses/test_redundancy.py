@@ -33,16 +33,16 @@ def results(name: str, dtype: str, cases: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES_BARLOW))
-def test_barlow_twins_equals_the_reference(case, dtype):
+def test_barlow_twins_equals_the_reference(case, dtype, compare):
     # Batches of two rows lose digits in the variance: the README's tolerance.
     result = results("barlow", dtype, family.program(CASES_BARLOW, case))[case]
-    family.check(BARLOW, case, result, dtype=dtype, gradient_tolerance=5e-4)
+    family.check(BARLOW, case, result, dtype=dtype, compare=(compare, "Barlow Twins"), gradient_tolerance=5e-4)
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES_VICREG))
-def test_vicreg_and_its_terms_equal_the_reference(case, dtype):
+def test_vicreg_and_its_terms_equal_the_reference(case, dtype, compare):
     result = results("vicreg", dtype, family.program(CASES_VICREG, case))[case]
-    family.check(VICREG, case, result, dtype=dtype)
+    family.check(VICREG, case, result, dtype=dtype, compare=(compare, "VICReg"))
     (_, metrics), _ = result
     tolerance = 2e-6 if dtype == "float32" else 1e-10
     for name, expected in zip(WEIGHTS, VICREG[f"{case}/terms_f64"], strict=True):

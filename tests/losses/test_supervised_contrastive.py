@@ -25,8 +25,10 @@ def results(dtype: str, cases: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
-def test_sup_con_equals_the_reference(case, dtype):
-    family.check(GOLDEN, case, results(dtype, family.program(CASES, case))[case], dtype=dtype)
+def test_sup_con_equals_the_reference(case, dtype, compare):
+    family.check(
+        GOLDEN, case, results(dtype, family.program(CASES, case))[case], dtype=dtype, compare=(compare, "SupCon")
+    )
 
 
 def test_sup_con_equals_the_loop_with_unlabelled_images():

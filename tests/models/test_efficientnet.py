@@ -1,11 +1,10 @@
 """EfficientNets against torchvision's and timm's features and parameter counts."""
 
-import numpy as np
 import pytest
 
 from simclr_jax import models
 from simclr_jax.models import efficientnet
-from tests import golden
+from tests import golden, parity
 from tests.golden import record_encoders
 from tests.models import test_vit
 from tests.models.test_resnet import count, shapes_of
@@ -52,8 +51,9 @@ def test_the_table_has_all_sizes():
         pytest.param("tf_efficientnet_b0", "efficientnet_b0", "reference", marks=pytest.mark.slow),
     ],
 )
-def test_features_are_torchvisions_or_timms(row, name, padding):
+def test_features_are_torchvisions_or_timms(row, name, padding, compare):
     """Observed: 2e-6 of the largest feature."""
     expected = golden.load("encoders")[row]
     found = test_vit.features(models.make_encoder(name, padding=padding), record_encoders.SIDE)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    source = "torchvision" if row.startswith("efficientnet_b") else "timm"
+    compare("EfficientNet, eval, f32", found, expected, limit=1e-4, of=parity.LARGEST, source=source)

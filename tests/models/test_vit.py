@@ -10,7 +10,7 @@ import pytest
 from simclr_jax import base, models
 from simclr_jax.interop import pytorch_layouts, timm_layouts, variables
 from simclr_jax.models import vit
-from tests import golden
+from tests import golden, parity
 from tests.golden import record_encoders
 from tests.models.test_resnet import count, shapes_of
 
@@ -65,10 +65,11 @@ def test_a_transformer_has_as_many_parameters_as_timms(name, patch_size, expecte
 
 
 @pytest.mark.parametrize(("pool", "side"), [("token", 16), ("token", 24), ("mean", 16)])
-def test_features_are_timms(pool, side):
+def test_features_are_timms(pool, side, compare):
     """At 24 pixels learned positions of a grid of 2 are interpolated to 3. Observed: 4e-7 of the largest feature."""
     expected = golden.load("encoders")[f"vit/{pool}/{side}"]
-    np.testing.assert_allclose(features(small(pool=pool), side), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    found = features(small(pool=pool), side)
+    compare("ViT, eval, f32", found, expected, limit=1e-5, of=parity.LARGEST, source="timm")
 
 
 def test_the_features_of_an_image_do_not_depend_on_the_others():
