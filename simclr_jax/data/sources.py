@@ -199,7 +199,7 @@ def parts_of(name: str) -> tuple[mixture.Part, ...]:
     kind, _, rest = name.partition(":")
     if kind != "mix":
         return (mixture.Part(name, 1.0),)
-    on_disk = {kind: row.form for kind, row in DATASETS.items() if row.open and kind != "mix"}
+    on_disk = {kind: row.form for kind, row in DATASETS.items() if row.open and kind not in ("mix", "pairs")}
     return mixture.parse(rest, names=DATASETS, on_disk=on_disk)
 
 

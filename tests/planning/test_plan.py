@@ -262,14 +262,14 @@ def test_the_plan_feeds_as_the_run_would():
         shape = plan.data_shape(new, hardware.find("h200"))
         return plan._feeding(new, shape, rate=1000.0, host_cores=1, host_rate=None)["kind"]
 
-    assert kind() == "streamed"
+    assert kind() == kind({"crop_sampler": "torchvision"}) == "streamed"
     # Views that the host cannot cut come from canvases, and so do those of who asks for it.
-    assert kind({"crop_sampler": "torchvision"}) == kind(feed={"kind": "canvas"}) == "canvas"
+    assert kind({"num_small_views": 2}) == kind(feed={"kind": "canvas"}) == "canvas"
     assert kind(feed={"kind": "resident"}) == kind(train={"max_resident_gigabytes": 1e6}) == "resident"
     # A part with labels is streamed where the whole split is.
     assert kind(split={"label_fraction": 0.01}) == "streamed"
     with pytest.raises(base.InputError, match=r"Use feed\.kind canvas"):
-        planned(augment__crop_sampler="torchvision", feed__kind="streamed")
+        planned("imagenet_swav", feed__kind="streamed")
 
 
 def test_a_transformer_is_counted_with_its_attention():

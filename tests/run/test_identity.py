@@ -97,7 +97,18 @@ def test_what_makes_a_run_another_one_is_refused_by_name(run, override):
 def test_every_key_is_either_free_or_fixed():
     """A new key that nobody has thought about makes a run another one, which is the safe side; here it is noticed."""
     thought_of = {override.partition("=")[0] for override in FREE + FIXED}
-    sections = ("augment.", "method.", "optimizer.", "encoder.", "probe.", "data.", "init.", "schedule.", "teacher.")
+    sections = (
+        "augment.",
+        "method.",
+        "optimizer.",
+        "encoder.",
+        "probe.",
+        "data.",
+        "init.",
+        "schedule.",
+        "teacher.",
+        "text.",
+    )
     config = settings()
     keys = set(base.flat(config))
     length = {"train.num_epochs", "train.stretch_schedule"}

@@ -49,7 +49,7 @@ def test_the_streamed_feed_hands_out_the_batches_of_the_resident_one(image_set, 
         for rows in (resident, streamed):
             source, indices = rows.draw(step)
             batches.append(rows.load_batch(source, indices[0], positions))
-        for name in base.Batch.__annotations__:
+        for name in base.Batch.__annotations__.keys() - {"text"}:
             np.testing.assert_array_equal(batches[0][name], batches[1][name])
         np.testing.assert_array_equal(batches[0]["image"], image_set.images[np.asarray(batches[0]["label"])])
 

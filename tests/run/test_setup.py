@@ -16,10 +16,6 @@ from tests.data.prepare import makers
         (("split.label_fraction=0.1", "split.label_list=few.txt"), "both choose the labelled images; got both"),
         (("split.label_list=missing.txt",), "must be a text file with a file name a line; .*missing.txt: No such file"),
         (("feed.kind=streamed",), "feed.kind streamed is for pictures on disk; got the built-in digits"),
-        (
-            ("feed.kind=streamed", "data.name=folder:photos", "augment.crop_sampler=torchvision"),
-            "without small views; got torchvision and augment.num_small_views 0. Use feed.kind canvas",
-        ),
     ],
 )
 def test_what_no_data_can_mend_is_refused_before_they_are_read(tmp_path, monkeypatch, words, said):

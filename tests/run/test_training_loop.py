@@ -28,6 +28,7 @@ def evaluate(encode):
     logged = []
     reader = types.SimpleNamespace(
         paused=contextlib.nullcontext,
+        waiting=lambda step, *, what: contextlib.nullcontext(),
         rows=[],
         write_evaluation=lambda step, accuracy, *, scores, peak_bytes: logged.append((accuracy, scores)),
     )
