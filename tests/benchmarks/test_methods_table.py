@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import methods_table
+from benchmarks import methods_story, methods_table
 from simclr_jax import base
 from simclr_jax.distributed import sharding
 from simclr_jax.methods import IMAGE_TEXT, METHODS
@@ -36,6 +36,25 @@ def test_rows_that_are_missing_are_named():
     assert "Not made yet: " in page and "`byol`" in page.partition("Not made yet: ")[2]
     everything = methods_table.render([row(name, 41.0, 0.2) for name in methods_table.ROWS])
     assert "Not made yet" not in everything
+
+
+def test_the_story_is_in_the_order_of_years_and_its_picture_has_a_bar_a_row(tmp_path):
+    rows = [row("simclr", 41.0, 0.2), row("rotation", 36.5, 0.2), row("pixels", 30.0, None)]
+    told = methods_story.render(rows, methods_table.COLUMNS)
+    names = [line.split(" | ")[0].strip("|` ") for line in told.splitlines()[2:5]]
+    assert names == ["pixels", "rotation", "simclr"] and "`jigsaw`" in told.partition("Not run: ")[2]
+    methods_story.draw(rows, tmp_path / "bars.svg")
+    text = (tmp_path / "bars.svg").read_text()
+    assert len(text) < 150_000 and all(score in text for score in ("41.0", "36.5", "30.0"))
+    shown = [name for group in methods_story.GROUPS.values() for name in group]
+    assert sorted(shown) == sorted(methods_story.YEARS) and set(shown) <= set(methods_table.ROWS)
+
+
+def test_pixels_are_scored_as_they_are(monkeypatch, tmp_path):
+    asked = methods_table.Asked("photo-patches", None, "train", 1.0, 64, tmp_path)
+    monkeypatch.setattr(methods_table, "train", lambda config, **_: pytest.fail("nothing is trained"))
+    made = methods_table.measure("pixels", 0, asked, known=[], scored=lambda variables: {"given": variables})
+    assert made["accuracy"] == {"given": None} and made["num_steps"] == 0
 
 
 def test_a_row_is_not_made_again_with_the_same_settings(monkeypatch, tmp_path):
