@@ -135,8 +135,8 @@ def _clip_resnet(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
     name = _structure(by_name)
     if f"clip_{name}" not in CLIP_RESNETS:
         raise base.InputError(
-            f"A ResNet of CLIP must have the blocks of {' or '.join(CLIP_RESNETS)}; got those of {name}. Convert one of "
-            "these."
+            f"A ResNet of CLIP must have the blocks of {' or '.join(CLIP_RESNETS)}; got those of {name}. Convert one "
+            "of these."
         )
     return {
         "name": f"clip_{name}",

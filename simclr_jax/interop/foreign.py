@@ -80,7 +80,8 @@ def read(
             "quick_gelu" for OpenAI's own files and "gelu" for others.
 
     Raises:
-        base.InputError: an activation for a file that is no CLIP's, no such file, one that cannot be read, an unknown layout, or variables that mean nothing.
+        base.InputError: no such file, one that cannot be read, an unknown layout, variables that mean nothing, or an
+            activation for a file that is no CLIP's.
     """
     base.check_choice(weights, WEIGHTS, name="--weights")
     source = opening.open_weights(path)

@@ -166,9 +166,9 @@ class ViT(nn.Module):
     positions: "learned": one vector for every patch of `position_grid`, interpolated for images of another size.
         "sincos": fixed, see `sincos_positions`.
     position_grid: patches along a side of the images that it is trained with: 14 for 224 pixels and p = 16.
-    design: "timm". "clip": as in CLIP, tokens are normalised once more in front of the first block, the patch projection
-        has no bias, and LayerNorm has the epsilon 1e-5. "openai": the same with x sigmoid(1.702 x) in the place of
-        GELU, which the weights of OpenAI were trained with.
+    design: "timm". "clip": as in CLIP, tokens are normalised once more in front of the first block, the patch
+        projection has no bias, and LayerNorm has the epsilon 1e-5. "openai": the same with x sigmoid(1.702 x) in the
+        place of GELU, which the weights of OpenAI were trained with.
     freeze_patches: the patch projection stays what it was drawn as: no gradient reaches it. Who trains the network has
         to keep an optimizer from decaying it; `train` does so, see `still_modules`.
     dtype: type of the activations.
@@ -180,8 +180,9 @@ class ViT(nn.Module):
     epsilon 1e-6, mean pooling in front of the last norm); weights start as in vits.py of facebookresearch/moco-v3:
     uniform by Glorot's rule with q, k and v as layers of their own, biases at 0, the class token from a normal
     distribution of 1e-6, learned positions from one of 0.02. Frozen patches: MoCo v3, section 4.2. CLIP's designs:
-    VisionTransformer in transformer.py of open_clip, without its projection. Deliberate differences: no dropout and no stochastic depth, which MoCo v3 does not use either; with "mean" there is no class
-    token, which timm keeps unless told not to.
+    VisionTransformer in transformer.py of open_clip, without its projection. Deliberate differences: no
+    dropout and no stochastic depth, which MoCo v3 does not use either; with "mean" there is no class token, which timm
+    keeps unless told not to.
     """
 
     width: int

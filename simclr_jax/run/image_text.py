@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base, data, models
@@ -78,7 +79,7 @@ def make_embed_images(config: Mapping[str, Any], params: Mapping[str, Any]) -> A
     head = jax.device_get(params["image_projection"])
 
     def embed(variables: base.PyTree, image_set: data.ImageSet) -> np.ndarray:
-        return np.asarray(clip.project(encode(variables, image_set), head))
+        return np.asarray(clip.project(jnp.asarray(encode(variables, image_set)), head))
 
     return embed
 

@@ -49,8 +49,8 @@ def load(
             Pillow; None for that of the run, "tf1" for official checkpoints and "bilinear" for PyTorch's.
         crop_fraction: of Pillow's resizing: share of the shorter side that is kept; None for 0.875. timm's crop_pct.
         normalize: what images are normalised by in front of the network: "imagenet", "half" (mean and deviation 0.5,
-            as for many of timm's transformers), "clip", "none", or "auto" for what the run or the export has, ImageNet's for
-            PyTorch's, and none for official checkpoints.
+            as for many of timm's transformers), "clip", "none", or "auto" for what the run or the export has, CLIP's
+            for CLIPs, ImageNet's for the others of PyTorch, and none for official checkpoints.
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
@@ -209,7 +209,7 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     return encoder_lib.Encoder(
         module,
         features.encoder_variables(params, {"batch_stats": batch_stats}),
-        size=_usual_size(arguments),
+        size=usual_size(arguments),
         # All released SimCLR checkpoints were trained with TF1's bicubic, CLIP's with Pillow's and whole squares.
         resize="tf2" if read.layout == ours else "tf1" if official else "bicubic" if read.text else "bilinear",
         crop_fraction=1.0 if read.text else 0.875,
@@ -220,11 +220,11 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     )
 
 
-def _usual_size(arguments: Mapping[str, Any]) -> int:
+def usual_size(arguments: Mapping[str, Any]) -> int:
     """The side in pixels of the images that a network is most likely made for."""
-    if "positions" not in arguments and "position_grid" in arguments:
+    if str(arguments["name"]).startswith("clip_resnet"):
         return 32 * int(arguments["position_grid"])
-    if arguments.get("positions") == "learned":
+    if str(arguments["name"]).startswith("vit") and arguments["positions"] == "learned":
         return int(arguments["position_grid"] * arguments["patch_size"])
     return 32 if arguments.get("stem") == "cifar" else 224
 
