@@ -92,7 +92,7 @@ def get_config() -> config_dict.ConfigDict:
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
     # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18) | vit_tiny | small | base | large |
-    # efficientnet_b0 to b7 | efficientnet_lite0 to lite4
+    # efficientnet_b0 to b7 | efficientnet_lite0 to lite4 | clip_resnet50 | clip_resnet101
     config.encoder.name = "resnet18"
     config.encoder.width_multiplier = 1.0  # of ResNets
     config.encoder.stem = "cifar"  # "cifar" (3x3, for 32 pixels) | "imagenet" (7x7, stride 2, max-pool)
@@ -105,11 +105,12 @@ def get_config() -> config_dict.ConfigDict:
     config.encoder.mean = ()
     config.encoder.std = ()
     # Of vision transformers. Sides of images are multiples of patch_size; position_grid is image_size / patch_size.
-    config.encoder.patch_size = 16  # pixels: 4 | 8 | 16 | 32
+    config.encoder.patch_size = 16  # pixels: 4 | 8 | 14 | 16 | 32
     config.encoder.num_heads = 0  # of attention; 0 = a head for 64 channels; 12 = MoCo v3's vit_small
     config.encoder.pool = "token"  # h is a class token | "mean" = the mean over patches
     config.encoder.positions = "learned"  # | "sincos" = fixed
     config.encoder.position_grid = 14  # patches along a side; for images of another size positions are interpolated
+    config.encoder.design = "timm"  # | "clip" | "openai": those of open_clip and of OpenAI's weights
     config.encoder.freeze_patches = False  # True = the patch projection stays random: MoCo v3's rule for stability
     config.encoder.dtype = "float32"  # compute: "float32" | "bfloat16"; parameters and losses are always float32
 

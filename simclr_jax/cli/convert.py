@@ -27,12 +27,17 @@ says which data they are evaluated on. docs/weights.md explains the flags.""",
     paddings = flags.one_of("auto", "reference", "torchvision")
     parser.add_argument("--padding", default="auto", metavar="KIND", help=padding, **paddings)
     normalize = "of images: %(choices)s; default %(default)s"
-    normalizations = flags.one_of("auto", "imagenet", "half", "none")
+    normalizations = flags.one_of("auto", "imagenet", "half", "clip", "none")
     parser.add_argument("--normalize", default="auto", metavar="KIND", help=normalize, **normalizations)
     ignore = "variables to leave out, patterns with commas"
     parser.add_argument("--ignore", default="", metavar="NAMES", help=ignore)
     network = "which one in a PyTorch file, such as teacher"
     parser.add_argument("--network", default="", metavar="NAME", help=network)
+    activation = "of a CLIP: %(choices)s; default %(default)s"
+    activations = flags.one_of("auto", "gelu", "quick_gelu")
+    parser.add_argument("--activation", default="auto", metavar="KIND", help=activation, **activations)
+    tokenizer = "of a CLIP: its merges or tokenizer.json"
+    parser.add_argument("--tokenizer", type=flags.path, metavar="FILE", help=tokenizer)
     flags.add_config(parser, default="imagenet_resnet50")
     return parser
 

@@ -12,9 +12,10 @@ import numpy as np
 from flax import traverse_util
 
 from simclr_jax import atomic_files, base, models
+from simclr_jax.cli import convert_texts
 from simclr_jax.interop import detect, foreign, torch_side, variables
 from simclr_jax.models import heads
-from simclr_jax.run import checkpoint, paths, progress
+from simclr_jax.run import checkpoint, paths, progress, texts
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -45,6 +46,8 @@ def convert(
     ignore: str = "",
     network: str = "",
     normalize: str = "auto",
+    activation: str = "auto",
+    tokenizer: str | None = None,
 ) -> int:
     """Writes the weights in `input` as a run to the folder `workdir`; returns the exit status.
 
@@ -63,7 +66,10 @@ def convert(
         ignore: names of variables to leave out, as shell patterns with commas between.
         network: which of several networks in a file of PyTorch, as `foreign.read` takes it.
         normalize: what the weights want images normalised by: "imagenet" (mean and deviation of ImageNet), "half" (both
-            0.5), "none", or "auto" by the layout.
+            0.5), "clip" (those of CLIP), "none", or "auto" by the layout.
+        activation: of a CLIP: "gelu", "quick_gelu" or "auto", as `foreign.read` takes it.
+        tokenizer: of a CLIP: the file of its tokenizer, as `data.make_tokenizer` takes it; None for none, so that the
+            run embeds pictures and no texts.
 
     Raises:
         base.InputError: an unknown value, a file that cannot be read or is of another network, or a workdir in use.
@@ -76,7 +82,9 @@ def convert(
     folder, source = pathlib.Path(workdir), pathlib.Path(input)
     _check_workdir(folder)
     atomic_files.check_folder(folder, flag="--workdir")
-    read = foreign.read(source, weights=weights, ignore=tuple(filter(None, ignore.split(","))), network=network)
+    left_out = tuple(filter(None, ignore.split(",")))
+    read = foreign.read(source, weights=weights, ignore=left_out, network=network, activation=activation)
+    convert_texts.check_flag(read, tokenizer)
     mean, std = NORMALIZATIONS.get(normalize, (read.mean, read.std))
     found = _find_network(read, padding=read.padding if padding == "auto" else padding)
     if padding not in ("auto", found.encoder.get("padding", padding)):
@@ -86,9 +94,12 @@ def convert(
         )
     role = _find_role(source, read, found, selector=selector)
     resolved = _resolve_config(config, found, role)
+    if read.text:
+        resolved |= convert_texts.sections(read, resolved, tokenizer=tokenizer)
     resolved["encoder"] |= {"mean": mean, "std": std}
     encoder = config_lib.call(models.make_encoder, resolved, "encoder")
-    _check_shapes(source, read.by_name, _expected_shapes(encoder, found, role))
+    of_texts = convert_texts.expected_shapes(encoder, resolved, found) if read.text else None
+    _check_shapes(source, read.by_name, of_texts or _expected_shapes(encoder, found, role))
     difference = _compare(read, found)
     record = _make_record(source, read, found, role)
     with atomic_files.replacing_folder(folder, flag="--workdir") as fresh:
@@ -113,6 +124,8 @@ def _find_network(read: foreign.Foreign, *, padding: str) -> detect.Architecture
 
 def _find_role(source: pathlib.Path, read: foreign.Foreign, found: detect.Architecture, *, selector: str) -> _Role:
     """What the network was trained for, by the flag, the step number, or the names of its folders."""
+    if read.text:
+        return _Role("clip", 0, "both towers of a CLIP")
     place = str(source.absolute())
     few_labels = re.search(r"finetuned?_(1|10)pct", place)
     with_labels = re.search(r"finetuned?_\d+pct|/supervised/", place)
@@ -159,7 +172,7 @@ def _resolve_config(config: Mapping[str, Any], found: detect.Architecture, role:
 
 def _expected_shapes(encoder: nn.Module, found: detect.Architecture, role: _Role) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all variables that the network has once it is built."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
     h, encoder_tree = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, train=False), image)
     head = heads.ProjectionHead(found.num_proj_layers, found.proj_out_dim or 1)
     activations, head_tree = jax.eval_shape(lambda x: head.init_with_output(jax.random.key(0), x, train=False), h)
@@ -237,14 +250,17 @@ def _write_run(
     folder: pathlib.Path, config: Mapping[str, Any], read: foreign.Foreign, record: Mapping[str, Any]
 ) -> None:
     params, batch_stats = variables.unflatten(read.by_name)
+    # Every method's trees have all its parts, also where one has no variables.
+    empty: dict[str, Any] = {} if read.text else {"projection_head": {}}
     state = base.TrainState(
         step=jnp.asarray(read.step or 0, jnp.int32),
-        # Every method's trees have both parts, also where one has no variables.
-        params={"projection_head": {}, **params},
-        method_state={"batch_stats": {"projection_head": {}, **batch_stats}},
+        params={**empty, **params},
+        method_state={"batch_stats": {"encoder": {}, **empty, **batch_stats}},
         opt_state={},
     )
     workdir_lib.write_config(folder, config)
+    if read.text:
+        texts.keep(folder, convert_texts.make_tokenizer(config))
     with checkpoint.open_checkpoints(folder / "checkpoints", keep=1) as checkpoints:
         checkpoint.save(checkpoints, state, step=read.step or 0)
     workdir_lib.update_results(folder, converted=record, environment=workdir_lib.environment())
@@ -267,6 +283,7 @@ def _summary(
         f"classifier       {classifier if found.num_classes else 'none'}",
         f"variables        {len(read.by_name)} taken; ignored: {ignored}",
         f"images           {_normalization(config)}",
+        *([f"tokenizer        {convert_texts.line(config['text']['tokenizer'])}"] if read.text else []),
         f"config           method {role.method}, encoder.dtype {config['encoder']['dtype']}, "
         f"data {config['data']['name']}",
     ]

@@ -54,7 +54,7 @@ def _add_details(parser: flags.Parser) -> None:
     parser.add_argument("--resize", metavar="KIND", help="%(choices)s; the last two are Pillow's", **kinds)
     share = flags.positive_number("a share of the shorter side", such_as=0.875)
     parser.add_argument("--crop_fraction", type=share, metavar="X", help="with Pillow's; default 0.875")
-    normalizations = flags.one_of("auto", "imagenet", "half", "none")
+    normalizations = flags.one_of("auto", "imagenet", "half", "clip", "none")
     parser.add_argument(
         "--normalize", default="auto", metavar="KIND", help="%(choices)s; default auto", **normalizations
     )

@@ -21,8 +21,9 @@ and how good.""",
         "--format",
         default="all",
         metavar="NAMES",
-        help="all (torch, flax, stablehlo, onnx), or some of these, hub (a folder for the Hugging Face hub) and "
-        "detection (backbones for torchvision and Detectron2) with commas between; default %(default)s",
+        help="all (torch, flax, stablehlo, onnx), or some of these, hub (a folder for the Hugging Face hub), "
+        "detection (backbones for torchvision and Detectron2) and open_clip (both towers of a CLIP) with commas "
+        "between; default %(default)s",
     )
     parser.add_argument(
         "--head",

@@ -19,13 +19,14 @@ from simclr_jax import atomic_files, base, models, units
 from simclr_jax.augment import eval_view
 from simclr_jax.cli import export_hub, export_torch
 from simclr_jax.interop import card, onnx_graph, variables
+from simclr_jax.methods import clip
 from simclr_jax.models import norms
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, paths, progress
 from simclr_jax.run import workdir as workdir_lib
 
 USUAL = ("torch", "flax", "stablehlo", "onnx")
-FORMATS = (*USUAL, "hub", "detection")
+FORMATS = (*USUAL, "hub", "detection", "open_clip")
 HEADS = {
     "none": (),
     "projection": ("projection_head",),
@@ -46,6 +47,9 @@ class _Exported(NamedTuple):
     arguments: dict[str, Any]
     selector: int
     size: int
+    # Of a run that reads texts: all that belongs to these, and its section `method`.
+    of_texts: variables.ByName
+    method: Mapping[str, Any]
 
 
 def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str = "all", head: str = "none") -> int:
@@ -71,13 +75,15 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
     _check_target(target)
     atomic_files.check_folder(target, flag="--output")
     config, results = identity.read_config(folder), workdir_lib.read_results(folder)
-    step, by_name = _load(folder, which=checkpoint, head=head)
+    step, by_name, of_texts = _load(folder, which=checkpoint, head=head)
     exported = _Exported(
         by_name,
         config_lib.call(models.make_encoder, config, "encoder"),
         encoder_arguments(config),
         config["method"].get("ft_proj_selector", 0),  # runs of methods without a classifier have none
         config["augment"]["image_size"],
+        of_texts,
+        config["method"],
     )
     writers = _choose_writers(exported, formats, strict=format != "all")
     with atomic_files.replacing_folder(target, flag="--output") as fresh:
@@ -133,8 +139,8 @@ def _parse_formats(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _load(folder: pathlib.Path, *, which: str, head: str) -> tuple[int, variables.ByName]:
-    """(step, variables by name) of the encoder and the chosen heads."""
+def _load(folder: pathlib.Path, *, which: str, head: str) -> tuple[int, variables.ByName, variables.ByName]:
+    """(step, variables by name of the encoder and the chosen heads, those that belong to texts)."""
     step, params, method_state = features.load_variables(folder, which=which)
     whole = variables.flatten(params, method_state["batch_stats"])
     found = [part for part in HEADS[head] if variables.only(whole, part)]
@@ -143,7 +149,11 @@ def _load(folder: pathlib.Path, *, which: str, head: str) -> tuple[int, variable
             f"--head={head} needs a run with a {HEADS[head][0]}; this one has {', '.join(variables.parts(whole))}. "
             "Use --head=none or --head=all."
         )
-    return step, {name: value for part in ("encoder", *found) for name, value in variables.only(whole, part).items()}
+    kept, of_texts = (
+        {name: value for part in parts for name, value in variables.only(whole, part).items()}
+        for parts in (("encoder", *found), clip.OF_TEXTS)
+    )
+    return step, kept, of_texts
 
 
 _Writer = Callable[[pathlib.Path, _Exported], list[pathlib.Path]]
@@ -158,6 +168,7 @@ def _choose_writers(exported: _Exported, formats: tuple[str, ...], *, strict: bo
         "onnx": _write_onnx,
         "hub": _write_hub,
         "detection": _write_detection,
+        "open_clip": _write_open_clip,
     }
     obstacles = {name: _obstacle(exported, name) for name in formats}
     possible = [name for name in FORMATS if not _obstacle(exported, name)]
@@ -178,6 +189,9 @@ def _obstacle(exported: _Exported, name: str) -> str:
         return "The onnx format needs the Python package onnx; it is not installed: pip install 'simclr-jax[onnx]'."
     if name == "onnx" and card.family(exported.arguments) != "resnet":
         return f"The onnx format is written for ResNets; this encoder is {exported.arguments['name']}."
+    if name == "open_clip":
+        arguments, method = exported.arguments, exported.method
+        return export_torch.open_clip_obstacle(exported.of_texts, arguments, method=method)
     if name in ("torch", "detection") and _no_torch(exported):
         return _no_torch(exported)
     return export_torch.detection_obstacle(exported.by_name, exported.arguments) if name == "detection" else ""
@@ -218,6 +232,11 @@ def _write_hub(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
 
 def _write_detection(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
     return export_torch.write_detection(folder, exported.by_name)
+
+
+def _write_open_clip(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
+    whole = {**variables.only(exported.by_name, "encoder"), **exported.of_texts}
+    return export_torch.write_open_clip(folder, whole, exported.arguments, method=exported.method)
 
 
 def _file_entry(kind: str, path: pathlib.Path, *, size: int) -> dict[str, Any]:
@@ -269,6 +288,7 @@ def _make_card(
 _NAMES = (
     *("encoder.safetensors", "projection_head.safetensors", "variables.safetensors", "encoder.jax_export"),
     *("encoder.onnx", "model.safetensors", "config.json", "README.md"),
+    *("open_clip_model.safetensors", "open_clip_config.json"),
     *(f"backbone_{name}.safetensors" for name in ("torchvision_fpn", "detectron2")),
 )
 

@@ -3,18 +3,21 @@
 What belongs here: which networks other programs have, and which file holds what of them.
 """
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from simclr_jax.interop import card, detection, timm_layouts, torchvision, variables
+from simclr_jax.interop import card, detection, open_clip_layouts, timm_layouts, torchvision, variables
 from simclr_jax.models import vit
 
 
 def obstacle(by_name: variables.ByName, arguments: Mapping[str, Any], *, selector: int) -> str:
     """Why there are no weights under the names of other programs; "" if there are."""
+    if card.is_clips(arguments):
+        return "timm's and torchvision's networks are not those of CLIP; a run of the method clip has open_clip."
     if card.torch_class(arguments) is None:
         ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
         return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
@@ -61,6 +64,39 @@ def write_detection(folder: pathlib.Path, by_name: variables.ByName) -> list[pat
     for name, state in files.items():
         variables.save(folder / f"backbone_{name}.safetensors", state)
     return [folder / f"backbone_{name}.safetensors" for name in files]
+
+
+def open_clip_obstacle(of_texts: variables.ByName, arguments: Mapping[str, Any], *, method: Mapping[str, Any]) -> str:
+    """Why a run is no CLIP under open_clip's names; "" if it is one."""
+    if not of_texts:
+        return f"open_clip's networks have a text tower; this run, of the method {method['name']}, has none."
+    if not card.is_clips(arguments) or arguments.get("pool", "token") != "token":
+        return (
+            "open_clip's encoders are clip_resnet50, clip_resnet101, and transformers with design clip or openai and a "
+            f"class token; this encoder is {arguments['name']}."
+        )
+    if card.family(arguments) == "vit" and (arguments["num_heads"] or arguments["positions"] != "learned"):
+        return "open_clip's transformers have learned positions and a head for 64 channels; this one has not."
+    # One switch of open_clip is for both towers; in its ResNets nothing depends on it.
+    is_quick = method["text_activation"] == "quick_gelu"
+    agree = card.family(arguments) == "clip" or is_quick == (arguments["design"] == "openai")
+    if method["text_attention"] != "causal" or not agree:
+        return "open_clip's CLIP has a causal text tower and the same activation in both towers; this run has not."
+    return ""
+
+
+def write_open_clip(
+    folder: pathlib.Path, by_name: variables.ByName, arguments: Mapping[str, Any], *, method: Mapping[str, Any]
+) -> list[pathlib.Path]:
+    """Both towers as open_clip_model.safetensors, with the config that open_clip builds its network from."""
+    weights, config = folder / "open_clip_model.safetensors", folder / open_clip_layouts.CONFIG
+    mean, std = (list(arguments[name]) or default for name, default in (("mean", [0.0] * 3), ("std", [1.0] * 3)))
+    is_quick = method["text_activation"] == "quick_gelu"
+    told = open_clip_layouts.model_config(by_name, text_num_heads=method["text_num_heads"], is_quick=is_quick)
+    variables.save(weights, open_clip_layouts.to_open_clip(by_name))
+    content = {**told, "preprocess_cfg": {"mean": mean, "std": std}}
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return [weights, config]
 
 
 def _with_positions(network: variables.ByName, arguments: Mapping[str, Any]) -> variables.ByName:

@@ -34,6 +34,7 @@ _LOADERS = {
     "stablehlo": "h = jax.export.deserialize(bytes).call(images), images float32 [b, {size}, {size}, 3] in [0, 1]",
     "onnx": "h = onnxruntime.InferenceSession(path).run(None, {{'images': images}})[0], images float32 [b, 3, h, w]",
     "hub": "simclr_jax.load(folder or 'hf://user/model'); README.md has the lines for torch",
+    "open_clip": "open_clip.create_model('local-dir:FOLDER')",
     "detection": "load_state_dict(..., strict=False) into a detector of torchvision or Detectron2; docs/weights.md",
 }
 
@@ -69,8 +70,13 @@ def preprocessing(
 
 
 def family(arguments: Mapping[str, Any]) -> str:
-    """Of an encoder, by its name: "resnet", "vit" or "efficientnet"."""
+    """Of an encoder, by its name: "resnet", "vit", "efficientnet" or "clip" (CLIP's ResNets)."""
     return str(arguments["name"]).rstrip("0123456789").partition("_")[0]
+
+
+def is_clips(arguments: Mapping[str, Any]) -> bool:
+    """Whether an encoder is built as an image tower of CLIP."""
+    return family(arguments) == "clip" or (family(arguments) == "vit" and arguments.get("design", "timm") != "timm")
 
 
 def torch_layout(arguments: Mapping[str, Any]) -> str | None:
@@ -99,6 +105,8 @@ def torch_class(arguments: Mapping[str, Any]) -> str | None:
     Args:
         arguments: all arguments of `models.make_encoder`.
     """
+    if is_clips(arguments):
+        return None
     if family(arguments) != "resnet":
         is_timms = torch_layout(arguments) == "timm"
         return _timm_call(arguments) if is_timms else f"torchvision.models.{arguments['name']}"

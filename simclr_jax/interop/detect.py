@@ -39,6 +39,7 @@ TRANSFORMERS = {
     (768, 12): "vit_base",
     (1024, 24): "vit_large",
 }
+CLIP_RESNETS = ("clip_resnet50", "clip_resnet101")
 EFFICIENTNETS = {
     **{(320, 2, 3): "b0", (320, 3, 4): "b1", (352, 3, 4): "b2", (384, 3, 5): "b3"},
     **{(448, 4, 6): "b4", (512, 5, 7): "b5", (576, 6, 8): "b6", (640, 7, 10): "b7"},
@@ -73,6 +74,8 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
     Raises:
         base.InputError: the blocks are those of no known network, or a width that none has.
     """
+    if "encoder/pool/positions" in by_name:
+        return _with_heads(_clip_resnet(by_name), by_name)
     if "encoder/patch_projection/kernel" in by_name:
         return _with_heads(_transformer(by_name), by_name)
     if "encoder/stage1/block1/depthwise/conv/kernel" in by_name:
@@ -119,11 +122,27 @@ def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
         "name": TRANSFORMERS[kernel[-1], depth],
         "patch_size": kernel[0],
         "pool": "token" if has_token else "mean",
+        # The other design of CLIP differs in no shape; who reads a file says so.
+        "design": "clip" if "encoder/norm_pre/scale" in by_name else "timm",
     }
     positions = by_name.get("encoder/positions")
     if positions is None:
         return {**found, "positions": "sincos"}
     return {**found, "positions": "learned", "position_grid": math.isqrt(len(positions) - has_token)}
+
+
+def _clip_resnet(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
+    name = _structure(by_name)
+    if f"clip_{name}" not in CLIP_RESNETS:
+        raise base.InputError(
+            f"A ResNet of CLIP must have the blocks of {' or '.join(CLIP_RESNETS)}; got those of {name}. Convert one "
+            "of these."
+        )
+    return {
+        "name": f"clip_{name}",
+        "width_multiplier": _width(by_name, "encoder/block_group4/block1/conv1/kernel") / 512,
+        "position_grid": math.isqrt(len(by_name["encoder/pool/positions"]) - 1),
+    }
 
 
 def _efficientnet(by_name: Mapping[str, np.ndarray]) -> str:

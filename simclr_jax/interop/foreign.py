@@ -13,7 +13,7 @@ import numpy as np
 
 from simclr_jax import base
 from simclr_jax.interop import card as card_lib
-from simclr_jax.interop import files, opening, pytorch_layouts, tensorflow_names
+from simclr_jax.interop import files, open_clip_layouts, opening, pytorch_layouts, tensorflow_names
 
 WEIGHTS = ("model", "ema")
 # What torchvision, timm and most programs of PyTorch normalise images in [0, 1] by.
@@ -23,7 +23,9 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((), ()),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": ((0.5,) * 3, (0.5,) * 3),
+    "clip": (open_clip_layouts.MEAN, open_clip_layouts.STD),
 }
+ACTIVATIONS = ("auto", "gelu", "quick_gelu")
 _SHOWN = 6
 
 
@@ -39,6 +41,7 @@ class Foreign(NamedTuple):
     encoder: arguments of models.make_encoder that are known and that neither names nor shapes tell.
     mean, std: what the network was trained to have its images normalised by: an export's own, ImageNet's for a network
         of PyTorch, () for SimCLR's, which take images in [0, 1].
+    text: of a CLIP, what the shapes do not tell of its text tower: "num_heads" and "activation".
     """
 
     by_name: dict[str, np.ndarray]
@@ -54,9 +57,17 @@ class Foreign(NamedTuple):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     encoder: Mapping[str, Any] = {}
+    text: Mapping[str, Any] = {}
 
 
-def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] = (), network: str = "") -> Foreign:
+def read(
+    path: pathlib.Path,
+    *,
+    weights: str = "model",
+    ignore: tuple[str, ...] = (),
+    network: str = "",
+    activation: str = "auto",
+) -> Foreign:
     """The weights that `path` names.
 
     Args:
@@ -65,9 +76,12 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
         weights: "model", or "ema" for the moving averages that checkpoints of SimCLRv2 pretraining hold beside them.
         ignore: shell patterns of names, as the file has them, to leave out.
         network: in a file of PyTorch with several networks, the name of the one to take; "" to go by convention.
+        activation: of a CLIP, "gelu" or "quick_gelu"; "auto" for what open_clip_config.json beside the file says, else
+            "quick_gelu" for OpenAI's own files and "gelu" for others.
 
     Raises:
-        base.InputError: no such file, one that cannot be read, an unknown layout, or variables that mean nothing.
+        base.InputError: no such file, one that cannot be read, an unknown layout, variables that mean nothing, or an
+            activation for a file that is no CLIP's.
     """
     base.check_choice(weights, WEIGHTS, name="--weights")
     source = opening.open_weights(path)
@@ -82,7 +96,10 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
     ignored |= {"asked with --ignore": len(dropped)} if dropped else {}
     ignored |= {f"{', '.join(source.extras[:_SHOWN])} beside the weights": len(source.extras)} if source.extras else {}
     card = _read_card(path)
-    padding, selector, mean, std, told = card or (state.padding, None, *_usual_normalization(state.padding), {})
+    padding, selector, mean, std, told = card or (state.padding, None, *_usual_normalization(state), {})
+    text = _text_settings(source, state, activation)
+    if text and "design" in state.encoder:
+        told = {**told, "design": "openai" if text["activation"] == "quick_gelu" else "clip"}
     return Foreign(
         by_name={name: _as_weights(name, value) for name, value in sorted(state.by_name.items())},
         layout=state.layout,
@@ -97,6 +114,7 @@ def read(path: pathlib.Path, *, weights: str = "model", ignore: tuple[str, ...] 
         mean=mean,
         std=std,
         encoder={**state.encoder, **told},
+        text=text,
     )
 
 
@@ -134,8 +152,8 @@ def _read(source: files.Source, *, weights: str, network: str) -> pytorch_layout
     if state is None:
         raise base.InputError(
             "A file must hold an official SimCLR checkpoint, our own variables, a complete ResNet of PyTorch (a "
-            "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics), or a "
-            "vision transformer or EfficientNet of timm or torchvision; "
+            "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics), a "
+            "vision transformer or EfficientNet of timm or torchvision, or a CLIP of open_clip; "
             f"{first} has {base.one_line(shortened(list(names)), 300) or 'nothing'}. Rename it to torchvision's names."
         )
     return state
@@ -159,7 +177,7 @@ def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
     # bfloat16 counts as a void type for NumPy, so it is asked for by name.
     if not (np.issubdtype(value.dtype, np.floating) or value.dtype.name == "bfloat16"):
         raise base.InputError(f"Weights must be floating-point numbers; {name} has type {value.dtype}.")
-    value = np.ascontiguousarray(value, np.float32)
+    value = np.ascontiguousarray(value, np.float32).reshape(value.shape)  # of no dimension it would make one
     if not np.isfinite(value).all():
         raise base.InputError(f"Weights must be finite; {name} has NaN or infinity. The training had diverged.")
     return value
@@ -174,13 +192,30 @@ def _step(source: files.Source) -> int | None:
     return int(numbered[1]) if numbered else None
 
 
-def _usual_normalization(padding: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _usual_normalization(state: pytorch_layouts.State) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What a network without a card was most likely trained with: programs of SimCLR have the reference's padding."""
-    return (IMAGENET_MEAN, IMAGENET_STD) if padding == "torchvision" else ((), ())
+    return NORMALIZATIONS[state.normalization or ("imagenet" if state.padding == "torchvision" else "none")]
+
+
+def _text_settings(source: files.Source, state: pytorch_layouts.State, activation: str) -> dict[str, Any]:
+    """`Foreign.text`: from the config beside the file, or as usual."""
+    base.check_choice(activation, ACTIVATIONS, name="--activation")
+    table = state.by_name.get("text_encoder/token_embedding")
+    if table is None:
+        if activation != "auto":
+            raise base.InputError(
+                f"--activation is for the weights of a CLIP; {source.files[0].name} holds {state.layout}. Leave it out."
+            )
+        return {}
+    told = open_clip_layouts.read_settings(source.files[0].parent)
+    is_quick = told.get("quick_gelu", state.encoder.get("design") == "openai" or "OpenAI" in state.layout)
+    usual = "quick_gelu" if is_quick else "gelu"
+    heads = told.get("text_num_heads", max(table.shape[1] // 64, 1))
+    return {"num_heads": heads, "activation": usual if activation == "auto" else activation}
 
 
 # What shapes do not tell of a vision transformer.
-_TOLD_BY_CARD = ("num_heads", "position_grid", "freeze_patches")
+_TOLD_BY_CARD = ("num_heads", "position_grid", "design", "freeze_patches")
 
 
 def _read_card(

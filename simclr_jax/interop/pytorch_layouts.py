@@ -11,12 +11,12 @@ TensorFlow's padding, which is therefore what they are given here.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax import base
-from simclr_jax.interop import resnets, timm_layouts, torchvision
+from simclr_jax.interop import open_clip_layouts, resnets, timm_layouts, torchvision
 
 _COUNTER = "num_batches_tracked"
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -59,6 +59,7 @@ class State(NamedTuple):
     pretrained: whether files of this layout are known to hold a pretrained network, whose classifier was added later.
     note: what a user should know about files of this layout.
     encoder: arguments of models.make_encoder that the file decides and that neither names nor shapes tell.
+    normalization: what images are normalised by, a key of foreign.NORMALIZATIONS; "" for what the padding suggests.
     """
 
     layout: str
@@ -70,7 +71,8 @@ class State(NamedTuple):
     torchvision: dict[str, np.ndarray]
     pretrained: bool = False
     note: str = ""
-    encoder: Mapping[str, int] = {}
+    encoder: Mapping[str, Any] = {}
+    normalization: str = ""
 
 
 def is_simclrv2(names: Iterable[str]) -> bool:
@@ -124,6 +126,9 @@ def read(arrays: Mapping[str, np.ndarray], *, network: str = "") -> State | None
     """
     if is_simclrv2(arrays):
         return read_simclrv2(arrays)
+    clip = open_clip_layouts.find(list(arrays))
+    if clip is not None:
+        return _read_clip(arrays, clip)
     found = resnets.find(arrays)
     if found:
         net = resnets.choose(found, arrays, network)
@@ -164,6 +169,21 @@ def _read_resnet(arrays: Mapping[str, np.ndarray], net: resnets.ResNet, others: 
     layout += f", network {net.title}" if net.prefix and (others or not plain) else ""
     note = _note(net, bare["conv1.weight"].shape[-1])
     return State(layout, "torchvision", by_name, ignored, unknown, [], bare, bool(others), note)
+
+
+def _read_clip(arrays: Mapping[str, np.ndarray], found: open_clip_layouts.Found) -> State:
+    """The variables of both towers of a CLIP."""
+    ignored, rest = _without_counters(arrays)
+    by_name = {
+        ours: open_clip_layouts.from_torch_array(ours, theirs, rest[theirs]) for theirs, ours in found.names.items()
+    }
+    others = [name for name in rest if name not in found.names]
+    unknown = [name for name in others if not open_clip_layouts.is_ignored(name)]
+    ignored |= {"sizes and masks": [name for name in others if name not in unknown]} if others != unknown else {}
+    title = f"CLIP under the names of {'OpenAI' if found.is_openai else 'open_clip'}"
+    design = {} if "encoder/pool/positions" in by_name else {"design": "openai" if found.is_openai else "clip"}
+    rest_of_state = {"pretrained": True, "encoder": design, "normalization": "clip"}
+    return State(title, "torchvision", by_name, ignored, unknown, found.missing, {}, **rest_of_state)  # type: ignore[arg-type]
 
 
 def _read_other(

@@ -142,8 +142,9 @@ def make_clip(
 
 
 def project(h: Array, tree: PyTree) -> Array:
-    """The projections [..., d] of h [..., D] by a head {"kernel"}."""
-    return jnp.matmul(h, tree["kernel"], precision=jax.lax.Precision.HIGHEST)
+    """The projections [..., d] of h [..., D] by a head {"kernel"}, or {"kernel", "bias"} as CLIP's ResNets have it."""
+    z = jnp.matmul(h, tree["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return z + tree["bias"] if "bias" in tree else z
 
 
 def uninformed_loss(*, batch_size: int, objective: str = "clip", **other: object) -> float:

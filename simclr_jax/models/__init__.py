@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import efficientnet, norms, resnet, vit
+from simclr_jax.models import clip_resnet, efficientnet, norms, resnet, vit
 from simclr_jax.models.text import make_text_tower
 
 __all__ = ["ENCODERS", "make_encoder", "make_text_tower", "unused_arguments"]
@@ -29,6 +29,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vit_small": functools.partial(vit.ViT, 384, 12),
     "vit_base": functools.partial(vit.ViT, 768, 12),
     "vit_large": functools.partial(vit.ViT, 1024, 24),
+    "clip_resnet50": functools.partial(clip_resnet.ClipResNet, (3, 4, 6, 3)),
+    "clip_resnet101": functools.partial(clip_resnet.ClipResNet, (3, 4, 23, 3)),
     **{name: functools.partial(efficientnet.EfficientNet, name) for name in efficientnet.SCALES},
 }
 # The arguments of make_encoder that only one family has, and what says that they are not used. Every config has a stem
@@ -41,17 +43,14 @@ _OF_VIT: dict[str, Any] = {
     "positions": "learned",
     "position_grid": 14,
 }
-_OF_VIT |= {"freeze_patches": False}
+_OF_VIT |= {"design": "timm", "freeze_patches": False}
 _OWN: dict[type[nn.Module], tuple[str, ...]] = {
     resnet.ResNet: (*_OF_RESNET, "stem", "padding"),
     vit.ViT: tuple(_OF_VIT),
+    clip_resnet.ClipResNet: ("width_multiplier", "position_grid"),
     efficientnet.EfficientNet: ("padding",),
 }
-_FAMILIES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "ResNets": (resnet.ResNet, _OF_RESNET),
-    "vision transformers": (vit.ViT, _OF_VIT),
-}
-
+_FAMILIES: dict[str, dict[str, Any]] = {"ResNets": _OF_RESNET, "vision transformers": _OF_VIT}
 
 MAX_WIDTH = 16
 DTYPES = ("float32", "bfloat16", "float64")
@@ -104,6 +103,7 @@ def _check_transformer(name: str, arguments: Mapping[str, Any]) -> None:
         )
     base.check_choice(arguments["pool"], vit.POOLS, name="pool")
     base.check_choice(arguments["positions"], vit.POSITIONS, name="positions")
+    base.check_choice(arguments["design"], vit.DESIGNS, name="design")
     _check_grid(arguments["position_grid"])
     width, num_heads = ENCODERS[name].args[0], arguments["num_heads"]  # type: ignore[attr-defined]
     if num_heads < 0 or (num_heads and width % num_heads):
@@ -123,9 +123,9 @@ def _check_grid(position_grid: int) -> None:
 
 def _check_family(name: str, family: type[nn.Module], arguments: Mapping[str, Any]) -> None:
     """Raises InputError for an argument that says something and that this encoder has no use for."""
-    for title, (owner, unused) in _FAMILIES.items():
-        said = [key for key, value in unused.items() if arguments[key] != value]
-        if said and owner is not family:
+    for title, unused in _FAMILIES.items():
+        said = [key for key, value in unused.items() if arguments[key] != value and key not in _OWN[family]]
+        if said:
             raise base.InputError(
                 f"{said[0]} is for {title}; got {arguments[said[0]]} with the encoder {name}. Leave it at "
                 f"{unused[said[0]]}."
@@ -146,6 +146,9 @@ def _check(family: type[nn.Module], given: Mapping[str, Any]) -> None:
         _check_width(given["width_multiplier"])
     if family is vit.ViT:
         _check_transformer(given["name"], given)
+    if family is clip_resnet.ClipResNet:
+        _check_width(given["width_multiplier"])
+        _check_grid(given["position_grid"])
 
 
 def unused_arguments(name: str) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def unused_arguments(name: str) -> dict[str, Any]:
         {'width_multiplier': 1.0, 'sk_ratio': 0.0, 'se_ratio': 0.0}
     """
     family = ENCODERS[name].func  # type: ignore[attr-defined]
-    return {key: value for owner, unused in _FAMILIES.values() if owner is not family for key, value in unused.items()}
+    return {key: value for unused in _FAMILIES.values() for key, value in unused.items() if key not in _OWN[family]}
 
 
 def make_encoder(
@@ -180,6 +183,7 @@ def make_encoder(
     pool: str = "token",
     positions: str = "learned",
     position_grid: int = 14,
+    design: str = "timm",
     freeze_patches: bool = False,
 ) -> nn.Module:
     """The encoder `name` of ENCODERS: `apply(variables, images [N, h, w, 3], train=...)` -> h [N, D].
@@ -208,8 +212,8 @@ def make_encoder(
             its turn comes. The same numbers, up to a third more time, much less memory.
         mean, std: three numbers each that every image is normalised by, (image - mean) / std, for images in [0, 1]:
             what the weights of most other programs were trained with. Empty for SimCLR's, which take them as they are.
-        patch_size, num_heads, pool, positions, position_grid, freeze_patches: of vision transformers, see `vit.ViT`;
-            patch_size is 4, 8, 16 or 32.
+        patch_size, num_heads, pool, positions, position_grid, design, freeze_patches: of vision transformers, see
+            `vit.ViT`; patch_size is 4, 8, 14, 16 or 32. CLIP's ResNets have a position_grid too: 7 for 224 pixels.
 
     Raises:
         InputError: an unknown name or choice, bn_groups or bn_parts below 1, a width multiplier, ratio, mean, std,

@@ -71,13 +71,14 @@ class ProjectionHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A projection without bias in the place of a `ProjectionHead`, for what reads its activations; CLIP's.
+    """One layer in the place of a `ProjectionHead`, for what reads its activations; CLIP's.
 
-    out_dim: d.
+    out_dim: d. use_bias: only CLIP's own ResNets have one.
     """
 
     out_dim: int
     num_layers: int = 1
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, h: Array, *, train: bool) -> tuple[Array, ...]:
@@ -85,7 +86,10 @@ class LinearHead(nn.Module):
         del train  # nothing in it differs
         shape = (h.shape[-1], self.out_dim)
         kernel = self.param("kernel", nn.initializers.normal(h.shape[-1] ** -0.5), shape, h.dtype)
-        return h, jnp.matmul(h, kernel, precision=jax.lax.Precision.HIGHEST)
+        z = jnp.matmul(h, kernel, precision=jax.lax.Precision.HIGHEST)
+        if self.use_bias:
+            z = z + self.param("bias", nn.initializers.zeros, (self.out_dim,), h.dtype)
+        return h, z
 
 
 def check_num_layers(num_proj_layers: int, *, low: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 What belongs here: Flax modules of the ViT family. Every submodule has an explicit name, so that the parameter tree is a
 stable public format: patch_projection, class_token, positions, block{b}/norm1, qkv, proj, norm2, mlp1, mlp2, and norm,
-blocks counted from 1.
+blocks counted from 1; of the designs of CLIP also norm_pre.
 
 `dtype` is the type of the activations; parameters and the returned representation are float32 (float64 if `dtype` is
 float64), and so are softmax and LayerNorm inside. Letters: T tokens, D the width of each, p the side of a patch.
@@ -17,14 +17,14 @@ import numpy as np
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import layers, norms
+from simclr_jax.models import layers, norms, text
 
 Array = jax.Array
 
-PATCH_SIZES = (4, 8, 16, 32)
+PATCH_SIZES = (4, 8, 14, 16, 32)
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
-_EPSILON = 1e-6  # of LayerNorm, as in timm
+DESIGNS = ("timm", "clip", "openai")
 _TEMPERATURE = 10_000.0
 
 
@@ -41,13 +41,14 @@ def _uniform(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
 class PatchProjection(nn.Module):
     """Patches of p x p pixels, which do not overlap, each times one matrix: a convolution of kernel and stride p.
 
-    is_frozen: whether no gradient reaches the matrix and its bias, see `ViT`.
+    is_frozen: whether no gradient reaches the matrix and its bias, see `ViT`. use_bias: whether there is a bias.
     """
 
     features: int
     patch_size: int
     dtype: str = "float32"
     is_frozen: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -57,13 +58,13 @@ class PatchProjection(nn.Module):
         fan_in = size * size * channels
         shape = (size, size, channels, self.features)
         kernel = self.param("kernel", _uniform(fan_in, self.features), shape, state_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), state_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), state_dtype) if self.use_bias else None
         if self.is_frozen:
             kernel, bias = jax.lax.stop_gradient((kernel, bias))
         height, width = (side // size for side in sides)
         patches = images.astype(self.dtype).reshape(num, height, size, width, size, channels)
         y = jnp.einsum("nhpwqc,pqcd->nhwd", patches, kernel.astype(self.dtype))
-        return y + bias.astype(y.dtype)
+        return y if bias is None else y + bias.astype(y.dtype)
 
 
 class Attention(nn.Module):
@@ -79,40 +80,45 @@ class Attention(nn.Module):
 
 
 class Gelu(nn.Module):
-    """The Gaussian error linear unit, by the error function and not its approximation by tanh."""
+    """The Gaussian error linear unit, by the error function or, with "openai", as x sigmoid(1.702 x)."""
+
+    design: str = "timm"
 
     def __call__(self, x: Array) -> Array:
         """[...] -> the same shape."""
-        return jax.nn.gelu(x, approximate=False)
+        return text.ACTIVATIONS["quick_gelu" if self.design == "openai" else "gelu"](x)
 
 
 class TransformerBlock(nn.Module):
     """Attention, then two dense layers, each on normalised tokens and added to them ("pre-norm").
 
-    num_heads: of the attention; divides D.
+    num_heads: of the attention; divides D. design: see `ViT`.
     """
 
     num_heads: int
     dtype: str = "float32"
+    design: str = "timm"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[N, T, D] -> [N, T, D]."""
         width = x.shape[-1]
+        norm = functools.partial(_norm, self.dtype, design=self.design)
         dense = functools.partial(nn.Dense, dtype=jnp.dtype(self.dtype), param_dtype=layers.state_dtype(self.dtype))
-        y = dense(3 * width, kernel_init=_uniform(width, width), name="qkv")(_norm(self.dtype, "norm1")(x))
+        y = dense(3 * width, kernel_init=_uniform(width, width), name="qkv")(norm("norm1")(x))
         y = Attention(self.num_heads, name="attention")(y)
         x = x + dense(width, kernel_init=_uniform(width, width), name="proj")(y)
-        y = dense(4 * width, kernel_init=_uniform(width, 4 * width), name="mlp1")(_norm(self.dtype, "norm2")(x))
-        y = dense(width, kernel_init=_uniform(4 * width, width), name="mlp2")(Gelu(name="gelu")(y))
+        y = dense(4 * width, kernel_init=_uniform(width, 4 * width), name="mlp1")(norm("norm2")(x))
+        y = dense(width, kernel_init=_uniform(4 * width, width), name="mlp2")(Gelu(self.design, name="gelu")(y))
         return x + y
 
 
-def _norm(dtype: str, name: str) -> nn.LayerNorm:
+def _norm(dtype: str, name: str, *, design: str) -> nn.LayerNorm:
     """To be called inside a module's `__call__`, whose child it makes."""
     state_dtype = layers.state_dtype(dtype)
+    epsilon = 1e-6 if design == "timm" else 1e-5
     return nn.LayerNorm(
-        epsilon=_EPSILON, use_fast_variance=False, dtype=jnp.dtype(dtype), param_dtype=state_dtype, name=name
+        epsilon=epsilon, use_fast_variance=False, dtype=jnp.dtype(dtype), param_dtype=state_dtype, name=name
     )
 
 
@@ -160,6 +166,9 @@ class ViT(nn.Module):
     positions: "learned": one vector for every patch of `position_grid`, interpolated for images of another size.
         "sincos": fixed, see `sincos_positions`.
     position_grid: patches along a side of the images that it is trained with: 14 for 224 pixels and p = 16.
+    design: "timm". "clip": as in CLIP, tokens are normalised once more in front of the first block, the patch
+        projection has no bias, and LayerNorm has the epsilon 1e-5. "openai": the same with x sigmoid(1.702 x) in the
+        place of GELU, which the weights of OpenAI were trained with.
     freeze_patches: the patch projection stays what it was drawn as: no gradient reaches it. Who trains the network has
         to keep an optimizer from decaying it; `train` does so, see `still_modules`.
     dtype: type of the activations.
@@ -170,9 +179,10 @@ class ViT(nn.Module):
     Reference: Dosovitskiy et al. 2021 as timm has it (vision_transformer.py: pre-norm, exact GELU, LayerNorm with
     epsilon 1e-6, mean pooling in front of the last norm); weights start as in vits.py of facebookresearch/moco-v3:
     uniform by Glorot's rule with q, k and v as layers of their own, biases at 0, the class token from a normal
-    distribution of 1e-6, learned positions from one of 0.02. Frozen patches: MoCo v3, section 4.2. Deliberate
-    differences: no dropout and no stochastic depth, which MoCo v3 does not use either; with "mean" there is no class
-    token, which timm keeps unless told not to.
+    distribution of 1e-6, learned positions from one of 0.02. Frozen patches: MoCo v3, section 4.2. CLIP's designs:
+    VisionTransformer in transformer.py of open_clip, without its projection. Deliberate differences: no
+    dropout and no stochastic depth, which MoCo v3 does not use either; with "mean" there is no class token, which timm
+    keeps unless told not to.
     """
 
     width: int
@@ -182,6 +192,7 @@ class ViT(nn.Module):
     pool: str = "token"
     positions: str = "learned"
     position_grid: int = 14
+    design: str = "timm"
     freeze_patches: bool = False
     dtype: str = "float32"
     norm: norms.Norm = norms.Norm()
@@ -209,17 +220,20 @@ class ViT(nn.Module):
         del train
         _check_sides(images.shape[1:3], self.patch_size)
         images = layers.normalized(images, self.mean, self.std)
-        patches = PatchProjection(
-            self.width, self.patch_size, self.dtype, self.freeze_patches, name="patch_projection"
-        )(images)
-        x = self._with_positions(patches)
+        is_timms = self.design == "timm"
+        project = PatchProjection(
+            self.width, self.patch_size, self.dtype, self.freeze_patches, is_timms, name="patch_projection"
+        )
+        x = self._with_positions(project(images))
+        x = x if is_timms else _norm(self.dtype, "norm_pre", design=self.design)(x)
         heads = self.num_heads or self.width // 64
         for number in range(1, self.depth + 1):
             run = nn.remat(_run_block) if self.remat == "blocks" else _run_block
-            x = run(TransformerBlock(heads, self.dtype, name=f"block{number}"), x)
+            x = run(TransformerBlock(heads, self.dtype, self.design, name=f"block{number}"), x)
         state_dtype = layers.state_dtype(self.dtype)
         pooled = x[:, 0] if self.pool == "token" else jnp.mean(x, axis=1, dtype=state_dtype)
-        return _norm("float64" if state_dtype == jnp.float64 else "float32", "norm")(pooled.astype(state_dtype))
+        last = "float64" if state_dtype == jnp.float64 else "float32"
+        return _norm(last, "norm", design=self.design)(pooled.astype(state_dtype))
 
     def _with_positions(self, patches: Array) -> Array:
         """[N, H, W, D] -> the tokens [N, T, D], the class token first, with their positions added."""
@@ -229,7 +243,7 @@ class ViT(nn.Module):
         if self.positions == "learned":
             shape = (self.position_grid**2 + has_token, features)
             learned = self.param("positions", nn.initializers.truncated_normal(0.02), shape, state_dtype)
-            of_token, of_patches = learned[:has_token], _interpolated(learned[has_token:], (height, width))
+            of_token, of_patches = learned[:has_token], interpolated(learned[has_token:], (height, width))
         else:
             table = sincos_positions((height, width), features, trained_grid=self.position_grid)
             of_token, of_patches = jnp.zeros((has_token, features), state_dtype), jnp.asarray(table, state_dtype)
@@ -241,7 +255,7 @@ class ViT(nn.Module):
         return jnp.concatenate([first, x], axis=1)
 
 
-def _interpolated(positions: Array, grid: tuple[int, int]) -> Array:
+def interpolated(positions: Array, grid: tuple[int, int]) -> Array:
     """Learned positions [G*G, D] for another grid [H*W, D], bicubic with antialiasing, as timm does it."""
     side = math.isqrt(len(positions))
     if grid == (side, side):

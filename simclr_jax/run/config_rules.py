@@ -94,7 +94,7 @@ RULES: dict[str, Rule] = {
     "encoder.width_multiplier": _above(0, 64),
     **dict.fromkeys(("encoder.patch_size", "encoder.position_grid"), _whole(1, 4096)),
     "encoder.num_heads": _whole(0, 4096),
-    **dict.fromkeys(("encoder.pool", "encoder.positions"), _WORD),
+    **dict.fromkeys(("encoder.pool", "encoder.positions", "encoder.design"), _WORD),
     "encoder.freeze_patches": _SWITCH,
     **dict.fromkeys(("encoder.sk_ratio", "encoder.se_ratio"), _SHARE),
     "encoder.mean": _number(-1e6, 1e6, many=(0, 3), alone=False),

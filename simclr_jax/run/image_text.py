@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import base, data, models
@@ -75,10 +76,10 @@ def make_embed_images(config: Mapping[str, Any], params: Mapping[str, Any]) -> A
     encode = features.make_encode(
         config_lib.call(models.make_encoder, config, "encoder"), **features.evaluation_settings(config)
     )
-    kernel = np.asarray(jax.device_get(params["image_projection"]["kernel"]))
+    head = jax.device_get(params["image_projection"])
 
     def embed(variables: base.PyTree, image_set: data.ImageSet) -> np.ndarray:
-        return encode(variables, image_set) @ kernel
+        return np.asarray(clip.project(jnp.asarray(encode(variables, image_set)), head))
 
     return embed
 

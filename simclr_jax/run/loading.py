@@ -49,8 +49,8 @@ def load(
             Pillow; None for that of the run, "tf1" for official checkpoints and "bilinear" for PyTorch's.
         crop_fraction: of Pillow's resizing: share of the shorter side that is kept; None for 0.875. timm's crop_pct.
         normalize: what images are normalised by in front of the network: "imagenet", "half" (mean and deviation 0.5,
-            as for many of timm's transformers), "none", or "auto" for what the run or the export has, ImageNet's for
-            PyTorch's, and none for official checkpoints.
+            as for many of timm's transformers), "clip", "none", or "auto" for what the run or the export has, CLIP's
+            for CLIPs, ImageNet's for the others of PyTorch, and none for official checkpoints.
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
@@ -209,9 +209,10 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     return encoder_lib.Encoder(
         module,
         features.encoder_variables(params, {"batch_stats": batch_stats}),
-        size=_usual_size(arguments),
-        # All released SimCLR checkpoints were trained with TF1's bicubic.
-        resize="tf2" if read.layout == ours else "tf1" if official else "bilinear",
+        size=usual_size(arguments),
+        # All released SimCLR checkpoints were trained with TF1's bicubic, CLIP's with Pillow's and whole squares.
+        resize="tf2" if read.layout == ours else "tf1" if official else "bicubic" if read.text else "bilinear",
+        crop_fraction=1.0 if read.text else 0.875,
         step=read.step or 0,
         source=str(path),
         head=head,
@@ -219,16 +220,18 @@ def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
     )
 
 
-def _usual_size(arguments: Mapping[str, Any]) -> int:
+def usual_size(arguments: Mapping[str, Any]) -> int:
     """The side in pixels of the images that a network is most likely made for."""
-    if arguments.get("positions") == "learned":
+    if str(arguments["name"]).startswith("clip_resnet"):
+        return 32 * int(arguments["position_grid"])
+    if str(arguments["name"]).startswith("vit") and arguments["positions"] == "learned":
         return int(arguments["position_grid"] * arguments["patch_size"])
     return 32 if arguments.get("stem") == "cifar" else 224
 
 
 def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) -> None:
     """Raises InputError unless the parameters are those of the network that they were recognised as."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)  # a multiple of every patch's side
     expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)["params"]
     of = [
         {
@@ -251,7 +254,7 @@ def _make_head(
     """The projection head that these variables are; (None, {}) if there is none, or not all of it."""
     if "image_projection" in params:
         linear = params["image_projection"]
-        return heads.LinearHead(np.shape(linear["kernel"])[1]), {"params": linear}
+        return heads.LinearHead(np.shape(linear["kernel"])[1], use_bias="bias" in linear), {"params": linear}
     own = params.get("projection_head", {})
     num = sum(name.startswith("dense") for name in own)
     names = {f"{kind}{layer}" for layer in range(1, num + 1) for kind in ("dense", "bn")}

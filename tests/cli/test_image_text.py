@@ -8,10 +8,14 @@ import pytest
 from PIL import Image
 
 from simclr_jax import base
-from simclr_jax.cli import embed, evaluate, search, train
+from simclr_jax.cli import convert, embed, evaluate, export, search, train
+from simclr_jax.interop import variables
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import feature_file, features, pretrained, texts
+from simclr_jax.run import feature_file, features, image_text, pretrained, texts
+from simclr_jax.run import workdir as workdir_lib
+from tests import golden
 from tests.data import test_pairs
+from tests.golden import record_encoders
 
 TINY = {
     "data.cache_dir": "",
@@ -91,6 +95,31 @@ def test_data_without_texts_are_refused(tmp_path):
     config = settings(tmp_path, **{"data.name": f"folder:{tmp_path}", "train.batch_size": 3})
     with pytest.raises(base.InputError, match=r"method.name clip needs pictures with texts; got data.name folder:"):
         train.main(config=config, workdir=str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_weights_of_open_clip_become_a_run_that_reads_texts_and_go_back(run, tmp_path, capsys):
+    folder, workdir = run
+    shapes = json.loads(str(golden.load("open_clip")["vit_quick/shapes"]))
+    shapes["token_embedding.weight"] = (300, 64)  # the fewest that a tokenizer has
+    state = {key: np.asarray(value) for key, value in record_encoders.weights_of(shapes).items()}
+    variables.save(tmp_path / "theirs.safetensors", state)
+    made = {"config": settings(folder, **{"split.test": "train"}), "workdir": str(tmp_path / "clip")}
+    made |= {"input": str(tmp_path / "theirs.safetensors"), "tokenizer": str(workdir / texts.FILE)}
+    assert convert.main(**made, activation="quick_gelu") == 0
+    assert "CLIP under the names of open_clip" in capsys.readouterr().out
+    config = workdir_lib.read_config(tmp_path / "clip")
+    assert (config["encoder"]["design"], config["method"]["text_activation"]) == ("openai", "quick_gelu")
+    assert (config["augment"]["image_size"], config["text"]["length"]) == (32, 12)
+    embedded = image_text.load_embed_texts(tmp_path / "clip", step=0)(["a dog", "red"])
+    assert embedded.shape == (2, 16) and np.isfinite(embedded).all()
+    output = tmp_path / "back"
+    assert export.main(workdir=made["workdir"], output=str(output), format="open_clip") == 0
+    back = variables.load(output / "open_clip_model.safetensors")
+    assert back.keys() == state.keys() and all(np.array_equal(back[key], state[key]) for key in state)
+    assert json.loads((output / "open_clip_config.json").read_text())["model_cfg"]["quick_gelu"]
+    with pytest.raises(base.InputError, match="open_clip's encoders are clip_resnet50"):
+        export.main(workdir=str(workdir), output=str(tmp_path / "none"), format="open_clip")
 
 
 @pytest.mark.slow

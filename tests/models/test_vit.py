@@ -123,7 +123,7 @@ def test_images_must_consist_of_whole_patches():
         ("vit_tiny", {"sk_ratio": 0.0625}, "sk_ratio is for ResNets; got 0.0625 with the encoder vit_tiny"),
         ("efficientnet_b0", {"width_multiplier": 2.0}, "width_multiplier is for ResNets; got 2.0 with the encoder eff"),
         ("resnet18", {"pool": "mean"}, "pool is for vision transformers; got mean with the encoder resnet18"),
-        ("vit_tiny", {"patch_size": 14}, "patch_size must be one of 4, 8, 16, 32; got 14"),
+        ("vit_tiny", {"patch_size": 15}, "patch_size must be one of 4, 8, 14, 16, 32; got 15"),
         ("vit_tiny", {"num_heads": 5}, "num_heads must divide 192, the width of vit_tiny, or be 0 for 3; got 5"),
         ("vit_tiny", {"positions": "rotary"}, "positions must be one of learned, sincos"),
         ("vit_tiny", {"position_grid": 0}, "position_grid must be 1 to 256"),
