@@ -21,6 +21,10 @@ LossAux = tuple[base.Array, tuple[base.PyTree, base.Metrics]]
 Differentiate = Callable[[base.TrainState, tuple[base.Array, base.Array], Any, base.Array], tuple[LossAux, base.PyTree]]
 
 
+# The L2 norm of the gradient of a part of the network is a metric of this name and the part's.
+GROUP_NORM = "gradient_norm/"
+
+
 class Chunks(NamedTuple):
     """How the rows of a batch fall into chunks that pass through the network one after the other.
 
@@ -200,8 +204,9 @@ def make_train_step(
 
     `key` is the run's key and the same in every call: all randomness is a function of (key, step, position in the
     global batch). `source` is whatever `load_views` reads rows from. Metrics hold the method's own, "loss",
-    "gradient_norm" (global L2 norm) and "learning_rate". With more than one of `chunks` the gradient is that of
-    `differentiate_in_chunks`; it needs outputs of `embed` that are all of float type.
+    "gradient_norm" (global L2 norm), the same of every part of the network ("gradient_norm/encoder/stem") and
+    "learning_rate". With more than one of `chunks` the gradient is that of `differentiate_in_chunks`; it needs outputs
+    of `embed` that are all of float type.
     """
     if chunks is None or chunks.num_chunks == 1:
         differentiate = differentiate_whole(method, load_views)
@@ -216,15 +221,26 @@ def make_train_step(
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params, method_state = method.update(params, method_state, state.step)
+        norm, norms = optim.norms_by_group(gradients, _groups(gradients))
         metrics = {
             **metrics,
             "loss": loss,
-            "gradient_norm": optim.global_norm(gradients),
+            "gradient_norm": norm,
+            **{GROUP_NORM + name: part for name, part in norms.items()},
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         return base.TrainState(state.step + 1, params, method_state, opt_state), metrics
 
     return train_step
+
+
+def _groups(tree: base.PyTree) -> list[str]:
+    """Of every leaf the part of the network: the entry of the tree, of the encoder its stem, stage or block."""
+    groups = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+        names = [str(getattr(key, "key", key)) for key in path]
+        groups.append("/".join(names[: 2 if names[0] == "encoder" else 1]))
+    return groups
 
 
 def skip_nonfinite(step: TrainStep) -> TrainStep:
@@ -290,7 +306,8 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         labels = jnp.full_like(indices, -1) if labels is None else labels
         source = views, labels, indices if index is None else index, texts
         state, metrics = step(state, jax.random.key(0) if key is None else key, source, indices)
-        return state, {name: value for name, value in metrics.items() if name != "learning_rate"}
+        hidden = ("learning_rate", GROUP_NORM)
+        return state, {name: value for name, value in metrics.items() if not name.startswith(hidden)}
 
     return update
 

@@ -4,6 +4,7 @@ What belongs here: who may train in the workdir, with which config, data and pro
 """
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from simclr_jax.run import (
     checkpoint,
     compilation_cache,
     finite,
+    goodput,
     identity,
     paths,
     pretrained,
@@ -86,6 +88,7 @@ def run_in(
     folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, on_nonfinite: str = "stop"
 ) -> int:
     """`train`, once the processes of the run are connected."""
+    clock = goodput.Clock()
     peers.agree({**_facts(config), "on_nonfinite": on_nonfinite})
     peers.agree({"devices per process": sharding.local_summary()})
     with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), stopping.stop_signals() as stop:
@@ -108,7 +111,7 @@ def run_in(
             identity.write_data(folder, run.source)
             texts.keep(folder, run.tokenizer)
         try:
-            number = training_loop.train(run, folder, stop, peers=peers, on_nonfinite=on_nonfinite)
+            number = training_loop.train(run, folder, stop, peers=peers, clock=clock, on_nonfinite=on_nonfinite)
         except finite.Diverged as error:
             progress.say(f"simclr-jax train: {error}, with seed {config['seed']}. {_way_on(folder)}")
             if peers.is_main:
@@ -142,6 +145,7 @@ def _note_divergence(folder: pathlib.Path, run: training_loop.Run, error: finite
         "what": str(error),
         "update": error.step,
         "seed": seed,
+        "gradient_norms": {name: norm if math.isfinite(norm) else str(norm) for name, norm in error.norms.items()},
         "examples": [str(train_set.ids[row]) for row in rows],
         "replay": f"simclr-jax train {paths.as_flag('config_json', folder / 'config.json')} "
         f"{paths.as_flag('workdir', folder)}",

@@ -19,8 +19,10 @@ from simclr_jax.data import decode, extras, imageset, kinds
 # A progressive JPEG is read once a scan: twenty scans are usual at most, a thousand of them a way to stop a program.
 _FREE_SCANS = 20
 _MAX_SCANNED_PIXELS = 2 * 10**8
-# A WebP has no checksum, but its arithmetic code does not run through so many zeros (a lost block of a disk does).
+# A WebP has no checksum. So many zeros are a lost block of a disk, or a large area of one colour ...
 _ZEROS = bytes(256)
+# ... in a file that is whole, of which a decoder needs all but its last bytes.
+_SPARE_BYTES = 16
 _MARGIN = 4  # see `decode.decode_image`: from this many times the canvas on, a JPEG is decoded reduced
 
 
@@ -149,10 +151,36 @@ def _check_webp(data: bytes) -> None:
         raise decode.DamagedImage("damaged or truncated (a WebP shorter than it says)")
     place = 12
     while place + 8 <= len(data):
-        chunk, length = struct.unpack_from("<4sI", data, place)
-        if chunk in (b"VP8 ", b"VP8L", b"ANMF") and data.find(_ZEROS, place, place + 8 + length) >= 0:
-            raise decode.DamagedImage("damaged (a block of zeros in the middle of a WebP)")
-        place += 8 + length + length % 2
+        name, length = struct.unpack_from("<4sI", data, place)
+        if name in (b"VP8 ", b"VP8L"):  # of an animation the first frame, the only one that is read
+            zeros = data.find(_ZEROS, place + 8, place + 8 + length)
+            if zeros >= 0 and _ends_early(name, data[place + 8 : place + 8 + length], zeros=zeros - place - 8):
+                raise decode.DamagedImage("damaged (a block of zeros in the middle of a WebP)")
+            return
+        place += 24 if name == b"ANMF" else 8 + length + length % 2
+
+
+def _ends_early(name: bytes, coded: bytes, *, zeros: int) -> bool:
+    """Whether the part of a WebP's code in which there are `zeros` decodes without its last bytes.
+
+    Behind a lost block the decoder reads something else than was written, and comes to the last pixel earlier: zeros
+    are the cheapest of all codes. Of a file in several token partitions only the last one is looked at.
+    """
+    start, size = int.from_bytes(coded[:3], "little"), len(coded)
+    first = start >> 5  # bytes of the first partition of VP8, behind a header of ten bytes
+    if name == b"VP8 " and zeros < 10 + first and first > _SPARE_BYTES:
+        tag = (start & 31 | (first - _SPARE_BYTES) << 5).to_bytes(3, "little")
+        cut = tag + coded[3 : 10 + first - _SPARE_BYTES] + coded[10 + first :]
+    else:
+        cut = coded[: size - _SPARE_BYTES]
+    cut += bytes(len(cut) % 2)
+    whole = b"RIFF" + struct.pack("<I", 12 + len(cut)) + b"WEBP" + struct.pack("<4sI", name, len(cut)) + cut
+    decode.image_size(whole)  # says what else is wrong
+    try:
+        decode.decode_image(whole, long_side=decode.WHOLE)
+    except decode.DamagedImage:
+        return False
+    return True
 
 
 _CHECKS: dict[str, Callable[[bytes], object]] = {"PNG": _check_png, "WEBP": _check_webp}

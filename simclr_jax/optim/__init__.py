@@ -5,7 +5,7 @@ Optax: a tree of bools, or a function from the parameters to one.
 """
 
 from simclr_jax.optim.masks import adapted_mask, normalization_mask, not_normalization, not_weight, weight_mask
-from simclr_jax.optim.norms import global_norm
+from simclr_jax.optim.norms import global_norm, norms_by_group
 from simclr_jax.optim.optimizers import (
     OPTIMIZERS,
     make_adamw,
@@ -31,6 +31,7 @@ __all__ = [
     "make_sgd",
     "make_sgd_keras",
     "normalization_mask",
+    "norms_by_group",
     "not_normalization",
     "not_weight",
     "num_train_steps",

@@ -23,6 +23,23 @@ def global_norm(tree: PyTree) -> base.Array:
     return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(columns)))
 
 
+def norms_by_group(tree: PyTree, groups: Sequence[str]) -> tuple[base.Array, dict[str, base.Array]]:
+    """(`global_norm` of a tree, the same of every group of its leaves); `groups` names that of every leaf.
+
+    Example:
+        >>> total, norms = optim.norms_by_group([jnp.asarray([3.0]), jnp.asarray([4.0])], ["a", "b"])
+        >>> float(total), float(norms["b"])
+        (5.0, 4.0)
+    """
+    parts = _sums_over_columns(jax.tree.leaves(tree))
+    columns = jax.lax.optimization_barrier(jnp.concatenate(parts))  # one array for all sums, see `global_norm`
+    names = sorted(set(groups))
+    owner = np.repeat(np.asarray([names.index(group) for group in groups], np.int32), [len(part) for part in parts])
+    is_own = owner == np.arange(len(names), dtype=np.int32)[:, None]
+    norms = jnp.sqrt(jnp.sum(jnp.where(is_own, columns, jnp.zeros((), columns.dtype)), axis=1))
+    return jnp.sqrt(jnp.sum(columns)), dict(zip(names, norms, strict=True))
+
+
 def sums_of_squares(leaves: Sequence[base.Array]) -> base.Array:
     """[n]: of every leaf."""
     columns = _sums_over_columns(leaves)

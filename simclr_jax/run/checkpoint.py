@@ -89,8 +89,7 @@ def open_checkpoints(
     checkpoints = Checkpoints(path, keep, {} if scores is None else scores, writer, saved_steps(path))
     try:
         yield checkpoints
-        with checkpoint_step.writing(path):
-            checkpoints.wait_until_finished()
+        finish(checkpoints)
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to show
             checkpoints.wait_until_finished()
@@ -124,6 +123,12 @@ def save(checkpoints: Checkpoints, state: base.TrainState, *, step: int) -> None
         checkpoint_step.start_writing(checkpoints.writer, folder, state._asdict(), step=step)
     checkpoints.steps.append(step)
     checkpoints.pending = step
+
+
+def finish(checkpoints: Checkpoints) -> None:
+    """Waits until what was saved last is on disk; InputError where it cannot be."""
+    with checkpoint_step.writing(checkpoints.directory):
+        checkpoints.wait_until_finished()
 
 
 def is_written(checkpoints: Checkpoints) -> bool:

@@ -1,6 +1,6 @@
 """Whether a training state is all numbers, which is asked before it is kept; and what is said where it is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,11 +21,12 @@ class Diverged(RuntimeError):
     """The loss, a gradient or the state became non-finite; the message is one line for the user, without a remedy.
 
     step: the update that did it, counted from 0, so that its images and random numbers are those of this number.
+    norms: the L2 norms of its gradient, by the part of the network; empty where they are not known.
     """
 
-    def __init__(self, message: str, *, step: int):
+    def __init__(self, message: str, *, step: int, norms: Mapping[str, float] | None = None):
         super().__init__(message)
-        self.step = step
+        self.step, self.norms = step, dict(norms or {})
 
 
 def make_find_nonfinite(mesh: Mesh) -> Callable[[base.TrainState], list[str]]:

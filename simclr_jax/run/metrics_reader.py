@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from simclr_jax import base, distributed
-from simclr_jax.run import finite, progress
+from simclr_jax import base, distributed, train_step
+from simclr_jax.run import finite, goodput, progress
 from simclr_jax.run import workdir as workdir_lib
 
 
@@ -25,13 +25,24 @@ class Sizes(NamedTuple):
 class Reader:
     """Reads metrics one dispatch late, so that the device never waits for the host; checks, logs and prints them."""
 
-    def __init__(self, log: workdir_lib.RunLog, peers: distributed.Peers, sizes: Sizes, *, step: int, log_every: int):
+    def __init__(
+        self,
+        log: workdir_lib.RunLog,
+        peers: distributed.Peers,
+        sizes: Sizes,
+        *,
+        step: int,
+        log_every: int,
+        clock: goodput.Clock | None = None,
+    ):
         self._log, self._peers, self._sizes, self._log_every = log, peers, sizes, log_every
         self._pending: tuple[int, int, base.Metrics] | None = None
+        self.clock = clock or goodput.Clock()
         self._meter = progress.Meter(done=step, total=sizes.num_steps)
         self._compiled = False
         self._skipped = 0  # in a row
         self.taken = step  # updates whose metrics were handed in
+        self.norms: dict[str, float] = {}  # of the gradient by parts of the network, of the update read last
         # What was logged since this process started, of the loss and of evaluations: what a diagnosis rests on.
         self.rows: list[dict[str, float]] = []
         self._paused_seconds = 0.0
@@ -53,7 +64,8 @@ class Reader:
         self._pending = None
         with self._peers.waiting(step + count):
             rows = {name: np.asarray(jax.device_get(values))[:count] for name, values in metrics.items()}
-        self._check_finite(step, rows)
+        of_parts = {name: rows.pop(name) for name in list(rows) if name.startswith(train_step.GROUP_NORM)}
+        self._check_finite(step, rows, of_parts)
         done = step + count
         first, self._compiled = not self._compiled, True
         if first:
@@ -69,19 +81,22 @@ class Reader:
         """Drops what is pending: the run goes on from another state."""
         self._pending, self._skipped = None, 0
 
-    def _check_finite(self, step: int, rows: Mapping[str, np.ndarray]) -> None:
+    def _check_finite(self, step: int, rows: Mapping[str, np.ndarray], of_parts: Mapping[str, np.ndarray]) -> None:
         """Raises Diverged naming the first update that is not finite, or, where those are skipped, one too many."""
         bad = ~np.isfinite(np.stack([rows["loss"], rows["gradient_norm"]])).all(axis=0)
         skipped = rows.get("skipped")
         for at in range(len(bad)):
+            self.norms = {name.removeprefix(train_step.GROUP_NORM): float(row[at]) for name, row in of_parts.items()}
             if skipped is None and bad[at]:
-                raise finite.Diverged(_nonfinite_line(step + at, rows, at), step=step + at)
+                raise finite.Diverged(_nonfinite_line(step + at, rows, at), step=step + at, norms=self.norms)
             self._skipped = self._skipped + 1 if skipped is not None and skipped[at] else 0
             if self._skipped:
                 progress.say(f"{_nonfinite_line(step + at, rows, at)}: skipped.")
             if self._skipped > finite.MOST_SKIPPED:
                 many = f"more than {finite.MOST_SKIPPED} updates in a row were skipped"
-                raise finite.Diverged(f"{many}; {_nonfinite_line(step + at, rows, at)}", step=step + at)
+                raise finite.Diverged(
+                    f"{many}; {_nonfinite_line(step + at, rows, at)}", step=step + at, norms=self.norms
+                )
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         rate, seconds_left = self._meter.read(step)
@@ -127,6 +142,13 @@ class Reader:
         said = [] if accuracy is None else [f"kNN accuracy on the test split {100 * accuracy:.1f} %"]
         said += [f"effective rank {scores['effective_rank']:.1f}"] if "effective_rank" in scores else []
         progress.say(f"step {step}/{self._sizes.num_steps}  {'  '.join(said)}")
+
+    def write_goodput(self, *, num_updates: int) -> None:
+        """Logs and prints where the time went; nothing where nothing was trained."""
+        if num_updates > 0:
+            row = self.clock.read()
+            workdir_lib.write_metrics(self._log, {"step": self.taken, **row})
+            progress.say(goodput.line(row, num_updates=num_updates))
 
 
 def crosses(before: int, after: int, every: int) -> bool:

@@ -22,6 +22,7 @@ from simclr_jax.run import (
     features,
     finite,
     frozen,
+    goodput,
     health,
     identity,
     input_pipeline,
@@ -31,6 +32,7 @@ from simclr_jax.run import (
     stopping,
 )
 from simclr_jax.run import program as program_lib
+from simclr_jax.run import saver as saver_lib
 from simclr_jax.run import workdir as workdir_lib
 
 # How much longer than for an update the processes wait for each other to save.
@@ -107,11 +109,18 @@ class Run(NamedTuple):
 
 
 def train(
-    run: Run, workdir: pathlib.Path, stop: stopping.Stop, *, peers: distributed.Peers, on_nonfinite: str = "stop"
+    run: Run,
+    workdir: pathlib.Path,
+    stop: stopping.Stop,
+    *,
+    peers: distributed.Peers,
+    clock: goodput.Clock,
+    on_nonfinite: str = "stop",
 ) -> int:
     """Runs the loop until the last step or a stop signal, leaving a checkpoint of where it ended.
 
-    `on_nonfinite` is one of `finite.POLICIES`; for "skip" the run is made with it.
+    `on_nonfinite` is one of `finite.POLICIES`; for "skip" the run is made with it. `clock` counts since the program
+    started.
 
     Returns:
         The number of the signal that stopped the run, in whichever process it arrived; 0 where it came to its end.
@@ -131,16 +140,23 @@ def train(
             opened = workdir_lib.open_log(workdir, resumed_step=step, warn=progress.say)
             log = stack.enter_context(opened if peers.is_main else workdir_lib.silent_log())
             sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, data.epoch_size(run.train_set))
-            reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=settings.log_every_steps)
+            every = settings.log_every_steps
+            reader = metrics_reader.Reader(log, peers, sizes, step=step, log_every=every, clock=clock)
             with peers.noticing_loss():
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
                 find_nonfinite = finite.make_find_nonfinite(run.mesh)
-                saver = _Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
+                saver = saver_lib.Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
                 if peers.count == 1:  # others would take this process for lost
                     stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
-                return _loop_on(run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback")
+                clock.started()
+                stopped = _loop_on(
+                    run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback"
+                )
+                saver.finish()
+                reader.write_goodput(num_updates=reader.taken - step)
+                return stopped
 
 
 def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
@@ -161,69 +177,9 @@ def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) ->
     return sharding.put_placed(whole, run.placement)
 
 
-class _Saver:
-    """Where the loop leaves its states: the first one of a run is read back, and each one once evaluated is scored.
-
-    A state is saved before anything optional runs: whatever happens to an evaluation, the training is kept. One with
-    NaN or infinity is never saved.
-    """
-
-    def __init__(
-        self,
-        checkpoints: checkpoint.Checkpoints,
-        like: base.TrainState,
-        scores: dict[int, float],
-        find_nonfinite: Callable[[base.TrainState], list[str]],
-        *,
-        is_proven: bool,
-    ):
-        self._checkpoints, self._like, self.scores = checkpoints, like, scores
-        self._find_nonfinite, self._is_proven = find_nonfinite, is_proven
-        self._is_clean = True  # nothing was trained that is not saved
-
-    def is_saving(self) -> bool:
-        """Whether a state is being written; may be asked by another thread."""
-        return not checkpoint.is_written(self._checkpoints)
-
-    def why_nothing_is_lost(self) -> str:
-        """Why the program may end at once, "" while it may not; may be asked by another thread."""
-        if not self._is_clean or self.is_saving():
-            return ""
-        return "the state is saved" if self._checkpoints.latest_step() is not None else "nothing was trained yet"
-
-    def moved(self) -> None:
-        """To be called after every update."""
-        self._is_clean = False
-
-    def check(self) -> None:
-        """Raises InputError once it is known that the state being written cannot be."""
-        checkpoint.check(self._checkpoints)
-
-    def newest(self, peers: distributed.Peers) -> base.TrainState | None:
-        """The newest intact state that was saved, in its place on the devices; all processes call it."""
-        self._checkpoints.wait_until_finished()
-        peers.any(False)  # not before the process that writes has written
-        return checkpoint.restore_latest(self._checkpoints, self._like, warn=progress.say, any_process=peers.any)
-
-    def save(self, state: base.TrainState, step: int) -> None:
-        """Raises Diverged where the state is not finite: its loss was that of the state before the update."""
-        bad = self._find_nonfinite(state)
-        if bad:
-            raise finite.Diverged(
-                f"the update to step {step} made the state non-finite: {len(bad)} arrays have NaN or infinity, the "
-                f"first is {bad[0]}",
-                step=step - 1,
-            )
-        checkpoint.save(self._checkpoints, state, step=step)
-        self._is_clean = True
-        if not self._is_proven:
-            checkpoint.read_back(self._checkpoints, self._like, step=step)
-            self._is_proven = True
-
-
 def _loop_on(
     run: Run,
-    saver: _Saver,
+    saver: saver_lib.Saver,
     state: base.TrainState,
     reader: metrics_reader.Reader,
     *,
@@ -246,20 +202,25 @@ def _loop_on(
     return _loop(run, saver, state, reader, stop)
 
 
-def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: stopping.Stop) -> int:
+def _loop(
+    run: Run, saver: saver_lib.Saver, state: base.TrainState, reader: metrics_reader.Reader, stop: stopping.Stop
+) -> int:
     settings = run.settings
     key = sharding.make_key(run.mesh, run.config["seed"])
     vote = sharding.make_vote(run.mesh)
     step = int(state.step)
-    stopped = 0
+    stopped, is_compiled, clock = 0, False, reader.clock
     while step < run.num_steps:
         with reader.waiting(step + 1):
             stopped = vote(stop.number)  # a signal to one process stops all of them before the same step
         if stopped:
             break
         count = min(settings.steps_per_dispatch, run.num_steps - step)
-        source, indices = run.feed.draw(step)
-        state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        with clock.spending("waiting for data"):
+            source, indices = run.feed.draw(step)
+        with contextlib.nullcontext() if is_compiled else clock.spending("compiling"):
+            state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        is_compiled = True
         saver.moved()
         before, step = step, step + count
         reader.put(before, count, metrics)
@@ -267,15 +228,15 @@ def _loop(run: Run, saver: _Saver, state: base.TrainState, reader: metrics_reade
         evaluates = _is_evaluated(run, before, step)
         if evaluates or metrics_reader.crosses(before, step, settings.checkpoint_every_steps):
             reader.flush()  # never save a state whose metrics have not been seen to be finite
-            with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
-                saver.save(state, step)
+            with reader.waiting(step, times=_PATIENCE_WITH_DISKS), clock.spending("saving"):
+                saver.save(state, step, norms=reader.norms)
             with reader.waiting(step):
                 stopped = vote(stop.number)
             if evaluates and not stopped:
                 _evaluate(run, reader, state, saver.scores)
     reader.flush()
-    with reader.waiting(step, times=_PATIENCE_WITH_DISKS):
-        saver.save(state, step)  # where the loop ended, unless that was just saved
+    with reader.waiting(step, times=_PATIENCE_WITH_DISKS), clock.spending("saving"):
+        saver.save(state, step, norms=reader.norms)  # where the loop ended, unless that was just saved
     return stopped
 
 
@@ -299,7 +260,7 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
     """
     step, accuracy = int(state.step), None
     variables = features.encoder_variables(state.params, state.method_state)
-    with reader.paused(), reader.waiting(step, what="evaluation"):
+    with reader.paused(), reader.waiting(step, what="evaluation"), reader.clock.spending("evaluating"):
         train_h = None if run.test_set is None else run.encode(variables, run.train_set)
         test_h = None if run.test_set is None else run.encode(variables, run.test_set)
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax import __main__ as program
 from simclr_jax import base
 from simclr_jax.cli import train, train_run
 from simclr_jax.run import checkpoint, setup, stopping, training_loop, tree_digests
@@ -116,6 +118,10 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
     losses = [row["loss"] for row in rows if "loss" in row]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert any("knn_accuracy" in row for row in rows)
+    parts = {name: seconds for name, seconds in rows[-1].items() if name.endswith("_seconds")}
+    wall = parts.pop("wall_seconds")
+    assert len(parts) == 5 and min(parts.values()) >= 0 and parts["evaluating_seconds"] > 0
+    assert 0 < rows[-1]["goodput"] < 1 and rows[-1]["goodput"] * wall + sum(parts.values()) == pytest.approx(wall)
     kept = workdir_lib.read_config(whole)
     assert kept["seed"] == 0 and (settings()["feed"]["kind"], kept["feed"]["kind"]) == ("auto", "canvas")
     assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1
@@ -215,6 +221,26 @@ def test_a_rollback_goes_on_from_the_newest_checkpoint_with_the_images_that_foll
     assert drawn == [5, 6, 7, 8, 9, 10]
     assert "going back to step 5, on to step 8 without it" in capsys.readouterr().err
     assert final_digests(tmp_path)[0] == 11
+
+
+def test_the_noted_command_replays_a_divergence_to_the_same_update_and_gradient(built, tmp_path, monkeypatch, capsys):
+    """Weights that grow thirtyfold with every update overflow by themselves, after a checkpoint."""
+
+    def growing(state, *arguments):
+        state, metrics = built.train_steps(state, *arguments)
+        return state._replace(params=jax.tree.map(lambda x: 30 * x, state.params)), metrics
+
+    monkeypatch.setattr(setup, "make_run", lambda values: built._replace(num_steps=43, train_steps=growing))
+    assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
+    noted = json.loads((tmp_path / "nonfinite.json").read_text())
+    norms = noted["gradient_norms"]
+    assert {"encoder/stem", "encoder/block_group1", "encoder/block_group4", "projection_head"} <= norms.keys()
+    assert noted["saved_steps"] and noted["update"] >= noted["saved_steps"][-1]
+    assert any(isinstance(norm, str) for norm in norms.values())  # which JSON has no number for
+    (tmp_path / "nonfinite.json").unlink()
+    assert program.main(shlex.split(noted["replay"])[1:]) == train_run.EXIT_DIVERGED
+    assert json.loads((tmp_path / "nonfinite.json").read_text()) == noted
+    assert f"Going on from step {noted['saved_steps'][-1]}" in capsys.readouterr().err
 
 
 @pytest.fixture

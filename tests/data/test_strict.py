@@ -55,6 +55,34 @@ def test_rotation_by_exif_is_kept():
     assert decoded(stream.getvalue()).shape == (40, 30, 3)
 
 
+def even(kind, *, size=(640, 480), noise=0, **options):
+    """A picture of one colour, with so many rows of noise at its lower end."""
+    pixels = np.full((size[1], size[0], 3), (90, 200, 3), np.uint8)
+    pixels[size[1] - noise :] = np.random.default_rng(0).integers(0, 256, (noise, size[0], 3))
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue(), pixels
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("noise", [0, 100])
+def test_large_areas_of_one_colour_are_no_damage(kind, noise):
+    """A WebP of them holds long runs of zeros, as one that has lost a block does."""
+    options = {"WEBP": {"quality": 100, "method": 0}, "TIFF": {"compression": "tiff_lzw"}}.get(kind, {})
+    content, pixels = even(kind, noise=noise, **options)
+    assert (bytes(256) in content) >= (kind == "WEBP")
+    assert np.abs(decoded(content).astype(int) - pixels)[:-128].max() <= 4
+    strict.check(content)
+
+
+@pytest.mark.parametrize("options", [{"quality": 75}, {"quality": 100, "method": 0}])
+def test_a_webp_that_has_lost_a_block_is_refused_wherever_that_is(options):
+    content, _ = even("WEBP", size=(400, 300), noise=200, **options)
+    for at in range(512, len(content) - 512, len(content) // 16 // 512 * 512 or 512):
+        with pytest.raises(decode.DamagedImage):
+            decoded(content[:at] + bytes(512) + content[at + 512 :])
+
+
 @pytest.mark.parametrize("options", [{"quality": 95}, {"kind": "PNG"}, {"kind": "WEBP", "lossless": True}])
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
 def test_a_lost_block_in_the_middle_is_noticed(options, at):
