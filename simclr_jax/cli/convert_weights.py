@@ -81,17 +81,12 @@ def convert(
         raise base.InputError(f"--selector must be auto or a layer of the head, 0 for none; got {selector!r}.")
     folder, source = pathlib.Path(workdir), pathlib.Path(input)
     _check_workdir(folder)
-    atomic_files.check_folder(folder, flag="--workdir")
     left_out = tuple(filter(None, ignore.split(",")))
     read = foreign.read(source, weights=weights, ignore=left_out, network=network, activation=activation)
     convert_texts.check_flag(read, tokenizer)
     mean, std = NORMALIZATIONS.get(normalize, (read.mean, read.std))
     found = _find_network(read, padding=read.padding if padding == "auto" else padding)
-    if padding not in ("auto", found.encoder.get("padding", padding)):
-        raise base.InputError(
-            f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
-            f"{padding}. Leave it out."
-        )
+    _check_padding(source, found, padding)
     role = _find_role(source, read, found, selector=selector)
     resolved = _resolve_config(config, found, role)
     if read.text:
@@ -100,12 +95,10 @@ def convert(
     encoder = config_lib.call(models.make_encoder, resolved, "encoder")
     of_texts = convert_texts.expected_shapes(encoder, resolved, found) if read.text else None
     _check_shapes(source, read.by_name, of_texts or _expected_shapes(encoder, found, role))
-    difference = _compare(read, found)
-    record = _make_record(source, read, found, role)
     with atomic_files.replacing_folder(folder, flag="--workdir") as fresh:
-        _write_run(fresh, resolved, read, record)
+        _write_run(fresh, resolved, read, _make_record(source, read, found, role))
     print(_summary(workdir, resolved, read, found, role))
-    print(difference)
+    print(_compare(read, found))
     return 0
 
 
@@ -114,6 +107,15 @@ def _check_workdir(folder: pathlib.Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise base.InputError(
             f"--workdir must be a new folder or an empty one; {folder} holds something else. Choose another folder."
+        )
+    atomic_files.check_folder(folder, flag="--workdir")
+
+
+def _check_padding(source: pathlib.Path, found: detect.Architecture, padding: str) -> None:
+    if padding not in ("auto", found.encoder.get("padding", padding)):
+        raise base.InputError(
+            f"The shapes in {source} are those of a network with padding {found.encoder['padding']!r}; got --padding="
+            f"{padding}. Leave it out."
         )
 
 

@@ -98,8 +98,6 @@ def read(
     card = _read_card(path)
     padding, selector, mean, std, told = card or (state.padding, None, *_usual_normalization(state), {})
     text = _text_settings(source, state, activation)
-    if text and "design" in state.encoder:
-        told = {**told, "design": "openai" if text["activation"] == "quick_gelu" else "clip"}
     return Foreign(
         by_name={name: _as_weights(name, value) for name, value in sorted(state.by_name.items())},
         layout=state.layout,
@@ -113,7 +111,7 @@ def read(
         note=state.note,
         mean=mean,
         std=std,
-        encoder={**state.encoder, **told},
+        encoder={**state.encoder, **_design(state, text), **told},
         text=text,
     )
 
@@ -195,6 +193,13 @@ def _step(source: files.Source) -> int | None:
 def _usual_normalization(state: pytorch_layouts.State) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What a network without a card was most likely trained with: programs of SimCLR have the reference's padding."""
     return NORMALIZATIONS[state.normalization or ("imagenet" if state.padding == "torchvision" else "none")]
+
+
+def _design(state: pytorch_layouts.State, text: Mapping[str, Any]) -> dict[str, Any]:
+    """The design of a CLIP's vision transformer, whose activation is that of its texts."""
+    if not text or "design" not in state.encoder:
+        return {}
+    return {"design": "openai" if text["activation"] == "quick_gelu" else "clip"}
 
 
 def _text_settings(source: files.Source, state: pytorch_layouts.State, activation: str) -> dict[str, Any]:
