@@ -19,10 +19,7 @@ TrainStep = Callable[[base.TrainState, base.Array, Any, base.Array], tuple[base.
 LossAux = tuple[base.Array, tuple[base.PyTree, base.Metrics]]
 # (state, (views_key, embed_key), source, indices [B]) -> ((loss, (method_state, metrics)), gradient of the parameters).
 Differentiate = Callable[[base.TrainState, tuple[base.Array, base.Array], Any, base.Array], tuple[LossAux, base.PyTree]]
-
-
-# The L2 norm of the gradient of a part of the network is a metric of this name and the part's.
-GROUP_NORM = "gradient_norm/"
+GROUP_NORM = "gradient_norm/"  # and the part of the network: the metric that is the L2 norm of its gradient
 
 
 class Chunks(NamedTuple):
@@ -204,9 +201,8 @@ def make_train_step(
 
     `key` is the run's key and the same in every call: all randomness is a function of (key, step, position in the
     global batch). `source` is whatever `load_views` reads rows from. Metrics hold the method's own, "loss",
-    "gradient_norm" (global L2 norm), the same of every part of the network ("gradient_norm/encoder/stem") and
-    "learning_rate". With more than one of `chunks` the gradient is that of `differentiate_in_chunks`; it needs outputs
-    of `embed` that are all of float type.
+    "gradient_norm" (L2; of a part of the network "gradient_norm/encoder/stem") and "learning_rate". With more than one
+    of `chunks` the gradient is that of `differentiate_in_chunks`; it needs outputs of `embed` all of float type.
     """
     if chunks is None or chunks.num_chunks == 1:
         differentiate = differentiate_whole(method, load_views)
@@ -221,26 +217,12 @@ def make_train_step(
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params, method_state = method.update(params, method_state, state.step)
-        norm, norms = optim.norms_by_group(gradients, _groups(gradients))
-        metrics = {
-            **metrics,
-            "loss": loss,
-            "gradient_norm": norm,
-            **{GROUP_NORM + name: part for name, part in norms.items()},
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-        }
+        norm, norms = optim.norms_by_group(gradients, nested="encoder")
+        metrics = {**metrics, **{GROUP_NORM + name: part for name, part in norms.items()}, "loss": loss}
+        metrics |= {"gradient_norm": norm, "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
         return base.TrainState(state.step + 1, params, method_state, opt_state), metrics
 
     return train_step
-
-
-def _groups(tree: base.PyTree) -> list[str]:
-    """Of every leaf the part of the network: the entry of the tree, of the encoder its stem, stage or block."""
-    groups = []
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        names = [str(getattr(key, "key", key)) for key in path]
-        groups.append("/".join(names[: 2 if names[0] == "encoder" else 1]))
-    return groups
 
 
 def skip_nonfinite(step: TrainStep) -> TrainStep:

@@ -23,14 +23,17 @@ def global_norm(tree: PyTree) -> base.Array:
     return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(columns)))
 
 
-def norms_by_group(tree: PyTree, groups: Sequence[str]) -> tuple[base.Array, dict[str, base.Array]]:
-    """(`global_norm` of a tree, the same of every group of its leaves); `groups` names that of every leaf.
+def norms_by_group(tree: PyTree, *, nested: str = "") -> tuple[base.Array, dict[str, base.Array]]:
+    """(`global_norm` of a nested dict, the same of each of its entries by name; of the entry `nested`, of each in it).
 
     Example:
-        >>> total, norms = optim.norms_by_group([jnp.asarray([3.0]), jnp.asarray([4.0])], ["a", "b"])
-        >>> float(total), float(norms["b"])
-        (5.0, 4.0)
+        >>> tree = {"encoder": {"stem": jnp.asarray([3.0])}, "head": jnp.asarray([4.0])}
+        >>> total, norms = optim.norms_by_group(tree, nested="encoder")
+        >>> float(total), {name: float(norm) for name, norm in norms.items()}
+        (5.0, {'encoder/stem': 3.0, 'head': 4.0})
     """
+    paths = [[str(getattr(key, "key", key)) for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    groups = ["/".join(path[: 2 if path[0] == nested else 1]) for path in paths]
     parts = _sums_over_columns(jax.tree.leaves(tree))
     columns = jax.lax.optimization_barrier(jnp.concatenate(parts))  # one array for all sums, see `global_norm`
     names = sorted(set(groups))

@@ -41,7 +41,7 @@ class Reader:
         self._meter = progress.Meter(done=step, total=sizes.num_steps)
         self._compiled = False
         self._skipped = 0  # in a row
-        self.taken = step  # updates whose metrics were handed in
+        self._first = self.taken = step  # updates whose metrics were handed in
         self.norms: dict[str, float] = {}  # of the gradient by parts of the network, of the update read last
         # What was logged since this process started, of the loss and of evaluations: what a diagnosis rests on.
         self.rows: list[dict[str, float]] = []
@@ -143,12 +143,12 @@ class Reader:
         said += [f"effective rank {scores['effective_rank']:.1f}"] if "effective_rank" in scores else []
         progress.say(f"step {step}/{self._sizes.num_steps}  {'  '.join(said)}")
 
-    def write_goodput(self, *, num_updates: int) -> None:
+    def write_goodput(self) -> None:
         """Logs and prints where the time went; nothing where nothing was trained."""
-        if num_updates > 0:
+        if self.taken > self._first:
             row = self.clock.read()
             workdir_lib.write_metrics(self._log, {"step": self.taken, **row})
-            progress.say(goodput.line(row, num_updates=num_updates))
+            progress.say(goodput.line(row, num_updates=self.taken - self._first))
 
 
 def crosses(before: int, after: int, every: int) -> bool:

@@ -151,12 +151,7 @@ def train(
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
                 clock.started()
-                stopped = _loop_on(
-                    run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback"
-                )
-                saver.finish()
-                reader.write_goodput(num_updates=reader.taken - step)
-                return stopped
+                return _loop_on(run, saver, state, reader, stop=stop, peers=peers, rollbacks=on_nonfinite == "rollback")
 
 
 def _initial_state(run: Run, workdir: pathlib.Path, peers: distributed.Peers) -> base.TrainState:
@@ -237,6 +232,8 @@ def _loop(
     reader.flush()
     with reader.waiting(step, times=_PATIENCE_WITH_DISKS), clock.spending("saving"):
         saver.save(state, step, norms=reader.norms)  # where the loop ended, unless that was just saved
+        saver.finish()
+    reader.write_goodput()
     return stopped
 
 
