@@ -197,7 +197,9 @@ def followed(rows: Rows, row: Mapping[str, Any], output: pathlib.Path) -> str:
     table = page_lib.table(head, shown, right=range(5))
     said = f"The official program is {ratio(row):.2f} times as far from ours in float64 as ours in float32 is"
     said += f" (geometric mean over the steps; at most {MOST_RATIO:g} allowed): "
-    said += "rounding explains the distance." if ratio(row) <= MOST_RATIO else "rounding does **not** explain it."
+    said += (
+        "rounding like ours explains it." if ratio(row) <= MOST_RATIO else "rounding like ours does **not** explain it."
+    )
     alt = "Relative distances from ours in float64 over the steps"
     text = textwrap.fill(said, 120)
     return f"## Same weights, same views\n\n{text}\n\n{table}\n\n![{alt}]({picture.name})"

@@ -142,11 +142,12 @@ def feed_views(path: str, data: Mapping[str, np.ndarray]) -> Any:
     """What takes the place of the program's input pipeline: the views of a file, step by step."""
     import tensorflow as tf
 
-    views = np.load(path)
+    given = np.load(path)
+    views, label = given["views"], given["labels"]
     classes = int(data["train_labels"].max()) + 1
     # [S, B, V, h, w, 3] -> [S, B, h, w, 3 V]
-    stacked = np.concatenate([views["views"][:, :, v] for v in range(views["views"].shape[2])], axis=-1)
-    labels = np.eye(classes, dtype=np.float32)[views["labels"]]
+    stacked = np.concatenate([views[:, :, v] for v in range(views.shape[2])], axis=-1)
+    labels = np.eye(classes, dtype=np.float32)[label]
 
     def build(builder: Any, batch_size: int, is_training: bool, strategy: Any, topology: Any) -> Any:
         steps = tf.data.Dataset.from_tensor_slices((stacked, labels))

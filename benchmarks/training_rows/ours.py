@@ -69,13 +69,14 @@ def follow(given: Mapping[str, Any]) -> tuple[dict[str, list[float]], dict[str, 
     Computes in `given["dtype"]`, "float32" or "float64".
     """
     with jax.enable_x64(given["dtype"] == "float64"):
-        config, views = given["config"], np.load(given["views"])
-        update, state = make_update(config, views["views"].shape[1:], dtype=given["dtype"])
+        config, arrays = given["config"], np.load(given["views"])
+        views, labels = arrays["views"], arrays["labels"].astype(np.int32)
+        update, state = make_update(config, views.shape[1:], dtype=given["dtype"])
         first = by_our_names(dict(np.load(given["first"])), step=1)
         state = state._replace(params=filled(state.params, first, given["dtype"]))
         losses, kept = [], {}
-        for step, (batch, labels) in enumerate(zip(views["views"], views["labels"], strict=True), start=1):
-            state, metrics = update(state, batch.astype(given["dtype"]), labels=labels.astype(np.int32))
+        for step, (batch, of_batch) in enumerate(zip(views, labels, strict=True), start=1):
+            state, metrics = update(state, batch.astype(given["dtype"]), labels=of_batch)
             losses.append(2 * float(metrics["contrastive_loss"]))
             if step in given["keep"]:
                 kept |= {f"{step}:{name}": np.asarray(leaf) for name, leaf in named(state.params)}
