@@ -290,6 +290,22 @@ def crop_and_flip(config: config_dict.ConfigDict) -> None:
     config.augment.blur_probability = 0.0
 
 
+def coca_method() -> config_dict.ConfigDict:
+    """The section of the method coca, the halves of its text side of the size of `clip_captions`."""
+    method = config_dict.ConfigDict()
+    method.name = "coca"
+    method.text_width = 256
+    method.text_num_layers = 2  # of texts alone
+    method.text_num_heads = 4
+    method.caption_num_layers = 2  # on top of it, of texts that look at their image
+    method.memory_length = 8  # as how many tokens they see it
+    method.proj_out_dim = 256
+    method.contrastive_weight = 1.0
+    method.caption_weight = 2.0
+    method.loss_form = "auto"  # "dense" | "blockwise" | "ring", as of clip
+    return method
+
+
 def clip_method() -> config_dict.ConfigDict:
     """The section of the method clip, with the text tower of CLIP's ViT-B/32."""
     method = config_dict.ConfigDict()

@@ -13,6 +13,7 @@ from simclr_jax.methods import (
     barlow_twins,
     byol,
     clip,
+    coca,
     cpc,
     dcl,
     distill,
@@ -36,6 +37,7 @@ from simclr_jax.methods.autoencoder import make_autoencoder
 from simclr_jax.methods.barlow_twins import make_barlow_twins
 from simclr_jax.methods.byol import make_byol
 from simclr_jax.methods.clip import make_clip
+from simclr_jax.methods.coca import make_coca
 from simclr_jax.methods.cpc import make_cpc
 from simclr_jax.methods.dcl import make_dcl, make_dclw
 from simclr_jax.methods.distill import Teacher, make_distill, make_teacher
@@ -67,6 +69,7 @@ __all__ = [
     "make_byol",
     "make_classify",
     "make_clip",
+    "make_coca",
     "make_cpc",
     "make_dcl",
     "make_dclw",
@@ -106,6 +109,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
     "dcl": dcl.make_dcl,
     "dclw": dcl.make_dclw,
     "clip": clip.make_clip,
+    "coca": coca.make_coca,
     "rotation": rotation.make_rotation,
     "patch_location": patch_location.make_patch_location,
     "jigsaw": jigsaw.make_jigsaw,
@@ -115,7 +119,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
 }
 
 # The loss of equal embeddings, from the settings of a method, the batch's size and the number of classes; None where
-# equal embeddings have the lowest loss of all, or one that the images decide: the metric "projection_spread" tells.
+# equal embeddings have the lowest loss of all, or one that the data decide: the metric "projection_spread" tells.
 _UNINFORMED: dict[str, Callable[..., float | None] | None] = {
     "simclr": simclr.uninformed_loss,
     "simclr_v2": simclr_v2.uninformed_loss,
@@ -133,6 +137,7 @@ _UNINFORMED: dict[str, Callable[..., float | None] | None] = {
     "dcl": dcl.uninformed_loss,
     "dclw": dcl.uninformed_loss,
     "clip": clip.uninformed_loss,
+    "coca": None,
     "rotation": rotation.uninformed_loss,
     "patch_location": patch_location.uninformed_loss,
     "jigsaw": jigsaw.uninformed_loss,
@@ -144,7 +149,7 @@ _UNINFORMED: dict[str, Callable[..., float | None] | None] = {
 
 # Methods whose projection head is `heads.ProjectionHead`, of which fine-tuning may keep layers.
 SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
-IMAGE_TEXT = ("clip",)  # any number of views, usually one; the other side is a text
+IMAGE_TEXT = ("clip", "coca")  # any number of views, usually one; the other side is a text
 CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
 # Pretext tasks, which make what they compare out of one view of an image.
 ONE_VIEW = ("rotation", "patch_location", "jigsaw", "autoencoder", "cpc")
@@ -155,8 +160,8 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
 
     A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
     methods without negatives, in which equal embeddings have the best loss of all, for autoencoders and for "pirl"
-    with its objective "nce"; they log "projection_spread", which is 0 then. None also for a classifier of data without
-    classes.
+    with its objective "nce", and for "coca"; they log "projection_spread", which is 0 then. None also for a classifier
+    of data without classes.
 
     Args:
         section: settings of the method and "name"; what is not there has the method's default.

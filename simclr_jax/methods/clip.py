@@ -14,7 +14,7 @@ best.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from simclr_jax import base, losses, models
 from simclr_jax.methods import network
-from simclr_jax.models import heads
+from simclr_jax.models import heads, text
 
 Array = jax.Array
 PyTree = base.PyTree
@@ -95,33 +95,15 @@ def make_clip(
         dtype=dtype,
     )
     heads.make_mlp((proj_out_dim,))  # checks the width
-    images_only = network.make_stack(encoder, {})
-
-    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        params, batch_stats, (h,) = images_only.init(key, views)
-        keys = (jax.random.fold_in(key, number) for number in (2, 3, 4))
-        tokens = jax.ShapeDtypeStruct((2, text_length), jnp.int32)
-        params["text_encoder"] = tower.lazy_init(next(keys), tokens)["params"]
-        for name, width in (("image_projection", h.shape[1]), ("text_projection", text_width)):
-            kernel = width**-0.5 * jax.random.normal(next(keys), (width, proj_out_dim), h.dtype)
-            params[name] = {"kernel": kernel}
-        params["logits"] = {name: jnp.asarray(value, h.dtype) for name, value in _starts(objective).items()}
-        return params, {"batch_stats": batch_stats}
+    towers = make_towers(encoder, tower, proj_out_dim=proj_out_dim, objective=objective)
 
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
         del key
-        trees = params, method_state["batch_stats"]
-        (h,), batch_stats = network.apply_to_views(images_only, trees, views, bn_per="batch")
-        of_text = tower.apply({"params": params["text_encoder"]}, batch["text"])
-        outputs = {
-            "image": project(h, params["image_projection"]),
-            "text": project(of_text, params["text_projection"]),  # type: ignore[arg-type]
-            # The loss sees no parameters: a row of outputs carries them.
-            **{name: jnp.broadcast_to(value, len(views)) for name, value in params["logits"].items()},
-        }
-        return outputs, {**method_state, "batch_stats": batch_stats}
+        h, batch_stats = towers.encode(params, method_state["batch_stats"], views)
+        of_text: Any = tower.apply({"params": params["text_encoder"]}, batch["text"])
+        return outputs_of(params, h, of_text), {**method_state, "batch_stats": batch_stats}
 
     def loss(outputs: PyTree, method_state: PyTree) -> tuple[Array, tuple[PyTree, base.Metrics]]:
         numbers = {name: outputs[name][0] for name in _starts(objective)}
@@ -138,7 +120,46 @@ def make_clip(
         log_scale = losses.clamp_log_scale(params["logits"]["log_scale"])
         return {**params, "logits": {"log_scale": log_scale}}, method_state
 
-    return base.Method(init=init, embed=embed, loss=loss, update=update)
+    return base.Method(init=towers.init, embed=embed, loss=loss, update=update)
+
+
+class Towers(NamedTuple):
+    """Both networks. init: as of a Method. encode: (params, batch_stats, views) -> (h [B, V, D], batch_stats)."""
+
+    init: base.Init
+    encode: Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]
+
+
+def make_towers(encoder: nn.Module, tower: text.TextTower, *, proj_out_dim: int, objective: str) -> Towers:
+    """What CLIP and the methods on top of it have in common; see `make_clip`."""
+    images_only = network.make_stack(encoder, {})
+
+    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
+        params, batch_stats, (h,) = images_only.init(key, views)
+        keys = (jax.random.fold_in(key, number) for number in (2, 3, 4))
+        tokens = jax.ShapeDtypeStruct((2, tower.length), jnp.int32)
+        params["text_encoder"] = tower.lazy_init(next(keys), tokens)["params"]
+        for name, width in (("image_projection", h.shape[1]), ("text_projection", tower.width)):
+            kernel = width**-0.5 * jax.random.normal(next(keys), (width, proj_out_dim), h.dtype)
+            params[name] = {"kernel": kernel}
+        params["logits"] = {name: jnp.asarray(value, h.dtype) for name, value in _starts(objective).items()}
+        return params, {"batch_stats": batch_stats}
+
+    def encode(params: PyTree, batch_stats: PyTree, views: Array) -> tuple[Array, PyTree]:
+        (h,), batch_stats = network.apply_to_views(images_only, (params, batch_stats), views, bn_per="batch")
+        return h, batch_stats
+
+    return Towers(init, encode)
+
+
+def outputs_of(params: PyTree, h: Array, of_text: Array) -> dict[str, Array]:
+    """What the loss of CLIP reads, of representations [B, V, D] and texts [B, W]."""
+    return {
+        "image": project(h, params["image_projection"]),
+        "text": project(of_text, params["text_projection"]),
+        # The loss sees no parameters: a row of outputs carries them.
+        **{name: jnp.broadcast_to(value, len(h)) for name, value in params["logits"].items()},
+    }
 
 
 def project(h: Array, tree: PyTree) -> Array:

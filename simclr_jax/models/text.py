@@ -89,8 +89,11 @@ class TextTower(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        """tokens int32 [N, length] -> [N, width], the last layer's output at the end of the text."""
+    def __call__(self, tokens: Array, *, train: bool = False, at_all_places: bool = False) -> Array:
+        """tokens int32 [N, length] -> [N, width], the last layer's output at the end of the text.
+
+        With `at_all_places` [N, length, width]: those at every place, to which the end is one.
+        """
         del train  # nothing in it differs
         dtype, own = jnp.dtype(self.dtype), layers.state_dtype(self.dtype)
         table = self.param("token_embedding", nn.initializers.normal(0.02), (self.vocab_size, self.width), own)
@@ -104,6 +107,8 @@ class TextTower(nn.Module):
         out_std = self.width**-0.5 * (2 * self.num_layers) ** -0.5
         for number in range(1, self.num_layers + 1):
             x = Block(self.num_heads, self.activation, out_std, self.dtype, name=f"block{number}")(x, visible)
+        if at_all_places:
+            return layer_norm(own, "norm")(x.astype(own))
         # Only the end is read: the normalisation of the other places would be for nobody.
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return layer_norm(own, "norm")(x.astype(own))

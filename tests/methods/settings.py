@@ -11,7 +11,7 @@ _NEEDED = {"num_classes": 3, "num_steps": 10, "num_examples": 12, "vocab_size": 
 _SMALL = {
     **{"proj_hidden_dim": 16, "proj_out_dim": 8, "pred_hidden_dim": 16},
     # In groups BatchNorm would depend on the order of the images.
-    **{"text_width": 8, "text_num_layers": 1, "text_num_heads": 2},
+    **{"text_width": 8, "text_num_layers": 1, "text_num_heads": 2, "caption_num_layers": 1, "memory_length": 2},
     **{"num_prototypes": 6, "freeze_prototypes_steps": 0, "queue_length": 64, "bn_splits": 1},
     **{"num_permutations": 8, "tile_dim": 8, "decoder_width": 8, "num_negatives": 16},
     **{"grid_size": 3, "rows_ahead": (1, 2), "context_dim": 8, "num_context_blocks": 1},
