@@ -126,6 +126,17 @@ def disturb(
     return most
 
 
+def compare(whole: pathlib.Path, broken: pathlib.Path) -> dict[str, bool | int]:
+    """Whether the killed run has ended as the other one, and has logged the same."""
+    # The first row of every start is left out of the log, as its rate would include compiling.
+    same: dict[str, bool | int] = {
+        f"same_losses_in_{where}": len(read(broken)) > 0 and read(broken).items() <= read(whole).items()
+        for where, read in {"metrics": losses, "tensorboard": shown_losses}.items()
+    }
+    same_state = final_digests(whole) == final_digests(broken)
+    return {"same_state": same_state, **same, "losses_compared": len(losses(broken))}
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -145,7 +156,6 @@ def main() -> None:
         most = disturb(broken, kills=options.kills, epochs=epochs, method=options.method, rng=rng)
         assert start(broken, epochs, options.method).wait() == 0, pathlib.Path(f"{broken}.log").read_text()[-2000:]
         disturbed = time.monotonic() - begin
-        equal = final_digests(whole) == final_digests(broken)
         told = [row for row in metrics(whole) if "goodput" in row][-1]
         useful = told["goodput"] * told["wall_seconds"]
         report: dict[str, Any] = {
@@ -153,13 +163,7 @@ def main() -> None:
             "kills": options.kills,
             "seed": options.seed,
             "updates": saved(whole),
-            "same_state": equal,
-            # The first row of every start is left out of the log, as its rate would include compiling.
-            **{
-                f"same_losses_in_{where}": len(read(broken)) > 0 and read(broken).items() <= read(whole).items()
-                for where, read in {"metrics": losses, "tensorboard": shown_losses}.items()
-            },
-            "losses_compared": len(losses(broken)),
+            **compare(whole, broken),
             "goodput_undisturbed": round(told["goodput"], 3),
             "goodput_disturbed": round(useful / disturbed, 3),
             "seconds_undisturbed": round(undisturbed, 1),

@@ -52,11 +52,11 @@ def main():
     before = pathlib.Path(root) / "before"
     for operation in map(int, operations):
         folder = pathlib.Path(root) / f"{operation}" / "checkpoints"
-        if not before.exists() and os.fork() == 0:
-            save(before, steps=(1, 2))
-            os._exit(0)
-        elif not before.exists():
-            os.wait()
+        if not before.exists():
+            if os.fork() == 0:
+                save(before, steps=(1, 2))
+                os._exit(0)
+            assert os.wait()[1] == 0
         shutil.copytree(before, folder)
         if os.fork() == 0:
             count = save(folder, steps=(3,), kill_at=None if operation < 0 else operation)

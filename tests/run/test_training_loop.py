@@ -9,7 +9,7 @@ import pytest
 
 from simclr_jax import base, data, probes
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import progress, training_loop
+from simclr_jax.run import goodput, progress, training_loop
 
 
 def evaluate(encode):
@@ -30,6 +30,7 @@ def evaluate(encode):
         paused=contextlib.nullcontext,
         waiting=lambda step, *, what: contextlib.nullcontext(),
         rows=[],
+        clock=goodput.Clock(),
         write_evaluation=lambda step, accuracy, *, scores, peak_bytes: logged.append((accuracy, scores)),
     )
     state = base.TrainState(jnp.int32(5), {"encoder": {}}, {"batch_stats": {}}, ())
