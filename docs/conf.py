@@ -10,7 +10,7 @@ release = simclr_jax.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"simclr_jax {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 # Docstrings are plain text with single backticks around code, and have a section of their own.
 default_role = "code"
 napoleon_google_docstring = True

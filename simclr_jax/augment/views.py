@@ -21,8 +21,9 @@ ViewRecipe = recipe_lib.ViewRecipe
 class ViewDraws(NamedTuple):
     """Everything that is random in one view; scalars, with leading axes [B, V] when batched.
 
-    flip, jitter_applied, gray_applied, blur_applied, solarize_applied: bool. blur_sigma: float32, pixels. turns:
-    int32, right angles; None where no view is turned. stain: None where stains stay.
+    flip, jitter_applied, gray_applied, blur_applied, solarize_applied: bool. blur_sigma: float32, pixels.
+    turns: int32, right angles; None where no view is turned.
+    stain: None where stains stay.
     """
 
     box: crop.CropBox

@@ -45,8 +45,8 @@ def make_coca(
     "projection_spread" of the images, 0 where all have one projection. Exact in chunks.
 
     Args:
-        encoder, vocab_size, text_length, text_width, text_num_layers, text_num_heads, proj_out_dim, loss_form, dtype,
-            mesh: see `make_clip`; the tower is causal, with GELU.
+        encoder, vocab_size, text_length, proj_out_dim, loss_form, dtype, mesh: see `make_clip`.
+        text_width, text_num_layers, text_num_heads: of the text tower, which is causal, with GELU.
         caption_num_layers: of the decoder, each with attention to the text and to the image.
         memory_length: as how many tokens the decoder is given an image.
         contrastive_weight, caption_weight: a and b; at least 0.
