@@ -50,7 +50,8 @@ def main() -> None:
     program = load_program(data)
     import tensorflow as tf
 
-    tf.random.set_seed(given["seed"])
+    # Keras draws the first weights from Python's own generator.
+    tf.keras.utils.set_random_seed(given["seed"])
     tf.compat.v1.enable_v2_behavior()
     with tempfile.TemporaryDirectory() as folder:
         set_flags(program.FLAGS, {**FLAGS, **given["flags"], "model_dir": folder})
