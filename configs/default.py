@@ -290,6 +290,19 @@ def crop_and_flip(config: config_dict.ConfigDict) -> None:
     config.augment.blur_probability = 0.0
 
 
+def blip_method() -> config_dict.ConfigDict:
+    """The section of the method blip, its text tower of the size of `clip_captions`."""
+    method = config_dict.ConfigDict()
+    method.name = "blip"
+    method.text_width = 256
+    method.text_num_layers = 4
+    method.text_num_heads = 4
+    method.proj_out_dim = 256
+    method.matching_weight = 1.0  # of the question whether a text belongs to a picture, beside CLIP's loss
+    method.loss_form = "auto"  # of CLIP's loss: "dense" | "blockwise" | "ring"
+    return method
+
+
 def coca_method() -> config_dict.ConfigDict:
     """The section of the method coca, the halves of its text side of the size of `clip_captions`."""
     method = config_dict.ConfigDict()

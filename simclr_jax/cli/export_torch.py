@@ -68,8 +68,8 @@ def write_detection(folder: pathlib.Path, by_name: variables.ByName) -> list[pat
 
 def open_clip_obstacle(of_texts: variables.ByName, arguments: Mapping[str, Any], *, method: Mapping[str, Any]) -> str:
     """Why a run is no CLIP under open_clip's names; "" if it is one."""
-    if not of_texts:
-        return f"open_clip's networks have a text tower; this run, of the method {method['name']}, has none."
+    if not of_texts or method["name"] != "clip":
+        return f"The open_clip format is for runs of the method clip; this one is of {method['name']}."
     if not card.is_clips(arguments) or arguments.get("pool", "token") != "token":
         return (
             "open_clip's encoders are clip_resnet50, clip_resnet101, and transformers with design clip or openai and a "

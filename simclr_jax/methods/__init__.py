@@ -11,6 +11,7 @@ from simclr_jax import base
 from simclr_jax.methods import (
     autoencoder,
     barlow_twins,
+    blip,
     byol,
     clip,
     coca,
@@ -35,6 +36,7 @@ from simclr_jax.methods import (
 )
 from simclr_jax.methods.autoencoder import make_autoencoder
 from simclr_jax.methods.barlow_twins import make_barlow_twins
+from simclr_jax.methods.blip import make_blip
 from simclr_jax.methods.byol import make_byol
 from simclr_jax.methods.clip import make_clip
 from simclr_jax.methods.coca import make_coca
@@ -66,6 +68,7 @@ __all__ = [
     "check_batch",
     "make_autoencoder",
     "make_barlow_twins",
+    "make_blip",
     "make_byol",
     "make_classify",
     "make_clip",
@@ -110,6 +113,7 @@ METHODS: dict[str, Callable[..., base.Method]] = {
     "dclw": dcl.make_dclw,
     "clip": clip.make_clip,
     "coca": coca.make_coca,
+    "blip": blip.make_blip,
     "rotation": rotation.make_rotation,
     "patch_location": patch_location.make_patch_location,
     "jigsaw": jigsaw.make_jigsaw,
@@ -138,6 +142,7 @@ _UNINFORMED: dict[str, Callable[..., float | None] | None] = {
     "dclw": dcl.uninformed_loss,
     "clip": clip.uninformed_loss,
     "coca": None,
+    "blip": None,
     "rotation": rotation.uninformed_loss,
     "patch_location": patch_location.uninformed_loss,
     "jigsaw": jigsaw.uninformed_loss,
@@ -149,7 +154,7 @@ _UNINFORMED: dict[str, Callable[..., float | None] | None] = {
 
 # Methods whose projection head is `heads.ProjectionHead`, of which fine-tuning may keep layers.
 SIMCLR_HEADS = ("simclr", "simclr_v2", "supervised")
-IMAGE_TEXT = ("clip", "coca")  # any number of views, usually one; the other side is a text
+IMAGE_TEXT = ("clip", "coca", "blip")  # any number of views, usually one; the other side is a text
 CLASSIFIERS = ("supervised", "distill")  # any number of views; a class apiece is all they tell apart
 # Pretext tasks, which make what they compare out of one view of an image.
 ONE_VIEW = ("rotation", "patch_location", "jigsaw", "autoencoder", "cpc")
@@ -159,9 +164,9 @@ def uninformed_loss(section: Mapping[str, Any], *, batch_size: int, num_classes:
     """The loss of a network whose embeddings are all the same, for the config's section of a method with its name.
 
     A run that stays at it learns nothing. For "swav" it is the least that such a network can have, ln K. None for
-    methods without negatives, in which equal embeddings have the best loss of all, for autoencoders and for "pirl"
-    with its objective "nce", and for "coca"; they log "projection_spread", which is 0 then. None also for a classifier
-    of data without classes.
+    methods without negatives, in which equal embeddings have the best loss of all, for autoencoders, and for "pirl"
+    with its objective "nce", "coca" and "blip"; they log "projection_spread", which is 0 then. None also for a
+    classifier of data without classes.
 
     Args:
         section: settings of the method and "name"; what is not there has the method's default.

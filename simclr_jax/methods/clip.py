@@ -30,7 +30,7 @@ PyTree = base.PyTree
 OBJECTIVES = ("clip", "siglip")
 LOSS_FORMS = ("auto", "dense", "blockwise", "ring")
 # What of the parameters belongs to texts; a run that starts from pictures alone begins with new ones.
-OF_TEXTS = ("image_projection", "text_encoder", "text_projection", "logits")
+OF_TEXTS = ("image_projection", "text_encoder", "text_projection", "logits", "captioner", "matching")
 
 
 def make_clip(

@@ -104,7 +104,7 @@ RULES: dict[str, Rule] = {
     "method.pred_out_norm": _WORD,
     **dict.fromkeys(("method.text_width", "method.text_num_layers", "method.text_num_heads"), _DIMENSION),
     **dict.fromkeys(("method.caption_num_layers", "method.memory_length"), _DIMENSION),
-    **dict.fromkeys(("method.contrastive_weight", "method.caption_weight"), _WEIGHT),
+    **dict.fromkeys(("method.contrastive_weight", "method.caption_weight", "method.matching_weight"), _WEIGHT),
     "method.num_proj_layers": _whole(0, 64),
     "method.num_negatives": _whole(0, 2**26),
     **dict.fromkeys(("method.proj_out_dim", "method.pred_hidden_dim"), _DIMENSION),

@@ -127,8 +127,8 @@ def adopt(state: base.TrainState, *, workdir: str, which: str) -> base.TrainStat
     """
     own = jax.device_get({"params": state.params, "batch_stats": state.method_state["batch_stats"]})
     _, theirs, _ = features.load_variables(workdir, which=which)
-    # LiT: texts are learnt anew on an encoder that has seen pictures alone.
-    new = {"supervised_head", *(() if "text_encoder" in theirs else clip.OF_TEXTS)}
+    # LiT: texts are learnt anew on an encoder that has seen pictures alone, and what CoCa has and CLIP has not.
+    new = {"supervised_head", *(name for name in clip.OF_TEXTS if name not in theirs)}
     wanted = {kind: {name: tree for name, tree in trees.items() if name not in new} for kind, trees in own.items()}
     remedy = "Start from a run of the same method and widths, or from another checkpoint."
     if "supervised_head" in own["params"]:
