@@ -124,10 +124,10 @@ def caption_losses(scores: Array, tokens: Array) -> dict[str, Array]:
     """{"caption_loss": [B], the sum of -log p over the tokens of a text, "num_tokens": [B]}; means over V views.
 
     Args:
-        scores: [B, V, L, vocab_size], at each place those of the token behind it.
+        scores: [B, V, L, vocab_size], at least float32, at each place those of the token behind it.
         tokens: int32 [B, L]; what is behind the end is not counted, nor the first token.
     """
-    log_p = jax.nn.log_softmax(scores[:, :, :-1].astype(jnp.promote_types(scores.dtype, jnp.float32)))
+    log_p = jax.nn.log_softmax(scores[:, :, :-1])
     own = jnp.take_along_axis(log_p, tokens[:, None, 1:, None], axis=3)[..., 0]
     counted = jnp.arange(1, tokens.shape[1]) <= text.end_of_text(tokens)[:, None]
     sums = -jnp.sum(jnp.where(counted[:, None], own, 0), axis=2)
