@@ -87,7 +87,7 @@ def make_coca(
         h, batch_stats = towers.encode(params, method_state["batch_stats"], views)
         places: Any = tower.apply({"params": params["text_encoder"]}, batch["text"], at_all_places=True)
         end = text.end_of_text(batch["text"])
-        outputs = clip.outputs_of(params, h, places[jnp.arange(len(h)), end])
+        outputs = clip.outputs_of(params, h, places[jnp.arange(len(h), dtype=jnp.int32), end])
         score = jax.vmap(lambda h: captioner.apply({"params": params["captioner"]}, h, places), 1, 1)
         scores: Any = score(h)
         told = caption_losses(scores, batch["text"])
@@ -124,12 +124,12 @@ def caption_losses(scores: Array, tokens: Array) -> dict[str, Array]:
     """{"caption_loss": [B], the sum of -log p over the tokens of a text, "num_tokens": [B]}; means over V views.
 
     Args:
-        scores: [B, V, L, vocab_size], at each place those of the token behind it.
+        scores: [B, V, L, vocab_size], at least float32, at each place those of the token behind it.
         tokens: int32 [B, L]; what is behind the end is not counted, nor the first token.
     """
-    log_p = jax.nn.log_softmax(scores[:, :, :-1].astype(jnp.promote_types(scores.dtype, jnp.float32)))
+    log_p = jax.nn.log_softmax(scores[:, :, :-1])
     own = jnp.take_along_axis(log_p, tokens[:, None, 1:, None], axis=3)[..., 0]
-    counted = jnp.arange(1, tokens.shape[1]) <= text.end_of_text(tokens)[:, None]
+    counted = jnp.arange(1, tokens.shape[1], dtype=jnp.int32) <= text.end_of_text(tokens)[:, None]
     sums = -jnp.sum(jnp.where(counted[:, None], own, 0), axis=2)
     return {"caption_loss": jnp.mean(sums, axis=1), "num_tokens": jnp.sum(counted, axis=1).astype(sums.dtype)}
 
