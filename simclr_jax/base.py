@@ -84,7 +84,19 @@ def check_choice(value: object, choices: Collection[str], *, name: str, remedy: 
     """Raises InputError unless `value` is one of `choices`; the message calls it `name` and lists them."""
     if not isinstance(value, str) or value not in choices:
         got = repr(one_line(value, 80)) if isinstance(value, str) else one_line(repr(value), 80)
-        raise InputError(f"{name} must be one of {', '.join(choices)}; got {got}.{' ' * bool(remedy)}{remedy}")
+        raise InputError(f"{name} must be one of {_listed(choices)}; got {got}.{' ' * bool(remedy)}{remedy}")
+
+
+def _listed(choices: Collection[str]) -> str:
+    """Names with commas; of a long list neighbours of one beginning are drawn together: resnet18|34|50."""
+    if sum(map(len, choices)) <= 200:
+        return ", ".join(choices)
+    groups: dict[str, list[str]] = {}
+    for name in choices:
+        ending = re.search(r"[0-9]+$", name) or re.search(r"[^_]+$", name)
+        start = name[: ending.start()] if ending else name
+        groups.setdefault(start, []).append(name[len(start) :])
+    return ", ".join(start + "|".join(endings) for start, endings in groups.items())
 
 
 def check_number(name: str, value: float, remedy: str, *, least: float | None = None) -> None:

@@ -28,3 +28,16 @@ def test_a_long_message_keeps_its_beginning_and_its_end(limit):
     assert limit - 1 <= len(shortened) <= limit
     assert shortened.startswith("begin") and shortened.endswith("reason") and " ... " in shortened
     assert base.one_line("x" * limit, limit) == "x" * limit
+
+
+def test_a_long_list_of_choices_is_drawn_together_and_a_short_one_is_not():
+    def said(choices):
+        with pytest.raises(base.InputError) as caught:
+            base.check_choice("foo", choices, name="name")
+        return str(caught.value)
+
+    assert said(["tf2", "tf1"]) == "name must be one of tf2, tf1; got 'foo'."
+    long = [f"{stem}{number}" for stem in ("some_network_", "another_network") for number in range(10)]
+    assert said(long) == f"name must be one of some_network_{'|'.join('0123456789')}, another_network" + (
+        f"{'|'.join('0123456789')}; got 'foo'."
+    )

@@ -26,7 +26,7 @@ says which data they are evaluated on. docs/weights.md explains the flags.""",
     padding = "%(choices)s; default %(default)s"
     paddings = flags.one_of("auto", "reference", "torchvision")
     parser.add_argument("--padding", default="auto", metavar="KIND", help=padding, **paddings)
-    normalize = "of images: %(choices)s; default %(default)s"
+    normalize = "%(choices)s; default %(default)s"
     normalizations = flags.one_of("auto", "imagenet", "half", "clip", "none")
     parser.add_argument("--normalize", default="auto", metavar="KIND", help=normalize, **normalizations)
     ignore = "variables to leave out, patterns with commas"

@@ -220,7 +220,7 @@ def test_wrong_usage_is_one_line_and_writes_nothing(exported, tmp_path):
     (tmp_path / "file").write_text("mine")
     mistakes = {
         "folder of a run": {"workdir": str(tmp_path / "nothing")},
-        "--format must be all or some of torch, flax, stablehlo, onnx, hub, detection; got 'tf'": {
+        "--format must be all or some of torch, flax, stablehlo, onnx, hub, detection, open_clip; got 'tf'": {
             "format": "torch,tf"
         },
         "--head must be one of none, projection, classifier, all; got 'both'": {"head": "both"},
