@@ -83,7 +83,8 @@ def _listen(
             f"{error.strerror}. Use another port."
         ) from error
     done = threading.Event()
-    threading.Thread(target=_let_in, args=(server, mine, callers, done), name="roll call", daemon=True).start()
+    accepting = threading.Thread(target=_let_in, args=(server, mine, callers, done), name="roll call", daemon=True)
+    accepting.start()
     while len(hosts) < mine["count"] and not refused:
         try:
             caller = callers.get(timeout=max(deadline - time.monotonic(), 0.01))
@@ -103,6 +104,8 @@ def _listen(
     answer = {"refused": refused} if refused else {"hosts": [hosts[i] for i in range(mine["count"])]}
     for connection in waiting:
         _answer(connection, answer)
+    # The port is free for JAX once nobody waits in accept: a socket that is closed under a waiting thread stays bound.
+    accepting.join()
     server.close()
     with contextlib.suppress(queue.Empty):
         while True:

@@ -194,6 +194,19 @@ def test_the_roll_call_lets_a_complete_job_pass_in_any_order():
             assert len(hosts) == 3 and len(set(hosts)) == 1
 
 
+def test_the_port_of_the_roll_call_is_free_for_jax_afterwards():
+    port = free_port()
+    address = "127.0.0.1", port
+    how = {"num_processes": 2, "seconds": 20.0, "only_loopback": True}
+    other = threading.Thread(target=lambda: roll_call_lib.call_roll(address, process_id=1, **how))
+    other.start()
+    roll_call_lib.call_roll(address, process_id=0, **how)
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+    other.join()
+
+
 def test_all_are_told_who_is_missing():
     said = roll_call((4, 0), (4, 2), seconds=1.0)
     assert said[0] == said[1] and "within 1 s; processes 1, 3 did not reach 127.0.0.1:" in said[0]
