@@ -117,9 +117,13 @@ def match(image: Array, text: Array, *, head: tuple[Array, Array], scale: Array,
         draws: [B, 2] in [0, 1), for a text to each image and for an image to each text.
     """
     image, text = (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-12)) for x in (image, text))
-    similarity = jax.lax.stop_gradient(scale * jnp.matmul(image, text.T, precision=jax.lax.Precision.HIGHEST))
-    texts = draw_negatives(similarity, draws[:, 0])
-    images = draw_negatives(similarity.T, draws[:, 1])
+
+    def similarities(rows: Array, columns: Array) -> Array:
+        # Of each side with its own rows: a transposed matrix would be exchanged among all devices.
+        return jax.lax.stop_gradient(scale * jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST))
+
+    texts = draw_negatives(similarities(image, text), draws[:, 0])
+    images = draw_negatives(similarities(text, image), draws[:, 1])
     kernel, bias = head
     pairs = ((image, text), (image, text[texts]), (image[images], text))
     answers = jnp.stack([jnp.sum(a * b * kernel, axis=1) + bias for a, b in pairs])

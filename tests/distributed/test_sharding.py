@@ -195,7 +195,8 @@ def test_a_method_trains_the_same_on_one_device_and_on_four_and_moves_no_image(n
     moved = np.asarray(one["moved"])
     assert len(set(one["losses"])) == len(one["losses"]) == 4 and np.linalg.norm(moved) > 1e-3
     # Sums over the batch are taken in another order: float32 rounding, and what four updates make of it.
-    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    # SimSiam's is a mean of cosines, each of which is rounded at 6e-8, and passes through 0.
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5, atol=2.4e-7 if name == "simsiam" else 0)
     assert np.linalg.norm(other["moved"] - moved) < 1e-3 * np.linalg.norm(moved), "of the way the parameters went"
 
 
