@@ -41,8 +41,8 @@ def make_blip(
     "projection_spread" of the images. Exact in chunks. Similarities of the whole batch, [B, B], are held at once.
 
     Args:
-        encoder, vocab_size, text_length, text_width, text_num_layers, text_num_heads, proj_out_dim, loss_form, dtype,
-            mesh: see `make_clip`; the tower is causal, with GELU.
+        encoder, vocab_size, text_length, proj_out_dim, loss_form, dtype, mesh: see `make_clip`.
+        text_width, text_num_layers, text_num_heads: of the text tower, which is causal, with GELU.
         matching_weight: w; at least 0.
 
     Raises:
