@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import augment, base, models, optim, train_step
+from simclr_jax import augment, base, methods, models, optim, train_step
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
@@ -86,7 +86,8 @@ def build(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_has_the_arguments_of_what_it_builds(name):
-    build(name)
+    settings, method, *_ = build(name)
+    assert settings["method"]["name"] in methods.METHODS and all(map(callable, method))
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,6 @@ def make_jigsaw(
         },
     )
 
-    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        size = tiles.tile_size(views.shape[2], 3, tile_share)
-        params, batch_stats = net.init(key, jax.ShapeDtypeStruct((2, size, size, 3), views.dtype))
-        return params, {"batch_stats": batch_stats}
-
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
@@ -94,6 +89,7 @@ def make_jigsaw(
         value, metrics = parts.solve(outputs["logits"][:, None], answers[:, None])
         return value, (method_state, metrics)
 
+    init = tiles.make_init(net, num_side=3, tile_share=tile_share)
     return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
 
 

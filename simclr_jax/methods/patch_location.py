@@ -56,11 +56,6 @@ def make_patch_location(
     head = heads.with_norm_of(heads.make_mlp((proj_hidden_dim, 8), out_bias=True, dtype=dtype), encoder)
     net = parts.make_parts(encoder, {"task_head": parts.Part(head, lambda width: (2, 2 * width))})
 
-    def init(key: Array, views: Array) -> tuple[PyTree, PyTree]:
-        size = tiles.tile_size(views.shape[2], 3, tile_share)
-        params, batch_stats = net.init(key, jax.ShapeDtypeStruct((2, size, size, 3), views.dtype))
-        return params, {"batch_stats": batch_stats}
-
     def embed(
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
@@ -75,6 +70,7 @@ def make_patch_location(
         value, metrics = parts.solve(logits, jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), logits.shape[:2]))
         return value, (method_state, metrics)
 
+    init = tiles.make_init(net, num_side=3, tile_share=tile_share)
     return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax import base
+from simclr_jax.methods import parts
 
 Array = jax.Array
 
@@ -34,6 +35,17 @@ def tile_size(image_size: int, num_side: int, tile_share: float) -> int:
             f"got {image_size}. Use 48."
         )
     return max(1, round(tile_share * (image_size // num_side)))
+
+
+def make_init(net: parts.Parts, *, num_side: int, tile_share: float) -> base.Init:
+    """`init` of a method whose network sees tiles of its views: by shapes alone, so that no tile is cut."""
+
+    def init(key: Array, views: Array) -> tuple[base.PyTree, base.PyTree]:
+        size = tile_size(views.shape[2], num_side, tile_share)
+        params, batch_stats = net.init(key, jax.ShapeDtypeStruct((2, size, size, 3), views.dtype))
+        return params, {"batch_stats": batch_stats}
+
+    return init
 
 
 def cut(keys: Array, images: Array, *, num_side: int, tile_share: float) -> Array:
