@@ -91,10 +91,12 @@ def get_config() -> config_dict.ConfigDict:
 
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
-    # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18) | vit_tiny | small | base | large |
-    # efficientnet_b0 to b7 | efficientnet_lite0 to lite4 | clip_resnet50 | clip_resnet101
+    # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18) | wide_resnet50_2 | wide_resnet101_2 |
+    # vit_tiny | small | base | large | efficientnet_b0 to b7 | efficientnet_lite0 to lite4 |
+    # clip_resnet50 | clip_resnet101
     config.encoder.name = "resnet18"
     config.encoder.width_multiplier = 1.0  # of ResNets
+    config.encoder.group_sizes = ()  # of ResNets: blocks in each group, (2, 2, 2) for example; () = those of the name
     config.encoder.stem = "cifar"  # "cifar" (3x3, for 32 pixels) | "imagenet" (7x7, stride 2, max-pool)
     config.encoder.sk_ratio = 0.0  # 0.0625 = the selective kernels of SimCLRv2, with its deep stem
     config.encoder.se_ratio = 0.0  # squeeze-and-excitation; no published model has it

@@ -11,13 +11,14 @@ from configs import default
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Sixteen wide at most, a dozen steps."""
+    """One block of 32 channels, two dozen steps."""
     config = default.get_config()
     config.data.name = "digits"
     config.augment.image_size = 16
     config.augment.blur_probability = 0.0
     config.encoder.name = "resnet10"
-    config.encoder.width_multiplier = 0.0625
+    config.encoder.group_sizes = (1,)
+    config.encoder.width_multiplier = 0.5
     config.method.num_proj_layers = 2
     config.method.proj_out_dim = 32
     config.optimizer.name = "adamw"

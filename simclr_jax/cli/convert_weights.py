@@ -216,7 +216,7 @@ def _compare(read: foreign.Foreign, found: detect.Architecture) -> str:
     arguments = {**found.encoder, "padding": "torchvision", "dtype": "float32"}
     side = 32 if arguments["stem"] == "cifar" else 64
     images = np.random.default_rng(0).random((2, side, side, 3), np.float32)
-    theirs, obstacle = torch_side.torchvision_features(read.torchvision, images, name=str(arguments["name"]))
+    theirs, obstacle = torch_side.torchvision_features(read.torchvision, images, structure=detect.structure(arguments))
     if theirs is None:
         return f"Not compared with torchvision: {obstacle}."
     encoder = config_lib.call(models.make_encoder, {"encoder": arguments}, "encoder")

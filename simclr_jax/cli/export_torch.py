@@ -19,8 +19,11 @@ def obstacle(by_name: variables.ByName, arguments: Mapping[str, Any], *, selecto
     if card.is_clips(arguments):
         return "timm's and torchvision's networks are not those of CLIP; a run of the method clip has open_clip."
     if card.torch_class(arguments) is None:
-        ratios = f"sk_ratio {arguments['sk_ratio']}, se_ratio {arguments['se_ratio']}"
-        return f"torchvision has no selective kernels and no squeeze-excitation; this encoder has {ratios}."
+        found = ", ".join(f"{key} {arguments[key]}" for key in ("group_sizes", "sk_ratio", "se_ratio"))
+        return (
+            "torchvision's ResNets have four groups, no selective kernels and no squeeze-excitation; this encoder has "
+            f"{found}."
+        )
     if arguments["norm"] == "group" and card.family(arguments) != "vit":
         return "torchvision's networks have BatchNorm; this encoder has norm group."
     if selector and variables.only(by_name, "supervised_head"):

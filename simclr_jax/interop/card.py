@@ -16,7 +16,7 @@ FORMAT = "simclr-jax.encoder.v1"
 OWN_LOADER = "load_encoder of docs/weights.md"
 
 _BASIC = ("resnet10", "resnet18", "resnet34")  # networks of basic blocks; the others have bottlenecks
-_IN_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_IN_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2")
 
 _RESIZE = {
     "tf2": "bicubic, a = -0.5, half-pixel centres, no antialiasing "
@@ -71,7 +71,7 @@ def preprocessing(
 
 def family(arguments: Mapping[str, Any]) -> str:
     """Of an encoder, by its name: "resnet", "vit", "efficientnet" or "clip" (CLIP's ResNets)."""
-    return str(arguments["name"]).rstrip("0123456789").partition("_")[0]
+    return str(arguments["name"]).removeprefix("wide_").partition("_")[0].rstrip("0123456789")
 
 
 def is_clips(arguments: Mapping[str, Any]) -> bool:
@@ -110,12 +110,13 @@ def torch_class(arguments: Mapping[str, Any]) -> str | None:
     if family(arguments) != "resnet":
         is_timms = torch_layout(arguments) == "timm"
         return _timm_call(arguments) if is_timms else f"torchvision.models.{arguments['name']}"
-    if arguments["sk_ratio"] or arguments["se_ratio"]:
+    sizes = arguments.get("group_sizes", ())
+    if arguments["sk_ratio"] or arguments["se_ratio"] or len(sizes) not in (0, 4):
         return None
     name, stem = arguments["name"], arguments["stem"]
     # A max-pool is what padding changes in a bottleneck network, and the cifar stem has none.
     same = arguments["padding"] == "torchvision" or (stem == "cifar" and name not in _BASIC)
-    if same and arguments["width_multiplier"] == 1 and name in _IN_TORCHVISION:
+    if same and not sizes and arguments["width_multiplier"] == 1 and name in _IN_TORCHVISION:
         changed = " with conv1 3x3 of stride 1 and no maxpool" if stem == "cifar" else ""
         return f"torchvision.models.{name}{changed}"
     return OWN_LOADER

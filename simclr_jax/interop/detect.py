@@ -7,7 +7,7 @@ Whether every name and shape then fits is for the caller to check against the ne
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from simclr_jax import base
 
 
 class Structure(NamedTuple):
-    """A kind of ResNet: its blocks per group, and whether they are bottlenecks."""
+    """A kind of ResNet: its blocks per group, whether they are bottlenecks, and how much wider these are inside."""
 
     sizes: tuple[int, ...]
     bottleneck: bool
+    inner_width: int = 1
 
 
 # The same networks as models.ENCODERS, which this room cannot see; a test compares them.
@@ -30,6 +31,8 @@ STRUCTURES = {
     "resnet101": Structure((3, 4, 23, 3), True),
     "resnet152": Structure((3, 8, 36, 3), True),
     "resnet200": Structure((3, 24, 36, 3), True),
+    "wide_resnet50_2": Structure((3, 4, 6, 3), True, 2),
+    "wide_resnet101_2": Structure((3, 4, 23, 3), True, 2),
 }
 # Of vision transformers: width and number of blocks; of EfficientNets: channels of the last stage, blocks of the second
 # and of the fifth stage.
@@ -57,11 +60,17 @@ class Architecture(NamedTuple):
     num_classes: of the classifier, 0 if there is none.
     """
 
-    encoder: dict[str, str | float]
+    encoder: dict[str, Any]
     num_proj_layers: int
     proj_out_dim: int
     head_stored: int
     num_classes: int
+
+
+def structure(arguments: Mapping[str, Any]) -> Structure:
+    """The structure of a ResNet by the arguments of models.make_encoder; those of older files lack group_sizes."""
+    named, sizes = STRUCTURES[arguments["name"]], tuple(arguments.get("group_sizes", ()))
+    return named._replace(sizes=sizes) if sizes else named
 
 
 def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Architecture:
@@ -72,7 +81,7 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
         padding: "reference" or "torchvision": what the weights were made for, where their shapes do not tell.
 
     Raises:
-        base.InputError: the blocks are those of no known network, or a width that none has.
+        base.InputError: there are no blocks, or they have a width that none has.
     """
     if "encoder/pool/positions" in by_name:
         return _with_heads(_clip_resnet(by_name), by_name)
@@ -83,31 +92,33 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
     return _with_heads(_resnet(by_name, padding), by_name)
 
 
-def _resnet(by_name: Mapping[str, np.ndarray], padding: str) -> dict[str, str | float]:
-    name = _structure(by_name)
-    basic = not STRUCTURES[name].bottleneck
-    features = [_width(by_name, f"encoder/block_group{group}/block1/conv1/kernel") for group in (1, 2, 3, 4)]
-    selective = _first_shape(by_name, "encoder/block_group4/block1/sk/squeeze_conv/kernel")
-    excited = _first_shape(by_name, "encoder/block_group4/block1/se/squeeze_conv/kernel")
+def _resnet(by_name: Mapping[str, np.ndarray], padding: str) -> dict[str, Any]:
+    found = _structure(by_name)
+    name, group_sizes = _named(found)
+    basic, last = not found.bottleneck, f"encoder/block_group{len(found.sizes)}/block1"
+    # The widest group: thin networks are rounded down, here the least.
+    features = _width(by_name, f"{last}/conv1/kernel") / found.inner_width
+    selective = _first_shape(by_name, f"{last}/sk/squeeze_conv/kernel")
+    excited = _first_shape(by_name, f"{last}/se/squeeze_conv/kernel")
     deep = "encoder/stem/conv2/kernel" in by_name
     small = _first_shape(by_name, "encoder/stem/conv1/kernel")[:1] == (3,) and not deep
-    sk_ratio = _sk_ratio(features[-1], selective[-1]) if selective else _SK_RATIO * deep
+    sk_ratio = _sk_ratio(features, selective[-1]) if selective else _SK_RATIO * deep
     # A basic block shows whom it is from: torchvision has no projection where the shapes fit.
     projects = "encoder/block_group1/block1/proj_conv/kernel" in by_name
     if sk_ratio or excited or (basic and projects):
         padding = "reference"
     return {
         "name": name,
-        # The widest group: thin networks are rounded down, here the least.
-        "width_multiplier": features[-1] / 512,
+        "width_multiplier": features / (64 * 2 ** (len(found.sizes) - 1)),
+        "group_sizes": group_sizes,
         "stem": "cifar" if small else "imagenet",
         "sk_ratio": sk_ratio,
-        "se_ratio": excited[-1] / features[-1] if excited else 0.0,
+        "se_ratio": excited[-1] / features if excited else 0.0,
         "padding": "torchvision" if basic and not projects else padding,
     }
 
 
-def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
+def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The arguments of a vision transformer that its shapes tell: not its number of heads."""
     kernel = by_name["encoder/patch_projection/kernel"].shape
     depth = len({match[1] for match in (re.match(r"encoder/block(\d+)/", name) for name in by_name) if match})
@@ -118,7 +129,7 @@ def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
             f"{depth}. Convert one of these."
         )
     has_token = "encoder/class_token" in by_name
-    found: dict[str, str | float] = {
+    found: dict[str, Any] = {
         "name": TRANSFORMERS[kernel[-1], depth],
         "patch_size": kernel[0],
         "pool": "token" if has_token else "mean",
@@ -131,12 +142,12 @@ def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
     return {**found, "positions": "learned", "position_grid": math.isqrt(len(positions) - has_token)}
 
 
-def _clip_resnet(by_name: Mapping[str, np.ndarray]) -> dict[str, str | float]:
-    name = _structure(by_name)
-    if f"clip_{name}" not in CLIP_RESNETS:
+def _clip_resnet(by_name: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    name, group_sizes = _named(_structure(by_name))
+    if group_sizes or f"clip_{name}" not in CLIP_RESNETS:
         raise base.InputError(
-            f"A ResNet of CLIP must have the blocks of {' or '.join(CLIP_RESNETS)}; got those of {name}. Convert one "
-            "of these."
+            f"A ResNet of CLIP must have the blocks of {' or '.join(CLIP_RESNETS)}; got "
+            f"{'-'.join(map(str, group_sizes or STRUCTURES[name].sizes))} blocks. Convert one of these."
         )
     return {
         "name": f"clip_{name}",
@@ -164,7 +175,7 @@ def _efficientnet(by_name: Mapping[str, np.ndarray]) -> str:
     return f"efficientnet_{kind}"
 
 
-def _with_heads(encoder: dict[str, str | float], by_name: Mapping[str, np.ndarray]) -> Architecture:
+def _with_heads(encoder: dict[str, Any], by_name: Mapping[str, np.ndarray]) -> Architecture:
     """The architecture with this encoder: what the variables say of projection head and classifier."""
     head = [n for n in by_name if re.fullmatch(r"projection_head/dense\d+/kernel", n)]
     classes = _first_shape(by_name, "supervised_head/dense/kernel")
@@ -179,22 +190,35 @@ def _with_heads(encoder: dict[str, str | float], by_name: Mapping[str, np.ndarra
     )
 
 
-def _structure(by_name: Mapping[str, np.ndarray]) -> str:
-    """The name of the encoder that has these blocks."""
+def _structure(by_name: Mapping[str, np.ndarray]) -> Structure:
+    """The blocks that a file has."""
     blocks = {tuple(map(int, m.groups())) for m in map(_BLOCK.match, by_name) if m}
     sizes = tuple(sum(group == g for group, _ in blocks) for g in range(1, 1 + max((g for g, _ in blocks), default=0)))
-    bottleneck = any(name.endswith("/conv3/kernel") and _BLOCK.match(name) for name in by_name)
-    for name, structure in STRUCTURES.items():
-        if structure == Structure(sizes, bottleneck):
-            return name
-    known = ", ".join(f"{name} {'-'.join(map(str, s.sizes))}" for name, s in STRUCTURES.items())
-    raise base.InputError(
-        f"The blocks of a file must be those of a known encoder ({known}); got {'-'.join(map(str, sizes)) or 'no'} "
-        f"{'bottleneck' if bottleneck else 'basic'} blocks. Convert a complete ResNet."
-    )
+    if not blocks or blocks != {(g, b) for g, size in enumerate(sizes, start=1) for b in range(1, size + 1)}:
+        raise base.InputError(
+            "The blocks of a file must be those of a ResNet, counted from 1 in every group; got "
+            f"{'-'.join(map(str, sizes)) or 'no'} blocks. Convert a complete ResNet."
+        )
+    first = "encoder/block_group1/block1"
+    if f"{first}/conv3/kernel" not in by_name:
+        return Structure(sizes, False)
+    inner, outer = (_width(by_name, f"{first}/{conv}/kernel") for conv in ("conv1", "conv3"))
+    return Structure(sizes, True, max(4 * inner // outer, 1))
 
 
-def _sk_ratio(features: int, squeezed: int) -> float:
+def _named(found: Structure) -> tuple[str, tuple[int, ...]]:
+    """The encoder that has these blocks and (), or one with such blocks and what its group_sizes must be."""
+    exact = [name for name, known in STRUCTURES.items() if known == found]
+    alike = [name for name, known in STRUCTURES.items() if known[1:] == found[1:]]
+    if not alike:
+        raise base.InputError(
+            f"Bottlenecks must be as wide inside as ResNet's or twice as wide; got {found.inner_width} times that. "
+            "Convert one of these."
+        )
+    return (exact[0], ()) if exact else (alike[0], found.sizes)
+
+
+def _sk_ratio(features: float, squeezed: int) -> float:
     """The official ratio if it explains the squeezed width, else the one that does."""
     return _SK_RATIO if max(int(features * _SK_RATIO), _SK_MIN) == squeezed else squeezed / features
 

@@ -172,7 +172,7 @@ def _torch_section(content: Mapping[str, Any]) -> str:
 
 def torch_lines(arguments: Mapping[str, Any]) -> list[str]:
     """Code that builds the network of `arguments` out of torchvision's parts and loads WEIGHTS without its fc."""
-    structure, scale = detect.STRUCTURES[arguments["name"]], arguments["width_multiplier"]
+    structure, scale = detect.structure(arguments), arguments["width_multiplier"]
     block = "Bottleneck" if structure.bottleneck else "BasicBlock"
     is_small, is_reference = arguments["stem"] == "cifar", arguments["padding"] == "reference"
     width = int(64 * scale)
@@ -195,7 +195,8 @@ def torch_lines(arguments: Mapping[str, Any]) -> list[str]:
             "",
         ]
     kind = "resnet.ResNet" if scale == 1 else "Network"
-    lines.append(f"model = {kind}(resnet.{block}, {list(structure.sizes)})")
+    inner = f", width_per_group={64 * structure.inner_width}" if structure.inner_width > 1 else ""
+    lines.append(f"model = {kind}(resnet.{block}, {list(structure.sizes)}{inner})")
     stem = "3, padding=1" if is_small else "7, stride=2, padding=3"
     lines.append(f"model.conv1 = torch.nn.Conv2d(3, {width}, {stem}, bias=False)")
     lines.append(f"model.bn1, model.fc = torch.nn.BatchNorm2d({width}), torch.nn.Identity()")

@@ -51,8 +51,9 @@ def make_model(
     graph = _Graph(onnx.helper, onnx.numpy_helper, by_name, [], {}, channel_groups)
     h = _add(graph, "Flatten", [_add(graph, "GlobalAveragePool", [_network(graph, arguments)])])
     graph.nodes.append(onnx.helper.make_node("Identity", [h], ["h"]))
-    width = by_name[max(name for name in by_name if name.endswith("/bn1/scale") and "group4" in name)].shape[0]
-    width *= 4 if detect.STRUCTURES[arguments["name"]].bottleneck else 1
+    structure = detect.structure(arguments)
+    last = f"encoder/block_group{len(structure.sizes)}/block1/{'conv3' if structure.bottleneck else 'conv1'}/kernel"
+    width = by_name[last].shape[-1]
     whole = onnx.helper.make_graph(
         graph.nodes,
         arguments["name"],
@@ -95,8 +96,7 @@ def _network(graph: _Graph, arguments: Mapping[str, Any]) -> str:
         same = arguments["padding"] == "reference"
         pads = {"auto_pad": "SAME_UPPER"} if same else {"pads": [1, 1, 1, 1]}
         x = _add(graph, "MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], **pads)
-    structure = detect.STRUCTURES[arguments["name"]]
-    for group, num_blocks in enumerate(structure.sizes, start=1):
+    for group, num_blocks in enumerate(detect.structure(arguments).sizes, start=1):
         for block in range(1, num_blocks + 1):
             strides = 2 if group > 1 and block == 1 else 1
             smooth = arguments["sk_ratio"] > 0

@@ -156,7 +156,10 @@ def _closest_encoder(theirs: Iterable[str]) -> dict[str, str]:
     theirs = set(theirs)
     flags = [(s, e, c) for s in (False, True) for e in (False, True) for c in (False, True) if s or not c]
     candidates = [
-        encoder_names(name, selective=s, excited=e, cifar=c) for name in detect.STRUCTURES for s, e, c in flags
+        encoder_names(name, selective=s, excited=e, cifar=c)
+        for name, structure in detect.STRUCTURES.items()
+        if structure.inner_width == 1
+        for s, e, c in flags
     ]
     return min(candidates, key=lambda names: len(theirs ^ set(names.values())))
 

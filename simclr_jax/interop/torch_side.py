@@ -12,14 +12,14 @@ from simclr_jax.interop import detect
 
 
 def torchvision_features(
-    state: Mapping[str, np.ndarray], images: np.ndarray, *, name: str
+    state: Mapping[str, np.ndarray], images: np.ndarray, *, structure: detect.Structure
 ) -> tuple[np.ndarray | None, str]:
     """(h float32 [N, D], "") of torchvision's network in evaluation mode, or (None, why there is none).
 
     Args:
         state: its state dict, without prefixes; entries of fc and of other heads are not used.
         images: float32 [N, h, w, 3] in [0, 1].
-        name: a key of detect.STRUCTURES.
+        structure: its blocks.
     """
     try:
         import torch
@@ -28,8 +28,10 @@ def torchvision_features(
         return None, f"{error.name or 'torchvision'} is not installed"
     except RuntimeError as error:  # torchvision's operators were compiled for another build of torch
         return None, f"torchvision does not fit the installed torch: {error}"
+    if len(structure.sizes) != 4:
+        return None, f"torchvision's ResNets have four groups of blocks, this one has {len(structure.sizes)}"
     trunk = {key: value for key, value in state.items() if not key.startswith(("fc.", "projection_head."))}
-    model = make_network(torch, resnet, trunk, structure=detect.STRUCTURES[name])
+    model = make_network(torch, resnet, trunk, structure=structure)
     tensors = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in trunk.items()}
     # Its class counts batches, which many files and all of ours leave out.
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -59,7 +61,8 @@ def make_network(torch: Any, resnet: Any, trunk: Mapping[str, np.ndarray], *, st
                 self.inplanes = stem[0]
             return super()._make_layer(block, planes * stem[0] // 64, blocks, **options)
 
-    model = Network(resnet.Bottleneck if structure.bottleneck else resnet.BasicBlock, list(structure.sizes))
+    block, inner = resnet.Bottleneck if structure.bottleneck else resnet.BasicBlock, 64 * structure.inner_width
+    model = Network(block, list(structure.sizes), width_per_group=inner)
     if stem[-1] == 3:
         model.conv1 = torch.nn.Conv2d(3, stem[0], 3, padding=1, bias=False)
         model.maxpool = torch.nn.Identity()

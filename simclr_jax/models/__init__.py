@@ -18,13 +18,20 @@ __all__ = ["ENCODERS", "make_encoder", "make_text_tower", "unused_arguments"]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     # Half of ResNet-18, not in the papers: for small machines and small images.
-    "resnet10": functools.partial(resnet.ResNet, resnet.BasicBlock, (1, 1, 1, 1)),
-    "resnet18": functools.partial(resnet.ResNet, resnet.BasicBlock, (2, 2, 2, 2)),
-    "resnet34": functools.partial(resnet.ResNet, resnet.BasicBlock, (3, 4, 6, 3)),
-    "resnet50": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 4, 6, 3)),
-    "resnet101": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 4, 23, 3)),
-    "resnet152": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 8, 36, 3)),
-    "resnet200": functools.partial(resnet.ResNet, resnet.BottleneckBlock, (3, 24, 36, 3)),
+    "resnet10": functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1, 1, 1, 1)),
+    "resnet18": functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(2, 2, 2, 2)),
+    "resnet34": functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(3, 4, 6, 3)),
+    "resnet50": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 6, 3)),
+    "resnet101": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 23, 3)),
+    "resnet152": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 8, 36, 3)),
+    "resnet200": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 24, 36, 3)),
+    # Zagoruyko and Komodakis 2016 as torchvision has them: bottlenecks of twice the width inside.
+    "wide_resnet50_2": functools.partial(
+        resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 6, 3), inner_width=2
+    ),
+    "wide_resnet101_2": functools.partial(
+        resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 23, 3), inner_width=2
+    ),
     "vit_tiny": functools.partial(vit.ViT, 192, 12),
     "vit_small": functools.partial(vit.ViT, 384, 12),
     "vit_base": functools.partial(vit.ViT, 768, 12),
@@ -35,7 +42,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 }
 # The arguments of make_encoder that only one family has, and what says that they are not used. Every config has a stem
 # and a padding, so that these two are left alone where they mean nothing.
-_OF_RESNET: dict[str, Any] = {"width_multiplier": 1.0, "sk_ratio": 0.0, "se_ratio": 0.0}
+_OF_RESNET: dict[str, Any] = {"width_multiplier": 1.0, "group_sizes": (), "sk_ratio": 0.0, "se_ratio": 0.0}
 _OF_VIT: dict[str, Any] = {
     "patch_size": 16,
     "num_heads": 0,
@@ -52,7 +59,7 @@ _OWN: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _FAMILIES: dict[str, dict[str, Any]] = {"ResNets": _OF_RESNET, "vision transformers": _OF_VIT}
 
-MAX_WIDTH = 16
+MAX_WIDTH, MAX_GROUPS, MAX_BLOCKS = 16, 6, 256
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -78,6 +85,14 @@ def _check_width(width_multiplier: float) -> None:
         raise base.InputError(
             f"width_multiplier must be 1/64 (so that a layer has a channel) to {MAX_WIDTH}; got {width_multiplier}. "
             "Use 1.0."
+        )
+
+
+def _check_group_sizes(group_sizes: Sequence[int]) -> None:
+    if len(group_sizes) > MAX_GROUPS or not all(1 <= size <= MAX_BLOCKS for size in group_sizes):
+        raise base.InputError(
+            f"group_sizes must be the numbers of blocks, 1 to {MAX_BLOCKS}, of at most {MAX_GROUPS} groups, or empty "
+            f"for those of the encoder; got {tuple(group_sizes)}. ResNet-50 has (3, 4, 6, 3)."
         )
 
 
@@ -121,10 +136,14 @@ def _check_grid(position_grid: int) -> None:
         )
 
 
+def _differ(given: Any, usual: Any) -> bool:
+    return tuple(given) != usual if isinstance(usual, tuple) else bool(given != usual)
+
+
 def _check_family(name: str, family: type[nn.Module], arguments: Mapping[str, Any]) -> None:
     """Raises InputError for an argument that says something and that this encoder has no use for."""
     for title, unused in _FAMILIES.items():
-        said = [key for key, value in unused.items() if arguments[key] != value and key not in _OWN[family]]
+        said = [key for key, value in unused.items() if _differ(arguments[key], value) and key not in _OWN[family]]
         if said:
             raise base.InputError(
                 f"{said[0]} is for {title}; got {arguments[said[0]]} with the encoder {name}. Leave it at "
@@ -144,6 +163,7 @@ def _check(family: type[nn.Module], given: Mapping[str, Any]) -> None:
     if family is resnet.ResNet:
         _check_ratios(given["padding"], sk_ratio=given["sk_ratio"], se_ratio=given["se_ratio"])
         _check_width(given["width_multiplier"])
+        _check_group_sizes(given["group_sizes"])
     if family is vit.ViT:
         _check_transformer(given["name"], given)
     if family is clip_resnet.ClipResNet:
@@ -156,7 +176,7 @@ def unused_arguments(name: str) -> dict[str, Any]:
 
     Example:
         >>> models.unused_arguments("vit_tiny")
-        {'width_multiplier': 1.0, 'sk_ratio': 0.0, 'se_ratio': 0.0}
+        {'width_multiplier': 1.0, 'group_sizes': (), 'sk_ratio': 0.0, 'se_ratio': 0.0}
     """
     family = ENCODERS[name].func  # type: ignore[attr-defined]
     return {key: value for unused in _FAMILIES.values() for key, value in unused.items() if key not in _OWN[family]}
@@ -166,6 +186,7 @@ def make_encoder(
     name: str = "resnet18",
     *,
     width_multiplier: float = 1.0,
+    group_sizes: Sequence[int] = (),
     stem: str = "imagenet",
     dtype: str = "float32",
     sk_ratio: float = 0.0,
@@ -191,6 +212,8 @@ def make_encoder(
     Args:
         name: a key of ENCODERS.
         width_multiplier: of ResNets; multiplies every number of channels (1, 2, 4 in the papers); 1/64 to 16.
+        group_sizes: of ResNets; the number of blocks in each group, for a network of any depth: (2, 2, 2) is ResNet-14
+            with the blocks of `name`. Empty for the groups that `name` has.
         stem: of ResNets; "imagenet" (7x7/2 convolution, max-pool) or "cifar" (3x3/1; for images of up to about 32
             pixels).
         dtype: type of the activations, "float32" or "bfloat16"; parameters, BatchNorm statistics and h stay float32.
@@ -217,8 +240,8 @@ def make_encoder(
 
     Raises:
         InputError: an unknown name or choice, bn_groups or bn_parts below 1, a width multiplier, ratio, mean, std,
-            num_heads or position_grid out of range, ratios with torchvision's padding, an argument of another family,
-            or float64 without jax_enable_x64.
+            group_sizes, num_heads or position_grid out of range, ratios with torchvision's padding, an argument of
+            another family, or float64 without jax_enable_x64.
 
     Reference: the size of the stem is chosen here by `stem`; the reference derives it from image_size <= 32.
 
@@ -232,8 +255,11 @@ def make_encoder(
     base.check_choice(name, ENCODERS, name="name")
     family: type[nn.Module] = ENCODERS[name].func  # type: ignore[attr-defined]
     _check(family, given)
+    own = {key: given[key] for key in _OWN[family] if key != "group_sizes"}
+    if group_sizes:
+        own["group_sizes"] = tuple(group_sizes)
     return ENCODERS[name](
-        **{key: given[key] for key in _OWN[family]},
+        **own,
         dtype=dtype,
         norm=norms.Norm(norm, bn_groups, bn_parts, fused_conv_bn),
         remat=remat,

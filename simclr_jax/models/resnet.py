@@ -91,6 +91,7 @@ class BasicBlock(nn.Module):
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     norm: norms.Norm = norms.Norm()
+    inner_width: int = 1  # of bottlenecks
     expansion = 1
 
     @nn.compact
@@ -114,6 +115,8 @@ class BottleneckBlock(nn.Module):
 
     sk_ratio: above 0, selective kernels in place of the 3x3 convolution.
     se_ratio: above 0, squeeze-and-excitation before the shortcut is added.
+    inner_width: the 1x1 convolution in front and the 3x3 one have so many times `features`: 2 in torchvision's wide
+        ResNets.
     """
 
     features: int
@@ -123,6 +126,7 @@ class BottleneckBlock(nn.Module):
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     norm: norms.Norm = norms.Norm()
+    inner_width: int = 1
     expansion = 4
 
     @nn.compact
@@ -130,19 +134,19 @@ class BottleneckBlock(nn.Module):
         """[N, H, W, C] -> [N, H/strides, W/strides, 4*features]."""
         norm = norms.make_norm(self.dtype, train, self.norm)
         conv = functools.partial(layers.Conv, dtype=self.dtype, num_parts=self.norm.num_parts)
-        wide = self.expansion * self.features
+        inner, wide = self.inner_width * self.features, self.expansion * self.features
         residual = x
         if self.project:
             smooth = self.sk_ratio > 0
             residual = _shortcut(x, wide, strides=self.strides, smooth=smooth, dtype=self.dtype, norm=norm)
-        y = norm(name="bn1")(conv(self.features, 1, name="conv1")(x), relu=True)
+        y = norm(name="bn1")(conv(inner, 1, name="conv1")(x), relu=True)
         if self.sk_ratio > 0:
             selective = selective_kernel.SelectiveKernel(
-                self.features, self.strides, self.sk_ratio, self.dtype, self.norm, name="sk"
+                inner, self.strides, self.sk_ratio, self.dtype, self.norm, name="sk"
             )
             y = selective(y, train=train)
         else:
-            y = norm(name="bn2")(conv(self.features, 3, self.strides, name="conv2")(y), relu=True)
+            y = norm(name="bn2")(conv(inner, 3, self.strides, name="conv2")(y), relu=True)
         last = norm(name="bn3", scale_init=nn.initializers.zeros)
         y = norms.convolve_and_normalize(conv(wide, 1, name="conv3"), last, y)
         squeezed = _num_squeezed(self.features, self.se_ratio)
@@ -187,8 +191,9 @@ class ResNet(nn.Module):
     """A ResNet encoder without classifier: images -> mean-pooled representation h.
 
     block: the kind of residual block.
-    group_sizes: number of blocks in the four groups.
+    group_sizes: number of blocks in each group; the published networks have four.
     width_multiplier: multiplies every number of channels; results are rounded down.
+    inner_width: of bottlenecks, see there.
     stem: "imagenet" or "cifar".
     dtype: type of the activations.
     sk_ratio: above 0, selective kernels, the deep stem and averaging shortcuts (SimCLRv2: 0.0625).
@@ -208,6 +213,7 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[BottleneckBlock]
     group_sizes: tuple[int, ...]
     width_multiplier: float = 1.0
+    inner_width: int = 1
     stem: str = "imagenet"
     dtype: str = "float32"
     sk_ratio: float = 0.0
@@ -239,7 +245,12 @@ class ResNet(nn.Module):
         (make it mutable); without, the moving averages are used.
         """
         block = functools.partial(
-            self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio, norm=self.norm
+            self.block,
+            dtype=self.dtype,
+            sk_ratio=self.sk_ratio,
+            se_ratio=self.se_ratio,
+            norm=self.norm,
+            inner_width=self.inner_width,
         )
         stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, self.norm, name="stem")
         x = stem(layers.normalized(images, self.mean, self.std), train=train)

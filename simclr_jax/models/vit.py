@@ -10,6 +10,7 @@ float64), and so are softmax and LayerNorm inside. Letters: T tokens, D the widt
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,8 @@ class Attention(nn.Module):
         """[N, T, 3D] -> [N, T, D]."""
         num, tokens, width = qkv.shape
         q, k, v = jnp.split(qkv.reshape(num, tokens, 3 * self.num_heads, -1), 3, axis=2)
-        return jax.nn.dot_product_attention(q, k, v).reshape(num, tokens, width // 3)
+        with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes types in bfloat16
+            return jax.nn.dot_product_attention(q, k, v).reshape(num, tokens, width // 3)
 
 
 class Gelu(nn.Module):
@@ -113,13 +115,14 @@ class TransformerBlock(nn.Module):
         return x + y
 
 
-def _norm(dtype: str, name: str, *, design: str) -> nn.LayerNorm:
-    """To be called inside a module's `__call__`, whose child it makes."""
-    state_dtype = layers.state_dtype(dtype)
-    epsilon = 1e-6 if design == "timm" else 1e-5
-    return nn.LayerNorm(
-        epsilon=epsilon, use_fast_variance=False, dtype=jnp.dtype(dtype), param_dtype=state_dtype, name=name
+def _norm(dtype: str, name: str, *, design: str) -> Callable[[Array], Array]:
+    """LayerNorm whose result has `dtype`. To be called inside a module's `__call__`, whose child it makes."""
+    own = layers.state_dtype(dtype)
+    norm = nn.LayerNorm(
+        epsilon=1e-6 if design == "timm" else 1e-5, use_fast_variance=False, dtype=own, param_dtype=own, name=name
     )
+    # Flax's own cast of the result refuses bfloat16 where jax_numpy_dtype_promotion is strict.
+    return lambda x: norm(x.astype(own)).astype(dtype)
 
 
 def _run_block(block: TransformerBlock, x: Array) -> Array:

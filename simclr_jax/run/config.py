@@ -319,7 +319,7 @@ def _with_sections(message: str, config: Mapping[str, Any], section: str) -> str
         return homes.get(match[0], match[0])
 
     # A plain word such as size or name is a key only where the message begins with it.
-    message = re.sub(r"^[a-z]+(?= must )", say, message)
+    message = re.sub(r"^[a-z]+(?= (?:must|is for) )", say, message)
     return re.sub(r"(?<![\w.\-/'\"])[a-z]+(_[a-z]+)+(?![\w/-]|\.\w)", say, message)
 
 

@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("encoder.name", "encoder.stem", "encoder.padding", "encoder.norm"), _WORD),
     **dict.fromkeys(("encoder.remat", "encoder.dtype"), _WORD),
     "encoder.width_multiplier": _above(0, 64),
+    "encoder.group_sizes": _whole(1, 256, many=range(7), alone=False),
     **dict.fromkeys(("encoder.patch_size", "encoder.position_grid"), _whole(1, 4096)),
     "encoder.num_heads": _whole(0, 4096),
     **dict.fromkeys(("encoder.pool", "encoder.positions", "encoder.design"), _WORD),

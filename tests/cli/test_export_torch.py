@@ -93,9 +93,12 @@ CASES = [
     ({"name": "resnet18", "stem": "imagenet", **THIN}, 33),
     ({"name": "resnet18", "stem": "cifar", **THIN}, 9),
     ({"name": "resnet50", "stem": "imagenet", **THIN}, 66),
-    ({"name": "resnet10", "stem": "cifar", "width_multiplier": 0.25}, 16),
+    ({"name": "resnet10", "stem": "cifar", "width_multiplier": 0.25, "group_sizes": (1, 2, 1, 1)}, 16),
     pytest.param(
         {"name": "resnet50", "stem": "imagenet", **THIN, "padding": "torchvision"}, 67, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        {"name": "wide_resnet50_2", "stem": "imagenet", **THIN, "padding": "torchvision"}, 66, marks=pytest.mark.slow
     ),
     pytest.param({"name": "resnet18", "stem": "cifar", "width_multiplier": 2.0}, 8, marks=pytest.mark.slow),
     pytest.param({"name": "resnet50", "stem": "cifar", "width_multiplier": 1.5}, 8, marks=pytest.mark.slow),

@@ -234,7 +234,7 @@ def test_the_noted_command_replays_a_divergence_to_the_same_update_and_gradient(
     assert train.main(config=settings(), workdir=str(tmp_path)) == train_run.EXIT_DIVERGED
     noted = json.loads((tmp_path / "nonfinite.json").read_text())
     norms = noted["gradient_norms"]
-    assert {"encoder/stem", "encoder/block_group1", "encoder/block_group4", "projection_head"} <= norms.keys()
+    assert {"encoder/stem", "encoder/block_group1", "projection_head"} <= norms.keys()
     assert noted["saved_steps"] and noted["update"] >= noted["saved_steps"][-1]
     assert any(isinstance(norm, str) for norm in norms.values())  # which JSON has no number for
     (tmp_path / "nonfinite.json").unlink()

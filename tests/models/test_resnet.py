@@ -277,6 +277,9 @@ COUNTS = [
     ("resnet152", 1, "imagenet", 88_940_896, 89_119_584, 2048, 0.0625),
     ("resnet152", 2, "imagenet", 353_398_528, 353_752_896, 4096, 0.0625),
     ("resnet152", 3, "imagenet", 794_704_160, 795_235_360, 6144, 0.0625),
+    # torchvision's, without their classifiers.
+    ("wide_resnet50_2", 1, "imagenet", 66_834_240, 66_902_464, 2048),
+    ("wide_resnet101_2", 1, "imagenet", 124_837_696, 124_975_552, 2048),
     # Not published: ResNet-18 without its second blocks, each 2 * 9 f^2 weights and two BatchNorms of f channels.
     ("resnet10", 1, "cifar", 11_173_056 - 6_266_880 - 3_840, 11_182_784 - 6_266_880 - 7_680, 512),
 ]

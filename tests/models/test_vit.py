@@ -104,6 +104,15 @@ def test_frozen_patches_get_no_gradient_and_all_else_does():
     assert all(leaf.any() for leaf in jax.tree.leaves(gradient["block1"]))
 
 
+def test_bfloat16_is_for_activations_only():
+    """Also where types are never mixed silently, as in all tests."""
+    shapes = jax.eval_shape(
+        lambda x: small(dtype="bfloat16").init_with_output(jax.random.key(0), x, train=True),
+        jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32),
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
 def test_images_are_normalised_by_the_encoder_itself():
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     plain, normalising = small(), small(mean=mean, std=std)
