@@ -40,10 +40,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `few(n)`, n rows that lie evenly among all are fast and the others slow."""
+    """Of a test marked `few(n)`, n rows that lie evenly among those not slow anyway are fast and the others slow."""
     rows = {}
     for item in items:
-        if item.get_closest_marker("few"):
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
             rows.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for of_test in rows.values():
         (num_fast,) = of_test[0].get_closest_marker("few").args

@@ -179,6 +179,7 @@ def near(ours, expected, share):
         np.testing.assert_allclose(a, b, rtol=0, atol=share * largest)
 
 
+@pytest.mark.slow
 def test_batch_norm_has_the_statistics_of_each_chunk():
     """Against the loss written out with two calls of the network, differentiated as one function."""
     method = methods.make_simclr(steps.TinyEncoder(16), num_proj_layers=2, proj_out_dim=32)

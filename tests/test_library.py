@@ -123,10 +123,9 @@ def test_features_of_an_export_are_those_of_the_run(folder, tmp_path):
 
     images = RNG.integers(0, 256, (3, 12, 12, 3), np.uint8)
     expected = simclr_jax.load(folder / "runs" / "demo")(images)
-    for kind in ("flax", "torch"):
-        run, output = str(folder / "runs" / "demo"), str(tmp_path / kind)
-        assert export.main(workdir=run, output=output, checkpoint="latest", format=kind, head="none") == 0
-        np.testing.assert_allclose(simclr_jax.load(output)(images), expected, rtol=1e-5, atol=1e-6)
+    run, output = str(folder / "runs" / "demo"), str(tmp_path / "export")
+    assert export.main(workdir=run, output=output, checkpoint="latest", format="flax", head="none") == 0
+    np.testing.assert_allclose(simclr_jax.load(output)(images), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_no_run_and_what_is_no_image_is_said(folder, tmp_path):
@@ -197,6 +196,7 @@ def test_an_own_module_trains_and_one_of_another_form_is_refused():
             train_step.init_state(methods.make_simclr(module), tx, jax.random.key(0), views_shape=(2, 2, 4, 4, 3))
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_update_is_that_of_its_views():
     method = methods.make_simclr(Flat(), loss_scale=1.0)
     tx = optim.make_sgd(0.1)

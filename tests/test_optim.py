@@ -33,6 +33,7 @@ def schedule_of(case: str) -> optax.Schedule:
     )
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", SCHEDULES["case_names"].tolist())
 def test_schedule_equals_the_reference(case, compare):
     peak = float(SCHEDULES[f"{case}/peak_f64"])
@@ -184,7 +185,7 @@ def lars_run(variant: str, dtype: str):
     return history
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 @pytest.mark.parametrize("variant", LARS_VARIANTS)
 def test_lars_equals_the_reference(variant, dtype, tolerance, compare):

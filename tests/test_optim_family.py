@@ -31,6 +31,7 @@ def tree(folder: str, number: int | None = None) -> dict[str, dict[str, np.ndarr
     return found
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_updates_are_the_recorded_ones(variant):
     name, options = VARIANTS[variant]

@@ -62,6 +62,7 @@ def test_lars_equals_optax_with_its_masks_written_out_and_a_loop(nesterov, compa
         compare("LARS, f64", ours[name], weight, source="NumPy", **TOLERANCE)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_optax(nesterov, compare):
     ours = run(lambda rate: optim.make_sgd(learning_rate=rate, weight_decay=0.0, nesterov=nesterov))

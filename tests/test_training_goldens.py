@@ -247,6 +247,7 @@ def test_projections_of_the_first_step_equal_the_reference_in_float64(case, comp
     compare(f"{WORDS[case]}: projections of step 1, f64", z.reshape(expected.shape), expected, limit=1e-6)
 
 
+@pytest.mark.slow
 def test_whole_gradients_and_the_whole_last_state_equal_the_reference_in_float64(compare):
     full = golden.load_full("train_step_tiny_r18_b8")
     history = run("tiny_r18_b8", "float64")
@@ -326,6 +327,7 @@ def batch_norm_pairs(arrays: dict[str, np.ndarray], case: str, results: tuple[np
     return [(ours.reshape(expected.shape), expected) for ours, expected in zip(results, stored, strict=True)]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("num_replicas", "case"), SYNC_BN)
 def test_batch_norm_of_the_global_batch_equals_the_replicas_of_the_reference(num_replicas, case, dtype, compare):

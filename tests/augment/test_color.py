@@ -287,6 +287,7 @@ def _jitters(image):
     return drawn, np.asarray(jax.jit(jax.vmap(both))(drawn))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("num_channels", [1, 6])
 def test_any_number_of_channels_has_brightness_and_contrast_and_no_color(num_channels):
     image = np.random.default_rng(6).uniform(0, 1, (4, 5, num_channels)).astype(np.float32)

@@ -41,6 +41,7 @@ def _check_crop_case(arrays, name, resize, *, compare):
     compare(f"bicubic {resize}, crops", rows, expected, limit=RESIZE_TOLERANCE, source=resize.upper())
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", _crop_outputs(golden.load("crop_resize")), ids="-".join)
 def test_adjust_crop_equals_the_reference(case, compare):
     _check_crop_case(golden.load("crop_resize"), *case, compare=compare)
@@ -266,7 +267,7 @@ def _many_boxes(key, height, width):
     return jnp.stack(jax.vmap(lambda k: crop.draw_crop_box(k, height=height, width=width))(keys), axis=1)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", golden.load("random_crop_stats")["case_names"])
 def test_crop_boxes_are_distributed_as_the_references(case, compare):
     arrays = golden.load("random_crop_stats")

@@ -69,6 +69,7 @@ def multi_crop(loop: str) -> tuple[np.ndarray, ...]:
     return jax.device_get(jax.jit(augment.make_simclr_views(**MULTI, solarize_probability=0.5, loop=loop))(KEY, IMAGES))
 
 
+@pytest.mark.slow
 def test_small_crops_come_beside_the_views():
     large, small = multi_crop("map")
     assert (large.shape, small.shape) == ((4, 2, 8, 8, 3), (4, 3, 4, 4, 3))

@@ -61,6 +61,7 @@ def test_turns_are_numpys_and_as_likely_as_each_other():
     assert not np.any(never)
 
 
+@pytest.mark.slow
 def test_views_are_turned_and_stained_in_both_loops_alike():
     """The crop is the whole image and nothing else happens: the view is the image, turned and stained."""
     images = jnp.asarray(np.random.default_rng(2).integers(20, 255, (2, 8, 8, 3)), jnp.uint8)

@@ -170,6 +170,7 @@ def test_views_of_an_image_do_not_depend_on_the_batch_around_it():
     np.testing.assert_allclose(_make_views(KEY, IMAGES[some], sizes[some], positions[some]), made[some], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_views_replayed_from_their_draws_are_bit_exact():
     draws = DRAW(KEY, _sizes(IMAGES), _positions(IMAGES))
     np.testing.assert_array_equal(APPLY(IMAGES, draws), APPLY(IMAGES, jax.tree.map(np.asarray, draws)))
@@ -271,6 +272,7 @@ def test_crop_flip_views_are_one_view_of_a_crop_and_maybe_a_flip():
         np.testing.assert_allclose(made[k, 0], np.clip(expected, 0, 1), atol=2e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("loop", ["map", "vmap"])
 def test_eval_view_equals_the_reference(loop, compare):
     arrays = golden.load("crop_resize")

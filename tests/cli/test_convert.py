@@ -17,7 +17,7 @@ from simclr_jax.cli import convert, convert_weights
 from simclr_jax.interop import tensorflow_names, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features
+from simclr_jax.run import features, loading
 from simclr_jax.run import workdir as workdir_lib
 from tests import golden, oracles, parity
 
@@ -355,6 +355,12 @@ def test_a_converted_run_can_be_exported_and_converted_again_without_a_changed_b
     assert variables.fingerprint(variables.flatten(params, state["batch_stats"])) == variables.fingerprint(by_name)
     first, second = (workdir_lib.read_config(tmp_path / name) for name in ("run", "again"))
     assert first == second
+    # Under torchvision's names the same features, when read as a library does.
+    torch = {**flags, "format": "torch", "head": "none"}
+    assert export.main(workdir=str(tmp_path / "run"), output=str(tmp_path / "torch"), **torch) == 0
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    of_run, of_export = (loading.load(tmp_path / name)(images) for name in ("run", "torch"))
+    np.testing.assert_allclose(of_export, of_run, rtol=1e-5, atol=1e-6)
 
 
 def foreign_layouts(model, torch) -> dict[str, dict]:

@@ -124,6 +124,7 @@ def test_a_probe_is_kept_and_predicts(run, place):
         assert sum(shares) == pytest.approx(1, abs=1e-5) and max(shares) == float(row["probability"])
 
 
+@pytest.mark.slow
 def test_labels_may_come_from_a_table(run, place):
     names = [f"class{label}/{number}.png" for label in (0, 1) for number in range(PER_CLASS)]
     rows = "".join(f"{name},{'round' if name.startswith('class0') else 'straight'}\n" for name in names)
@@ -152,7 +153,7 @@ def test_a_map_has_labels_clusters_scores_and_the_columns_of_a_table(run, place)
     words = ("--projection=pca", "--clusters=3", "--neighbors=4", "--table=more.csv")
     lines, said = run("explore", "--features=f.npz", *words)
     assert lines == ["Wrote explore.html: open it in a browser"] and "Table: 8 of 25 pictures" in said
-    assert "goes without places" in said  # the network sees 8 pixels
+    assert "Places of pictures, by the encoder" in said and "goes without places" not in said
     values, meta = held((place / "explore.html").read_text())
     fields = {field["name"]: (field, values[number]) for number, field in enumerate(meta["fields"])}
     assert list(fields) == ["label", "cluster", "unusual", "other label", "kind", "width"]

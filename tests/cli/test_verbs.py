@@ -187,6 +187,7 @@ def nothing_to_say(*_, **how):
     return checks.Checks({}, {}, [], [])
 
 
+@pytest.mark.slow
 def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stored(workdir, give, monkeypatch, capsys):
     def full(folder, **entries):
         raise base.InputError("disk full")

@@ -44,6 +44,7 @@ def test_the_words_and_uniform_numbers_are_those_of_jax():
         np.testing.assert_array_equal(np.stack(host_draws.fold_in(ours, i)), jax.random.key_data(split[i]))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed, step", [(0, 0), (7, 3), (2**32 - 1, 100_000)])
 def test_host_and_device_draw_the_same_windows(device_boxes, seed, step):
     rng = np.random.default_rng(step)

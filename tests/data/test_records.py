@@ -13,6 +13,7 @@ VALUES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_protobuf_reads_what_is_written_and_we_read_what_protobuf_writes(values):

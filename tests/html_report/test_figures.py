@@ -58,6 +58,7 @@ def test_same_input_gives_the_same_svg():
     assert first == drawings()
 
 
+@pytest.mark.slow
 def test_plots_neither_touch_nor_follow_the_settings_of_matplotlib():
     plain = plain_drawings()
     own = {"font.size": 17.0, "lines.linewidth": 9.0, "svg.image_inline": False, "axes.facecolor": "red"}
@@ -100,6 +101,7 @@ def test_names_keep_the_ids_of_two_plots_apart():
     assert all(name.startswith("one-") for name in ids[0])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "text", [*STRANGE[::3], *(pytest.param(text, marks=pytest.mark.slow) for text in STRANGE[1::3] + STRANGE[2::3])]
 )

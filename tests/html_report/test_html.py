@@ -265,7 +265,7 @@ SECTIONS = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("field", SECTIONS)
 def test_what_is_absent_is_left_out_and_the_rest_stays(field, short):
     section, nothing = SECTIONS[field]

@@ -35,6 +35,7 @@ def write(folder, state, *, quick_gelu: bool):
     return folder / "open_clip_model.safetensors"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_pictures_and_texts_are_open_clips(name, tmp_path, compare):
     read = foreign.read(write(tmp_path, state_of(name), quick_gelu=name.endswith("quick")))

@@ -21,6 +21,7 @@ def by_name_of(arguments) -> dict[str, np.ndarray]:
     return test_detect.shapes_by_name(models.make_encoder(**arguments))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("arguments", "layout"), CASES, ids=lambda case: str(case))
 def test_what_was_written_in_a_layout_is_read_and_recognised(arguments, layout):
     ours = by_name_of(arguments)

@@ -83,7 +83,7 @@ def check_golden(case: str, *, dtype: str, tolerance: dict[str, float], compare)
     dense.compare_gradient(case, gradient, compare=compare, words=words, limit=tolerance["gradient"])
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", dense.CASES_FLOAT32)
 def test_blockwise_equals_the_reference_in_float32(case, compare):
     check_golden(case, dtype="float32", tolerance={"loss": 1e-5, "entropy": 1e-5, "gradient": 2e-5}, compare=compare)
@@ -150,6 +150,7 @@ def test_any_temperature_keeps_the_digits_that_float32_logits_have(temperature, 
 
 
 # Between 0.05 and 0.01 even float64 loses what it is asked for here to 1 - p.
+@pytest.mark.few(1)
 @pytest.mark.parametrize("temperature", [0.005, 0.05, 0.1])
 def test_a_small_loss_and_its_gradient_keep_their_digits(temperature):
     """The positive far ahead of everything else: 1 - p would be 0 in float32."""

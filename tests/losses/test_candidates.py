@@ -43,6 +43,7 @@ def results(name: str, dtype: str, cases: tuple[str, ...]):
     return family.run(INFO_NCE, cases, info_nce, inputs=("anchor", "candidate"), dtype=dtype)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES["info_nce"]))
 def test_info_nce_equals_the_reference(case, dtype, compare):
     family.check(

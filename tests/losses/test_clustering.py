@@ -37,6 +37,7 @@ def results(dtype: str, cases: tuple[str, ...]):
     return family.run(GOLDEN, cases, form, inputs=("scores",), dtype=dtype)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", ASSIGNMENTS)
 def test_sinkhorn_equals_the_reference_also_where_its_float32_overflows(case, dtype):

@@ -75,6 +75,7 @@ def compare_all(case: str, values, *, compare, words: str, limit: float) -> None
     compare_gradient(case, gradient, compare=compare, words=f"gradient, {words}", limit=2 * limit if single else limit)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", CASES_FLOAT32)
 def test_nt_xent_equals_the_reference_in_float32(case, compare):
     temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
@@ -83,7 +84,7 @@ def test_nt_xent_equals_the_reference_in_float32(case, compare):
     compare_all(case, values, compare=compare, words="f32", limit=1e-5)
 
 
-@pytest.mark.few(16)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", CASES)
 def test_nt_xent_equals_the_reference_in_float64(case, compare):
     temperature, normalize = float(GOLDEN[f"{case}/temperature"]), case.endswith("norm")
@@ -272,7 +273,7 @@ def test_weighted_nt_xent_equals_the_first_reference_code(case, dtype, tolerance
     compare(f"weighted gradient, {short}", ours, expected, limit=2e-5, of=parity.LARGEST, source="TF1")
 
 
-@pytest.mark.few(16)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", [c for c in CASES if f"nt_xent_tf1_loss/{c}" in TF1])
 def test_nt_xent_equals_the_first_reference_code(case, compare):
     loss, _, _ = evaluate(
@@ -283,6 +284,7 @@ def test_nt_xent_equals_the_first_reference_code(case, compare):
     compare("loss, f32", loss, expected, limit=1e-5, of=parity.EACH, scale=scale, source="TF1")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("num_replicas", "case"), REPLICA_CASES)
 def test_nt_xent_of_the_global_batch_equals_the_mean_over_the_replicas_of_the_reference(num_replicas, case, compare):
     arrays = REPLICAS[num_replicas]

@@ -25,6 +25,7 @@ def results(dtype: str, cases: tuple[str, ...]):
     return family.run(GOLDEN, cases, form, inputs=("z",), dtype=dtype)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
 def test_both_equal_the_reference(case, dtype, compare):
     family.check(

@@ -22,6 +22,7 @@ def results(dtype: str, cases: tuple[str, ...]):
     return family.run(CLIP, cases, form, inputs=("image", "text", "log_scale"), dtype=dtype)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
 def test_clip_in_tiles_equals_the_reference_with_the_gradient_of_its_scale(case, dtype, compare):
     family.check(
@@ -35,6 +36,7 @@ def test_siglip_equals_its_loop():
     family.check_oracle(lambda i, t, s, b: losses.siglip(i, t, log_scale=s, bias=b), family_oracles.siglip, *given)
 
 
+@pytest.mark.slow
 @pytest.mark.few(1)
 @pytest.mark.parametrize("block_size", [3, 1, 5, 16])
 def test_tiles_of_any_size_give_loss_metrics_and_gradients_of_the_dense_forms(block_size):
@@ -60,6 +62,7 @@ def test_tiles_of_any_size_give_loss_metrics_and_gradients_of_the_dense_forms(bl
                 np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_learnt_batch_keeps_its_digits_in_float32():
     """Own pairs far above all others: the loss is e-12, not the 0 of 1 - p."""
     image = jnp.eye(4)
@@ -68,6 +71,7 @@ def test_a_learnt_batch_keeps_its_digits_in_float32():
     assert np.abs(gradient).max() > 0
 
 
+@pytest.mark.slow
 def test_the_losses_of_equal_embeddings():
     rows = jnp.ones((6, 4))
     assert float(losses.clip_blockwise(rows, rows, log_scale=1.0, block_size=4)[0]) == pytest.approx(np.log(6))

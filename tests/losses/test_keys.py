@@ -30,6 +30,7 @@ def recorded(name: str, program: tuple[str, ...], dtype: str):
     return family.run(FILES[name], program, FORMS[name], inputs=INPUTS[name], dtype=dtype)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("name", "case", "dtype"), ROWS)
 def test_a_loss_equals_the_recorded_loss_and_gradient(name, case, dtype, compare):
     names = family.cases(FILES[name], "temperature")

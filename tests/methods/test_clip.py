@@ -36,6 +36,7 @@ def test_scale_and_bias_start_as_published_and_are_not_decayed():
     assert (np.exp(losses.SIGLIP_INITIAL_LOG_SCALE), losses.SIGLIP_INITIAL_BIAS) == (pytest.approx(10), -10)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("form", ["dense", "blockwise", "ring"])
 @pytest.mark.parametrize("objective", methods.clip.OBJECTIVES)
 def test_the_loss_is_the_mean_over_views_in_every_form(objective, form):

@@ -75,6 +75,7 @@ def test_one_beam_takes_the_likeliest_token_and_all_beams_find_the_likeliest_tex
         assert float(total[row]) == pytest.approx(probability(best, row=row), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_caption_is_written_from_a_representation_and_its_tokens_are_causal():
     sizes = {key: value for key, value in settings.arguments("coca").items() if key not in ("proj_out_dim", "dtype")}
     method, decoder = methods.make_coca(steps.TinyEncoder(4), **sizes, proj_out_dim=8), coca.make_decoder(**sizes)

@@ -68,6 +68,7 @@ def swav(name: str, dtype: str):
         return arrays, steps.run(method, tx, arrays, views=views if len(views) > 1 else views[0], dtype=dtype)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["step_swav", "step_swav_queue"])
 def test_swav_makes_the_official_steps_with_queue_and_small_crops(name, dtype):

@@ -122,6 +122,7 @@ def test_jigsaw_reads_nine_even_tiles_in_the_order_it_asks_for():
     assert set(drawn) <= set(range(8))
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_scored_by_the_clean_image():
     images = views(size=8)
     ran = Ran("autoencoder", images, corruption="gray")
@@ -176,6 +177,7 @@ def test_the_context_of_a_row_has_not_seen_the_rows_below():
     assert not seen[3:].any() and seen[2, 2] and seen[0].any(), "two blocks see two rows above"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("objective", ["nce", "cross_entropy"])
 def test_pirl_scores_image_and_shuffled_tiles_against_the_memory(objective):
     ran = Ran("pirl", views(num_views=2), objective=objective, tile_share=1.0, temperature=0.3)

@@ -97,7 +97,11 @@ def run(name: str) -> Trained:
     return Trained(method, *starts, params, state, loss, metrics, new_state, outputs, gradient, value)
 
 
-@pytest.fixture(params=METHODS)
+# One of each kind: two views, a moving average, a queue, prototypes, sums over the batch, labels, texts, tiles.
+FAST = ("simclr", "byol", "moco", "swav", "barlow_twins", "sup_con", "clip", "pirl")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in METHODS])
 def name(request) -> str:
     return request.param
 
@@ -173,7 +177,7 @@ def test_a_small_gradient_step_lowers_the_loss_on_the_same_batch(name):
     assert float(loss) < float(trained.loss)
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_may_be_differentiated_for_the_outputs_and_pulled_back(name):
     trained = run(name)

@@ -166,6 +166,7 @@ def with_classifier(**options) -> base.Method:
     return simclr.make_simclr(ENCODER, **options)
 
 
+@pytest.mark.slow
 def test_the_classifier_adds_its_head_and_nothing_else_changes():
     plain, more = simclr.make_simclr(ENCODER, num_proj_layers=2, proj_out_dim=5), with_classifier()
     params, state = jax.jit(plain.init)(jax.random.key(3), jnp.asarray(VIEWS))

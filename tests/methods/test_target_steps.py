@@ -74,6 +74,7 @@ def run(name: str, dtype: str) -> tuple[dict[str, np.ndarray], list[steps.Step]]
         return arrays, steps.run(made, tx, arrays, views=settings["views"], dtype=dtype)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_method_makes_the_official_steps(name, dtype):

@@ -28,6 +28,7 @@ COUNTS = {
 FAST = ("efficientnet_b0", "efficientnet_lite0")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in COUNTS]
 )

@@ -85,7 +85,7 @@ def test_a_folded_convolution_of_bfloat16_is_as_near_as_the_two_operations_are()
     assert gradient.dtype == jnp.bfloat16 and np.all(np.isfinite(np.asarray(gradient, np.float32)))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-6)])
 @pytest.mark.parametrize("parts", [1, 4])
 def test_normalize_relu_equals_its_definition_and_gradient(dtype, tolerance, parts):

@@ -23,7 +23,7 @@ def window_reduction(x, padding):
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *padding, (0, 0)))
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("values", ["distinct", "with ties"])
 @pytest.mark.parametrize("padding", ["same", "all sides"])
@@ -60,6 +60,7 @@ def test_same_padding_is_that_of_tensorflow(size, expected):
     assert layers.same_padding((1, size, 4, 3))[0] == expected
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (1, 2)])
 def test_mean_pool_counts_padding_with_stride_two_only(size, strides):
@@ -93,7 +94,7 @@ def test_convolution_pads_by_the_kernel_alone(kernel_size, strides, size):
 
 
 # All images at once, one after the other, and one after the other in three parts.
-@pytest.mark.few(9)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("cached_bytes", "parts"), [(2**20, 1), (1, 1), (1, 3)])
 @pytest.mark.parametrize(
     ("kernel_size", "strides", "size"),
@@ -212,6 +213,7 @@ def test_moments_of_a_batch_in_parts_equal_float64(parts):
     np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_norm_has_the_variables_of_flax_and_its_results():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 3, 4)), jnp.float32)
     ours, theirs = layers.make_batch_norm("float32", True)(), nn.BatchNorm(use_running_average=False, momentum=0.9)

@@ -31,7 +31,7 @@ def test_groups_divide_the_channels():
         assert num_channels % groups == 0 and (groups == 1 or num_channels // groups >= 16), num_channels
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shape", [(3, 4, 5, 32), (3, 64), (2, 1, 1, 20)])
 def test_group_norm_equals_loops_in_float64_and_flax(shape):
     x = normal(shape)
@@ -222,6 +222,7 @@ def test_unknown_choices_are_refused(arguments, said):
 SPLIT = golden.load("family/split_bn")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", ["two", "eight", "rows"])
 def test_interleaved_groups_are_the_split_batch_norm_of_moco(case):
     """Group g is every image whose number leaves g. The recorded running variances are unbiased, ours are biased."""

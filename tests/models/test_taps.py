@@ -82,6 +82,7 @@ def test_products_over_taps_equal_float64_loops(kernel_size, strides, lengths, g
     check(run(*(jnp.asarray(array, jnp.float32) for array in arrays)), by_loops(*arrays, strides))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("form", ["seen", "all", "in rows"])
 @pytest.mark.parametrize(("kernel_size", "strides", "lengths"), [(3, 1, (2, 2)), (3, 2, (7, 8)), (7, 2, (3, 4))])
 def test_every_form_of_a_kernels_gradient_equals_float64_loops(kernel_size, strides, lengths, form, monkeypatch):

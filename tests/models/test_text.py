@@ -70,6 +70,7 @@ def test_a_tower_equals_its_loop(attention, activation):
         np.testing.assert_allclose(row, loop(variables["params"], tokens, num_heads=2, **choices), rtol=1e-10)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_padding_is_read_by_no_one(attention):
     module, variables = tower(attention=attention, activation="gelu")

@@ -57,6 +57,7 @@ def features(encoder, side: int) -> np.ndarray:
     return np.asarray(encode_with(encoder)(weights_of(encoder), record_encoders.images(side)))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("name", "patch_size", "expected"), COUNTS)
 def test_a_transformer_has_as_many_parameters_as_timms(name, patch_size, expected):
     encoder = models.make_encoder(name, patch_size=patch_size, position_grid=224 // patch_size)

@@ -272,6 +272,7 @@ def test_the_plan_feeds_as_the_run_would():
         planned("imagenet_swav", feed__kind="streamed")
 
 
+@pytest.mark.slow
 def test_a_transformer_is_counted_with_its_attention():
     """Multiply-adds of a ViT-Ti at 224 pixels by the sizes of its products; published as 1.26 billion (DeiT-Ti)."""
     encoder = models.make_encoder("vit_tiny")

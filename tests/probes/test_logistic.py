@@ -31,6 +31,7 @@ def _objective(features, labels, weights, bias, *, regularization):
     return -log_p[np.arange(len(labels)), labels].mean() + regularization / 2 * np.sum(weights.astype(np.float64) ** 2)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("regularization", [1.0, 1e-1, 1e-2, 1e-4])
 def test_fit_logistic_finds_the_weights_of_scikit_learn(regularization, compare):
     train, labels, test, _ = _data(spread=2.0)

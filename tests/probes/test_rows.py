@@ -84,6 +84,7 @@ def test_the_standard_error_is_never_zero_and_that_of_the_share_for_many_rows():
     assert share["standard_error"] == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_probe_rows_leave_out_unlabelled_rows():
     (train, test), train_labels, test_labels = _features()
     hidden_train, hidden_test = train_labels.copy(), test_labels.copy()

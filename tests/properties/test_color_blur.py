@@ -89,6 +89,7 @@ def check_operation(name: str, kind: str, seed: int, share: float) -> None:
     np.testing.assert_allclose(ours, OPERATIONS[name][1](image, float(value)), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", OPERATIONS)
 @hypothesis.settings(FEW, max_examples=40)
 @hypothesis.given(kinds, seeds, st.floats(0, 1))

@@ -59,6 +59,7 @@ SIZES = [(0.01, 64, 128), (0.05, 64, 128), (0.1, 8, 16), (0.5, 128, 32), (1.0, 3
 CASES = [(form, *size, as_data) for form in FORMS for size in SIZES for as_data in (False, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("form", "temperature", "count", "dim", "as_data"),

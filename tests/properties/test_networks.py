@@ -68,6 +68,7 @@ def draw_pool_input(seed: int, shape: tuple[int, int], ties: str) -> tuple[np.nd
     return x, rng.integers(-8, 9, out).astype(np.float32)
 
 
+@pytest.mark.slow
 @hypothesis.settings(FEW, max_examples=40)
 @hypothesis.given(seeds, st.sampled_from(POOL_SHAPES), st.sampled_from(["none", "grid", "relu", "equal", "low"]))
 def test_max_pool_and_its_gradient_equal_loops_and_the_window_reduction(seed, shape, ties):
@@ -225,6 +226,7 @@ def _both_modes(module):
     return jax.jit(both)
 
 
+@pytest.mark.slow
 def test_a_thin_network_with_unseen_weights_equals_float64_loops():
     check_encoder(depth=10, width=1 / 32, stem="imagenet", size=(35, 46), salt=7)
 

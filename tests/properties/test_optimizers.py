@@ -131,7 +131,7 @@ def check_trajectory(seed: int, weight_decay: float, *, name: str, nesterov: boo
             )
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "nesterov"), [("lars", False), ("lars", True), ("sgd", True)])
 @FEW
 @hypothesis.given(seeds, decays)

@@ -92,6 +92,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(values):
     np.testing.assert_allclose(beyond, 0, rtol=0, atol=1e-12 * peak)
 
 
+@pytest.mark.slow
 @FEW
 @hypothesis.given(settings())
 def test_the_rate_has_no_jump_at_the_end_of_the_warm_up(values):

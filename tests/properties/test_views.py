@@ -122,6 +122,7 @@ def test_many_views_equal_float64_from_their_draws(name, seed, sizes):
     check_views(name, seed, sizes)
 
 
+@pytest.mark.slow
 @FEW
 @hypothesis.given(names, seeds)
 def test_a_key_decides_everything(name, seed):
@@ -154,6 +155,7 @@ def test_a_place_in_the_global_batch_decides_the_draws_and_not_a_place_in_the_ar
     np.testing.assert_array_equal(np.asarray(straight)[order], rolled)
 
 
+@pytest.mark.slow
 @FEW
 @hypothesis.given(names, seeds)
 def test_one_image_alone_equals_itself_inside_a_batch(name, seed):

@@ -134,7 +134,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_never_changes_a_bit_and_the_step_before_it_is_used(folder, damage):
     """`restored_step` compares every bit. Orbax leaves files that it does not read again: those may be damaged."""

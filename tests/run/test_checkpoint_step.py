@@ -45,6 +45,7 @@ MANIFESTS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("manifest", MANIFESTS)
 def test_a_manifest_that_proves_nothing_is_damage(folder, manifest):
     change_manifest(folder, MANIFESTS[manifest])

@@ -203,6 +203,7 @@ def test_a_config_that_lacks_keys_is_refused_with_their_names(tmp_path):
         config_lib.load_file(str(own))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("none", ["None", "none"])
 @pytest.mark.parametrize(
     ("name", "key"),

@@ -52,6 +52,7 @@ def test_features_of_files_are_those_of_their_pixels(encoder, photos):
     np.testing.assert_array_equal(found.features[1], found.features[7])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ending", [".npz", ".parquet"])
 def test_a_job_that_was_killed_goes_on_and_gives_the_same_file(encoder, photos, tmp_path, monkeypatch, ending):
     monkeypatch.setattr(embedding, "_PART_ROWS", 2)
@@ -94,6 +95,7 @@ def test_parts_of_another_job_are_not_taken(encoder, photos, tmp_path, monkeypat
     assert (folder / "part-000000.npz").read_bytes() != first
 
 
+@pytest.mark.slow
 def test_views_are_averaged_and_layers_are_those_of_the_head(encoder, photos):
     images = RNG.integers(0, 256, (3, 20, 20, 3), np.uint8)
     once, mirrored = encoder(images), encoder(images[:, :, ::-1])

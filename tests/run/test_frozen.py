@@ -41,6 +41,7 @@ def one_update(norm):
     return state, update(state, views, labels=jnp.arange(6, dtype=jnp.int32) % 3)[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_a_frozen_encoder_keeps_every_bit_and_its_statistics_move_only_with_batch_norm(norm):
     before, after = one_update(norm)

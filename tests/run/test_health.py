@@ -66,6 +66,7 @@ def test_no_scores_are_measured_where_none_are_wanted(image_set):
     assert measure(state_of(1.0), None) == ({}, probes.Signs())
 
 
+@pytest.mark.slow
 def test_a_split_that_stays_encoded_has_the_scores_of_the_decoded_one_and_its_damaged_images_are_left_out(tmp_path):
     pytest.importorskip("cv2")
     test_streaming.write_pictures(tmp_path / "set")

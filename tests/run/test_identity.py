@@ -79,6 +79,7 @@ def test_a_run_goes_on_with_the_config_it_was_started_with(run):
     assert (run / "config.json").read_bytes() == before
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("override", FREE)
 def test_what_changes_no_result_may_change_and_is_said(run, override):
     key, _, value = override.partition("=")
@@ -86,6 +87,7 @@ def test_what_changes_no_result_may_change_and_is_said(run, override):
     assert said.startswith("Going on with settings that differ") and key in said and value.split(":")[-1] in said
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("override", FIXED)
 def test_what_makes_a_run_another_one_is_refused_by_name(run, override):
     with pytest.raises(base.InputError) as caught:

@@ -43,6 +43,7 @@ def test_compressed_places_keep_the_cosines_of_places_without_their_mean():
     np.testing.assert_allclose(short @ short.T / 127**2, unit @ unit.T, atol=0.03)  # int8 in 32 directions
 
 
+@pytest.mark.slow
 def test_places_of_embedded_pictures_stand_in_their_order_and_lost_ones_are_zero(encoder, features, monkeypatch):
     monkeypatch.setattr(places, "DEPTH", 4)
     found = places.make_places(features)

@@ -58,6 +58,7 @@ with stopping.stop_signals() as stop:
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
