@@ -16,7 +16,7 @@ def _photos(count, *, seed=0, size=24):
 
 
 def _recompressed(image):
-    from PIL import Image
+    from PIL import Image, ImageFilter
 
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=0)
@@ -51,3 +51,12 @@ def test_in_images_of_few_pixels_a_copy_has_to_be_nearer():
     train = _photos(4, size=8)
     near = np.clip(train[:2].astype(int) + np.asarray([3, 1])[:, None, None, None], 0, 255).astype(np.uint8)
     assert probes.near_duplicates(train, near).tolist() == [[1, 1]]
+    assert probes.near_duplicates(train, near, mean_difference=4 / 255).tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_lower_correlation_finds_what_only_resembles():
+    train = _photos(6)
+    blurred = np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(1))) for image in train[:2]])
+    assert probes.near_duplicates(train, blurred).tolist() == []
+    loose = probes.near_duplicates(train, blurred, correlation=0.5, mean_difference=1.0)
+    assert loose.tolist() == [[0, 0], [1, 1]]
