@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from simclr_jax import base, probes
 
@@ -16,8 +17,6 @@ def _photos(count, *, seed=0, size=24):
 
 
 def _recompressed(image):
-    from PIL import Image, ImageFilter
-
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=0)
     return np.asarray(Image.open(file))
