@@ -39,7 +39,7 @@ GROUPS = {
     "losses/test_image_text peers/test_family_losses",
     "Classification, distillation, probes": "losses/test_classification losses/test_distillation "
     "probes/test_classifier probes/test_nearest probes/test_logistic peers/test_classification",
-    "Networks": "models/test_resnet models/test_heads models/test_vit models/test_efficientnet "
+    "Networks": "models/test_resnet models/test_heads models/test_vit models/test_efficientnet models/test_convnext "
     "interop/test_open_clip_layouts",
     "Layers and networks of torch and torchvision": "peers/test_layers",
     "Optimizers and schedules": "test_optim test_optim_live peers/test_optimizers",

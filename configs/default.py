@@ -92,8 +92,8 @@ def get_config() -> config_dict.ConfigDict:
     # models.make_encoder: the backbone.
     config.encoder = config_dict.ConfigDict()
     # resnet18 | 34 | 50 | 101 | 152 | 200 (and resnet10, half of resnet18) | wide_resnet50_2 | wide_resnet101_2 |
-    # vit_tiny | small | base | large | efficientnet_b0 to b7 | efficientnet_lite0 to lite4 |
-    # clip_resnet50 | clip_resnet101
+    # vit_tiny | small | base | large | convnext_tiny | small | base | large | efficientnet_b0 to b7 |
+    # efficientnet_lite0 to lite4 | clip_resnet50 | clip_resnet101
     config.encoder.name = "resnet18"
     config.encoder.width_multiplier = 1.0  # of ResNets
     config.encoder.group_sizes = ()  # of ResNets: blocks in each group, (2, 2, 2) for example; () = those of the name

@@ -70,7 +70,7 @@ def preprocessing(
 
 
 def family(arguments: Mapping[str, Any]) -> str:
-    """Of an encoder, by its name: "resnet", "vit", "efficientnet" or "clip" (CLIP's ResNets)."""
+    """Of an encoder, by its name: "resnet", "vit", "efficientnet", "convnext" or "clip" (CLIP's ResNets)."""
     return str(arguments["name"]).removeprefix("wide_").partition("_")[0].rstrip("0123456789")
 
 
@@ -92,6 +92,8 @@ def _timm_call(arguments: Mapping[str, Any]) -> str:
     name = str(arguments["name"])
     if family(arguments) == "efficientnet":
         return f'timm.create_model("{"tf_" * (arguments["padding"] == "reference")}{name}", num_classes=0)'
+    if family(arguments) == "convnext":
+        return f'timm.create_model("{name}", num_classes=0)'
     size = arguments["patch_size"]
     words = [f'"{name}_patch16_224"', f"img_size={size * arguments['position_grid']}", f"patch_size={size}"]
     words += [f"num_heads={arguments['num_heads']}"] if arguments["num_heads"] else []

@@ -34,13 +34,19 @@ STRUCTURES = {
     "wide_resnet50_2": Structure((3, 4, 6, 3), True, 2),
     "wide_resnet101_2": Structure((3, 4, 23, 3), True, 2),
 }
-# Of vision transformers: width and number of blocks; of EfficientNets: channels of the last stage, blocks of the second
-# and of the fifth stage.
+# Of vision transformers: width and number of blocks; of ConvNeXts: width and blocks of the third stage; of
+# EfficientNets: channels of the last stage, blocks of the second and of the fifth stage.
 TRANSFORMERS = {
     (192, 12): "vit_tiny",
     (384, 12): "vit_small",
     (768, 12): "vit_base",
     (1024, 24): "vit_large",
+}
+CONVNEXTS = {
+    (384, 9): "convnext_tiny",
+    (384, 27): "convnext_small",
+    (512, 27): "convnext_base",
+    (768, 27): "convnext_large",
 }
 CLIP_RESNETS = ("clip_resnet50", "clip_resnet101")
 EFFICIENTNETS = {
@@ -87,6 +93,8 @@ def find_architecture(by_name: Mapping[str, np.ndarray], *, padding: str) -> Arc
         return _with_heads(_clip_resnet(by_name), by_name)
     if "encoder/patch_projection/kernel" in by_name:
         return _with_heads(_transformer(by_name), by_name)
+    if "encoder/stage1/block1/layer_scale" in by_name:
+        return _with_heads({"name": _convnext(by_name)}, by_name)
     if "encoder/stage1/block1/depthwise/conv/kernel" in by_name:
         return _with_heads({"name": _efficientnet(by_name), "padding": padding}, by_name)
     return _with_heads(_resnet(by_name, padding), by_name)
@@ -140,6 +148,18 @@ def _transformer(by_name: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if positions is None:
         return {**found, "positions": "sincos"}
     return {**found, "positions": "learned", "position_grid": math.isqrt(len(positions) - has_token)}
+
+
+def _convnext(by_name: Mapping[str, np.ndarray]) -> str:
+    width = _first_shape(by_name, "encoder/stage3/block1/layer_scale")[-1:]
+    depth = sum(re.fullmatch(r"encoder/stage3/block\d+/layer_scale", name) is not None for name in by_name)
+    if (*width, depth) not in CONVNEXTS:
+        known = ", ".join(f"{name} {width} x {blocks}" for (width, blocks), name in CONVNEXTS.items())
+        raise base.InputError(
+            f"A ConvNeXt must have the width and the blocks of a known one in its third stage ({known}); got "
+            f"{width[0] if width else 'none'} x {depth}. Convert one of these."
+        )
+    return CONVNEXTS[*width, depth]  # type: ignore[index]
 
 
 def _clip_resnet(by_name: Mapping[str, np.ndarray]) -> dict[str, Any]:

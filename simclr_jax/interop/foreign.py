@@ -151,7 +151,7 @@ def _read(source: files.Source, *, weights: str, network: str) -> pytorch_layout
         raise base.InputError(
             "A file must hold an official SimCLR checkpoint, our own variables, a complete ResNet of PyTorch (a "
             "first convolution, four groups of blocks, each convolution with a BatchNorm and its statistics), a "
-            "vision transformer or EfficientNet of timm or torchvision, or a CLIP of open_clip; "
+            "vision transformer, ConvNeXt or EfficientNet of timm or torchvision, or a CLIP of open_clip; "
             f"{first} has {base.one_line(shortened(list(names)), 300) or 'nothing'}. Rename it to torchvision's names."
         )
     return state

@@ -189,7 +189,7 @@ def _read_clip(arrays: Mapping[str, np.ndarray], found: open_clip_layouts.Found)
 def _read_other(
     arrays: Mapping[str, np.ndarray], found: timm_layouts.Found, all_found: list[timm_layouts.Found]
 ) -> State:
-    """The variables of one vision transformer or EfficientNet and of its classifier; the rest by what it belongs to."""
+    """The variables of one network of `timm_layouts` and of its classifier; the rest by what it belongs to."""
     ignored, rest = _without_counters(arrays)
     net, others = found.net, [other.net for other in all_found if other is not found]
     by_name: dict[str, np.ndarray] = {}

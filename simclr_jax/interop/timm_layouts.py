@@ -1,13 +1,13 @@
-"""The names and layouts of timm's and torchvision's vision transformers and EfficientNets, both ways; no torch needed.
+"""The names and layouts of timm's and torchvision's transformers, ConvNeXts and EfficientNets, both ways, torch-free.
 
 What belongs here: which of our variables is which entry of their state dicts. Every layout is one function from the
 size of a network to {our name: theirs}; reading turns it around.
 
 Leaves: kernel <-> weight, HWIO <-> OIHW and [in, out] <-> [out, in]; class_token [D] <-> [1, 1, D], positions [T, D]
-<-> [1, T, D]; BatchNorm's scale, bias, mean, var <-> weight, bias, running_mean, running_var, LayerNorm's two.
+<-> [1, T, D]; layer_scale [C] <-> timm's [C], torchvision's [C, 1, 1]; BatchNorm's scale, bias, mean, var <-> weight,
+bias, running_mean, running_var, LayerNorm's two.
 
-Reference: timm/models/vision_transformer.py and efficientnet.py; torchvision/models/vision_transformer.py and
-efficientnet.py.
+Reference: vision_transformer.py, convnext.py and efficientnet.py in timm/models and in torchvision/models.
 """
 
 import re
@@ -127,8 +127,31 @@ def _block_names(ours: str, theirs: str, *, in_timm: bool, is_lite: bool, widens
     return names
 
 
+def _convnext_names(sizes: Sequence[int], *, in_timm: bool) -> dict[str, str]:
+    """Our name -> theirs of a ConvNeXt with so many blocks in its stages."""
+    pair = ("kernel", "bias"), ("scale", "bias")
+    ends = ("stem.0", "stem.1", "head.norm") if in_timm else ("features.0.0", "features.0.1", "classifier.0")
+    names = _leaves("stem/conv", ends[0], _LAYER, pair[0])
+    for ours, theirs in (("stem/norm", ends[1]), ("norm", ends[2])):
+        names |= _leaves(ours, theirs, _NORM, pair[1])
+    for stage, num_blocks in enumerate(sizes, start=1):
+        if stage > 1:
+            theirs = f"stages.{stage - 1}.downsample" if in_timm else f"features.{2 * stage - 2}"
+            names |= _leaves(f"stage{stage}/downsample/norm", f"{theirs}.0", _NORM, pair[1])
+            names |= _leaves(f"stage{stage}/downsample/conv", f"{theirs}.1", _LAYER, pair[0])
+        for block in range(num_blocks):
+            ours = f"stage{stage}/block{block + 1}"
+            theirs = f"stages.{stage - 1}.blocks.{block}." if in_timm else f"features.{2 * stage - 1}.{block}."
+            layers = ("conv_dw", "norm", "mlp.fc1", "mlp.fc2") if in_timm else [f"block.{at}" for at in (0, 2, 3, 5)]
+            for part, layer in zip(("depthwise", "norm", "mlp1", "mlp2"), layers, strict=True):
+                leaves, only = (_NORM, pair[1]) if part == "norm" else (_LAYER, pair[0])
+                names |= _leaves(f"{ours}/{part}", theirs + layer, leaves, only)
+            names[f"encoder/{ours}/layer_scale"] = theirs + ("gamma" if in_timm else "layer_scale")
+    return names
+
+
 def to_torch(by_name: Mapping[str, np.ndarray], *, layout: str) -> dict[str, np.ndarray]:
-    """A vision transformer or an EfficientNet, with its classifier if there is one, under the names of others.
+    """A transformer, a ConvNeXt or an EfficientNet, with its classifier if there is one, under the names of others.
 
     Args:
         by_name: our variables of the encoder and "supervised_head".
@@ -148,18 +171,27 @@ def to_torch(by_name: Mapping[str, np.ndarray], *, layout: str) -> dict[str, np.
     else:
         stages = _highest(encoder, r"encoder/stage(\d+)/")
         sizes = [_highest(encoder, rf"encoder/stage{stage}/block(\d+)/") for stage in range(1, stages + 1)]
-        is_lite = not any("/se/" in name for name in encoder)
-        names = _efficientnet_names(sizes, in_timm=is_timm, is_lite=is_lite)
-        head = "classifier" if is_timm else "classifier.1"
+        if any(name.endswith("/layer_scale") for name in encoder):
+            names = _convnext_names(sizes, in_timm=is_timm)
+            head = "head.fc" if is_timm else "classifier.2"
+        else:
+            is_lite = not any("/se/" in name for name in encoder)
+            names = _efficientnet_names(sizes, in_timm=is_timm, is_lite=is_lite)
+            head = "classifier" if is_timm else "classifier.1"
     names |= {f"supervised_head/dense/{ours}": f"{head}.{theirs}" for ours, theirs in _LAYER.items()}
     unknown = sorted(set(by_name) - set(names))
     if unknown:
         raise base.InputError(f"{layout} has no place for {unknown[0]}. Use the flax or the stablehlo format.")
-    return {names[name]: _to_torch_array(name, np.asarray(value)) for name, value in by_name.items()}
+    # torchvision's layer scales have the axes of a map, timm's have one.
+    arrays = {
+        name: np.reshape(value, (-1, 1, 1)) if name.endswith("/layer_scale") and not is_timm else np.asarray(value)
+        for name, value in by_name.items()
+    }
+    return {names[name]: _to_torch_array(name, value) for name, value in arrays.items()}
 
 
 def find(arrays: Mapping[str, np.ndarray]) -> list[Found]:
-    """All vision transformers and EfficientNets in a file, in its order; of the arrays only the names are read."""
+    """All networks of these families in a file, in its order; of the arrays only the names are read."""
     found = []
     for name in arrays:
         for marker, title, heads, read in _MARKERS:
@@ -178,6 +210,8 @@ def from_torch_array(name: str, value: np.ndarray) -> np.ndarray:
     """An entry of theirs in our layout; `name` is ours."""
     if name in ("encoder/class_token", "encoder/positions"):
         return np.ascontiguousarray(value.reshape(value.shape[2:] if name.endswith("token") else value.shape[1:]))
+    if name.endswith("/layer_scale"):
+        value = value.reshape(-1)
     if name.endswith("/kernel"):
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
     return np.ascontiguousarray(value)
@@ -215,6 +249,18 @@ def _read_efficientnet(*, in_timm: bool) -> Callable[[Sequence[str]], dict[str, 
     return read
 
 
+def _read_convnext(*, in_timm: bool) -> Callable[[Sequence[str]], dict[str, str]]:
+    def read(names: Sequence[str]) -> dict[str, str]:
+        place, leaf = (r"stages\.{}\.blocks\.{}\.", "gamma") if in_timm else (r"features\.{}\.{}\.", "layer_scale")
+        numbers = range(_highest(names, place.format(r"(\d+)", r"\d+") + leaf) + 1)
+        # In torchvision what makes the map smaller stands between two stages.
+        stages = numbers if in_timm else numbers[1::2]
+        sizes = [_highest(names, place.format(stage, r"(\d+)") + leaf) + 1 for stage in stages]
+        return _convnext_names(sizes, in_timm=in_timm)
+
+    return read
+
+
 # (two entries by which it is known), title, modules of its classifier, names of the file -> {our name: theirs}.
 _MARKERS = (
     (
@@ -224,6 +270,14 @@ _MARKERS = (
     (
         ("conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
         *("torchvision's vision transformer", ("heads.head", "heads"), _read_transformer(_TORCHVISION_VIT)),
+    ),
+    (
+        ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"),
+        *("a ConvNeXt under timm's names", ("head.fc",), _read_convnext(in_timm=True)),
+    ),
+    (
+        ("features.0.0.weight", "features.1.0.layer_scale"),
+        *("torchvision's ConvNeXt", ("classifier.2",), _read_convnext(in_timm=False)),
     ),
     (
         ("conv_stem.weight", "blocks.0.0.conv_dw.weight"),

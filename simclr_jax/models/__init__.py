@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from simclr_jax import base
-from simclr_jax.models import clip_resnet, efficientnet, norms, resnet, vit
+from simclr_jax.models import clip_resnet, convnext, efficientnet, norms, resnet, vit
 from simclr_jax.models.text import make_text_tower
 
 __all__ = ["ENCODERS", "make_encoder", "make_text_tower", "unused_arguments"]
@@ -38,6 +38,10 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vit_large": functools.partial(vit.ViT, 1024, 24),
     "clip_resnet50": functools.partial(clip_resnet.ClipResNet, (3, 4, 6, 3)),
     "clip_resnet101": functools.partial(clip_resnet.ClipResNet, (3, 4, 23, 3)),
+    "convnext_tiny": functools.partial(convnext.ConvNeXt, (96, 192, 384, 768), (3, 3, 9, 3)),
+    "convnext_small": functools.partial(convnext.ConvNeXt, (96, 192, 384, 768), (3, 3, 27, 3)),
+    "convnext_base": functools.partial(convnext.ConvNeXt, (128, 256, 512, 1024), (3, 3, 27, 3)),
+    "convnext_large": functools.partial(convnext.ConvNeXt, (192, 384, 768, 1536), (3, 3, 27, 3)),
     **{name: functools.partial(efficientnet.EfficientNet, name) for name in efficientnet.SCALES},
 }
 # The arguments of make_encoder that only one family has, and what says that they are not used. Every config has a stem
@@ -56,6 +60,7 @@ _OWN: dict[type[nn.Module], tuple[str, ...]] = {
     vit.ViT: tuple(_OF_VIT),
     clip_resnet.ClipResNet: ("width_multiplier", "position_grid"),
     efficientnet.EfficientNet: ("padding",),
+    convnext.ConvNeXt: (),
 }
 _FAMILIES: dict[str, dict[str, Any]] = {"ResNets": _OF_RESNET, "vision transformers": _OF_VIT}
 
@@ -226,7 +231,7 @@ def make_encoder(
             shortcut where shapes fit, and allows no sk_ratio or se_ratio; for EfficientNets see there.
         norm: "batch", "group" or "frozen", in the encoder and in its heads; see `norms.Norm`. Only with the
             latter two is a batch in chunks exactly the whole batch. "frozen" is for pretrained weights. Vision
-            transformers have LayerNorm themselves, and this in their heads.
+            transformers and ConvNeXts have LayerNorm themselves, and this in their heads.
         bn_groups: for norm="batch", how many groups of neighbouring rows have statistics of their own while training;
             must divide every batch. 1 is global BatchNorm, the number of devices makes it per device.
         bn_parts: for norm="batch", over how many devices the rows are spread: statistics then need one exchange.

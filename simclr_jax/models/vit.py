@@ -43,6 +43,7 @@ class PatchProjection(nn.Module):
     """Patches of p x p pixels, which do not overlap, each times one matrix: a convolution of kernel and stride p.
 
     is_frozen: whether no gradient reaches the matrix and its bias, see `ViT`. use_bias: whether there is a bias.
+    kernel_init: of the matrix; None for the uniform distribution by Glorot's rule.
     """
 
     features: int
@@ -50,15 +51,16 @@ class PatchProjection(nn.Module):
     dtype: str = "float32"
     is_frozen: bool = False
     use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """[N, h, w, 3] -> [N, h/p, w/p, features]."""
+        """[N, h, w, C] -> [N, h/p, w/p, features]."""
         (num, *sides, channels), size = images.shape, self.patch_size
         state_dtype = layers.state_dtype(self.dtype)
         fan_in = size * size * channels
         shape = (size, size, channels, self.features)
-        kernel = self.param("kernel", _uniform(fan_in, self.features), shape, state_dtype)
+        kernel = self.param("kernel", self.kernel_init or _uniform(fan_in, self.features), shape, state_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), state_dtype) if self.use_bias else None
         if self.is_frozen:
             kernel, bias = jax.lax.stop_gradient((kernel, bias))

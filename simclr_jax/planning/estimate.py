@@ -18,6 +18,7 @@ from simclr_jax.planning import hardware
 _KINDS = {
     **{"Conv": "conv", "Dense": "dense", "BatchNorm": "norm", "BasicBlock": "block", "BottleneckBlock": "block"},
     **{"GroupedConv": "conv", "MBConv": "block", "PatchProjection": "conv", "TransformerBlock": "block"},
+    **{"DepthwiseConv": "conv", "ConvNeXtBlock": "block"},
     **{"LayerNorm": "rows", "Gelu": "rows", "Attention": "attention"},
 }
 

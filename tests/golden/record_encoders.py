@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 SIDE = 32
+CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 TRANSFORMER = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 0}
 
 
@@ -52,16 +53,26 @@ def main() -> None:
         with torch.no_grad():
             if isinstance(model, torchvision.models.EfficientNet):
                 return model.eval().avgpool(model.features(x)).flatten(1).numpy()
+            if isinstance(model, torchvision.models.ConvNeXt):
+                return model.eval().classifier[:2](model.avgpool(model.features(x))).numpy()
             return model.eval()(x).numpy()
 
     def transformer(**more):
         return timm.models.VisionTransformer(**TRANSFORMER, dynamic_img_size=True, **more)
+
+    def convnext():
+        widths, sizes = CONVNEXT["dims"], CONVNEXT["depths"]
+        blocks = zip(widths, (*widths[1:], None), sizes, strict=True)
+        config = torchvision.models.convnext.CNBlockConfig
+        return torchvision.models.ConvNeXt([config(*block) for block in blocks])
 
     mean = {"global_pool": "avg", "class_token": False}
     rows = {
         "vit/token/16": features(transformer(), 16),
         "vit/token/24": features(transformer(), 24),
         "vit/mean/16": features(transformer(**mean), 16),
+        "convnext/torchvision": features(convnext(), SIDE),
+        "convnext/timm": features(timm.models.ConvNeXt(**CONVNEXT, num_classes=0), SIDE + 13),
         "efficientnet_b0": features(torchvision.models.efficientnet_b0(), SIDE),
         "efficientnet_b5": features(torchvision.models.efficientnet_b5(), SIDE),
         "efficientnet_lite0": features(timm.create_model("efficientnet_lite0", num_classes=0), SIDE),

@@ -1,4 +1,4 @@
-"""Names of timm's and torchvision's transformers and EfficientNets, which recorded features show to be theirs."""
+"""Names of timm's and torchvision's networks other than ResNets, which recorded features show to be theirs."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ CASES = [
     ({"name": "vit_tiny", "patch_size": 4, "position_grid": 8}, "timm"),
     ({"name": "vit_small", "pool": "mean"}, "timm"),
     ({"name": "vit_tiny"}, "torchvision"),
+    ({"name": "convnext_tiny"}, "torchvision"),
+    ({"name": "convnext_base"}, "timm"),
     ({"name": "efficientnet_b0"}, "torchvision"),
     ({"name": "efficientnet_b1"}, "timm"),
     ({"name": "efficientnet_lite0"}, "timm"),
@@ -38,6 +40,8 @@ def test_what_was_written_in_a_layout_is_read_and_recognised(arguments, layout):
 def test_every_size_is_recognised_by_its_shapes():
     sizes = {(encoder().width, encoder().depth): name for name, encoder in models.ENCODERS.items() if name[:3] == "vit"}
     assert sizes == detect.TRANSFORMERS
+    convnexts = {name: encoder() for name, encoder in models.ENCODERS.items() if name.startswith("convnext")}
+    assert {(net.widths[2], net.num_blocks[2]): name for name, net in convnexts.items()} == detect.CONVNEXTS
     kinds = {f"efficientnet_{kind}" for kind in detect.EFFICIENTNETS.values()}
     assert kinds == {name for name in models.ENCODERS if name.startswith("efficientnet_b")}
 
@@ -54,6 +58,13 @@ def test_of_moco_v3s_file_the_base_encoder_is_read_with_its_twelve_heads():
     read = pytorch_layouts.read(state)
     assert read.by_name.keys() == ours.keys() and read.unknown == []
     assert read.encoder == {"num_heads": 12} and "MoCo v3" in read.note and "base_encoder" in read.layout
+
+
+def test_a_convnext_of_another_size_is_refused_with_the_known_ones():
+    ours = by_name_of({"name": "convnext_tiny"})
+    short = {name: value for name, value in ours.items() if "stage3/block9/" not in name}
+    with pytest.raises(base.InputError, match=r"convnext_tiny 384 x 9, .*got 384 x 8\. Convert one"):
+        detect.find_architecture(short, padding="torchvision")
 
 
 def test_a_variable_without_a_place_is_refused():

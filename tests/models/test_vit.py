@@ -31,16 +31,17 @@ def small(**arguments) -> vit.ViT:
 
 
 @functools.cache
-def weights_of(encoder):
+def weights_of(encoder, layout: str = ""):
     """The encoder's variables with the values that the recorded networks have, by way of their names."""
     shapes = shapes_of(encoder, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     ours = variables.flatten({"encoder": zeros["params"]}, {"encoder": zeros.get("batch_stats", {})})
-    layout = "torchvision" if getattr(encoder, "name_of_scale", "").startswith("efficientnet_b") else "timm"
-    layout = "timm" if getattr(encoder, "padding", "") == "reference" else layout
+    is_torchvisions = getattr(encoder, "name_of_scale", "").startswith("efficientnet_b")
+    is_torchvisions = is_torchvisions and encoder.padding == "torchvision"
+    layout = layout or ("torchvision" if is_torchvisions else "timm")
     # Fixed positions are no variables here; timm has a table for them.
     fixed = {} if "encoder/positions" in ours else {"encoder/positions": np.zeros((5, 32), np.float32)}
-    state = timm_layouts.to_torch({**(fixed if "encoder/norm/scale" in ours else {}), **ours}, layout=layout)
+    state = timm_layouts.to_torch({**(fixed if isinstance(encoder, vit.ViT) else {}), **ours}, layout=layout)
     read = pytorch_layouts.read(record_encoders.weights_of({name: value.shape for name, value in state.items()}))
     assert read.by_name.keys() >= ours.keys() and not read.unknown and not read.missing
     params, batch_stats = variables.unflatten({name: read.by_name[name] for name in ours})
@@ -53,8 +54,8 @@ def encode_with(encoder):
 
 
 @functools.cache
-def features(encoder, side: int) -> np.ndarray:
-    return np.asarray(encode_with(encoder)(weights_of(encoder), record_encoders.images(side)))
+def features(encoder, side: int, layout: str = "") -> np.ndarray:
+    return np.asarray(encode_with(encoder)(weights_of(encoder, layout), record_encoders.images(side)))
 
 
 @pytest.mark.few(2)

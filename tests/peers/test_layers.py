@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simclr_jax import models
+from simclr_jax.interop import detect, pytorch_layouts, timm_layouts, variables
 from simclr_jax.interop import torchvision as names
-from simclr_jax.interop import variables
 from simclr_jax.models import layers
 from tests import parity
 
@@ -152,3 +152,32 @@ def test_every_entry_of_torchvisions_weights_comes_back(torchvision, compare):
     assert set(back) == set(theirs)
     for key, value in theirs.items():
         compare("resnet50, names and layouts", back[key], value, source="torchvision")
+
+
+@pytest.mark.parametrize("program", ["torchvision", "timm"])
+def test_convnext_tiny_is_torchvisions_and_timms(program, compare):
+    torch = pytest.importorskip("torch")
+    library = pytest.importorskip(program)
+    torch.manual_seed(0)
+    net = library.models.convnext_tiny() if program == "torchvision" else library.create_model("convnext_tiny")
+    for parameter in net.parameters():  # a new network scales its blocks by 1e-6
+        torch.nn.init.uniform_(parameter, -0.05, 0.05) if parameter.numel() > 1000 else parameter.data.add_(0.3)
+    state = {key: value.detach().numpy().copy() for key, value in net.state_dict().items()}
+    read = pytorch_layouts.read(state)
+    assert not read.unknown and not read.missing and "supervised_head/dense/kernel" in read.by_name
+    back = timm_layouts.to_torch(read.by_name, layout=program)
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value)
+    found = detect.find_architecture(read.by_name, padding="torchvision").encoder
+    params, _ = variables.unflatten(variables.only(read.by_name, "encoder"))
+    x = np.random.default_rng(5).random((2, 75, 64, 3), np.float32)
+    if program == "torchvision":
+        net.classifier[2] = torch.nn.Identity()
+    else:
+        net.reset_classifier(0)
+    with torch.no_grad():
+        theirs = net.eval()(to_torch(x)).numpy()
+    apply = jax.jit(functools.partial(models.make_encoder(**found).apply, train=False))
+    ours = apply({"params": params["encoder"]}, x)
+    compare("ConvNeXt-T, eval, f32", ours, theirs, limit=1e-4, of=parity.LARGEST, source=program)

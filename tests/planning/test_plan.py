@@ -272,17 +272,32 @@ def test_the_plan_feeds_as_the_run_would():
         planned("imagenet_swav", feed__kind="streamed")
 
 
-@pytest.mark.slow
-def test_a_transformer_is_counted_with_its_attention():
-    """Multiply-adds of a ViT-Ti at 224 pixels by the sizes of its products; published as 1.26 billion (DeiT-Ti)."""
-    encoder = models.make_encoder("vit_tiny")
+def cost_of(encoder):
+    """Of an encoder alone, at 224 pixels."""
     method = methods.make_simclr(encoder, num_classes=0, num_proj_layers=0)
     state = jax.eval_shape(
         lambda key: base.TrainState(jnp.zeros((), jnp.int32), *method.init(key, jnp.zeros((1, 2, 224, 224, 3))), {}),
         jax.random.key(0),
     )
+    return estimate.measure(method, state, size=224)
+
+
+@pytest.mark.slow
+def test_a_convnext_is_counted_with_its_depthwise_convolutions():
+    """Multiply-adds of a ConvNeXt-T at 224 pixels by the sizes of its products; published as 4.5 billion."""
+    stages = [(96, 56, 3), (192, 28, 3), (384, 14, 9), (768, 7, 3)]
+    blocks = sum(depth * side**2 * (8 * width**2 + 49 * width) for width, side, depth in stages)
+    patches = 56**2 * 48 * 96 + sum(side**2 * 2 * width**2 for width, side, _ in stages[1:])
+    found = cost_of(models.make_encoder("convnext_tiny"))
+    assert found.forward_flops / 2 == blocks + patches and round(found.forward_flops / 2e9, 1) == 4.5
+    assert found.num_batch_norms == 0 and found.num_encoder_params == 27_820_128
+
+
+@pytest.mark.slow
+def test_a_transformer_is_counted_with_its_attention():
+    """Multiply-adds of a ViT-Ti at 224 pixels by the sizes of its products; published as 1.26 billion (DeiT-Ti)."""
     width, tokens = 192, 197
     block = tokens * 12 * width**2 + 2 * tokens**2 * width
-    counted = estimate.measure(method, state, size=224).forward_flops / 2
+    counted = cost_of(models.make_encoder("vit_tiny")).forward_flops / 2
     assert counted == 196 * 768 * width + 12 * block
     assert counted == pytest.approx(1.26e9, rel=0.01)
