@@ -90,7 +90,7 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
         files = {}
         for kind, write in writers.items():
             for path in write(fresh, exported):
-                files[path.name] = _file_entry(kind, path, size=exported.size)
+                files[path.name] = _file_entry(kind, path, exported)
         told = export_hub.without_paths(config) if "hub" in writers else config
         training = {"config": told, "step": step, "checkpoint": checkpoint}
         # A converted run was trained elsewhere; its record says where from.
@@ -98,7 +98,7 @@ def export(*, workdir: str, output: str, checkpoint: str = "latest", format: str
         content = _make_card(exported, files=files, training=training, results=results)
         if "hub" in writers:
             for path in export_hub.write_words(fresh, content, by_name):
-                content["files"][path.name] = _file_entry("hub", path, size=exported.size)
+                content["files"][path.name] = _file_entry("hub", path, exported)
         workdir_lib.write_json(fresh / card.CARD, content)
     print(_summary(output, content, workdir=workdir))
     return 0
@@ -187,8 +187,8 @@ def _obstacle(exported: _Exported, name: str) -> str:
         return f"A program with its weights holds at most 2 GiB; these weights take {units.size(encoder_bytes)}."
     if name == "onnx" and importlib.util.find_spec("onnx") is None:
         return "The onnx format needs the Python package onnx; it is not installed: pip install 'simclr-jax[onnx]'."
-    if name == "onnx" and card.family(exported.arguments) != "resnet":
-        return f"The onnx format is written for ResNets; this encoder is {exported.arguments['name']}."
+    if name == "onnx" and card.family(exported.arguments) not in onnx_graph.FAMILIES:
+        return f"The onnx format has no form of CLIP's ResNets; this encoder is {exported.arguments['name']}."
     if name == "open_clip":
         arguments, method = exported.arguments, exported.method
         return export_torch.open_clip_obstacle(exported.of_texts, arguments, method=method)
@@ -220,8 +220,10 @@ def _write_stablehlo(folder: pathlib.Path, exported: _Exported) -> list[pathlib.
 
 
 def _write_onnx(folder: pathlib.Path, exported: _Exported) -> list[pathlib.Path]:
-    path, by_name = folder / "encoder.onnx", variables.only(exported.by_name, "encoder")
-    path.write_bytes(onnx_graph.make_model(by_name, exported.arguments, channel_groups=norms.num_channel_groups))
+    path, arguments = folder / "encoder.onnx", exported.arguments
+    by_name = variables.only(exported.by_name, "encoder")
+    by_name = export_torch.with_positions(by_name, arguments, side=exported.size // arguments["patch_size"])
+    path.write_bytes(onnx_graph.make_model(by_name, arguments, channel_groups=norms.num_channel_groups))
     return [path]
 
 
@@ -239,8 +241,11 @@ def _write_open_clip(folder: pathlib.Path, exported: _Exported) -> list[pathlib.
     return export_torch.write_open_clip(folder, whole, exported.arguments, method=exported.method)
 
 
-def _file_entry(kind: str, path: pathlib.Path, *, size: int) -> dict[str, Any]:
-    return card.file_entry(kind, size=size, num_bytes=path.stat().st_size, sha256=_sha256(path))
+def _file_entry(kind: str, path: pathlib.Path, exported: _Exported) -> dict[str, Any]:
+    size, is_fixed = exported.size, card.family(exported.arguments) == "vit"
+    entry = card.file_entry(kind, size=size, num_bytes=path.stat().st_size, sha256=_sha256(path))
+    # The positions of a transformer's patches are of one size of images.
+    return entry | ({"note": f"h and w are {size}, the batch is free"} if kind == "onnx" and is_fixed else {})
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -24,7 +24,7 @@ def obstacle(by_name: variables.ByName, arguments: Mapping[str, Any], *, selecto
             "torchvision's ResNets have four groups, no selective kernels and no squeeze-excitation; this encoder has "
             f"{found}."
         )
-    if arguments["norm"] == "group" and card.family(arguments) != "vit":
+    if arguments["norm"] == "group" and card.family(arguments) not in ("vit", "convnext"):
         return "torchvision's networks have BatchNorm; this encoder has norm group."
     if selector and variables.only(by_name, "supervised_head"):
         return f"torchvision's fc takes h; this run's classifier takes layer {selector} of its head."
@@ -52,7 +52,8 @@ def write(folder: pathlib.Path, by_name: variables.ByName, arguments: Mapping[st
     if layout is None:
         states = {"encoder.safetensors": torchvision.to_torchvision(network)}
     else:
-        states = {"encoder.safetensors": timm_layouts.to_torch(_with_positions(network, arguments), layout=layout)}
+        network = with_positions(network, arguments, side=arguments["position_grid"])
+        states = {"encoder.safetensors": timm_layouts.to_torch(network, layout=layout)}
     if "projection_head" in by_part:
         states["projection_head.safetensors"] = torchvision.to_torchvision(by_part["projection_head"])
     for name, state in states.items():
@@ -102,11 +103,18 @@ def write_open_clip(
     return [weights, config]
 
 
-def _with_positions(network: variables.ByName, arguments: Mapping[str, Any]) -> variables.ByName:
-    """Fixed positions as the table that timm has for learned ones; that of the class token is 0."""
-    if arguments.get("positions") != "sincos" or card.family(arguments) != "vit":
+def with_positions(network: variables.ByName, arguments: Mapping[str, Any], *, side: int) -> variables.ByName:
+    """A vision transformer with its positions for `side` patches along a side of images, fixed ones as a table too.
+
+    The position of the class token is the first row, 0 where positions are fixed. Other networks are left as they are.
+    """
+    if card.family(arguments) != "vit":
         return network
-    grid, width = arguments["position_grid"], network["encoder/norm/scale"].size
-    table = vit.sincos_positions((grid, grid), width, trained_grid=grid).astype(np.float32)
-    rows = [np.zeros((1, width), np.float32), table] if "encoder/class_token" in network else [table]
-    return {**network, "encoder/positions": np.concatenate(rows)}
+    width, has_token = network["encoder/norm/scale"].size, "encoder/class_token" in network
+    if arguments["positions"] == "sincos":
+        table: Any = vit.sincos_positions((side, side), width, trained_grid=arguments["position_grid"])
+        first = np.zeros((int(has_token), width))
+    else:
+        learned = network["encoder/positions"]
+        first, table = learned[:has_token], vit.interpolated(learned[has_token:], (side, side))  # type: ignore[arg-type]
+    return {**network, "encoder/positions": np.concatenate([first, table]).astype(np.float32)}

@@ -251,7 +251,7 @@ def _read_efficientnet(*, in_timm: bool) -> Callable[[Sequence[str]], dict[str, 
 
 def _read_convnext(*, in_timm: bool) -> Callable[[Sequence[str]], dict[str, str]]:
     def read(names: Sequence[str]) -> dict[str, str]:
-        place, leaf = (r"stages\.{}\.blocks\.{}\.", "gamma") if in_timm else (r"features\.{}\.{}\.", "layer_scale")
+        place, leaf = (r"stages\.{}\.blocks\.{}\.", "conv_dw") if in_timm else (r"features\.{}\.{}\.", "layer_scale")
         numbers = range(_highest(names, place.format(r"(\d+)", r"\d+") + leaf) + 1)
         # In torchvision what makes the map smaller stands between two stages.
         stages = numbers if in_timm else numbers[1::2]

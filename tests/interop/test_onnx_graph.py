@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, models
+from simclr_jax.cli import export_torch
 from simclr_jax.interop import detect, foreign, onnx_graph, variables
-from simclr_jax.models import norms
+from simclr_jax.models import norms, vit
 from tests import golden, oracles
 from tests.cli import test_convert
+from tests.golden import record_encoders
+from tests.models import test_convnext, test_vit
 
 onnxruntime = pytest.importorskip("onnxruntime")
 # Relative to the largest feature, as between any two float32 libraries; observed at most 2e-6.
@@ -72,6 +75,70 @@ def test_onnxruntime_gives_the_recorded_features_of_the_official_code(file, enco
     model, _ = make(encoder, recorded["input"].shape[1:3])
     h, expected = run(model, recorded["input"]), recorded["eval/features_f64"]
     np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def arguments_of(module, name: str) -> dict:
+    """All arguments of `make_encoder` for a network of its own size."""
+    fields = {field: getattr(module, field) for field in DEFAULTS if hasattr(module, field) and field != "name"}
+    return DEFAULTS | fields | {"name": name}
+
+
+def model_of(module, trees, name: str, *, side: int) -> bytes:
+    """The ONNX model of any network for images of that many pixels."""
+    arguments = arguments_of(module, name)
+    by_name = variables.flatten({"encoder": trees["params"]}, {"encoder": trees.get("batch_stats", {})})
+    by_name = export_torch.with_positions(by_name, arguments, side=side // arguments["patch_size"])
+    return onnx_graph.make_model(by_name, arguments, channel_groups=norms.num_channel_groups)
+
+
+@pytest.mark.parametrize(
+    ("row", "module", "layout", "name"),
+    [
+        ("vit/token/16", test_vit.small(), "timm", "vit_tiny"),
+        ("vit/token/24", test_vit.small(), "timm", "vit_tiny"),
+        ("vit/mean/16", test_vit.small(pool="mean"), "timm", "vit_tiny"),
+        ("convnext/torchvision", test_convnext.small(), "torchvision", "convnext_tiny"),
+        ("convnext/timm", test_convnext.small(), "timm", "convnext_tiny"),
+        ("efficientnet_lite0", models.make_encoder("efficientnet_lite0", padding="torchvision"), "timm", None),
+        *(
+            pytest.param(row, models.make_encoder(name, padding=padding), layout, name, marks=pytest.mark.slow)
+            for row, name, padding, layout in (
+                ("efficientnet_b0", "efficientnet_b0", "torchvision", "torchvision"),
+                ("efficientnet_b5", "efficientnet_b5", "torchvision", "torchvision"),
+                ("tf_efficientnet_b0", "efficientnet_b0", "reference", "timm"),
+            )
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_onnxruntime_gives_timms_and_torchvisions_features(row, module, layout, name):
+    """Transformers, ConvNeXts and EfficientNets; at 24 pixels with interpolated positions."""
+    side = {"vit/token/24": 24, "convnext/timm": 45}.get(row, 16 if row.startswith("vit") else record_encoders.SIDE)
+    model = model_of(module, test_vit.weights_of(module, layout), name or row, side=side)
+    h, expected = run(model, record_encoders.images(side)), golden.load("encoders")[row]
+    np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"design": "clip", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2)},
+        {"design": "openai", "positions": "sincos", "pool": "mean", "position_grid": 3},
+    ],
+)
+def test_onnxruntime_gives_our_features_of_a_transformer_of_clips_designs(arguments):
+    module = vit.ViT(32, 2, **{"patch_size": 8, "num_heads": 4, "position_grid": 2, **arguments})
+    rng, images = np.random.default_rng(0), np.random.default_rng(1).random((3, 16, 16, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    trees = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, shapes)
+    expected = np.asarray(jax.jit(lambda v, x: module.apply(v, x, train=False))(trees, images))
+    model = model_of(module, trees, "vit_tiny", side=16)
+    h = run(model, images)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(h, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    np.testing.assert_allclose(run(model, images[:1]), h[:1], rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    with pytest.raises(Exception, match="Expected: 16"):  # the batch is free, the sides are not
+        run(model, images[:, :8])
 
 
 @pytest.mark.few(1)
