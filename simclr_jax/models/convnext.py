@@ -22,20 +22,9 @@ Array = jax.Array
 
 MIN_SIDE = 32  # the stem divides sides by 4, every later stage by 2
 _KERNEL_SIZE = 7
-_EPSILON = 1e-6
 _LAYER_SCALE = 1e-6
+_norm = functools.partial(vit.layer_norm, design="timm")  # over channels, place by place, with epsilon 1e-6
 _INIT = nn.initializers.normal(0.02)
-
-
-def _norm(dtype: str, name: str) -> nn.LayerNorm:
-    """LayerNorm over channels, place by place; to be called inside a module's `__call__`, whose child it makes."""
-    return nn.LayerNorm(
-        epsilon=_EPSILON,
-        use_fast_variance=False,
-        dtype=jnp.dtype(dtype),
-        param_dtype=layers.state_dtype(dtype),
-        name=name,
-    )
 
 
 def _patches(features: int, patch_size: int, dtype: str) -> Callable[[Array], Array]:
@@ -59,8 +48,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """[N, h, w, 3] -> [N, h/4, w/4, features]."""
-        y: Array = _norm(self.dtype, "norm")(_patches(self.features, 4, self.dtype)(images))
-        return y
+        return _norm(self.dtype, "norm")(_patches(self.features, 4, self.dtype)(images))
 
 
 class Downsample(nn.Module):

@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[N, T, D] -> [N, T, D]."""
         width = x.shape[-1]
-        norm = functools.partial(_norm, self.dtype, design=self.design)
+        norm = functools.partial(layer_norm, self.dtype, design=self.design)
         dense = functools.partial(nn.Dense, dtype=jnp.dtype(self.dtype), param_dtype=layers.state_dtype(self.dtype))
         y = dense(3 * width, kernel_init=_uniform(width, width), name="qkv")(norm("norm1")(x))
         y = Attention(self.num_heads, name="attention")(y)
@@ -117,7 +117,7 @@ class TransformerBlock(nn.Module):
         return x + y
 
 
-def _norm(dtype: str, name: str, *, design: str) -> Callable[[Array], Array]:
+def layer_norm(dtype: str, name: str, *, design: str) -> Callable[[Array], Array]:
     """LayerNorm whose result has `dtype`. To be called inside a module's `__call__`, whose child it makes."""
     own = layers.state_dtype(dtype)
     norm = nn.LayerNorm(
@@ -230,7 +230,7 @@ class ViT(nn.Module):
             self.width, self.patch_size, self.dtype, self.freeze_patches, is_timms, name="patch_projection"
         )
         x = self._with_positions(project(images))
-        x = x if is_timms else _norm(self.dtype, "norm_pre", design=self.design)(x)
+        x = x if is_timms else layer_norm(self.dtype, "norm_pre", design=self.design)(x)
         heads = self.num_heads or self.width // 64
         for number in range(1, self.depth + 1):
             run = nn.remat(_run_block) if self.remat == "blocks" else _run_block
@@ -238,7 +238,7 @@ class ViT(nn.Module):
         state_dtype = layers.state_dtype(self.dtype)
         pooled = x[:, 0] if self.pool == "token" else jnp.mean(x, axis=1, dtype=state_dtype)
         last = "float64" if state_dtype == jnp.float64 else "float32"
-        return _norm(last, "norm", design=self.design)(pooled.astype(state_dtype))
+        return layer_norm(last, "norm", design=self.design)(pooled.astype(state_dtype))
 
     def _with_positions(self, patches: Array) -> Array:
         """[N, H, W, D] -> the tokens [N, T, D], the class token first, with their positions added."""

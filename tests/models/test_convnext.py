@@ -60,6 +60,13 @@ def test_blocks_run_again_give_the_same_gradient():
         np.testing.assert_allclose(ours, other, rtol=0, atol=1e-5 * np.abs(ours).max())
 
 
+def test_in_bfloat16_parameters_and_h_stay_float32():
+    """Types are never mixed silently in tests, so that this also shows that no layer needs it."""
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    made = jax.eval_shape(lambda x: small(dtype="bfloat16").init_with_output(jax.random.key(0), x, train=True), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
+
+
 def test_images_must_not_vanish_on_the_way():
     with pytest.raises(base.InputError, match="image_size must be at least 32 for a ConvNeXt; got images of 28 x 28"):
         shapes_of(models.make_encoder("convnext_tiny"), 28)
