@@ -55,7 +55,7 @@ def _block(graph: nodes.Graph, x: str, name: str, *, strides: int, smooth: bool)
     if is_bottleneck:
         x = nodes.norm(graph, nodes.conv(graph, x, f"{name}/conv3"), f"{name}/bn3")
     if f"{name}/se/squeeze_conv/kernel" in graph.weights:
-        x = nodes.squeeze_excite(graph, x, f"{name}/se", lambda graph, x: nodes.add(graph, "Relu", [x]))
+        x = nodes.squeeze_excite(graph, x, f"{name}/se", activate=lambda graph, x: nodes.add(graph, "Relu", [x]))
     return nodes.add(graph, "Relu", [nodes.add(graph, "Add", [x, residual])])
 
 
@@ -73,7 +73,7 @@ def _selective(graph: nodes.Graph, x: str, name: str, *, strides: int) -> str:
 
 def _mean_pool(graph: nodes.Graph, x: str, strides: int) -> str:
     """`models.layers.mean_pool`: with stride 1 the last row and column are repeated, with stride 2 zeros follow."""
-    ends = nodes.constant(graph, "one_more", [0, 0, 0, 0, 0, 0, 1, 1], np.int64)
+    ends = nodes.constant(graph, "one_more", [0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
     padded = nodes.add(graph, "Pad", [x, ends], mode="edge" if strides == 1 else "constant")
     return nodes.add(graph, "AveragePool", [padded], kernel_shape=[2, 2], strides=[strides] * 2)
 
@@ -89,11 +89,14 @@ def transformer(graph: nodes.Graph, arguments: Mapping[str, Any]) -> str:
     epsilon = 1e-6 if is_timms else 1e-5
     x = nodes.normalized_images(graph, arguments)
     x = nodes.conv(graph, x, "encoder/patch_projection", strides=arguments["patch_size"], padding="none")
-    x = nodes.add(graph, "Reshape", [x, nodes.constant(graph, "rows", [0, width, -1], np.int64)])
+    x = nodes.add(graph, "Reshape", [x, nodes.constant(graph, "rows", [0, width, -1], dtype=np.int64)])
     x = nodes.add(graph, "Transpose", [x], perm=[0, 2, 1])
     if "encoder/class_token" in graph.weights:
         token = nodes.constant(graph, "encoder/class_token", graph.weights["encoder/class_token"])
-        shape = [nodes.add(graph, "Shape", [x], end=1), nodes.constant(graph, "token_shape", [1, width], np.int64)]
+        shape = [
+            nodes.add(graph, "Shape", [x], end=1),
+            nodes.constant(graph, "token_shape", [1, width], dtype=np.int64),
+        ]
         token = nodes.add(graph, "Expand", [token, nodes.add(graph, "Concat", shape, axis=0)])
         x = nodes.add(graph, "Concat", [token, x], axis=1)
     x = nodes.add(graph, "Add", [x, nodes.constant(graph, "encoder/positions", positions)])
@@ -103,7 +106,7 @@ def transformer(graph: nodes.Graph, arguments: Mapping[str, Any]) -> str:
         x = _transformer_block(graph, x, f"encoder/block{number}", arguments=arguments, epsilon=epsilon)
         number += 1
     if arguments["pool"] == "token":
-        x = nodes.add(graph, "Gather", [x, nodes.constant(graph, "first", 0, np.int64)], axis=1)
+        x = nodes.add(graph, "Gather", [x, nodes.constant(graph, "first", 0, dtype=np.int64)], axis=1)
     else:
         x = nodes.add(graph, "ReduceMean", [x], axes=[1], keepdims=0)
     return nodes.layer_norm(graph, x, "encoder/norm", epsilon=epsilon)
@@ -123,14 +126,14 @@ def _transformer_block(graph: nodes.Graph, x: str, name: str, *, arguments: Mapp
 def _attention(graph: nodes.Graph, qkv: str, *, width: int, heads: int) -> str:
     """[n, T, 3D] -> [n, T, D]."""
     size = width // heads
-    shape = nodes.constant(graph, "of_heads", [0, 0, 3 * heads, size], np.int64)
+    shape = nodes.constant(graph, "of_heads", [0, 0, 3 * heads, size], dtype=np.int64)
     by_head = nodes.add(graph, "Transpose", [nodes.add(graph, "Reshape", [qkv, shape])], perm=[0, 2, 1, 3])
     q, k, v = nodes.split(graph, by_head, 3)
     q = nodes.add(graph, "Mul", [q, nodes.constant(graph, "attention_scale", size**-0.5)])
     scores = nodes.add(graph, "MatMul", [q, nodes.add(graph, "Transpose", [k], perm=[0, 1, 3, 2])])
     seen = nodes.add(graph, "MatMul", [nodes.add(graph, "Softmax", [scores], axis=-1), v])
     seen = nodes.add(graph, "Transpose", [seen], perm=[0, 2, 1, 3])
-    return nodes.add(graph, "Reshape", [seen, nodes.constant(graph, "of_tokens", [0, 0, width], np.int64)])
+    return nodes.add(graph, "Reshape", [seen, nodes.constant(graph, "of_tokens", [0, 0, width], dtype=np.int64)])
 
 
 def convnext(graph: nodes.Graph, arguments: Mapping[str, Any]) -> str:
@@ -180,7 +183,7 @@ def _mb_conv(graph: nodes.Graph, x: str, name: str, *, arguments: Mapping[str, A
     y = _conv_norm(graph, x, f"{name}/expand", arguments=arguments) if widens else x
     y = _conv_norm(graph, y, f"{name}/depthwise", arguments=arguments, strides=strides)
     if f"{name}/se/squeeze_conv/kernel" in graph.weights:
-        y = nodes.squeeze_excite(graph, y, f"{name}/se", nodes.swish)
+        y = nodes.squeeze_excite(graph, y, f"{name}/se", activate=nodes.swish)
     y = _conv_norm(graph, y, f"{name}/project", arguments=arguments, activate=False)
     first = graph.weights[f"{name}/{'expand' if widens else 'depthwise'}/conv/kernel"]
     channels = first.shape[2] if widens else first.shape[3]

@@ -31,7 +31,7 @@ def add(graph: Graph, kind: str, inputs: list[str], **attributes: Any) -> str:
     return name
 
 
-def constant(graph: Graph, name: str, value: Any, dtype: Any = np.float32) -> str:
+def constant(graph: Graph, name: str, value: Any, *, dtype: Any = np.float32) -> str:
     """A constant under a name of its own, which is returned."""
     graph.constants[name] = np.asarray(value, dtype, order="C")
     return name
@@ -95,7 +95,7 @@ def _group_norm(graph: Graph, x: str, name: str, *, epsilon: float) -> str:
     assert graph.channel_groups is not None
     scale, bias = (np.reshape(graph.weights[f"{name}/{leaf}"], (1, -1, 1, 1)) for leaf in ("scale", "bias"))
     groups = graph.channel_groups(scale.size)
-    shape = constant(graph, f"groups{groups}", [0, groups, -1], np.int64)
+    shape = constant(graph, f"groups{groups}", [0, groups, -1], dtype=np.int64)
     ones, zeros = (constant(graph, f"{kind}s{groups}", [float(kind)] * groups) for kind in "10")
     grouped = add(graph, "Reshape", [x, shape])
     normal = add(graph, "InstanceNormalization", [grouped, ones, zeros], epsilon=epsilon)
@@ -133,7 +133,7 @@ def gelu(graph: Graph, x: str) -> str:
     return add(graph, "Mul", [add(graph, "Mul", [x, constant(graph, "half", 0.5)]), doubled])
 
 
-def squeeze_excite(graph: Graph, x: str, name: str, activate: Callable[[Graph, str], str]) -> str:
+def squeeze_excite(graph: Graph, x: str, name: str, *, activate: Callable[[Graph, str], str]) -> str:
     """Every channel times a share that the means over places give."""
     share = conv(graph, add(graph, "GlobalAveragePool", [x]), f"{name}/squeeze_conv")
     share = conv(graph, activate(graph, share), f"{name}/expand_conv")

@@ -46,7 +46,7 @@ def test_features_are_torchvisions_and_timms(layout, side, compare):
 
 def test_blocks_run_again_give_the_same_gradient():
     images = jnp.asarray(record_encoders.images(32))
-    shorter = functools.partial(convnext.ConvNeXt, (8, 16), (1, 1))
+    shorter = functools.partial(convnext.ConvNeXt, (8,), (1,))
     params = test_vit.weights_of(shorter(), "timm")["params"]
 
     def loss(params, encoder):
