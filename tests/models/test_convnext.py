@@ -44,6 +44,7 @@ def test_features_are_torchvisions_and_timms(layout, side, compare):
     compare("ConvNeXt, eval, f32", found, expected, limit=1e-5, of=parity.LARGEST, source=layout)
 
 
+@pytest.mark.slow
 def test_blocks_run_again_give_the_same_gradient():
     images = jnp.asarray(record_encoders.images(32))
     shorter = functools.partial(convnext.ConvNeXt, (8,), (1,))
