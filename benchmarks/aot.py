@@ -40,7 +40,8 @@ TIMEOUT = 600.0
 class Target(NamedTuple):
     """One program: a shipped config with a batch, on devices of a kind.
 
-    num_chunks: of the batch. fits: whether it has to. most: megabytes of program bytes that a view may take, if that is limited.
+    fits: whether it has to. most: megabytes of program bytes that a view may take, if that is limited.
+    num_chunks: parts of the batch.
     """
 
     config: str
@@ -178,7 +179,9 @@ def render(text: str, rows: dict[str, dict]) -> str:
         "communication": page.table((*_WHERE, *COMMUNICATION.split(" | ")), [_communication(*of) for of in compiled]),
         "work": page.table((*_WHERE, *WORK.split(" | ")), [_work(*of) for of in compiled]),
     }
-    tables["pairs"] = page.table((*_WHERE, *PAIRS_HEAD.split(" | ")), [_of_pairs(*of) for of in of_pairs])
+    head = (*_WHERE, *PAIRS_HEAD.split(" | "))
+    told = "Not compiled yet: `make aot ONLY=clip_vit_b32`."
+    tables["pairs"] = page.table(head, [_of_pairs(*of) for of in of_pairs]) if of_pairs else told
     compiled += [(target, row) for target, row in of_pairs if "failed" not in row]
     versions = sorted({f"{name} {v}" for _, row in compiled for name, v in row["versions"].items()})
     tables["work"] += f"\n\nVersions: {', '.join(versions)}."

@@ -5,7 +5,7 @@ weights, 2,000 updates of warm-up, cosine to 0, 32 epochs of 400 million pairs, 
 augmentation. Differs: Adam's b2 and epsilon are Optax's, 0.999 and 1e-8 (there 0.98 and 1e-6); crops are of at least
 0.9 of the picture, as open_clip has them, and are not of a resized picture; views are flipped half of the time, which
 `--config.augment.flip_probability=0.0` ends. The warm-up is given in epochs of 400 million pairs: of fewer, raise it.
-docs/aot.md has what a device holds of it: on 8 x H200 --config.train.num_chunks=4, on 64 chips of v5p as it is.
+A batch passes the towers in parts that fit with --config.train.num_chunks, whose gradient is exact (docs/aot.md).
 Command: simclr-jax train --config=clip_vit_b32 --config.data.name=pairs:shards --workdir=runs/clip_vit_b32
 Expected: 63.2 % zero-shot on ImageNet in the paper; not measured here.
 """
