@@ -8,7 +8,7 @@ import numpy as np
 
 from simclr_jax import base, probes
 from simclr_jax.run import checks as checks_lib
-from simclr_jax.run import features, image_text
+from simclr_jax.run import features, image_text, progress, texts
 
 
 def read_templates(path: str | None) -> tuple[str, ...]:
@@ -32,6 +32,8 @@ def read_templates(path: str | None) -> tuple[str, ...]:
 def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str, Any]:
     """{"retrieval", "zero_shot"}: of the test split what its texts and its classes allow; {} for runs without texts.
 
+    A run without a tokenizer, of converted weights, is measured without texts, and a line says so.
+
     "retrieval" holds the recalls of `probes.retrieval_recall`, "chance" those of `probes.chance_recall`, and the
     numbers of images and texts. "zero_shot" holds "top_1", "top_5", "chance", the templates and the number of images.
     """
@@ -40,6 +42,9 @@ def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str
         return {}
     has_classes = bool(test_set.class_names) and bool((test_set.labels >= 0).any())
     if not test_set.texts and not has_classes:
+        return {}
+    if texts.read_kept(subject.folder) is None:
+        progress.say(f"Texts are left out: {subject.folder} has no tokenizer (simclr-jax convert --tokenizer=FILE).")
         return {}
     variables = features.encoder_variables(subject.params, subject.method_state)
     image_z = image_text.make_embed_images(subject.config, subject.params)(variables, test_set)

@@ -11,10 +11,15 @@ def make_parser() -> flags.Parser:
         "explore",
         description="""\
 Makes a map of embedded pictures for a browser: click, search, select by box or
-lasso, nearest neighbours, matching places, selections as CSV. Up to 5,000
-pictures are one HTML file to send, more a folder. Nothing is fetched from a
-network.""",
-        examples=("--features=features.npz", "--features=features.npz --output=site --serve", "--output=site --serve"),
+lasso, nearest neighbours, matching places, selections as CSV. Captions of a
+pairs: set stand beside its pictures and are searched. Up to 5,000 pictures are
+one HTML file to send, more a folder. Nothing is fetched from a network.""",
+        examples=(
+            "--features=features.npz",
+            "--features=features.npz --output=site --serve",
+            "--output=site --serve",
+            '--features=z.npz --text="a dog" --text="a cat"',
+        ),
     )
     parser.add_argument("--features", type=flags.path, metavar="FILE", help="what embed wrote")
     parser.add_argument(
@@ -51,6 +56,12 @@ def _add_details(parser: flags.Parser) -> None:
     parser.add_argument("--neighbors", type=near, default=8, metavar="N", help="of a picture; default %(default)s")
     parser.add_argument(
         "--table", type=flags.path, metavar="FILE", help="a CSV of more to colour by: path or id, and columns"
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        metavar="WORDS",
+        help="colour by likeness to words, also several times; FILE has layer z of a run with texts",
     )
     places = flags.one_of("auto", "yes", "no")
     parser.add_argument(

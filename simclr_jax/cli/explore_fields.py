@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simclr_jax import base, html_report, probes, retrieval
-from simclr_jax.run import feature_file, progress
+from simclr_jax.run import feature_file, image_text, progress
 
 _KEYS = ("path", "id", "filename")
 _MAX_COLUMNS, _MAX_CLASSES = 24, 5000
@@ -61,6 +61,33 @@ def _disagreement(labels: np.ndarray, near: html_report.Near) -> html_report.Fie
     differ = (comparable & (others != labels[:, None])).sum(axis=1)
     share = np.where(count > 0, differ / np.maximum(count, 1), np.nan)
     return html_report.Field("other label", share, note="share of the nearest with another label: a label to check")
+
+
+def make_word_fields(embedding: feature_file.Embedding, words: Sequence[str]) -> list[html_report.Field]:
+    """The cosine of every picture with each of the words, and of several words the likest; [] for none.
+
+    Raises:
+        base.InputError: see `image_text.embed_words`.
+    """
+    words = list(dict.fromkeys(word.strip() for word in words if word.strip()))
+    if not words:
+        return []
+    likeness = _cosines(embedding.features, image_text.embed_words(embedding.meta, words))
+    note = "cosine of the picture with these words, by the encoder and text tower of the run"
+    fields = [html_report.Field(f'"{word}"', likeness[:, number], note=note) for number, word in enumerate(words)]
+    if len(words) == 1:
+        return fields
+    return [html_report.Field("likest words", likeness.argmax(axis=1), tuple(words), "of those given"), *fields]
+
+
+def _cosines(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float32 [N, M], of features [N, D] that may be mapped from a file, and others [M, D]."""
+    found = np.zeros((len(features), len(others)), np.float32)
+    others = others / np.linalg.norm(others, axis=1, keepdims=True)
+    for start in range(0, len(features), 16384):
+        rows = np.asarray(features[start : start + 16384], np.float32)
+        found[start : start + 16384] = rows @ others.T / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def read_table(path: str) -> dict[str, dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from simclr_jax import atomic_files, base, html_report, retrieval
@@ -19,6 +19,7 @@ def explore(
     output: str | None = None,
     serve: int | None = None,
     table: str | None = None,
+    text: Sequence[str] | None = None,
     projection: str = "auto",
     clusters: int = 20,
     neighbors: int = 8,
@@ -33,6 +34,7 @@ def explore(
         output: a file `.html` for up to 5,000 pictures, or a folder; None for explore.html or the folder explore.
         serve: port of 127.0.0.1, 0 for any; None to serve nothing.
         table: a CSV, see `explore_fields.read_table`.
+        text: words, see `explore_fields.make_word_fields`; the map is coloured by them at first.
         projection: see `retrieval.project_rows`.
         clusters, neighbors: 0 for none.
         places: "yes", "no", or "auto" for up to 5,000 pictures whose encoder is still there.
@@ -53,8 +55,9 @@ def explore(
     target = pathlib.Path(output or ("explore.html" if len(embedding.names) <= _MAX_IN_FILE else "explore"))
     _check_target(target, len(embedding.names))
     asked = _Asked(projection, clusters, neighbors, places, thumbnail, title or _name(embedding))
+    words = explore_fields.make_word_fields(embedding, text or ())
     with _opened(target) as folder:
-        made, sheets = _make(embedding, asked, rows, folder=folder)
+        made, sheets = _make(embedding, asked, (rows, words), folder=folder)
         if folder is None:
             html_report.write_page(made, target, sheets=sheets)
         else:
@@ -112,7 +115,7 @@ def _opened(target: pathlib.Path) -> Iterator[pathlib.Path | None]:
 def _make(
     embedding: feature_file.Embedding,
     asked: _Asked,
-    table: dict[str, dict[str, str]],
+    given: tuple[dict[str, dict[str, str]], list[html_report.Field]],
     *,
     folder: pathlib.Path | None,
 ) -> tuple[html_report.Explorer, html_report.Sheets | None]:
@@ -130,7 +133,10 @@ def _make(
     if k > 0 and drawn.sheets is not None:
         pixels = explore_pictures.centred(drawn.pixels)
         near.append(explore_pictures.find_near(pixels, k=k, title="Nearest by pixels"))
+    table, words = given
     fields = explore_fields.make_fields(embedding, near, clusters=asked.clusters, table=table)
+    start = len(fields) if words else 0
+    fields += [field._replace(values=field.values[order]) for field in words]
     found = _places(embedding, asked.places)
     explorer = html_report.Explorer(
         title=asked.title,
@@ -141,6 +147,8 @@ def _make(
         near=near,
         places=found,
         label=0 if fields and fields[0].name == "label" and fields[0].names is not None else -1,
+        start=start,
+        texts=explore_pictures.texts_of(embedding),
     )
     return explorer, drawn.sheets
 

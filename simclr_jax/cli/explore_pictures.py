@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax import html_report, retrieval, units
+from simclr_jax import base, html_report, retrieval, units
 from simclr_jax.run import feature_file, progress, thumbnails
 
 _SECONDS = 5.0
@@ -85,6 +85,19 @@ def _teller(count: int) -> Callable[[int], None]:
             progress.say(f"{done} of {count} pictures drawn  {rate:.0f} pictures/s  left {units.duration(round(left))}")
 
     return tell
+
+
+def texts_of(embedding: feature_file.Embedding) -> list[str]:
+    """What is written about every picture of a `pairs:` set, its texts a line each; [] for other pictures."""
+    if not str(embedding.meta["images"]).startswith("pairs:"):
+        return []
+    try:
+        pictures = thumbnails.open_source(embedding)
+    except (base.InputError, OSError) as error:
+        progress.say(f"The page goes without captions: {base.one_line(error, 200)}")
+        return []
+    known = dict(zip(pictures.ids, pictures.texts, strict=True))
+    return ["\n".join(known.get(name, ())) for name in embedding.names]
 
 
 def find_near(features: np.ndarray, *, k: int, title: str) -> html_report.Near:

@@ -15,7 +15,6 @@ from simclr_jax.run import (
     search_index,
     thumbnails,
 )
-from simclr_jax.run import workdir as workdir_lib
 
 _MANY = 1_000_000
 _SHOWN = 50  # queries on the page
@@ -81,14 +80,7 @@ def _queries(bank: feature_file.Embedding, query: str) -> tuple[feature_file.Emb
 
 def _words(bank: feature_file.Embedding, text: str) -> feature_file.Embedding:
     """The projection of words, in the place of a picture's."""
-    made_by = bank.meta.get("encoder", {})
-    folder = pathlib.Path(made_by.get("source", ""))
-    if bank.meta["layer"] not in ("1", "z") or not workdir_lib.has_config(folder):
-        raise base.InputError(
-            f"--text compares words with projections of pictures; the features are of layer {bank.meta['layer']} of "
-            f"{folder}. Make them with: simclr-jax embed --workdir=RUN --layer=z, of a run of the method clip."
-        )
-    z = image_text.load_embed_texts(folder, step=made_by["step"])([text])
+    z = image_text.embed_words(bank.meta, [text])
     return feature_file.take(bank, [0])._replace(
         features=z, names=(text,), paths=("",), meta={**bank.meta, "text": text}
     )

@@ -179,9 +179,9 @@ def make_encoded(
         [(file.name, file.class_name, file.num_bytes, file.mtime_ns) for file in files],
     ]
 
-    def locate(index: int) -> tuple[str, int, int]:
+    def locate(index: int) -> tuple[str, int, int, int]:
         file = files[index]
-        return file.path, file.num_bytes, label_of[file.class_name]
+        return file.path, file.num_bytes, label_of[file.class_name], file.offset
 
     fetch = functools.partial(_fetch, rules=rules)
 
@@ -208,14 +208,20 @@ def make_encoded(
     )
 
 
-def _fetch(place: tuple[str, int, int], rules: imageset.Rules) -> tuple[bytes, int]:
-    """(bytes, label) of a file at (path, length, label)."""
-    path, num_bytes, label = place
+def _fetch(place: tuple[str, int, int, int], rules: imageset.Rules) -> tuple[bytes, int]:
+    """(bytes, label) of a file at (path, length, label, offset), see `layout.ImageFile`."""
+    path, num_bytes, label, offset = place
     limit = decode.max_file_bytes(rules)
     if num_bytes > limit:
         raise decode.DamagedImage(f"larger than {limit / 1e6:.0f} MB (shrink it, or raise max_megapixels)")
     with open(path, "rb") as stream:
-        return stream.read(limit), label
+        if not offset:
+            return stream.read(limit), label
+        stream.seek(offset)
+        content = stream.read(num_bytes)
+    if len(content) < num_bytes:
+        raise decode.DamagedImage(f"the file around it ends after {len(content)} of its {num_bytes} bytes")
+    return content, label
 
 
 def _largest_side(count: int, read: Callable[[int], bytes], rules: imageset.Rules) -> int:

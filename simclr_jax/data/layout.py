@@ -26,7 +26,7 @@ _FILLERS = frozenset("image images img imgs picture pictures pic pics photo phot
 
 class ImageFile(NamedTuple):
     """An image of the data set: its name (path below the data folder), where it is, its split and its class folder
-    ("" = none)."""
+    ("" = none). offset: where its bytes begin in the file at `path`; 0 for a file of its own."""
 
     name: str
     path: str
@@ -34,6 +34,7 @@ class ImageFile(NamedTuple):
     class_name: str
     num_bytes: int
     mtime_ns: int
+    offset: int = 0
 
 
 class Layout(NamedTuple):

@@ -1,17 +1,19 @@
-"""`pairs:FILE.csv|.parquet|FOLDER`: pictures with what is written about them, one text or several a picture.
+"""`pairs:FILE.csv|.parquet|FOLDER|SHARDS.tar`: pictures with what is written about them, one text or several each.
 
 A table has a row a text: the picture's path, the text, and the split if there is a column for it. A folder has a table
-captions.csv or captions.parquet in it, or a file NAME.txt beside every picture, with a text a line.
+captions.csv or captions.parquet in it, or a file NAME.txt beside every picture, with a text a line, or both in
+WebDataset shards (`shards`).
 """
 
 import csv
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from simclr_jax import base
-from simclr_jax.data import extras, folder, imageset, layout, scan
+from simclr_jax.data import extras, folder, imageset, layout, scan, shards
 
 SPLITS = ("train", "test", "all")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -36,22 +38,22 @@ def open_pairs(
     Without a column for the split, a tenth of the pictures is held out by a hash of their names.
 
     Args:
-        path: a table or a folder; a relative one is taken below `data_dir` if that is given.
+        path: a table, a folder, or shards as `shards.find_shards` has them; a relative one is taken below `data_dir` if
+            that is given.
         split: "train", "test" (also what a table calls validation, where it has no test), or "all".
         data_dir: see `path`. Pictures are looked for beside the table.
         canvas_size, rules: as for `folder.open_folder`.
 
     Raises:
-        base.InputError: nothing is there, the columns are not understood, a picture of the table is missing, or the
-            package for a .parquet file; `EmptySplit`: no picture in this split.
+        base.InputError: nothing is there, the columns are not understood, a picture of the table is missing, a shard
+            is, or the package for a .parquet file; `EmptySplit`: no picture in this split.
     """
     name = f"pairs:{imageset.printable(path)}"
     root = pathlib.Path(os.path.expanduser(data_dir or ""), os.path.expanduser(path))
-    table = _find_table(root, name) if path else None
-    rows = list(_rows_beside(root, name) if table is None else _read_table(table, name))
+    source = _open_source(root, name, is_given=bool(path))
     texts: dict[str, list[str]] = {}
     roles: dict[str, str] = {}
-    for picture, text, role in rows:
+    for picture, text, role in source.rows:
         texts.setdefault(picture, [])
         texts[picture] += [text] if text and text not in texts[picture] else []
         roles[picture] = role or roles.get(picture, "")
@@ -60,16 +62,36 @@ def open_pairs(
     title = f"{name}, split {split!r}"
     if not chosen:
         raise imageset.EmptySplit(f"{title} must hold at least one picture with a text; got none. Add rows.")
-    files = [_find_picture(root if table is None else table.parent, picture, name) for picture in chosen]
+    files = [source.find(picture) for picture in chosen]
     kept = tuple(tuple(texts[picture]) for picture in chosen)
     encoded = folder.make_encoded(files, title=title, class_names=(), canvas_size=canvas_size, rules=rules)
     counts = [imageset.counted(len(splits[role]), f"{word} picture") for role, word in _ROLES.items()]
     number = sum(len(own) for own in kept)
     understood = f"{name}: {', '.join(counts)}; {imageset.counted(number, 'text')} in the split {split!r}"
-    return encoded._replace(texts=kept, understood=understood)
+    return encoded._replace(texts=kept, understood=understood, warnings=source.warnings)
 
 
 _ROLES = {"train": "training", "test": "test"}
+
+
+class _Source(NamedTuple):
+    """(picture, text, split) of every text; picture -> where it lies; see `imageset.Encoded.warnings`."""
+
+    rows: Iterable[tuple[str, str, str]]
+    find: Callable[[str], layout.ImageFile]
+    warnings: tuple[str, ...] = ()
+
+
+def _open_source(root: pathlib.Path, name: str, *, is_given: bool) -> _Source:
+    """A table, shards, or a folder with files beside pictures, the first that is there."""
+    found = shards.find_shards(root) if is_given else []
+    table = None if not is_given or (found and not root.is_dir()) else _find_table(root, name)
+    if found and table is None:
+        read = shards.read_shards(found, title=name)
+        rows = [(picture, text, read.roles[picture]) for picture, own in read.texts.items() for text in own]
+        return _Source(rows, read.pictures.__getitem__, read.warnings)
+    rows = list(_rows_beside(root, name) if table is None else _read_table(table, name))
+    return _Source(rows, lambda picture: _find_picture(root if table is None else table.parent, picture, name))
 
 
 def _find_table(root: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -78,7 +100,7 @@ def _find_table(root: pathlib.Path, name: str) -> pathlib.Path | None:
         return root
     if not root.is_dir():
         raise base.InputError(
-            f"pairs:PATH needs a table ({', '.join(TABLES)}) or a folder; got {name}: there is none at "
+            f"pairs:PATH needs a table ({', '.join(TABLES)}), shards (.tar) or a folder; got {name}: there is none at "
             f"{imageset.printable(str(root))}. Check the path."
         )
     tables = [root / f"captions{ending}" for ending in TABLES]
@@ -128,8 +150,8 @@ def _rows_beside(root: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]
                 yield "/".join(picture.parts), line.strip(), role
     if not found:
         raise base.InputError(
-            f"{name} needs texts: a table captions.csv in the folder, or a file NAME.txt beside NAME.jpg; got "
-            f"{imageset.counted(len(pictures), 'picture')} and neither. Add one."
+            f"{name} needs texts: a table captions.csv in the folder, a file NAME.txt beside NAME.jpg, or shards .tar; "
+            f"got {imageset.counted(len(pictures), 'picture')} and neither. Add one."
         )
 
 

@@ -24,6 +24,7 @@ class Pictures(NamedTuple):
     class_names: `class_names[label]`.
     read: index -> (file bytes or pixels uint8 [h, w, 3], label, -1 for none); called from several threads.
     rules: how files are decoded. understood: one line to show.
+    texts: what is written about every picture, one text or several each; () for pictures without texts.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Pictures(NamedTuple):
     read: Callable[[int], tuple[bytes | np.ndarray, int]]
     rules: imageset.Rules = imageset.DEFAULT_RULES
     understood: str = ""
+    texts: Sequence[tuple[str, ...]] = ()
 
 
 class Decoded(NamedTuple):
@@ -81,8 +83,8 @@ def open_pictures(
     encoded = sources.open_split(name, split, data_dir=data_dir, rules=rules)
     if encoded is None:
         return _of_arrays(name, split)
-    title, none = encoded.title, [""] * len(encoded.ids)
-    return Pictures(title, encoded.key, encoded.ids, none, encoded.class_names, encoded.read, rules, encoded.understood)
+    none, (title, key, class_names, ids) = [""] * len(encoded.ids), encoded[:4]
+    return Pictures(title, key, ids, none, class_names, encoded.read, rules, encoded.understood, encoded.texts)
 
 
 def decode_picture(pictures: Pictures, index: int, *, long_side: int | None = None) -> Decoded:

@@ -53,7 +53,7 @@ DATASETS = {
     "digits": DataSet("digits", ("train", "test"), load=digits.load_digits),
     "tfds": DataSet("tfds:NAME[/CONFIG]", (), open=tfds_source.open_tfds),
     "folder": DataSet("folder:PATH", folder.SPLITS, open=folder.open_folder),
-    "pairs": DataSet("pairs:FILE.csv|.parquet|FOLDER", pairs.SPLITS, open=pairs.open_pairs),
+    "pairs": DataSet("pairs:FILE.csv|.parquet|FOLDER|SHARDS.tar", pairs.SPLITS, open=pairs.open_pairs),
     "mix": DataSet("mix:SET*WEIGHT,SET*WEIGHT", (), open=_open_mix),
 }
 
@@ -79,8 +79,8 @@ def load_split(
 
     Args:
         name: "photo-patches", "digits", "tfds:NAME[/CONFIG]", "folder:PATH", "pairs:PATH" of pictures with texts (a
-            table or a folder), or "mix:SET*WEIGHT,SET*WEIGHT" of sets on disk, of which training visits the examples of
-            each WEIGHT times an epoch (1 where none is given).
+            table, a folder or WebDataset shards), or "mix:SET*WEIGHT,SET*WEIGHT" of sets on disk, of which training
+            visits the examples of each WEIGHT times an epoch (1 where none is given).
         split: "train" or "test"; for a folder also "all"; for tfds any expression such as "train[:10%]".
         data_dir: where prepared TFDS data lie, or where a relative folder begins; None for the usual places.
         cache_dir: where decoded images of tfds and folder sets are kept; None for `cache.default_folder()`, "" for

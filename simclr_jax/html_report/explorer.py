@@ -20,7 +20,7 @@ import numpy as np
 from simclr_jax import atomic_files
 from simclr_jax.html_report import sheets as sheets_lib
 
-BLOCK = 4096  # rows whose names, neighbours and places are loaded together
+BLOCK = 4096  # rows whose names, texts, neighbours and places are loaded together
 _NONE = 65535
 _SCRIPTS = ("data", "view", "state", "panels", "places", "app")
 
@@ -70,6 +70,7 @@ class Explorer:
             and `start` of the one that is shown first.
         near: neighbours, each in a space of its own.
         places: None for none.
+        texts: what is written about every picture, a line each; () for none.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Explorer:
     places: Places | None = None
     label: int = -1
     start: int = 0
+    texts: Sequence[str] = ()
 
 
 def map_order(positions: np.ndarray) -> np.ndarray:
@@ -144,6 +146,7 @@ def _page(explorer: Explorer, sheets: sheets_lib.Sheets | None, *, inlined: list
         title=explorer.title,
         notes=explorer.notes,
         count=f"{len(explorer.names):,}",
+        searched="path, class or text" if explorer.texts else "path or class",
         policy=policy,
         css=markupsafe.Markup(_file("explorer.css")),
         meta=markupsafe.Markup(_json(_meta(explorer, sheets, is_folder=not inlined))),
@@ -177,6 +180,7 @@ def _meta(explorer: Explorer, sheets: sheets_lib.Sheets | None, *, is_folder: bo
         "label": explorer.label,
         "start": explorer.start,
         "fields": [_field_meta(field) for field in explorer.fields],
+        "texts": bool(explorer.texts),
         "near": [{"title": near.title, "k": near.rows.shape[1]} for near in explorer.near],
         "sheets": sheets
         and {"side": sheets.side, "columns": sheets.columns, "pictures": sheets.pictures, "kind": "webp"},
@@ -211,8 +215,9 @@ def _put_all(explorer: Explorer, sheets: sheets_lib.Sheets | None, put: Put) -> 
         put(f"field-{number}", _field_levels(field).astype("<u2").tobytes())
     for block, start in enumerate(range(0, len(explorer.names), BLOCK)):
         rows = slice(start, start + BLOCK)
-        names = "\0".join(_text(name).replace("\0", " ") for name in explorer.names[rows])
-        put(f"names-{block}", names.encode("utf-8", "replace"))
+        put(f"names-{block}", _joined(explorer.names[rows]))
+        if explorer.texts:
+            put(f"texts-{block}", _joined(explorer.texts[rows]))
         if explorer.near:
             parts = []
             for near in explorer.near:
@@ -221,6 +226,10 @@ def _put_all(explorer: Explorer, sheets: sheets_lib.Sheets | None, put: Put) -> 
             put(f"near-{block}", b"".join(parts))
         if explorer.places is not None:
             put(f"places-{block}", np.ascontiguousarray(explorer.places.values[rows], np.int8).tobytes())
+
+
+def _joined(texts: Sequence[str]) -> bytes:
+    return "\0".join(_text(text).replace("\0", " ") for text in texts).encode("utf-8", "replace")
 
 
 def _levels(positions: np.ndarray) -> np.ndarray:

@@ -73,11 +73,21 @@ const blockOf = (row) => Math.floor(row / meta.block);
 const placeIn = (row) => row % meta.block;
 const rowsOfBlock = (block) => Math.min(meta.block, meta.count - block * meta.block);
 
-const names = []; // of the blocks that are there, arrays of text
+const lists = { names: [], texts: [] }; // of the blocks that are there, arrays of text
 
-async function namesOfBlock(block) {
-  if (!names[block]) names[block] = new TextDecoder().decode(await load(`names-${block}`)).split("\0");
-  return names[block];
+async function listOfBlock(kind, block) {
+  const known = lists[kind];
+  if (!known[block]) known[block] = new TextDecoder().decode(await load(`${kind}-${block}`)).split("\0");
+  return known[block];
+}
+
+const namesOfBlock = (block) => listOfBlock("names", block);
+const textsOfBlock = (block) => (meta.texts ? listOfBlock("texts", block) : []);
+
+// What is written about a picture, an array.
+async function textsOf(row) {
+  const all = (await textsOfBlock(blockOf(row)))[placeIn(row)];
+  return all ? all.split("\n") : [];
 }
 
 async function nameOf(row) {

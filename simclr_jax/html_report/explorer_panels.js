@@ -114,8 +114,9 @@ async function showPicked() {
   byId("welcome").hidden = row >= 0;
   byId("places").hidden = true;
   if (row < 0) return;
-  const name = await nameOf(row);
+  const [name, texts] = await Promise.all([nameOf(row), textsOf(row)]);
   if (row !== state.picked) return;
+  byId("texts").replaceChildren(...texts.map((text) => element("p", "", text)));
   byId("picked-name").textContent = name;
   byId("picked-picture").hidden = !meta.sheets;
   paint(byId("picked-picture"), row, 176).catch(() => {});

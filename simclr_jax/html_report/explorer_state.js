@@ -92,7 +92,7 @@ async function pick(row) {
   changed("picked");
 }
 
-// Rows whose path or class holds the words, in any case.
+// Rows whose path, class or texts hold the words, in any case.
 async function search(words) {
   const wanted = words.toLowerCase();
   const classes = data.fields
@@ -102,9 +102,13 @@ async function search(words) {
   const found = [];
   for (let block = 0; block * meta.block < meta.count; block++) {
     const own = await namesOfBlock(block);
+    const texts = await textsOfBlock(block);
     for (let at = 0; at < own.length; at++) {
       const row = block * meta.block + at;
-      const isOne = own[at].toLowerCase().includes(wanted) || classes.some(({ field, levels }) => levels.has(field.values[row]));
+      const isOne =
+        own[at].toLowerCase().includes(wanted) ||
+        texts[at]?.toLowerCase().includes(wanted) ||
+        classes.some(({ field, levels }) => levels.has(field.values[row]));
       if (isOne) found.push(row);
     }
   }

@@ -12,6 +12,7 @@ from simclr_jax import base, data, models
 from simclr_jax.methods import clip
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import features, identity, texts
+from simclr_jax.run import workdir as workdir_lib
 
 _BATCH = 256
 TEMPLATES = ("a photo of a {}.", "a picture of the {}.", "a close-up photo of a {}.", "a {}.")
@@ -69,6 +70,23 @@ def load_embed_texts(workdir: pathlib.Path, *, step: int) -> EmbedTexts:
     config = identity.read_config(workdir)
     _, params, _ = features.load_variables(workdir, which=str(step))
     return make_embed_texts(workdir, config, params)
+
+
+def embed_words(meta: Mapping[str, Any], sentences: Sequence[str]) -> np.ndarray:
+    """Projections float32 [M, d] of sentences by the text tower of the run that made features, whose `meta` this is.
+
+    Raises:
+        base.InputError: the features are no projections of a run with texts, or the run is not there any more.
+    """
+    made_by = meta.get("encoder", {})
+    folder = pathlib.Path(made_by.get("source", ""))
+    if meta["layer"] not in ("1", "z") or not workdir_lib.has_config(folder):
+        raise base.InputError(
+            f"--text compares words with projections of pictures; the features are of layer {meta['layer']} of "
+            f"{folder}. Make them with: simclr-jax embed --workdir=RUN --layer=z, of a run of the method clip."
+        )
+    projections: np.ndarray = load_embed_texts(folder, step=made_by["step"])(list(sentences))
+    return projections
 
 
 def make_embed_images(config: Mapping[str, Any], params: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ def with_tokens(config: Mapping[str, Any], train_set: data.ImageSet, *, kept: st
     if not train_set.texts:
         raise base.InputError(
             f"method.name {config['method']['name']} needs pictures with texts; got data.name "
-            f"{config['data']['name']}. Use pairs:FILE.csv, pairs:FILE.parquet or pairs:FOLDER."
+            f"{config['data']['name']}. Use pairs:FILE.csv, pairs:FILE.parquet, pairs:FOLDER or pairs:SHARDS.tar."
         )
     lines = (text for own in train_set.texts for text in own)
     tokenizer = config_lib.call(data.make_tokenizer, config, "text", texts=lines, kept=kept)
@@ -62,7 +62,8 @@ def open_tokenizer(workdir: pathlib.Path, config: Mapping[str, Any]) -> data.Tok
     kept = read_kept(workdir)
     if kept is None:
         raise base.InputError(
-            f"A run that reads texts keeps its tokenizer in {FILE}; {workdir} has none. Copy it there."
+            f"A run that reads texts keeps its tokenizer in {FILE}; {workdir} has none. Copy it there; a run of other "
+            "weights gets it from simclr-jax convert --tokenizer=FILE, for CLIP's bpe_simple_vocab_16e6.txt.gz."
         )
     tokenizer = config_lib.call(data.make_tokenizer, config, "text", kept=kept)
     assert isinstance(tokenizer, data.Tokenizer)

@@ -52,6 +52,7 @@ def made():
         near=near,
         places=html_report.Places(places, 1.0),
         label=0,
+        texts=[f"{HOSTILE if row == 33 else 'a Dog'} no. {row}\nseen twice" for row in order],
     )
     return explorer, lambda folder: html_report.make_sheets(
         COUNT, lambda wanted: [shots[row] for row in wanted], side=8, folder=folder
@@ -155,6 +156,7 @@ def test_a_click_shows_the_picture_and_its_neighbours_in_both_spaces(page):
     assert shown(page, "#near") == near * 2
     assert page.inner_text("#near .shot.right >> nth=0").strip() == "✓ 0.900"
     assert page.inner_text("#facts").split() == ["label", "class1", "score", "0.4167"]
+    assert page.locator("#texts p").all_inner_texts() == ["a Dog no. 25", "seen twice"]
     page.click("#near .shot >> nth=1")  # on to a neighbour
     expect(page.locator("#picked-name")).to_have_text("class1/27.png")
 
@@ -168,6 +170,9 @@ def test_words_find_paths_and_classes_and_a_selection_is_saved_as_csv(page):
         and {row["label"] for row in rows} == {"class2"}
         and list(rows[0]) == [*("path", "label", "score", "x", "y")]
     )
+    for words, found in (("dog NO. 25", "1 picture"), ("twice", "60 pictures"), ("dog no. 2", "11 pictures")):
+        page.fill("#search", words)  # captions
+        expect(page.locator("#selection-count")).to_have_text(found)
     page.fill("#search", "onerror")
     expect(page.locator("#selection-count")).to_have_text("1 picture")
     assert [row["path"] for row in saved(page)] == [HOSTILE] and shown(page, "#selection-shots") == [HOSTILE]

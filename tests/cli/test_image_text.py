@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import base
-from simclr_jax.cli import convert, embed, evaluate, export, search, train
+from simclr_jax.cli import convert, embed, evaluate, explore, export, search, train
 from simclr_jax.interop import variables
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import feature_file, features, image_text, pretrained, texts
@@ -16,6 +16,7 @@ from simclr_jax.run import workdir as workdir_lib
 from tests import golden
 from tests.data import test_pairs
 from tests.golden import record_encoders
+from tests.html_report import test_explorer
 
 TINY = {
     "data.cache_dir": "",
@@ -75,11 +76,41 @@ def test_words_find_their_picture(run, capsys):
     # As the projections of the network say.
     bank = feature_file.load(made["output"])
     assert bank.features.shape == (4, 8)
+    page = folder / "map.html"
+    asked = {"projection": "pca", "places": "no", "neighbors": 1, "clusters": 0, "output": str(page)}
+    assert explore.main(features=made["output"], text=["it is red", "all green"], **asked) == 0
+    held, meta = test_explorer.held(page.read_text())
+    assert [field["name"] for field in meta["fields"]] == ["unusual", "likest words", '"it is red"', '"all green"']
+    assert meta["fields"][meta["start"]]["name"] == "likest words" and meta["texts"] is False
+    # Row by row the cosine with the words, in the page's levels between the lowest and the highest.
+    names, field = held["names-0"].decode().split("\0"), meta["fields"][2]
+    levels = np.frombuffer(held["field-2"], "<u2") / 65534 * (field["high"] - field["low"]) + field["low"]
+    word = image_text.load_embed_texts(workdir, step=bank.meta["encoder"]["step"])(["it is red"])[0]
+    for name, level in zip(names, levels, strict=True):
+        z = bank.features[bank.names.index(name)].astype(np.float64)
+        assert abs(level - z @ word / np.linalg.norm(z) / np.linalg.norm(word)) < 1e-4
+    assert names[int(np.argmax(levels))] == "red.png"
     with pytest.raises(base.InputError, match="Give one of --query and --text; got both"):
         search.main(features=made["output"], text="red", query="blue.png")
     assert embed.main(**{**made, "output": str(folder / "h.npz")}, batch_size=4) == 0
     with pytest.raises(base.InputError, match="--text compares words with projections of pictures"):
         search.main(features=str(folder / "h.npz"), text="red")
+    with pytest.raises(base.InputError, match="--text compares words with projections of pictures"):
+        explore.main(features=str(folder / "h.npz"), text=["red"], **asked)
+
+
+def test_captions_stand_in_the_map_of_a_set_of_pairs(run):
+    folder, workdir = run
+    made = {"workdir": str(workdir), "images": f"pairs:{folder}", "split": "train", "output": str(folder / "p.npz")}
+    assert embed.main(**made, batch_size=4) == 0
+    page = folder / "captions.html"
+    asked = {"projection": "pca", "places": "no", "neighbors": 0, "clusters": 0, "output": str(page)}
+    assert explore.main(features=made["output"], **asked) == 0
+    held, meta = test_explorer.held(page.read_text())
+    names, found = (held[f"{what}-0"].decode().split("\0") for what in ("names", "texts"))
+    colours = [name.removeprefix("images/").removesuffix(".png") for name in names]
+    assert meta["texts"] and sorted(colours) == sorted(COLOURS)
+    assert found == [f"it is {colour}\nall {colour}" for colour in colours]
 
 
 def test_a_run_keeps_its_tokenizer(run):
