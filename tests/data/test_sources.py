@@ -28,8 +28,8 @@ def test_built_in_sets_keep_the_promises_of_an_image_set(name):
 def test_an_unknown_name_lists_the_valid_forms(name):
     with pytest.raises(
         base.InputError,
-        match=r"photo-patches, digits, tfds:NAME\[/CONFIG\], folder:PATH, pairs:FILE\.csv\|\.parquet\|FOLDER\|SHARDS\.tar, "
-        r"mix:SET\*WEIGHT,SET\*WEIGHT; got",
+        match=r"photo-patches, digits, tfds:NAME\[/CONFIG\], folder:PATH, pairs:FILE\.csv\|\.parquet\|FOLDER"
+        r"\|SHARDS\.tar, mix:SET\*WEIGHT,SET\*WEIGHT; got",
     ) as caught:
         data.load_split(name, "train")
     assert "\n" not in str(caught.value)
