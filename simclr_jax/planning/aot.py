@@ -152,8 +152,20 @@ def compile_program(
     )
     lowered = program.train_steps.lower(*arguments)  # type: ignore[attr-defined]
     start = time.perf_counter()
-    compiled = lowered.compile()
-    return compiled, time.perf_counter() - start
+    return _compile(lowered), time.perf_counter() - start
+
+
+def _compile(lowered: Any) -> Any:
+    import jax
+
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        # XLA's own matrix products choose their tiles by trying them on the GPU; where that is absent and its guess
+        # fails, cuBLAS's take their place.
+        if "output tile sizes" not in str(error):
+            raise
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def _describe(compiled: Any, *, kind: str, devices: int, topology: str, batch_size: int, seconds: float) -> Compiled:
