@@ -102,7 +102,7 @@ RULES: dict[str, Rule] = {
     "encoder.std": _above(0, 1e6, many=(0, 3), alone=False),
     **dict.fromkeys(("method.name", "method.loss_form", "method.bn_per", "method.target_decay_schedule"), _WORD),
     **dict.fromkeys(("method.objective", "method.text_attention", "method.text_activation"), _WORD),
-    "method.pred_out_norm": _WORD,
+    **dict.fromkeys(("method.pred_out_norm", "method.dtype"), _WORD),
     **dict.fromkeys(("method.text_width", "method.text_num_layers", "method.text_num_heads"), _DIMENSION),
     **dict.fromkeys(("method.caption_num_layers", "method.memory_length"), _DIMENSION),
     **dict.fromkeys(("method.contrastive_weight", "method.caption_weight", "method.matching_weight"), _WEIGHT),

@@ -66,7 +66,7 @@ def test_every_example_of_a_verb_is_a_command_line_that_it_takes():
     for verb in VERBS:
         examples = re.findall(rf"^  simclr-jax {verb} (.*)$", parser_of(verb).epilog, re.MULTILINE)
         for example in [*examples, cli.VERBS[verb].example]:
-            assert flags.parse(parser_of(verb), example.split()), example
+            assert flags.parse(parser_of(verb), shlex.split(example)), example
         assert examples
 
 
