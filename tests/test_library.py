@@ -207,6 +207,7 @@ def test_the_loss_of_an_update_is_that_of_its_views():
     assert float(metrics["loss"]) == pytest.approx(float(losses.nt_xent(outputs["z"])[0]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_count_the_classes_themselves():
     labels = np.arange(30) % 3
     features = RNG.normal(size=(30, 4)) + 20 * np.eye(3, 4)[labels]

@@ -185,7 +185,7 @@ def lars_run(variant: str, dtype: str):
     return history
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 @pytest.mark.parametrize("variant", LARS_VARIANTS)
 def test_lars_equals_the_reference(variant, dtype, tolerance, compare):
@@ -402,6 +402,7 @@ def test_adamw_decays_kernels_only():
     assert not updates["dense"]["bias"].any() and not updates["bn1"]["scale"].any()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_learning_rate_zero_leaves_the_parameters_alone(name):
     tx = optim.make_optimizer(name, learning_rate=lambda step: jnp.asarray(0.0), weight_decay=0.1)
@@ -467,6 +468,7 @@ def test_make_optimizer_refuses_an_unknown_name():
         optim.make_optimizer("lamb", learning_rate=0.1, weight_decay=0.0)
 
 
+@pytest.mark.slow
 def test_restarts_leave_the_first_period_and_begin_warm_up_and_cosine_anew():
     """Against NumPy in float64, period by period; the first is that of the run which ended there, bit for bit."""
     how = {"base_learning_rate": 0.3, "batch_size": 10, "num_examples": 100, "warmup_epochs": 0.5}

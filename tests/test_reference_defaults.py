@@ -204,6 +204,7 @@ def test_a_default_equals_that_of_the_reference(release, flag, row):
         assert ours_at(place) == DEFAULTS[release][flag], place
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("release", "flag", "row"), rows_of(Translated))
 def test_a_default_says_what_that_of_the_reference_says(release, flag, row):
     assert DEFAULTS[release][flag] == row.theirs

@@ -239,6 +239,7 @@ def test_batch_norm_statistics_after_the_update_equal_the_reference_in_float64(c
             compare_first_entries(case, f"step{number}/after_first16_f64/{name}", value, compare=compare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_projections_of_the_first_step_equal_the_reference_in_float64(case, compare):
     # Rows of the file: view 1 of all images, then view 2.

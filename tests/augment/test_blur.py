@@ -121,6 +121,7 @@ def test_blur_with_one_tap_changes_nothing():
     np.testing.assert_allclose(_blur(image, 0.5, kernel_size=1), image, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_random_gaussian_blur_blurs_by_a_drawn_sigma_or_not_at_all():
     image = jnp.asarray(np.random.default_rng(0).random((40, 40, 3), np.float32))
     changed = []

@@ -31,6 +31,7 @@ def _stored_images(arrays, operation):
     return [name for name in arrays["image_names"] if f"{operation}/{name}" in arrays]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation_equals_the_reference(operation, compare):
     arrays = golden.load("colour")
@@ -167,7 +168,7 @@ def test_hue_and_saturation_equal_colorsys_inside_the_unit_cube():
         np.testing.assert_allclose(color.adjust_saturation(jnp.asarray(pixels), value)[:, 0], expected, atol=2e-6)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation_keeps_shape_and_dtype_and_vectorises(operation):
     adjust = OPERATIONS[operation][0]
@@ -238,6 +239,7 @@ def test_random_operation_applies_what_is_drawn_from_its_key(name):
     assert float(draw(jax.random.key(5), limit=0.4)) != float(value)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", [*RANDOM, "grayscale"])
 def test_bytes_are_taken_for_the_same_image_in_the_unit_interval(name):
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3)), jnp.uint8)

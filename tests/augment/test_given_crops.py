@@ -27,6 +27,7 @@ def _crops(pictures, positions):
     return crops
 
 
+@pytest.mark.slow
 @pytest.mark.few(1)
 @pytest.mark.parametrize("loop", ["map", "vmap"])
 def test_views_of_given_crops_are_those_of_the_whole_pictures(loop):

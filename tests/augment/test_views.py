@@ -135,6 +135,7 @@ def test_many_views_are_distributed_as_the_references(case, compare):
     _check_view_distribution(case, 6000, compare)
 
 
+@pytest.mark.slow
 def test_views_have_the_promised_shape_dtype_and_range():
     made = _make_views(KEY, IMAGES, _sizes(IMAGES), _positions(IMAGES))
     assert made.shape == (6, 2, SIZE, SIZE, 3) and made.dtype == jnp.float32

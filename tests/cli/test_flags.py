@@ -106,7 +106,7 @@ def malformed_words(seed: int) -> list[str]:
     return words
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("start", range(0, 200, 50))
 def test_no_malformed_command_line_gets_past_the_parser_or_crashes_it(start):
     for seed in range(start, start + 50):

@@ -206,6 +206,7 @@ def test_evaluate_uses_the_labelled_images_and_shows_the_table_before_it_is_stor
     assert "Left out as unlabelled: 20 of 60 training images, 24 of 60 test images." in table
 
 
+@pytest.mark.slow
 def test_scores_on_other_data_or_of_a_checkpoint_chosen_on_the_test_split_say_so(
     small_run, give, monkeypatch, tmp_path, capsys
 ):
@@ -357,6 +358,7 @@ def test_features_do_not_depend_on_the_batch_size_nor_on_the_padded_tail():
         np.testing.assert_allclose(h, direct, rtol=2e-5, atol=2e-5 * np.abs(direct).max())
 
 
+@pytest.mark.slow
 def test_evaluating_again_and_another_split_compiles_the_encoder_once():
     """As over three epochs, with a last batch that is not full."""
     traced = []

@@ -389,7 +389,7 @@ def test_every_view_is_shown_once(views):
     assert len(render(report)[1].all("img")) == 3 * views
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_shown_and_never_obeyed(text, short):
     rows = [{**row, "protocol": text} for row in probe_rows()[3:4]]

@@ -225,6 +225,7 @@ def test_a_traced_temperature_has_the_dense_forms_values_and_gradients():
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=2e-6 * np.abs(expected_gradient).max())
 
 
+@pytest.mark.slow
 def test_bfloat16_projections_are_compared_in_float32():
     z = jnp.asarray(draw(7, SHAPE), jnp.bfloat16)
     loss, metrics, gradient = evaluate(z, temperature=0.1, block_size=BLOCK)
@@ -235,6 +236,7 @@ def test_bfloat16_projections_are_compared_in_float32():
     np.testing.assert_allclose(gradient.astype(np.float32), exact_gradient, rtol=2.0**-8, atol=1e-30)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_multiplied_by_what_comes_from_above():
     z = draw(8, (5, 2, 4))
     scaled = jax.jit(jax.grad(lambda z: 3 * losses.nt_xent_blockwise(z, temperature=0.1)[0]))(z)
@@ -248,6 +250,7 @@ def test_metrics_pass_no_gradient():
     assert not np.any(jax.jit(jax.grad(lambda z: form(z)[1]["contrastive_entropy"]))(z))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [pytest.param(0.01, marks=pytest.mark.slow), 0.1])
 def test_8192_pairs_need_less_than_100_megabytes(temperature):
     form = jax.value_and_grad(functools.partial(losses.nt_xent_blockwise, temperature=temperature), has_aux=True)

@@ -126,6 +126,7 @@ def test_nt_xent_without_normalisation_equals_recorded_values(m, d, loss):
     assert evaluate(sine_rows(m, d), temperature=1.0, normalize=False)[0] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("batch_size", "dim"), [(1, 3), (2, 1), (5, 7)])
 def test_nt_xent_equals_the_loop_over_anchors(batch_size, dim, normalize):

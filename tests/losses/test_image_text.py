@@ -22,6 +22,7 @@ def results(dtype: str, cases: tuple[str, ...]):
     return family.run(CLIP, cases, form, inputs=("image", "text", "log_scale"), dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("case", "dtype"), family.rows(CASES))
 def test_clip_in_tiles_equals_the_reference_with_the_gradient_of_its_scale(case, dtype, compare):

@@ -28,6 +28,7 @@ def negative(scores, own: int, draw: float) -> int:
     raise AssertionError("a draw is below 1")
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_pairs_and_of_the_negatives_that_the_draws_choose():
     rng = np.random.default_rng(0)
     image, text, kernel = rng.normal(size=(B, D)), rng.normal(size=(B, D)), rng.normal(size=D)

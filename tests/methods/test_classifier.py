@@ -38,6 +38,7 @@ def test_padding_and_unlabelled_rows_do_not_count():
     assert float(metrics["supervised_accuracy"]) == pytest.approx(np.mean(hits), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_of_parts_of_a_batch_are_the_scores_of_the_batch():
     whole = classifier.score_rows(jnp.asarray(LOGITS), BATCH)
     parts = [

@@ -49,6 +49,7 @@ def batch() -> base.Batch:
     return base.Batch(image=image, size=size, label=LABELS, index=rows, position=rows, mask=mask)
 
 
+@pytest.mark.slow
 def test_the_teacher_stays_as_it_was():
     start, state, _ = run(make(), num_steps=2)
     for before, after in zip(

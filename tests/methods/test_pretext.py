@@ -157,6 +157,7 @@ def test_corruption_changes_as_much_of_an_image_as_it_says(kind, changed):
         assert np.std(damaged - images) == pytest.approx(0.25, rel=0.03)
 
 
+@pytest.mark.slow
 def test_cpc_foretells_patches_below_from_rows_above():
     ran = Ran("cpc", views(size=8))
     told, targets = ran.outputs["predictions"], ran.outputs["targets"]

@@ -168,6 +168,7 @@ def test_embed_follows_the_order_of_the_images(name):
         np.testing.assert_allclose(b, a[order], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.few(4)
 def test_a_small_gradient_step_lowers_the_loss_on_the_same_batch(name):
     trained = run(name)
     # A step of fixed length: fresh heads have weights of 0.01 and steep gradients.
@@ -231,7 +232,7 @@ def test_every_method_says_what_equal_embeddings_cost():
         assert methods.uninformed_loss({"name": name, **weight}, batch_size=4, num_classes=0) is None, "no classes"
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("norm", ["group", "frozen"])
 def test_a_batch_in_chunks_has_the_gradient_of_the_whole_batch(name, norm):
     """In float64, where the order of sums leaves no trace: behind a temperature of 0.1 float32 would."""

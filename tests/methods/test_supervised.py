@@ -182,6 +182,7 @@ def test_classify_takes_trees_without_an_entry_for_an_empty_head():
     assert logits.shape == (4, 3) and logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_the_labels_of_a_few_images():
     method = supervised.make_supervised(ENCODER, num_classes=2, ft_proj_selector=1, **HEAD)
     tx = optim.make_optimizer("sgd", learning_rate=0.02, weight_decay=0.0)

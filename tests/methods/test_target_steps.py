@@ -74,7 +74,7 @@ def run(name: str, dtype: str) -> tuple[dict[str, np.ndarray], list[steps.Step]]
         return arrays, steps.run(made, tx, arrays, views=settings["views"], dtype=dtype)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_method_makes_the_official_steps(name, dtype):
@@ -82,6 +82,7 @@ def test_a_method_makes_the_official_steps(name, dtype):
     steps.check(history, arrays, tolerance=steps.tolerance(arrays, dtype), skip=RECORDINGS[name][3])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["step_byol", "step_mocov1", "step_mocov2", "step_mocov3"])
 def test_the_momentum_network_follows_as_the_official_one(name):
     arrays, history = run(name, "float64")
@@ -100,6 +101,7 @@ def test_the_momentum_network_follows_as_the_official_one(name):
                 )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["step_mocov1", "step_mocov2", "step_nnclr"])
 def test_the_queue_is_the_official_one(name):
     arrays, history = run(name, "float64")

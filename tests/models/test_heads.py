@@ -172,6 +172,7 @@ def test_an_mlp_has_the_biases_and_norms_that_are_asked_for():
     }
 
 
+@pytest.mark.slow
 def test_an_mlp_is_its_layers_one_after_the_other():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
     mlp = heads.make_mlp((7, 3), bias=True, out_norm="plain")

@@ -200,6 +200,7 @@ def test_moments_of_bfloat16_are_float32_and_their_gradient_is_bfloat16():
     assert pull_back((mean, variance))[0].dtype == jnp.bfloat16
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("parts", [2, 4, 5])
 def test_moments_of_a_batch_in_parts_equal_float64(parts):
     """5 parts of 8 rows: no common divisor, as if it were one part."""

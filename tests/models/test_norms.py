@@ -80,6 +80,7 @@ def test_frozen_batch_norm_normalises_by_its_averages_keeps_them_and_trains_scal
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("shape", "dtype"),
@@ -253,6 +254,7 @@ def test_interleaved_groups_are_groups_of_neighbors_of_rows_in_another_order():
     np.testing.assert_allclose(made["interleaved"][order], made["neighbors"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["batch", "group"])
 def test_a_norm_without_scale_and_bias_has_no_parameters(kind):
     layer = norms.make_norm("float32", True, norms.Norm(kind))(use_bias=False, use_scale=False)

@@ -95,6 +95,7 @@ def test_every_form_of_a_kernels_gradient_equals_float64_loops(kernel_size, stri
     check([ours], by_loops(x, kernel, cotangent, strides)[2:])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("strides", "lengths"), [(1, (2, 2)), (2, (3, 4))])
 def test_a_loop_over_convolutions_of_few_pixels_holds_products_alone_and_their_values(strides, lengths):
     arrays = draw(3, strides, lengths)

@@ -91,6 +91,7 @@ def test_fixed_positions_are_those_of_moco_v3():
             np.testing.assert_allclose(found[2 * row + number], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_frozen_patches_get_no_gradient_and_all_else_does():
     encoder = small(positions="sincos", freeze_patches=True, remat="blocks")
     images = jnp.asarray(record_encoders.images(16))

@@ -193,6 +193,7 @@ def test_small_sets_lie_on_the_device_and_imagenet_is_streamed(imagenet):
     assert data.describe_split("digits", "train") == (count, 10, built_in.images.shape[1], count)
 
 
+@pytest.mark.slow
 def test_steps_of_a_mix_are_counted_from_how_often_its_images_come(tmp_path):
     makers.class_folders(tmp_path / "a", num_each=6)
     makers.class_folders(tmp_path / "b", num_each=12)

@@ -29,6 +29,7 @@ def test_probe_rows_has_one_row_per_features_share_and_probe():
     assert json.loads(json.dumps(rows)) == rows
 
 
+@pytest.mark.slow
 def test_probe_rows_are_the_scores_of_the_probes():
     (train, test), train_labels, test_labels = _features()
     rows = probes.probe_rows({"simclr": (train, test)}, train_labels, test_labels, num_classes=3, fractions=(0.1,))

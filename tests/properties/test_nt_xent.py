@@ -211,6 +211,7 @@ def test_weights_scale_an_image_and_count_where_they_are_not_zero(seed, temperat
     assert float(ours) == pytest.approx(expected, rel=1e-5, abs=3 * rounding(temperature, times=8))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("temperature", [0.01, 100.0])
 def test_a_projection_of_very_many_dimensions_equals_float64(temperature):
     check_against_float64(draw(0, (2, 2, 100_000), alike=0.5), temperature)

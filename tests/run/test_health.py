@@ -97,6 +97,7 @@ def test_alignment_is_zero_where_views_are_whole_images(image_set):
     assert np.abs(pairs[:, 0] - pairs[:, 1]).max() < 0.2
 
 
+@pytest.mark.slow
 def test_a_momentum_network_that_stands_still_or_is_the_trained_one_is_noticed(image_set):
     config = settings()
     measure = make_measure(config, image_set)
