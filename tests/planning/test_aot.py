@@ -172,6 +172,25 @@ def test_the_recorded_programs_keep_their_budgets_and_the_page_is_theirs():
     assert bench.PAGE.read_text() == bench.render(bench.PAGE.read_text(), rows)
 
 
+def test_products_without_tiles_are_left_to_cublas_and_other_errors_are_not_hidden():
+    asked = []
+
+    class Lowered:
+        def __init__(self, message):
+            self.message = message
+
+        def compile(self, compiler_options=None):
+            asked.append(compiler_options)
+            if compiler_options is None:
+                raise jax.errors.JaxRuntimeError(self.message)
+            return "compiled"
+
+    assert aot._compile(Lowered("INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot")) == "compiled"
+    assert asked == [None, {"xla_gpu_enable_triton_gemm": False}]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="memory"):
+        aot._compile(Lowered("RESOURCE_EXHAUSTED: out of memory"))
+
+
 def test_a_model_that_is_asked_to_be_exact_stays_within_a_tenth_of_the_compiler():
     rows = json.loads(bench.RESULTS.read_text())
     gpus = {name: row for name, row in rows.items() if "h200" in name and "failed" not in row}
