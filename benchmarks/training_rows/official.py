@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import sys
 import tempfile
 import time
@@ -50,8 +51,10 @@ def main() -> None:
     program = load_program(data)
     import tensorflow as tf
 
-    # Keras draws the first weights from Python's own generator.
-    tf.keras.utils.set_random_seed(given["seed"])
+    # Keras draws the first weights from Python's own generator. TensorFlow's global seed stays unset: with it, the
+    # operations of both views inside `tf.cond` get one seed, and both views of an image the same colours.
+    random.seed(given["seed"])
+    np.random.seed(given["seed"])
     tf.compat.v1.enable_v2_behavior()
     with tempfile.TemporaryDirectory() as folder:
         set_flags(program.FLAGS, {**FLAGS, **given["flags"], "model_dir": folder})
