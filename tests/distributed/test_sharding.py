@@ -210,7 +210,8 @@ _SPLIT = """
     from simclr_jax.run import setup
 
     settings = config_lib.load_file("smoke").to_dict()
-    settings["encoder"]["width_multiplier"], settings["augment"]["image_size"] = 0.5, 8
+    settings["encoder"] |= {"group_sizes": (1, 1, 1, 1), "width_multiplier": 0.5}
+    settings["augment"]["image_size"] = 8
     settings["optimizer"]["name"], settings["schedule"]["base_learning_rate"] = "lars", 0.001
     settings["train"]["batch_size"], settings["train"]["evaluate_every_epochs"] = 8, 0.0
     found = {}
