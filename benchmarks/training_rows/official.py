@@ -54,7 +54,7 @@ def main() -> None:
     # Keras draws the first weights from Python's own generator. TensorFlow's global seed stays unset: with it, the
     # operations of both views inside `tf.cond` get one seed, and both views of an image the same colours.
     random.seed(given["seed"])
-    np.random.seed(given["seed"])
+    np.random.seed(given["seed"])  # noqa: NPY002
     tf.compat.v1.enable_v2_behavior()
     with tempfile.TemporaryDirectory() as folder:
         set_flags(program.FLAGS, {**FLAGS, **given["flags"], "model_dir": folder})
