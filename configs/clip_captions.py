@@ -16,27 +16,20 @@ from configs import default
 def get_config() -> config_dict.ConfigDict:
     """A ResNet-18 of half width and four layers of 256 channels, batches of 256 pairs."""
     config = default.get_config()
-    config.data.name = "pairs:captions"
+    default.train_on_pairs(config)
     config.data.canvas_size = 96
     config.text.vocab_size = 2048
     config.text.length = 32
-    default.crop_and_flip(config)
     config.augment.image_size = 64
     config.augment.crop_min_scale = 0.5
     config.encoder.width_multiplier = 0.5
-    config.method = default.clip_method()
     config.method.text_width = 256
     config.method.text_num_layers = 4
     config.method.text_num_heads = 4
     config.method.proj_out_dim = 256
-    config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.2
     config.schedule.base_learning_rate = 1e-3
-    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 5.0
     config.train.batch_size = 256
     config.train.num_epochs = 100.0
-    config.train.evaluate_every_epochs = 0.0
     config.train.log_every_steps = 10
-    config.probe.label_free_rows = 0
     return config

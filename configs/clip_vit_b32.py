@@ -18,11 +18,10 @@ from configs import default
 def get_config() -> config_dict.ConfigDict:
     """The recipe of CLIP's ViT-B/32."""
     config = default.get_config()
-    config.data.name = "pairs:captions"
+    default.train_on_pairs(config)
     config.data.canvas_size = 256
     config.text.vocab_size = 49408
     config.text.length = 77
-    default.crop_and_flip(config)
     config.augment.image_size = 224
     config.augment.crop_min_scale = 0.9
     config.encoder.name = "vit_base"
@@ -32,15 +31,9 @@ def get_config() -> config_dict.ConfigDict:
     config.encoder.mean = (0.48145466, 0.4578275, 0.40821073)
     config.encoder.std = (0.26862954, 0.26130258, 0.27577711)
     config.encoder.dtype = "bfloat16"
-    config.method = default.clip_method()
     config.method.dtype = "bfloat16"  # of the text tower's activations
-    config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.2
     config.schedule.base_learning_rate = 5e-4
-    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 0.164
     config.train.batch_size = 32768
     config.train.num_epochs = 32.0
-    config.train.evaluate_every_epochs = 0.0
-    config.probe.label_free_rows = 0
     return config

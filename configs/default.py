@@ -292,6 +292,18 @@ def crop_and_flip(config: config_dict.ConfigDict) -> None:
     config.augment.blur_probability = 0.0
 
 
+def train_on_pairs(config: config_dict.ConfigDict) -> None:
+    """What the recipes on pictures with captions have in common: views, CLIP's method and optimizer, no kNN."""
+    config.data.name = "pairs:captions"
+    crop_and_flip(config)
+    config.method = clip_method()
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.2
+    config.schedule.learning_rate_scaling = "none"
+    config.train.evaluate_every_epochs = 0.0
+    config.probe.label_free_rows = 0
+
+
 def blip_method() -> config_dict.ConfigDict:
     """The section of the method blip, its text tower of the size of `clip_captions`."""
     method = config_dict.ConfigDict()

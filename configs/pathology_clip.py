@@ -23,10 +23,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     workdir, locked = default.run_and_number(arg, "locked", highest=1)
     config = default.get_config()
     config.init.workdir = workdir or None
-    config.data.name = "pairs:captions"
+    default.train_on_pairs(config)
     config.data.canvas_size = 256
     config.text.length = 64
-    default.crop_and_flip(config)
     config.augment.image_size = 224
     config.augment.crop_min_scale = 0.5
     config.augment.turn_probability = 1.0
@@ -35,19 +34,14 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.encoder.stem = "imagenet"
     config.encoder.dtype = "bfloat16"
     config.encoder.norm = "frozen" if locked else "batch"
-    config.method = default.clip_method()
     config.method.text_width = 256
     config.method.text_num_layers = 6
     config.method.text_num_heads = 4
     config.method.proj_out_dim = 256
-    config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.1
     config.schedule.base_learning_rate = 1e-4
-    config.schedule.learning_rate_scaling = "none"
     config.schedule.warmup_epochs = 1.0
     config.train.freeze_encoder = bool(locked)
     config.train.batch_size = 128
     config.train.num_epochs = 20.0
-    config.train.evaluate_every_epochs = 0.0
-    config.probe.label_free_rows = 0
     return config

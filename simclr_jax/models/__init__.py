@@ -26,12 +26,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "resnet152": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 8, 36, 3)),
     "resnet200": functools.partial(resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 24, 36, 3)),
     # Zagoruyko and Komodakis 2016 as torchvision has them: bottlenecks of twice the width inside.
-    "wide_resnet50_2": functools.partial(
-        resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 6, 3), inner_width=2
-    ),
-    "wide_resnet101_2": functools.partial(
-        resnet.ResNet, resnet.BottleneckBlock, group_sizes=(3, 4, 23, 3), inner_width=2
-    ),
+    "wide_resnet50_2": functools.partial(resnet.ResNet, resnet.WideBottleneckBlock, group_sizes=(3, 4, 6, 3)),
+    "wide_resnet101_2": functools.partial(resnet.ResNet, resnet.WideBottleneckBlock, group_sizes=(3, 4, 23, 3)),
     "vit_tiny": functools.partial(vit.ViT, 192, 12),
     "vit_small": functools.partial(vit.ViT, 384, 12),
     "vit_base": functools.partial(vit.ViT, 768, 12),

@@ -37,13 +37,13 @@ class CrossBlock(nn.Module):
         def heads_of(y: Array) -> Array:
             return y.reshape(*y.shape[:2], self.num_heads, -1)
 
-        y = text.layer_norm(own, "norm1")(x.astype(own)).astype(dtype)
+        y = layers.layer_norm(self.dtype, "norm1")(x)
         key, value = jnp.split(dense(2 * width, "kv", memory), 2, axis=2)
         scores = jnp.einsum("nqhd,nkhd->nhqk", heads_of(dense(width, "q", y)), heads_of(key)).astype(own)
         shares = jax.nn.softmax(scores / math.sqrt(width // self.num_heads)).astype(dtype)
         mixed = jnp.einsum("nhqk,nkhd->nqhd", shares, heads_of(value)).reshape(x.shape)
         x = x + dense(width, "out", mixed)
-        y = text.layer_norm(own, "norm2")(x.astype(own)).astype(dtype)
+        y = layers.layer_norm(self.dtype, "norm2")(x)
         return x + dense(width, "mlp2", text.ACTIVATIONS[self.activation](dense(4 * width, "mlp1", y)))
 
 
@@ -75,7 +75,7 @@ class Captioner(nn.Module):
         for number in range(1, self.num_layers + 1):
             x = text.Block(self.num_heads, self.activation, out_std, self.dtype, name=f"block{number}")(x, visible)
             x = CrossBlock(self.num_heads, self.activation, self.dtype, name=f"cross{number}")(x, memory)
-        x = text.layer_norm(own, "norm")(x.astype(own))
+        x = layers.layer_norm(own.name, "norm")(x)
         scores = nn.Dense(self.vocab_size, use_bias=False, dtype=own, param_dtype=own, name="scores")
         found: Array = scores(x)
         return found

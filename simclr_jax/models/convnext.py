@@ -23,7 +23,7 @@ Array = jax.Array
 MIN_SIDE = 32  # the stem divides sides by 4, every later stage by 2
 _KERNEL_SIZE = 7
 _LAYER_SCALE = 1e-6
-_norm = functools.partial(vit.layer_norm, design="timm")  # over channels, place by place, with epsilon 1e-6
+_norm = functools.partial(layers.layer_norm, epsilon=1e-6)  # over channels, place by place
 _INIT = nn.initializers.normal(0.02)
 
 

@@ -23,6 +23,24 @@ def state_dtype(dtype: str) -> jnp.dtype:
     return jnp.dtype("float64" if dtype == "float64" else "float32")
 
 
+def layer_norm(dtype: str, name: str, *, epsilon: float = 1e-5) -> Callable[[Array], Array]:
+    """LayerNorm over the last axis in at least float32, the variance taken around the mean; its result has `dtype`.
+
+    To be called inside a module's `__call__`, whose child it makes. The epsilon is torch's.
+    """
+    own = state_dtype(dtype)
+    norm = nn.LayerNorm(
+        epsilon=epsilon,
+        dtype=own,
+        param_dtype=own,
+        use_fast_variance=False,
+        force_float32_reductions=False,
+        name=name,
+    )
+    # Flax's own cast of the result refuses bfloat16 where jax_numpy_dtype_promotion is strict.
+    return lambda x: norm(x.astype(own)).astype(dtype)
+
+
 def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """(images - mean) / std by channel for images [N, h, w, 3]; as they are where both are empty."""
     if not mean:

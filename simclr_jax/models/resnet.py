@@ -91,7 +91,6 @@ class BasicBlock(nn.Module):
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     norm: norms.Norm = norms.Norm()
-    inner_width: int = 1  # of bottlenecks
     expansion = 1
 
     @nn.compact
@@ -115,8 +114,6 @@ class BottleneckBlock(nn.Module):
 
     sk_ratio: above 0, selective kernels in place of the 3x3 convolution.
     se_ratio: above 0, squeeze-and-excitation before the shortcut is added.
-    inner_width: the 1x1 convolution in front and the 3x3 one have so many times `features`: 2 in torchvision's wide
-        ResNets.
     """
 
     features: int
@@ -126,8 +123,8 @@ class BottleneckBlock(nn.Module):
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     norm: norms.Norm = norms.Norm()
-    inner_width: int = 1
     expansion = 4
+    inner_width = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -151,6 +148,12 @@ class BottleneckBlock(nn.Module):
         y = norms.convolve_and_normalize(conv(wide, 1, name="conv3"), last, y)
         squeezed = _num_squeezed(self.features, self.se_ratio)
         return _join(y, residual, squeezed=squeezed, dtype=self.dtype, is_folded=self.norm.folded)
+
+
+class WideBottleneckBlock(BottleneckBlock):
+    """The first and the second convolution have twice as many channels, as in torchvision's wide ResNets."""
+
+    inner_width = 2
 
 
 def _num_squeezed(features: int, se_ratio: float) -> int:
@@ -193,7 +196,6 @@ class ResNet(nn.Module):
     block: the kind of residual block.
     group_sizes: number of blocks in each group; the published networks have four.
     width_multiplier: multiplies every number of channels; results are rounded down.
-    inner_width: of bottlenecks, see there.
     stem: "imagenet" or "cifar".
     dtype: type of the activations.
     sk_ratio: above 0, selective kernels, the deep stem and averaging shortcuts (SimCLRv2: 0.0625).
@@ -213,7 +215,6 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[BottleneckBlock]
     group_sizes: tuple[int, ...]
     width_multiplier: float = 1.0
-    inner_width: int = 1
     stem: str = "imagenet"
     dtype: str = "float32"
     sk_ratio: float = 0.0
@@ -245,12 +246,7 @@ class ResNet(nn.Module):
         (make it mutable); without, the moving averages are used.
         """
         block = functools.partial(
-            self.block,
-            dtype=self.dtype,
-            sk_ratio=self.sk_ratio,
-            se_ratio=self.se_ratio,
-            norm=self.norm,
-            inner_width=self.inner_width,
+            self.block, dtype=self.dtype, sk_ratio=self.sk_ratio, se_ratio=self.se_ratio, norm=self.norm
         )
         stem = Stem(self._width(1), self.stem, self.sk_ratio > 0, self.padding, self.dtype, self.norm, name="stem")
         x = stem(layers.normalized(images, self.mean, self.std), train=train)

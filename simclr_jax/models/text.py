@@ -28,20 +28,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": quick_gelu,
 }
 ATTENTIONS = ("causal", "bidirectional")
-# LayerNorm's of torch.
-_EPSILON = 1e-5
-
-
-def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """LayerNorm with torch's epsilon, in the type of its input; the variance is taken around the mean."""
-    return nn.LayerNorm(
-        epsilon=_EPSILON,
-        dtype=dtype,
-        param_dtype=dtype,
-        use_fast_variance=False,
-        force_float32_reductions=False,
-        name=name,
-    )
 
 
 class Block(nn.Module):
@@ -64,14 +50,14 @@ class Block(nn.Module):
             init = nn.initializers.normal(std)
             return nn.Dense(features, dtype=dtype, param_dtype=own, kernel_init=init, name=name)
 
-        y = layer_norm(own, "norm1")(x.astype(own)).astype(dtype)
+        y = layers.layer_norm(self.dtype, "norm1")(x)
         qkv = dense(3 * width, width**-0.5, "qkv")(y)
         q, k, v = jnp.split(qkv.reshape(*x.shape[:2], 3 * self.num_heads, -1), 3, axis=2)
         scores = jnp.einsum("nqhd,nkhd->nhqk", q, k).astype(own) / math.sqrt(width // self.num_heads)
         shares = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf)).astype(dtype)
         mixed = jnp.einsum("nhqk,nkhd->nqhd", shares, v).reshape(x.shape)
         x = x + dense(width, self.out_std, "out")(mixed)
-        y = layer_norm(own, "norm2")(x.astype(own)).astype(dtype)
+        y = layers.layer_norm(self.dtype, "norm2")(x)
         y = ACTIVATIONS[self.activation](dense(4 * width, (2 * width) ** -0.5, "mlp1")(y))
         return x + dense(width, self.out_std, "mlp2")(y)
 
@@ -108,10 +94,10 @@ class TextTower(nn.Module):
         for number in range(1, self.num_layers + 1):
             x = Block(self.num_heads, self.activation, out_std, self.dtype, name=f"block{number}")(x, visible)
         if at_all_places:
-            return layer_norm(own, "norm")(x.astype(own))
+            return layers.layer_norm(own.name, "norm")(x)
         # Only the end is read: the normalisation of the other places would be for nobody.
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return layer_norm(own, "norm")(x.astype(own))
+        return layers.layer_norm(own.name, "norm")(x)
 
 
 def end_of_text(tokens: Array) -> Array:

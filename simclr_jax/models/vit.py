@@ -10,7 +10,6 @@ float64), and so are softmax and LayerNorm inside. Letters: T tokens, D the widt
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ PATCH_SIZES = (4, 8, 14, 16, 32)
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
 DESIGNS = ("timm", "clip", "openai")
+_EPSILONS = {"timm": 1e-6, "clip": 1e-5, "openai": 1e-5}  # of LayerNorm
 _TEMPERATURE = 10_000.0
 
 
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[N, T, D] -> [N, T, D]."""
         width = x.shape[-1]
-        norm = functools.partial(layer_norm, self.dtype, design=self.design)
+        norm = functools.partial(layers.layer_norm, self.dtype, epsilon=_EPSILONS[self.design])
         dense = functools.partial(nn.Dense, dtype=jnp.dtype(self.dtype), param_dtype=layers.state_dtype(self.dtype))
         y = dense(3 * width, kernel_init=_uniform(width, width), name="qkv")(norm("norm1")(x))
         y = Attention(self.num_heads, name="attention")(y)
@@ -115,16 +115,6 @@ class TransformerBlock(nn.Module):
         y = dense(4 * width, kernel_init=_uniform(width, 4 * width), name="mlp1")(norm("norm2")(x))
         y = dense(width, kernel_init=_uniform(4 * width, width), name="mlp2")(Gelu(self.design, name="gelu")(y))
         return x + y
-
-
-def layer_norm(dtype: str, name: str, *, design: str) -> Callable[[Array], Array]:
-    """LayerNorm whose result has `dtype`. To be called inside a module's `__call__`, whose child it makes."""
-    own = layers.state_dtype(dtype)
-    norm = nn.LayerNorm(
-        epsilon=1e-6 if design == "timm" else 1e-5, use_fast_variance=False, dtype=own, param_dtype=own, name=name
-    )
-    # Flax's own cast of the result refuses bfloat16 where jax_numpy_dtype_promotion is strict.
-    return lambda x: norm(x.astype(own)).astype(dtype)
 
 
 def _run_block(block: TransformerBlock, x: Array) -> Array:
@@ -230,15 +220,14 @@ class ViT(nn.Module):
             self.width, self.patch_size, self.dtype, self.freeze_patches, is_timms, name="patch_projection"
         )
         x = self._with_positions(project(images))
-        x = x if is_timms else layer_norm(self.dtype, "norm_pre", design=self.design)(x)
+        x = x if is_timms else layers.layer_norm(self.dtype, "norm_pre", epsilon=_EPSILONS[self.design])(x)
         heads = self.num_heads or self.width // 64
         for number in range(1, self.depth + 1):
             run = nn.remat(_run_block) if self.remat == "blocks" else _run_block
             x = run(TransformerBlock(heads, self.dtype, self.design, name=f"block{number}"), x)
         state_dtype = layers.state_dtype(self.dtype)
         pooled = x[:, 0] if self.pool == "token" else jnp.mean(x, axis=1, dtype=state_dtype)
-        last = "float64" if state_dtype == jnp.float64 else "float32"
-        return layer_norm(last, "norm", design=self.design)(pooled.astype(state_dtype))
+        return layers.layer_norm(state_dtype.name, "norm", epsilon=_EPSILONS[self.design])(pooled)
 
     def _with_positions(self, patches: Array) -> Array:
         """[N, H, W, D] -> the tokens [N, T, D], the class token first, with their positions added."""

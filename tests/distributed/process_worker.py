@@ -20,22 +20,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import augment, base, distributed, models, train_step
+from simclr_jax import augment, base, distributed, train_step
 from simclr_jax.cli import train_run
 from simclr_jax.data import resident
 from simclr_jax.distributed import sharding
-from simclr_jax.models import resnet
 from simclr_jax.run import checkpoint, pretrained, setup, training_loop, tree_digests
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
 NUM_STEPS, SAVED_STEP, SIGNAL_STEP = 20, 6, 6
-# A quarter of the smoke config's net, which compiles sooner and sums less often over the devices; wide enough that
-# there is something to split.
-models.ENCODERS["one-block"] = functools.partial(resnet.ResNet, resnet.BasicBlock, group_sizes=(1,))
 OVERRIDES = [
-    "--config.encoder.name=one-block",
-    "--config.encoder.width_multiplier=0.5",
     "--config.augment.image_size=8",
     "--config.train.batch_size=32",
     "--config.optimizer.name=lars",

@@ -51,9 +51,14 @@ def _shapes_by_name(encoder) -> dict[str, np.ndarray]:
 
 
 def test_the_structures_are_those_of_the_encoders():
+    kinds = {
+        resnet.BasicBlock: (False, 1),
+        resnet.BottleneckBlock: (True, 1),
+        resnet.WideBottleneckBlock: (True, 2),
+    }
     nets = {name: encoder() for name, encoder in models.ENCODERS.items() if encoder.func is resnet.ResNet}
     for name, net in nets.items():
-        assert detect.STRUCTURES[name] == (net.group_sizes, net.block is resnet.BottleneckBlock, net.inner_width)
+        assert detect.STRUCTURES[name] == (net.group_sizes, *kinds[net.block])
     assert detect.STRUCTURES.keys() == nets.keys()
 
 
