@@ -2,7 +2,7 @@
 
 A table has a row a text: the picture's path, the text, and the split if there is a column for it. A folder has a table
 captions.csv or captions.parquet in it, or a file NAME.txt beside every picture, with a text a line, or both in
-WebDataset shards (`shards`).
+WebDataset shards (`webdataset`).
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from simclr_jax import base
-from simclr_jax.data import extras, folder, imageset, layout, scan, shards
+from simclr_jax.data import extras, folder, imageset, layout, scan, webdataset
 
 SPLITS = ("train", "test", "all")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -38,8 +38,8 @@ def open_pairs(
     Without a column for the split, a tenth of the pictures is held out by a hash of their names.
 
     Args:
-        path: a table, a folder, or shards as `shards.find_shards` has them; a relative one is taken below `data_dir` if
-            that is given.
+        path: a table, a folder, or shards as `webdataset.find_shards` has them; a relative one is taken below `data_dir`
+            if that is given.
         split: "train", "test" (also what a table calls validation, where it has no test), or "all".
         data_dir: see `path`. Pictures are looked for beside the table.
         canvas_size, rules: as for `folder.open_folder`.
@@ -84,10 +84,10 @@ class _Source(NamedTuple):
 
 def _open_source(root: pathlib.Path, name: str, *, is_given: bool) -> _Source:
     """A table, shards, or a folder with files beside pictures, the first that is there."""
-    found = shards.find_shards(root) if is_given else []
+    found = webdataset.find_shards(root) if is_given else []
     table = None if not is_given or (found and not root.is_dir()) else _find_table(root, name)
     if found and table is None:
-        read = shards.read_shards(found, title=name)
+        read = webdataset.read_shards(found, title=name)
         rows = [(picture, text, read.roles[picture]) for picture, own in read.texts.items() for text in own]
         return _Source(rows, read.pictures.__getitem__, read.warnings)
     rows = list(_rows_beside(root, name) if table is None else _read_table(table, name))

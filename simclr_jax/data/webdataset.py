@@ -62,7 +62,7 @@ def find_shards(path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
         base.InputError: a shard of a name with braces is missing, or shards are compressed.
 
     Example:
-        >>> shards.find_shards(pathlib.Path("photos/captions.csv"))
+        >>> webdataset.find_shards(pathlib.Path("photos/captions.csv"))
         []
     """
     if str(path).lower().endswith(_COMPRESSED):

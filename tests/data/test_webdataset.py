@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base, data
-from simclr_jax.data import shards
+from simclr_jax.data import webdataset
 from tests.data import test_pairs
 
 
@@ -89,7 +89,7 @@ def test_damage_is_left_out_and_named(tmp_path, pictures):
         (f"{name}.{kind}", pictures[name] if kind == "png" else name) for name in pictures for kind in ("txt", "png")
     ]
     path = write_shard(tmp_path / "whole" / "0.tar", members)
-    places, whole = shards.list_members(path)
+    places, whole = webdataset.list_members(path)
     content = path.read_bytes()
     assert whole and [place.name for place in places] == [name for name, _ in members]
     assert all(content[at : at + size] in (pictures.get(n[:-4]), n[:-4].encode()) for n, at, size in places)
