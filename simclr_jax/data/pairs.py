@@ -38,8 +38,8 @@ def open_pairs(
     Without a column for the split, a tenth of the pictures is held out by a hash of their names.
 
     Args:
-        path: a table, a folder, or shards as `webdataset.find_shards` has them; a relative one is taken below `data_dir`
-            if that is given.
+        path: a table, a folder, or shards as `webdataset.find_shards` has them; a relative one is taken below
+            `data_dir` if that is given.
         split: "train", "test" (also what a table calls validation, where it has no test), or "all".
         data_dir: see `path`. Pictures are looked for beside the table.
         canvas_size, rules: as for `folder.open_folder`.
