@@ -64,7 +64,8 @@ def measure(
         # Where nothing at all is allowed, equality is what is asked for.
         excess = np.where(error == 0, 0.0, error / np.maximum(limit * scale, np.finfo(float).tiny))
         relative = (error / scale if given else error / np.abs(theirs).max()).max()
-    return Compared(component, source, limit, of, *map(float, (error.max(), relative, excess.max())))
+    # Plain numbers: pytest's workers send them to each other, and cannot send NumPy's.
+    return Compared(component, source, float(limit), of, *map(float, (error.max(), relative, excess.max())))
 
 
 @pytest.fixture

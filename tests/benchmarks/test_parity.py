@@ -49,6 +49,11 @@ def test_errors_are_the_largest_ones():
     assert found == ("thing", "NumPy", 1.0, "absolute", 0.5, 0.125, 0.5)
 
 
+def test_pytests_workers_can_send_what_is_recorded():
+    found = parity.measure("thing", np.float32(1), np.ones(()), limit=np.float64(1e-3), scale=np.float32(2))
+    assert {type(value) for value in found} == {str, float}
+
+
 class Node:
     """What the fixture needs of a test."""
 
