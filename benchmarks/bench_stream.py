@@ -194,6 +194,29 @@ def _grain(case: str) -> harness.Work:
     return _work(call)
 
 
+def _official(case: str) -> harness.Work:
+    """tf.data with the official code's crop; its floats are brought to levels where the mean is taken."""
+    del case
+    peers.official_code("data_util.py")
+    import data_util
+    import tensorflow as tf
+
+    def views(path: Any) -> Any:
+        picture = tf.image.convert_image_dtype(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), tf.float32)
+        return tf.stack([data_util.random_crop_with_resize(picture, SIZE, SIZE) for _ in range(2)])
+
+    paths = files()
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    batches = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).map(views).batch(BATCH)
+    batches = batches.with_options(options)
+
+    def call() -> Seen:
+        return [(count, 255 * mean) for count, mean in (seen(batch.numpy()) for batch in batches)]
+
+    return _work(call)
+
+
 PROGRAM = harness.Program(
     cases=(CASE, RESIDENT),
     quick=[CASE, RESIDENT],
@@ -208,9 +231,11 @@ PROGRAM = harness.Program(
             functools.partial(_torchvision, "own"), ("torchvision",), "peers"
         ),
         "Grain + Pillow": harness.Implementation(_grain, ("grain",)),
+        "official TF2 (tf.data)": harness.Implementation(_official, ("tensorflow",), "tf"),
     },
     compare=lambda theirs, ours: "" if theirs is None else compare(theirs, ours),
-    packages=("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision"),
+    packages=("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision")
+    + ("tensorflow-cpu", "tensorflow"),
     repeats=1,
     number="ms",
     unit="CPU ms a picture",
@@ -218,7 +243,7 @@ PROGRAM = harness.Program(
     stacked into uint8 batches of {BATCH}; files lie in the page cache, one thread, no worker processes, whose time is
     not seen. {COUNT:,} links to 200 generated photographs, or to the JPEG files of the folder that {FOLDER} names. Ours
     is the reference's sampler and its bicubic without antialiasing, by name 'exact', or OpenCV's; torchvision and
-    Pillow have another sampler, and with Pillow an antialiased bicubic. {RESIDENT!r}: what the host does for 4096 rows
+    Pillow have another sampler, and with Pillow an antialiased bicubic; the official code makes floats. {RESIDENT!r}: what the host does for 4096 rows
     of a split of 50,000 that lies on the device. Before any timing everybody's crops must be as many, with a mean
     within {MEAN_LEVELS:g} levels of 255.""",
     setup=setup,
