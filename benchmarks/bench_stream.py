@@ -234,8 +234,10 @@ PROGRAM = harness.Program(
         "official TF2 (tf.data)": harness.Implementation(_official, ("tensorflow",), "tf"),
     },
     compare=lambda theirs, ours: "" if theirs is None else compare(theirs, ours),
-    packages=("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision")
-    + ("tensorflow-cpu", "tensorflow"),
+    packages=(
+        *("jax", "simplejpeg", "opencv-python-headless", "pillow", "grain", "torch", "torchvision"),
+        *("tensorflow-cpu", "tensorflow"),
+    ),
     repeats=1,
     number="ms",
     unit="CPU ms a picture",
@@ -243,9 +245,9 @@ PROGRAM = harness.Program(
     stacked into uint8 batches of {BATCH}; files lie in the page cache, one thread, no worker processes, whose time is
     not seen. {COUNT:,} links to 200 generated photographs, or to the JPEG files of the folder that {FOLDER} names. Ours
     is the reference's sampler and its bicubic without antialiasing, by name 'exact', or OpenCV's; torchvision and
-    Pillow have another sampler, and with Pillow an antialiased bicubic; the official code makes floats. {RESIDENT!r}: what the host does for 4096 rows
-    of a split of 50,000 that lies on the device. Before any timing everybody's crops must be as many, with a mean
-    within {MEAN_LEVELS:g} levels of 255.""",
+    Pillow have another sampler, and with Pillow an antialiased bicubic; the official code makes floats. {RESIDENT!r}:
+    what the host does for 4096 rows of a split of 50,000 that lies on the device. Before any timing everybody's crops
+    must be as many, with a mean within {MEAN_LEVELS:g} levels of 255.""",
     setup=setup,
     applies=lambda case, name: case == CASE or name == "simclr_jax, exact",
 )
