@@ -1,4 +1,4 @@
-"""Numbers with units as people read them: durations and sizes of memory."""
+"""Numbers with units as people read them: durations, sizes of memory, counts of things."""
 
 
 def duration(seconds: float) -> str:
@@ -23,3 +23,8 @@ def size(num_bytes: float) -> str:
         if num_bytes >= 0.9995 * factor:
             return f"{num_bytes / factor:.{max(0, 3 - len(str(int(num_bytes / factor))))}f} {unit}"
     return f"{num_bytes:.0f} bytes"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """ "1 image", "3 images"; `plural` where an s is not enough."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

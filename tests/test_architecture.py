@@ -26,6 +26,7 @@ ALLOWED = {
     "units": set(),
     "atomic_files": {"base"},
     **{room: {"base"} for room in LIBRARY},
+    "data": {"base", "units"},
     "methods": {"base", "losses", "models"},
     "train_step": {"base", "optim"},
     "distributed": {"base"},

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from simclr_jax import atomic_files, html_report, probes, retrieval
+from simclr_jax import atomic_files, html_report, probes, retrieval, units
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
 _SHOWN_CLUSTERS, _SHOWN_PICTURES = 100, 10
@@ -94,5 +94,5 @@ def _section(
         if len(chosen)
     ]
     return html_report.Section(
-        f"Cluster {number}: {len(members):,} pictures", f"Labels: {most}" if most else "", rows=shown
+        f"Cluster {number}: {units.counted(len(members), 'picture')}", f"Labels: {most}" if most else "", rows=shown
     )

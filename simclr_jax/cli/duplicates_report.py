@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax import atomic_files, base, html_report, retrieval
+from simclr_jax import atomic_files, base, html_report, retrieval, units
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
 # Similarities in float32 tell no more: an encoder whose pictures are nearer than this hardly tells any apart.
@@ -74,8 +74,9 @@ def duplicates(
     html_report.write_gallery(_gallery(found, features, others), page)
     rows = {row for group in found.groups for row in group}
     between = "" if second is None else f", between the {len(first.names)} and the {len(second.names)}"
-    print(f"{len(found.groups)} groups of {len(rows)} pictures{between}; threshold {found.threshold:.4f}")
-    print(f"{len(found.exact)} pictures have the bytes of another one")
+    groups = f"{units.counted(len(found.groups), 'group')} of {units.counted(len(rows), 'picture')}"
+    print(f"{groups}{between}; threshold {found.threshold:.4f}")
+    print(f"Pictures with the bytes of another one: {len(found.exact)}")
     for group in found.disagreeing()[:20]:
         print("different labels: " + " = ".join(found.all.names[row] for row in group[:4]))
     progress.say(f"Wrote {output} and {page}")

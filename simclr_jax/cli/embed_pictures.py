@@ -40,9 +40,11 @@ def embed(
     skipped = found.meta["skipped"]
     if skipped:
         dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        progress.say(f"{len(skipped)} pictures cannot be read and are left out: {'; '.join(skipped[:5])}{dots}")
+        progress.say(f"{units.counted(len(skipped), 'damaged picture')} left out: {'; '.join(skipped[:5])}{dots}")
     rows, width = found.features.shape
-    print(f"Wrote {output}: {rows} pictures, {width} numbers each ({units.size(found.features.nbytes)})")
+    print(
+        f"Wrote {output}: {units.counted(rows, 'picture')}, {width} numbers each ({units.size(found.features.nbytes)})"
+    )
     print(f"weights {encoder.fingerprint[:12]}, layer {found.meta['layer']}, protocol {found.meta['protocol']}")
     print("Next: simclr-jax explore, search, duplicates, select, cluster or probe, each with --features=FILE")
     return 0

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from simclr_jax import atomic_files, base, html_report, retrieval
+from simclr_jax import atomic_files, base, html_report, retrieval, units
 from simclr_jax.cli import explore_fields, explore_pictures, explore_serve
 from simclr_jax.run import compilation_cache, feature_file, progress
 from simclr_jax.run import places as places_lib
@@ -119,7 +119,7 @@ def _make(
     *,
     folder: pathlib.Path | None,
 ) -> tuple[html_report.Explorer, html_report.Sheets | None]:
-    progress.say(f"The map of {len(embedding.names):,} pictures ...")
+    progress.say(f"The map of {units.counted(len(embedding.names), 'picture')} ...")
     projection = retrieval.project_rows(embedding.features, method=asked.projection)
     order = html_report.map_order(projection.positions)
     embedding = feature_file.take(embedding, order)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from simclr_jax import atomic_files, base
+from simclr_jax import atomic_files, base, units
 from simclr_jax.run import classifier_file, compilation_cache, feature_file, loading, progress
 
 _BLOCK = 8192
@@ -51,6 +51,7 @@ def predict(
             writer.writerow((*place, f"{values[best]:.6f}", *(f"{value:.6f}" for value in values)))
     atomic_files.write_text(output, text.getvalue())
     print(
-        f"Wrote {output}: {len(found.names)} pictures; " + ", ".join(f"{n} {name}" for name, n in counts.most_common(8))
+        f"Wrote {output}: {units.counted(len(found.names), 'picture')}; "
+        + ", ".join(f"{n} {name}" for name, n in counts.most_common(8))
     )
     return 0

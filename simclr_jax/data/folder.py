@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import decode, extras, imageset, kinds, layout, scan, strict
 
 SPLITS = ("train", "test", "all")
@@ -99,12 +99,12 @@ def _tell(found: layout.Layout, listing: scan.Listing, class_names: tuple[str, .
     names = ", ".join(imageset.printable(name) for name in class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     unlabelled = sum(not file.class_name for file in found.files)
     parts = [
-        imageset.counted(len(by_split["train"]), "training image") + train_from,
-        f"{imageset.counted(len(by_split['test']), 'test image')} from {found.test_from}",
-        f"{imageset.counted(len(class_names), 'class', 'classes')} ({names})" if class_names else "no classes",
+        units.counted(len(by_split["train"]), "training image") + train_from,
+        f"{units.counted(len(by_split['test']), 'test image')} from {found.test_from}",
+        f"{units.counted(len(class_names), 'class', 'classes')} ({names})" if class_names else "no classes",
     ]
     if class_names and unlabelled:
-        parts.append(imageset.counted(unlabelled, "image") + " without a label")
+        parts.append(units.counted(unlabelled, "image") + " without a label")
     if found.left_out:
         parts.append("left out: " + _counts(found.left_out))
     if listing.ignored:
@@ -116,8 +116,8 @@ def _tell(found: layout.Layout, listing: scan.Listing, class_names: tuple[str, .
 
 def _count(files: list[layout.ImageFile]) -> str:
     classes = {file.class_name for file in files} - {""}
-    of_classes = f" of {imageset.counted(len(classes), 'class', 'classes')}" if classes else ""
-    return imageset.counted(len(files), "image") + of_classes
+    of_classes = f" of {units.counted(len(classes), 'class', 'classes')}" if classes else ""
+    return units.counted(len(files), "image") + of_classes
 
 
 def _counts(numbers: Counter[str] | dict[str, int]) -> str:
@@ -140,7 +140,7 @@ def _count_ignored(ignored: Counter[tuple[str, str]]) -> str:
         endings = Counter({ending: count for (of_sort, ending), count in ignored.items() if of_sort == sort})
         kinds_ = ", ".join(f"{count} {ending or 'no ending'}" for ending, count in endings.most_common(3))
         if endings:
-            parts.append(f"{imageset.counted(endings.total(), *words)} ({kinds_})")
+            parts.append(f"{units.counted(endings.total(), *words)} ({kinds_})")
     return ", ".join(parts)
 
 

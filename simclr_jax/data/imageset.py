@@ -170,11 +170,6 @@ def printable(name: str) -> str:
     return escaped if len(escaped) <= 80 else f"{escaped[:38]}...{escaped[-39:]}"
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """ "1 image", "3 images"; `plural` where an s is not enough."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
 def check_canvas_size(canvas_size: int | None) -> None:
     """Raises base.InputError unless `canvas_size` is None or a whole number from 8 to 4096 (pixels)."""
     if canvas_size is None:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import imageset, scan
 
 HELD_OUT_SHARE = 0.1
@@ -287,7 +287,7 @@ def check_test(files: list[ImageFile]) -> list[str]:
     tested = {file.class_name for file in tests}
     if len(classes) < 2 or (len(tests) >= SMALL_TEST and len(tested) > 1):
         return []
-    images = imageset.counted(len(tests), "test image")
+    images = units.counted(len(tests), "test image")
     return [f"only {images} with a label, of {len(tested)} of {len(classes)} classes: scores on them say little"]
 
 

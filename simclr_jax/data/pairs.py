@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import extras, folder, imageset, layout, scan, webdataset
 
 SPLITS = ("train", "test", "all")
@@ -65,9 +65,9 @@ def open_pairs(
     files = [source.find(picture) for picture in chosen]
     kept = tuple(tuple(texts[picture]) for picture in chosen)
     encoded = folder.make_encoded(files, title=title, class_names=(), canvas_size=canvas_size, rules=rules)
-    counts = [imageset.counted(len(splits[role]), f"{word} picture") for role, word in _ROLES.items()]
+    counts = [units.counted(len(splits[role]), f"{word} picture") for role, word in _ROLES.items()]
     number = sum(len(own) for own in kept)
-    understood = f"{name}: {', '.join(counts)}; {imageset.counted(number, 'text')} in the split {split!r}"
+    understood = f"{name}: {', '.join(counts)}; {units.counted(number, 'text')} in the split {split!r}"
     return encoded._replace(texts=kept, understood=understood, warnings=source.warnings)
 
 
@@ -151,7 +151,7 @@ def _rows_beside(root: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]
     if not found:
         raise base.InputError(
             f"{name} needs texts: a table captions.csv in the folder, a file NAME.txt beside NAME.jpg, or shards .tar; "
-            f"got {imageset.counted(len(pictures), 'picture')} and neither. Add one."
+            f"got {units.counted(len(pictures), 'picture')} and neither. Add one."
         )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import decode, imageset, layout, scan, sources
 
 
@@ -142,7 +142,7 @@ def _of_folder(root: pathlib.Path, rules: imageset.Rules) -> Pictures:
         return _read_file(files[index].path, rules), labels[classes.get(ids[index], "")]
 
     stamp = [class_names, [(name, file.num_bytes, file.mtime_ns) for name, file in zip(ids, files, strict=True)]]
-    counted = imageset.counted(len(class_names), "class", "classes") if class_names else "no classes"
+    counted = units.counted(len(class_names), "class", "classes") if class_names else "no classes"
     return Pictures(
         title=title,
         key=hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
@@ -151,7 +151,7 @@ def _of_folder(root: pathlib.Path, rules: imageset.Rules) -> Pictures:
         class_names=class_names,
         read=read,
         rules=rules,
-        understood=f"{title}: {imageset.counted(len(files), 'picture')}, {counted}{odd}",
+        understood=f"{title}: {units.counted(len(files), 'picture')}, {counted}{odd}",
     )
 
 

@@ -76,7 +76,7 @@ def test_search_by_an_index_says_what_it_misses(run, place):
 
 def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run, place):
     lines, _ = run("duplicates", "--features=f.npz")
-    assert lines[0].startswith("1 groups of 2 pictures") and lines[1].startswith("2 pictures have the bytes")
+    assert lines[0].startswith("1 group of 2 pictures") and lines[1] == "Pictures with the bytes of another one: 2"
     assert lines[2] == "different labels: class0/0.png = class2/copy.png"
     table = rows_of(place / "duplicates.csv")
     assert [(row["id"], row["label"], row["kind"]) for row in table] == [

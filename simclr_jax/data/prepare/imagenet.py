@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simclr_jax import base
+from simclr_jax import base, units
 from simclr_jax.data import decode, extras, imageset, kinds
 from simclr_jax.data.prepare import archives
 from simclr_jax.data.prepare import plan as plan_lib
@@ -203,7 +203,7 @@ def _plan_imagenette(config: str, members: Sequence[archives.Member]) -> plan_li
     if not splits["train"] or not splits["validation"]:
         raise base.InputError(
             "imagenette must hold train/CLASS/NAME.JPEG and val/CLASS/NAME.JPEG; got "
-            f"{imageset.counted(len(members), 'other file')}. Bring the archive here again."
+            f"{units.counted(len(members), 'other file')}. Bring the archive here again."
         )
     return plan_lib.Plan(
         name="imagenette",
