@@ -221,16 +221,16 @@ PROGRAM = harness.Program(
     cases=(CASE, RESIDENT),
     quick=[CASE, RESIDENT],
     implementations={
-        "simclr_jax, exact": harness.Implementation(functools.partial(_ours, "exact")),
-        "simclr_jax, opencv": harness.Implementation(functools.partial(_ours, "opencv")),
-        "simplejpeg, decoding alone": harness.Implementation(_decoder, ("simplejpeg",)),
+        "simclr_jax (exact)": harness.Implementation(functools.partial(_ours, "exact")),
+        "simclr_jax (opencv)": harness.Implementation(functools.partial(_ours, "opencv")),
+        "simplejpeg (decoding alone)": harness.Implementation(_decoder, ("simplejpeg",)),
         "torchvision + Pillow": harness.Implementation(
             functools.partial(_torchvision, "pillow"), ("torchvision",), "peers"
         ),
-        "torchvision, its own decoder": harness.Implementation(
+        "torchvision (its own decoder)": harness.Implementation(
             functools.partial(_torchvision, "own"), ("torchvision",), "peers"
         ),
-        "Grain + Pillow": harness.Implementation(_grain, ("grain",)),
+        "Grain + Pillow": harness.Implementation(_grain, ("grain",), "peers"),
         "official TF2 (tf.data)": harness.Implementation(_official, ("tensorflow",), "tf"),
     },
     compare=lambda theirs, ours: "" if theirs is None else compare(theirs, ours),
@@ -249,5 +249,5 @@ PROGRAM = harness.Program(
     what the host does for 4096 rows of a split of 50,000 that lies on the device. Before any timing everybody's crops
     must be as many, with a mean within {MEAN_LEVELS:g} levels of 255.""",
     setup=setup,
-    applies=lambda case, name: case == CASE or name == "simclr_jax, exact",
+    applies=lambda case, name: case == CASE or name == "simclr_jax (exact)",
 )

@@ -120,7 +120,7 @@ def test_a_packed_data_set_is_read_as_it_was(tmp_path):
 @pytest.mark.slow
 def test_the_tiny_form_trains_scores_and_writes_nothing(tmp_path):
     before = page_lib.README.read_text()
-    done = run_tiny("recorded.py", f"--workdir={tmp_path}")
+    done = run_tiny("recorded", f"--workdir={tmp_path}")
     assert "| simclr_jax, photo-patches | 2 | 1 |" in done.stdout and page_lib.README.read_text() == before
     scores = workdir_lib.read_results(tmp_path / "tiny" / "epochs2-seed0")["scores"]
     # More classes than two right by chance: 18 pictures, the features of a net that has hardly been trained.

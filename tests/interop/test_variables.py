@@ -55,7 +55,8 @@ def test_every_encoder_has_one_name_per_variable(name, ratio):
     images = jnp.zeros((2, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images, train=False))
     stand_ins = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    trees = {"encoder": stand_ins["params"]}, {"encoder": stand_ins["batch_stats"]}
+    stats = {"encoder": stand_ins["batch_stats"]} if "batch_stats" in stand_ins else {}  # transformers have none
+    trees = {"encoder": stand_ins["params"]}, stats
     by_name = variables.flatten(*trees)
     assert len(by_name) == len(jax.tree.leaves(trees))
     back = variables.unflatten(by_name)
