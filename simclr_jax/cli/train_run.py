@@ -110,8 +110,7 @@ def _run_alike(
     """`run_in`, once all processes are known to have the same settings."""
     with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext():
         if peers.is_main:
-            changes = identity.check_config(folder, config)
-            if changes:
+            if changes := identity.check_config(folder, config):
                 progress.say(changes)
         config = identity.with_kept_feed(folder, config)
         run = _make_run(folder, config, on_nonfinite=on_nonfinite)
