@@ -109,9 +109,8 @@ def _run_alike(
 ) -> int:
     """`run_in`, once all processes are known to have the same settings."""
     with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext():
-        if peers.is_main:
-            if changes := identity.check_config(folder, config):
-                progress.say(changes)
+        if peers.is_main and (changes := identity.check_config(folder, config)):
+            progress.say(changes)
         config = identity.with_kept_feed(folder, config)
         run = _make_run(folder, config, on_nonfinite=on_nonfinite)
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
