@@ -32,9 +32,9 @@ test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" $(addprefix --ignore=,$(PROCESSES))
 	$(MAKE) test-processes
 
-# Several devices and two processes against one, and peers that are killed or stopped: about three minutes.
-PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py \
-  tests/losses/test_family_on_devices.py
+# Several devices, processes and hosts against one, peers that are killed, stopped or cut off: about six minutes.
+PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py tests/distributed/test_hosts.py \
+  tests/distributed/test_signals.py tests/losses/test_family_on_devices.py
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
 

@@ -89,16 +89,29 @@ def run_in(
 ) -> int:
     """`train`, once the processes of the run are connected."""
     clock = goodput.Clock()
-    peers.agree({**_facts(config), "on_nonfinite": on_nonfinite})
-    peers.agree({"devices per process": sharding.local_summary()})
-    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext(), stopping.stop_signals() as stop:
-        if peers.is_main:
-            changes = identity.check_config(folder, config)
-            if changes:
-                progress.say(changes)
+    with stopping.stop_signals() as stop:
+        stop.may_leave = lambda: "nothing was trained since it was started"
+        if peers.count > 1:  # all end with the one that got the signal
+            stop.end = lambda number, line: peers.end(128 + number, f"simclr-jax train: {line}")
+        peers.agree({**_facts(config), "on_nonfinite": on_nonfinite})
+        peers.agree({"devices per process": sharding.local_summary()})
+        return _run_alike(folder, config, peers, stop=stop, clock=clock, on_nonfinite=on_nonfinite)
+
+
+def _run_alike(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    peers: distributed.Peers,
+    *,
+    stop: stopping.Stop,
+    clock: goodput.Clock,
+    on_nonfinite: str,
+) -> int:
+    """`run_in`, once all processes are known to have the same settings."""
+    with workdir_lib.lock(folder) if peers.is_main else contextlib.nullcontext():
+        if peers.is_main and (changes := identity.check_config(folder, config)):
+            progress.say(changes)
         config = identity.with_kept_feed(folder, config)
-        if peers.count == 1:
-            stop.may_leave = lambda: "nothing was trained since it was started"
         run = _make_run(folder, config, on_nonfinite=on_nonfinite)
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint

@@ -4,22 +4,24 @@ JAX aborts the process with a stack of C++ when a process is missing or there tw
 beforehand, process 0 therefore first waits for all others itself (`roll_call`), on the port that JAX uses afterwards.
 """
 
+import contextlib
 import ipaddress
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
 from simclr_jax import base
-from simclr_jax.distributed import cluster, roll_call
+from simclr_jax.distributed import cluster, peers, roll_call
 from simclr_jax.distributed.peers import Peers
 from simclr_jax.distributed.roll_call import TIMEOUT_VARIABLE
 
 _DEFAULT_TIMEOUT = 300.0
-_HEARTBEAT_SECONDS = 60  # a process that is silent as long counts as lost; JAX's default is 100
+# JAX aborts a process with a stack of C++ once another one is silent as long; `Peers` knows it before, in one line.
+_HEARTBEAT_SECONDS = 120
 _SPARE_SECONDS = 60  # that JAX waits longer than the roll call, so that the user sees our message
 
 
@@ -71,40 +73,57 @@ def join(
 
 def _initialize(job: cluster.Job, seconds: float, *, bind: str | None) -> None:
     """Starts JAX's connection where everything is known; after the roll call, so that all processes run."""
-    jax.distributed.initialize(
-        coordinator_address=job.coordinator,
-        num_processes=job.num_processes,
-        process_id=job.process_id,
-        local_device_ids=job.local_device_ids,
-        cluster_detection_method="deactivate",
-        initialization_timeout=int(seconds) + _SPARE_SECONDS,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        coordinator_bind_address=bind,
-    )
-
-
-def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
-    """Starts JAX's connection with JAX's own detection, for launchers whose answer needs the network."""
-    timer = threading.Timer(seconds, _give_up, (job.launcher, seconds))
-    timer.daemon = True
-    timer.start()
-    try:
+    with _limited(job, seconds):
         jax.distributed.initialize(
             coordinator_address=job.coordinator,
             num_processes=job.num_processes,
             process_id=job.process_id,
-            cluster_detection_method=job.launcher,
+            local_device_ids=job.local_device_ids,
+            cluster_detection_method="deactivate",
             initialization_timeout=int(seconds) + _SPARE_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=_heartbeat_seconds(),
+            coordinator_bind_address=bind,
         )
+
+
+def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
+    """Starts JAX's connection with JAX's own detection, for launchers whose answer needs the network."""
+    try:
+        with _limited(job, seconds):
+            jax.distributed.initialize(
+                coordinator_address=job.coordinator,
+                num_processes=job.num_processes,
+                process_id=job.process_id,
+                cluster_detection_method=job.launcher,
+                initialization_timeout=int(seconds) + _SPARE_SECONDS,
+                heartbeat_timeout_seconds=_heartbeat_seconds(),
+            )
     except Exception as error:  # whatever an HTTP library or Kubernetes' client raises
         reason = " ".join(str(error).split())[:200]
         raise base.InputError(
             f"The processes of this job could not be found by {job.launcher}: {reason}. Give --coordinator, "
             "--num_processes and --process_id; --num_processes=1 if this process is on its own."
         ) from error
+
+
+@contextlib.contextmanager
+def _limited(job: cluster.Job, seconds: float) -> Iterator[None]:
+    """A context for JAX's connection, in which this process ends with our line once it lasts longer.
+
+    JAX's handler of SIGTERM, which only notes the signal, is left out: it would take the place of ours.
+    """
+    jax.config.update("jax_enable_preemption_service", False)
+    timer = threading.Timer(seconds, _give_up, (job.launcher, seconds))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
     finally:
         timer.cancel()
+
+
+def _heartbeat_seconds() -> int:
+    return max(_HEARTBEAT_SECONDS, int(2 * (peers.stuck_limit() or 0)))
 
 
 def _give_up(launcher: str, seconds: float) -> None:

@@ -8,9 +8,10 @@ import collections
 import contextlib
 import faulthandler
 import json
+import multiprocessing
 import os
 import platform
-import re
+import signal
 import statistics
 import sys
 import threading
@@ -18,11 +19,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from simclr_jax import base
+from simclr_jax.distributed import liveness
 
 EXIT_PEER_LOST = 4
 
@@ -30,28 +32,11 @@ EXIT_PEER_LOST = 4
 # many and this many times the median of those before; the first ones, in which others may still compile or read their
 # data, last much longer. An evaluation may last this many times as long as the variable says.
 STUCK_VARIABLE = "SIMCLR_STUCK_SECONDS"
-_STUCK_SECONDS, _STUCK_WAITS = 60.0, 10.0
+_STUCK_SECONDS, _STUCK_WAITS = 60.0, 10.0  # the former also for a process that says nothing, whatever it does
 _FIRST_SECONDS, _EVALUATION_TIMES = 3600.0, 10.0
 _FIRST_WAITS = {"update": 6, "evaluation": 1}  # two waits an update: for the vote on stopping and for the metrics
 _MOST_REMEMBERED = 200  # waits, for the median
 _GRACE_SECONDS = 5.0  # for the others to read of a failure before the process with the store ends
-# What gloo, NCCL and the coordination service say when another process is lost; tests/distributed/lost_peers.txt has
-# such lines and where they come from.
-_LOST = re.compile(
-    "gloo .*failed|remoteerror|remote process exited|connection (was )?(reset|closed)|socket closed|heartbeat"
-    "|tasks are unhealthy|remote task has failed|another task died|nccl.*broken pipe|leader task was preempted",
-    re.I | re.S,
-)
-
-
-class State(NamedTuple):
-    """What a process says of itself: its update, whether it waits for the others, and a number that grows."""
-
-    step: int
-    waits: bool
-    beat: int
-
-
 _BEATS = 4  # of every process in which one that is alive has said something new
 
 
@@ -72,8 +57,9 @@ class Peers:
         self._times, self._what, self._step = 1.0, "update", 0
         self._lasted = {what: collections.deque[float](maxlen=_MOST_REMEMBERED) for what in _FIRST_WAITS}
         self._waits = dict.fromkeys(_FIRST_WAITS, 0)
-        self._limit = _stuck_limit()
-        self._left = threading.Event()
+        self._limit = stuck_limit()
+        self._beats = liveness.Beats()
+        self._left, self._ending = threading.Event(), threading.Lock()
         if count > 1:
             self._store = _store()
             threading.Thread(target=self._listen, name="peers", daemon=True).start()
@@ -190,7 +176,7 @@ class Peers:
         try:
             yield
         except Exception as error:
-            if self.count > 1 and _is_loss(error):
+            if self.count > 1 and liveness.is_loss(error):
                 self._leave(error)
             raise
 
@@ -198,7 +184,10 @@ class Peers:
         """Prints what has happened, informs the others and ends this process."""
         short = base.one_line(error, 200)
         status, line = 2, f"simclr-jax train: {error}"
-        if _is_loss(error):
+        if isinstance(error, KeyboardInterrupt):
+            number = getattr(error, "number", signal.SIGINT)
+            status, line = 128 + number, f"simclr-jax train: stopped by {signal.Signals(number).name}."
+        elif liveness.is_loss(error):
             status, line = (
                 EXIT_PEER_LOST,
                 (
@@ -208,21 +197,26 @@ class Peers:
             )
         elif not isinstance(error, base.InputError):
             status, line = 1, f"{type(error).__name__}: {short}"
-        self._left.set()
-        if status == 1:
-            traceback.print_exception(error)
-        else:
-            print(line, file=sys.stderr, flush=True)
-        self._tell(status, line)
-        _end(status)
+        whole = "".join(traceback.format_exception(error)).rstrip() if status == 1 else line
+        self.end(status, line, whole=whole)
+
+    def end(self, status: int, line: str, *, whole: str | None = None) -> None:
+        """Prints `line` or `whole`, tells the others, which end with the same status, and ends this process."""
+        with self._ending:  # of several threads that want it, only one
+            self._left.set()
+            print(whole or line, file=sys.stderr, flush=True)
+            self._tell(status, line)
+            _end(status)
 
     def _tell(self, status: int, line: str) -> None:
         """Informs the others, and waits until they have read it: the store may be in this process."""
         news = {"status": status, "line": line, "index": self.index, "host": platform.node()}
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._store.key_value_set("simclr/failed", json.dumps(news))
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
+        _within(_GRACE_SECONDS, lambda: self._store.key_value_set("simclr/failed", json.dumps(news)))
+        self._wait_until_heard()
+
+    def _wait_until_heard(self) -> None:
+        milliseconds = int(1000 * _GRACE_SECONDS)
+        _within(_GRACE_SECONDS + 1, lambda: self._store.wait_at_barrier("simclr/heard", milliseconds))
 
     def _listen(self) -> None:
         """The thread that says how far this process is, and looks whether another one has failed."""
@@ -233,6 +227,10 @@ class Peers:
             mine = json.dumps([self._step, self._since is not None, beat])
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._store.key_value_set(f"simclr/step/{self.index}", mine, allow_overwrite=True)
+                if self.is_main:
+                    self._beats.hear(self._read_states())
+                else:
+                    self._beats.note(0, beat)  # the store is in process 0
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._leave_if_told(json.loads(self._store.key_value_try_get("simclr/failed")))
 
@@ -242,6 +240,9 @@ class Peers:
             since = self._since
             if since is not None and time.monotonic() - since > self._patience():
                 self._report_stuck(time.monotonic() - since)
+            silent = self._beats.silent(self._limit or _STUCK_SECONDS)
+            if silent and not self._left.is_set():
+                self._report_silent(silent)
 
     def _patience(self) -> float:
         lasted = self._lasted[self._what]
@@ -255,13 +256,9 @@ class Peers:
         """Ends this process because another one failed."""
         if self._left.is_set():
             return
-        print(
-            f"simclr-jax train: ended because process {news['index']} on {news['host']} failed: {news['line']}",
-            file=sys.stderr,
-            flush=True,
-        )
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._store.wait_at_barrier("simclr/heard", int(1000 * _GRACE_SECONDS))
+        who = f"process {news['index']} on {news['host']} {'was stopped' if news['status'] > 128 else 'failed'}"
+        print(f"simclr-jax train: ended because {who}: {news['line']}", file=sys.stderr, flush=True)
+        self._wait_until_heard()
         _end(news["status"])
 
     def _report_stuck(self, seconds: float) -> None:
@@ -270,46 +267,46 @@ class Peers:
         time.sleep(_BEATS * max(0.5, self.count / 128) if before else 0.0)
         now = self._states() if before else {}
         line = f"waited {seconds:.0f} s for {self._what} {self._step} (limit: {STUCK_VARIABLE}); "
-        line += _who_is_stuck(before, now, count=self.count, mine=self.index)
+        line += liveness.who_is_stuck(before, now, count=self.count, mine=self.index)
         print(f"simclr-jax train: {line}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         if now:
             self._tell(EXIT_PEER_LOST, line)
         _end(EXIT_PEER_LOST)
 
-    def _states(self) -> dict[int, State]:
+    def _report_silent(self, silent: Mapping[int, float]) -> None:
+        """Prints of whom nothing was heard, in whichever phase this process is, and ends it."""
+        who = ", ".join(f"process {index}" for index in sorted(silent)[:8])
+        line = (
+            f"nothing was heard of {who} for {max(silent.values()):.0f} s (limit: {STUCK_VARIABLE}), at update "
+            f"{self._step}. Its host or the network is down; the same command goes on from the newest checkpoint."
+        )
+        self.end(EXIT_PEER_LOST, f"simclr-jax train: {line}")
+
+    def _read_states(self) -> dict[int, liveness.State]:
+        found = self._store.key_value_dir_get("simclr/step")
+        return {int(key.rsplit("/", 1)[1]): liveness.State(*json.loads(value)) for key, value in found}
+
+    def _states(self) -> dict[int, liveness.State]:
         """Process -> what it last said of itself; empty if process 0 does not answer."""
-        answers: list[dict[int, State]] = []
-
-        def ask() -> None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                found = self._store.key_value_dir_get("simclr/step")
-                answers.append({int(key.rsplit("/", 1)[1]): State(*json.loads(value)) for key, value in found})
-
-        asking = threading.Thread(target=ask, name="asking", daemon=True)  # the call has no time limit of its own
-        asking.start()
-        asking.join(_GRACE_SECONDS)
+        answers: list[dict[int, liveness.State]] = []
+        _within(_GRACE_SECONDS, lambda: answers.append(self._read_states()))
         return answers[0] if answers else {}
 
 
-def _who_is_stuck(before: Mapping[int, State], now: Mapping[int, State], *, count: int, mine: int) -> str:
-    """Which processes keep the others waiting, told from what all said of themselves at two moments."""
-    if not now:
-        return "process 0 does not answer"
-    others = [i for i in range(count) if i != mine]
-    silent = [i for i in others if i not in now or (i in before and now[i].beat == before[i].beat)]
-    busy = [i for i in others if i not in silent and not now[i].waits]
-    last = min((state.step for state in now.values()), default=0)
-    behind = [i for i in range(count) if i in now and now[i].step == last]
-    for found, how in ((silent, "does not answer"), (busy, "does not wait for the others but works or sleeps")):
-        if found:
-            places = (f"process {i} {how}, at update {now[i].step if i in now else 'none'}" for i in found[:8])
-            return f"stuck: {'; '.join(places)}{' ...' * (len(found) > 8)}"
-    places = (f"process {i} at update {now[i].step}" for i in behind[:8])
-    return f"furthest behind: {', '.join(places)}"
+def _within(seconds: float, ask: Callable[[], None]) -> None:
+    """Asks the store something, at most so long: a call has no time limit of its own where the network is down."""
+
+    def act() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            ask()
+
+    asking = threading.Thread(target=act, name="asking", daemon=True)
+    asking.start()
+    asking.join(seconds)
 
 
-def _stuck_limit() -> float | None:
+def stuck_limit() -> float | None:
     """The seconds of STUCK_VARIABLE, None where it is not set."""
     asked = os.environ.get(STUCK_VARIABLE)
     if not asked:
@@ -324,18 +321,12 @@ def _stuck_limit() -> float | None:
     return seconds
 
 
-def _is_loss(error: BaseException) -> bool:
-    """Whether an error means that another process is lost.
-
-    JAX raises a ValueError if it finds out while it dispatches, a RuntimeError of its own later.
-    """
-    return not isinstance(error, base.InputError | OSError) and bool(_LOST.search(str(error)))
-
-
 def _end(status: int) -> None:
     """Ends this process at once, without the clean-up that would wait for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
     os._exit(status)
 
 

@@ -27,6 +27,7 @@ TIMEOUT_VARIABLE = "SIMCLR_LAUNCH_TIMEOUT"
 SECRET_VARIABLE = "SIMCLR_JOB_SECRET"
 _SPARE_SECONDS = 60  # for the answer of process 0, which may have started much later
 _CALLER_SECONDS = 5.0  # for who calls to say who it is
+_LOOK_SECONDS = 0.5  # between two looks whether one that has come has ended
 _MOST_BYTES = 4096  # of what it says; of the answer, which lists all hosts, more
 _MOST_CALLERS = 4096  # at a time
 
@@ -73,7 +74,7 @@ def _listen(
     address: tuple[str, int], mine: dict[str, Any], *, seconds: float, only_loopback: bool, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """In process 0: waits until all have come or one is wrong, and answers all that have come."""
-    deadline, hosts, waiting, refused, named = time.monotonic() + seconds, {0: mine["host"]}, [], "", False
+    hosts, waiting = {0: mine["host"]}, list[tuple[int, socket.socket]]()
     callers: queue.Queue[_Caller] = queue.Queue()
     try:
         server = _server(address, only_loopback=only_loopback)
@@ -85,11 +86,44 @@ def _listen(
     done = threading.Event()
     accepting = threading.Thread(target=_let_in, args=(server, mine, callers, done), name="roll call", daemon=True)
     accepting.start()
-    while len(hosts) < mine["count"] and not refused:
+    refused = f"Process 0 on {mine['host']} was stopped while it waited for the others."  # if a signal ends the waiting
+    try:
+        refused = _gather(callers, hosts, waiting, address=address, count=mine["count"], seconds=seconds, say=say)
+    finally:
+        done.set()
+        answer = {"refused": refused} if refused else {"hosts": [hosts[i] for i in range(mine["count"])]}
+        for _, connection in waiting:
+            _answer(connection, answer)
+        # The port is free for JAX once nobody waits in accept: a socket closed under a waiting thread stays bound.
+        accepting.join()
+        server.close()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                callers.get_nowait().connection.close()
+    return answer
+
+
+def _gather(
+    callers: "queue.Queue[_Caller]",
+    hosts: dict[int, str],
+    waiting: list[tuple[int, socket.socket]],
+    *,
+    address: tuple[str, int],
+    count: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> str:
+    """Waits until all have come, whose hosts and connections are filled in: why they cannot start, "" if they can."""
+    deadline, named = time.monotonic() + seconds, False
+    while len(hosts) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return _missing(address, hosts, count=count, seconds=seconds)
         try:
-            caller = callers.get(timeout=max(deadline - time.monotonic(), 0.01))
+            caller = callers.get(timeout=min(left, _LOOK_SECONDS))
         except queue.Empty:
-            refused = _missing(address, hosts, count=mine["count"], seconds=seconds)
+            if gone := _who_left(waiting, hosts):
+                return gone
             continue
         if caller.message is None:
             caller.connection.close()
@@ -97,20 +131,28 @@ def _listen(
                 say(f"A stranger at the port of process 0 was dropped: {caller.why}.")
             named = True
             continue
-        waiting.append(caller.connection)
-        refused = _objection(caller.message, mine, hosts)
+        waiting.append((caller.message["index"], caller.connection))
+        refused = _objection(caller.message, count=count, hosts=hosts)
+        if refused:
+            return refused
         hosts[caller.message["index"]] = caller.message["host"]
-    done.set()
-    answer = {"refused": refused} if refused else {"hosts": [hosts[i] for i in range(mine["count"])]}
-    for connection in waiting:
-        _answer(connection, answer)
-    # The port is free for JAX once nobody waits in accept: a socket that is closed under a waiting thread stays bound.
-    accepting.join()
-    server.close()
-    with contextlib.suppress(queue.Empty):
-        while True:
-            callers.get_nowait().connection.close()
-    return answer
+    return _who_left(waiting, hosts)
+
+
+def _who_left(waiting: list[tuple[int, socket.socket]], hosts: dict[int, str]) -> str:
+    """What to tell the others where a process has ended that had come, "" where none has."""
+    for index, connection in waiting:
+        connection.setblocking(False)
+        try:
+            has_left = not connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        except OSError:
+            has_left = True
+        if has_left:
+            host = base.one_line(hosts[index], 80)
+            return f"Process {index} on {host} ended before all others had come. Its own output says why."
+    return ""
 
 
 def _let_in(
@@ -187,13 +229,13 @@ def _missing(address: tuple[str, int], hosts: dict[int, str], *, count: int, sec
     )
 
 
-def _objection(message: dict[str, Any], mine: dict[str, Any], hosts: dict[int, str]) -> str:
+def _objection(message: dict[str, Any], *, count: int, hosts: dict[int, str]) -> str:
     """Why a process cannot take part, empty if it can."""
-    index, count, host = message["index"], message["count"], base.one_line(message["host"], 80)
-    if count != mine["count"]:
+    index, host = message["index"], base.one_line(message["host"], 80)
+    if message["count"] != count:
         return (
-            f"num_processes must be the same everywhere; got {mine['count']} in process 0 on {mine['host']} and "
-            f"{count} in process {index} on {host}."
+            f"num_processes must be the same everywhere; got {count} in process 0 on {hosts[0]} and "
+            f"{message['count']} in process {index} on {host}."
         )
     if index in hosts:
         return (

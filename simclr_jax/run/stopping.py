@@ -33,7 +33,8 @@ class Stop:
     """Filled in when a signal asks the program to stop: its number and name; false before.
 
     may_leave: why nothing would be lost if the program ended now, "" where something would. is_saving: whether a state
-    is being written. Both are set by those who know, and are asked by another thread.
+    is being written. end: ends the program because of a signal, with a line. All are set by those who know, and are
+    called by another thread.
     """
 
     number: int = 0
@@ -41,6 +42,7 @@ class Stop:
     def __init__(self) -> None:
         self.may_leave: Callable[[], str] = lambda: ""
         self.is_saving: Callable[[], bool] = lambda: False
+        self.end: Callable[[int, str], None] = _say_and_leave
 
     @property
     def name(self) -> str:
@@ -87,11 +89,10 @@ def stop_signals() -> Iterator[Stop]:
     def look(seconds: float) -> None:
         why = stop.may_leave()
         if why and seconds > _GRACE:
-            progress.say(f"Stopped by {stop.name}; {why}. The same command goes on from here.")
-            leave(stop.number)
+            stop.end(stop.number, f"Stopped by {stop.name}; {why}. The same command goes on from here.")
         if seconds > limit and not stop.is_saving():
-            progress.say(f"Stopped by {stop.name}; saving was not reached in {limit:.0f} s (limit: {LIMIT_VARIABLE}).")
-            leave(stop.number)
+            late = f"saving was not reached in {limit:.0f} s (limit: {LIMIT_VARIABLE})"
+            stop.end(stop.number, f"Stopped by {stop.name}; {late}.")
 
     with _watched(handle, answer, look):
         yield stop
@@ -145,6 +146,11 @@ def _limit() -> float:
         got = base.one_line(asked, 40)
         raise base.InputError(f"{LIMIT_VARIABLE} must be a number of seconds above 0; got {got!r}. Use 60.")
     return seconds
+
+
+def _say_and_leave(number: int, line: str) -> None:
+    progress.say(line)
+    leave(number)
 
 
 def leave(number: int) -> None:

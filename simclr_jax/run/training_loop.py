@@ -146,8 +146,8 @@ def train(
                 measured = scores if run.test_set is not None else workdir_lib.read_evaluated(workdir)
                 find_nonfinite = finite.make_find_nonfinite(run.mesh)
                 saver = saver_lib.Saver(checkpoints, like, scores, find_nonfinite, is_proven=restored is not None)
-                if peers.count == 1:  # others would take this process for lost
-                    stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
+                # Of several processes none is further than the update that it makes together with this one.
+                stop.may_leave, stop.is_saving = saver.why_nothing_is_lost, saver.is_saving
                 if step not in measured and _is_evaluated(run, step - settings.steps_per_dispatch, step):
                     _evaluate(run, reader, state, scores)  # a run that was stopped between saving and evaluating
                 clock.started()

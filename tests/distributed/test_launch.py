@@ -4,6 +4,7 @@ import contextlib
 import hmac
 import json
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -13,9 +14,10 @@ import jax
 import pytest
 
 from simclr_jax import base, distributed
-from simclr_jax.distributed import cluster, initialize
+from simclr_jax.distributed import cluster, initialize, liveness
 from simclr_jax.distributed import peers as peers_lib
 from simclr_jax.distributed import roll_call as roll_call_lib
+from simclr_jax.run import stopping
 
 SLURM = {
     "SLURM_JOB_ID": "70000",
@@ -235,6 +237,21 @@ def test_a_port_that_is_taken_is_refused():
         roll_call_lib.call_roll(("127.0.0.1", other.getsockname()[1]), num_processes=2, process_id=0, seconds=1)
 
 
+def accepting(port: int, *, seconds: float, count: int) -> tuple[str, int]:
+    """The address of a process 0 of so many that waits for the others, in a thread."""
+
+    def wait() -> None:
+        with contextlib.suppress(base.InputError):
+            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=count, process_id=0, seconds=seconds)
+
+    threading.Thread(target=wait, daemon=True).start()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            break
+    return "127.0.0.1", port
+
+
 STRANGERS = (
     *(b"GET / HTTP/1.1\n", b'{"index": "1"}\n', b"", b"[" * 4000 + b"\n", b"x" * 10000, b"\xff\x00\n", b"null\n"),
     *(b'{"index": %s, "count": 2, "host": "h"}\n' % number for number in (b"7", b"-1", b"0", b"1e3", b"9" * 3000)),
@@ -283,6 +300,43 @@ def test_a_process_without_the_secret_of_the_job_is_no_process_of_it(monkeypatch
         there.close()
         assert (found.message is not None) == belongs
         assert belongs or "process 1 and could not prove it (SIMCLR_JOB_SECRET)" in found.why
+
+
+def test_a_process_that_ends_during_the_roll_call_ends_it_for_all():
+    """Of three processes one comes and ends; the one that waits is told at once, and not after the time limit."""
+    port, start = free_port(), time.monotonic()
+    with contextlib.closing(socket.create_connection(accepting(port, seconds=30, count=3))) as gone:
+        gone.sendall(b'{"index": 2, "count": 3, "host": "h"}\n')
+        question = json.loads(gone.recv(1000))["question"]
+        gone.sendall(json.dumps({"proof": roll_call_lib._proof(question)}).encode() + b"\n")
+        time.sleep(0.3)
+    with pytest.raises(base.InputError, match=r"Process 2 on h ended before all others had come\."):
+        roll_call_lib.call_roll(("127.0.0.1", port), num_processes=3, process_id=1, seconds=30)
+    assert time.monotonic() - start < 10
+
+
+def test_a_process_0_that_is_stopped_during_the_roll_call_tells_the_others(monkeypatch):
+    def stopped(*args, **kwargs):
+        waits(*args, **{**kwargs, "seconds": 1.5})
+        raise KeyboardInterrupt  # as `stopping.interruptible` does
+
+    waits = roll_call_lib._gather
+    monkeypatch.setattr(roll_call_lib, "_gather", stopped)
+    said, port = list[str](), free_port()
+
+    def call(index: int) -> None:
+        try:
+            roll_call_lib.call_roll(("127.0.0.1", port), num_processes=3, process_id=index, seconds=30)
+        except (base.InputError, KeyboardInterrupt) as error:
+            said.append(f"{type(error).__name__} {error}")
+
+    threads = [threading.Thread(target=call, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(said)[1] == "KeyboardInterrupt "
+    assert " was stopped while it waited for the others." in sorted(said)[0]
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
@@ -493,6 +547,52 @@ def test_a_lost_process_ends_this_one_before_anybody_waits_for_it(pair):
         raise RuntimeError("the loss became non-finite")
 
 
+def test_a_process_of_which_nothing_is_heard_ends_the_other_in_any_phase(pair, capfd, monkeypatch):
+    """Without waiting for an update: as while a run starts or restores."""
+    peers, ended = pair
+    wait_until(lambda: {0, 1} <= peers[0]._beats._last.keys() and 0 in peers[1]._beats._last)
+    for peer in peers:
+        peer._limit = 1.5
+    time.sleep(2.5)
+    assert not ended, "both say something twice a second"
+    peers[1]._left.set()
+    wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
+    assert "simclr-jax train: nothing was heard of process 1 for " in capfd.readouterr().err
+
+
+def test_a_network_that_hangs_keeps_nobody_from_ending(pair, capfd, monkeypatch):
+    """No call returns, as where packets are lost."""
+    peers, ended = pair
+    wait_until(lambda: 0 in peers[1]._beats._last)
+    monkeypatch.setattr(peers_lib, "_GRACE_SECONDS", 0.3)
+    awake = threading.Event()
+
+    def hang(self, *args, **kwargs):
+        awake.wait(30)
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+
+    for name in ("key_value_set", "key_value_try_get", "key_value_dir_get", "wait_at_barrier"):
+        monkeypatch.setattr(Store, name, hang)
+    peers[1]._limit = 1.0
+    wait_until(lambda: distributed.EXIT_PEER_LOST in ended)
+    assert "nothing was heard of process 0 for " in capfd.readouterr().err
+    with pytest.raises(ValueError, match="Gloo"), peers[0]:
+        raise ValueError(GLOO)
+    awake.set()
+    assert "another process was lost" in capfd.readouterr().err
+
+
+def test_a_signal_before_the_training_ends_all_with_its_status(pair, capfd):
+    peers, ended = pair
+    with pytest.raises(stopping.Interrupted), peers[1]:
+        raise stopping.Interrupted(signal.SIGTERM)
+    wait_until(lambda: len(ended) >= 2)
+    assert ended[:2] == [143, 143]
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and said.count("simclr-jax train: stopped by SIGTERM.") == 2
+    assert "ended because process 1 on " in said and " was stopped: " in said
+
+
 def test_short_waits_are_no_reason_to_end(pair):
     peers, ended = pair
     for step in range(5):
@@ -513,7 +613,7 @@ def test_short_waits_are_no_reason_to_end(pair):
 
 
 def test_who_is_stuck_is_told_from_two_looks():
-    state, who = peers_lib.State, peers_lib._who_is_stuck
+    state, who = liveness.State, liveness.who_is_stuck
     before = {0: state(7, True, 1), 1: state(7, True, 1), 2: state(7, True, 1)}
     later = {0: state(7, True, 5), 1: state(7, True, 5), 2: state(7, True, 5)}
     assert who({}, {}, count=3, mine=0) == "process 0 does not answer"
@@ -529,9 +629,9 @@ def test_the_texts_of_a_lost_process_are_known_and_other_failures_are_not():
     lines = [line for line in (HERE / "lost_peers.txt").read_text().splitlines() if line and line[0] != "#"]
     assert len(lines) >= 9
     for line in lines:
-        assert peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
+        assert liveness.is_loss(jax.errors.JaxRuntimeError(line)), line
     for line in ("INTERNAL: unhandled cuda error", "RESOURCE_EXHAUSTED: out of memory", "INVALID_ARGUMENT: shapes"):
-        assert not peers_lib._is_loss(jax.errors.JaxRuntimeError(line)), line
+        assert not liveness.is_loss(jax.errors.JaxRuntimeError(line)), line
 
 
 def test_messages_between_processes_are_plain_json():
