@@ -29,12 +29,14 @@ test: $(VENV)/.test
 
 # Tests that start several processes, some of which wait for each other, have the cores for themselves.
 test-all: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" $(addprefix --ignore=,$(PROCESSES))
-	$(MAKE) test-processes
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" $(addprefix --ignore=,$(PROCESSES) $(HOSTS))
+	$(MAKE) test-processes PROCESSES="$(PROCESSES) $(HOSTS)"
 
-# Several devices, processes and hosts against one, peers that are killed, stopped or cut off: about six minutes.
-PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py tests/distributed/test_hosts.py \
-  tests/distributed/test_signals.py tests/losses/test_family_on_devices.py
+# Several devices and processes against one, and peers that are killed or stopped. Hosts that are cut off, four minutes
+# most of which are waiting, are for `make test-all`.
+PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py tests/distributed/test_signals.py \
+  tests/losses/test_family_on_devices.py
+HOSTS = tests/distributed/test_hosts.py
 test-processes: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
 

@@ -38,6 +38,8 @@ _FIRST_WAITS = {"update": 6, "evaluation": 1}  # two waits an update: for the vo
 _MOST_REMEMBERED = 200  # waits, for the median
 _GRACE_SECONDS = 5.0  # for the others to read of a failure before the process with the store ends
 _BEATS = 4  # of every process in which one that is alive has said something new
+# Beats beyond the limit after which silence is reported: who waits for one that is stuck says so before, with stacks.
+_SILENT_BEATS = 10
 
 
 class Peers:
@@ -59,6 +61,7 @@ class Peers:
         self._waits = dict.fromkeys(_FIRST_WAITS, 0)
         self._limit = stuck_limit()
         self._beats = liveness.Beats()
+        self._interval = max(0.5, count / 128)  # a thousand processes read the store 128 times a second
         self._left, self._ending = threading.Event(), threading.Lock()
         if count > 1:
             self._store = _store()
@@ -220,9 +223,8 @@ class Peers:
 
     def _listen(self) -> None:
         """The thread that says how far this process is, and looks whether another one has failed."""
-        interval = max(0.5, self.count / 128)  # a thousand processes read the store 128 times a second
         beat = 0
-        while not self._left.wait(interval):
+        while not self._left.wait(self._interval):
             beat += 1
             mine = json.dumps([self._step, self._since is not None, beat])
             with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -240,7 +242,7 @@ class Peers:
             since = self._since
             if since is not None and time.monotonic() - since > self._patience():
                 self._report_stuck(time.monotonic() - since)
-            silent = self._beats.silent(self._limit or _STUCK_SECONDS)
+            silent = self._beats.silent((self._limit or _STUCK_SECONDS) + _SILENT_BEATS * self._interval)
             if silent and not self._left.is_set():
                 self._report_silent(silent)
 
@@ -264,7 +266,7 @@ class Peers:
     def _report_stuck(self, seconds: float) -> None:
         """Prints who keeps the others waiting and where this one waits, and ends it."""
         before = self._states()
-        time.sleep(_BEATS * max(0.5, self.count / 128) if before else 0.0)
+        time.sleep(_BEATS * self._interval if before else 0.0)
         now = self._states() if before else {}
         line = f"waited {seconds:.0f} s for {self._what} {self._step} (limit: {STUCK_VARIABLE}); "
         line += liveness.who_is_stuck(before, now, count=self.count, mine=self.index)
@@ -307,7 +309,11 @@ def _within(seconds: float, ask: Callable[[], None]) -> None:
 
 
 def stuck_limit() -> float | None:
-    """The seconds of STUCK_VARIABLE, None where it is not set."""
+    """The seconds of STUCK_VARIABLE, None where it is not set.
+
+    Raises:
+        base.InputError: it is no number of seconds.
+    """
     asked = os.environ.get(STUCK_VARIABLE)
     if not asked:
         return None
