@@ -113,9 +113,9 @@ def feeding_line(feeding: Mapping[str, Any]) -> str:
     """What `feeding.describe` found, in one line: what the host has to do, and who will wait for whom."""
     if feeding["kind"] == "resident":
         return "sends indices only, the data lie on the devices: the device is the limit"
-    work = {"canvas": "rows of the decoded images", "streamed": "files to decode and cut"}[feeding["kind"]]
+    work = {"canvas": "rows/s of the decoded images", "streamed": "files/s to decode and cut"}[feeding["kind"]]
     line = (
-        f"{feeding['images_per_second']:,.0f} {work} a second ({units.size(feeding['bytes_per_second'])}/s) "
+        f"{feeding['images_per_second']:,.0f} {work} ({units.size(feeding['bytes_per_second'])}/s) "
         f"take {feeding['cores_needed']} cores"
     )
     if feeding["cores"] is None:
