@@ -111,7 +111,7 @@ def test_a_child_that_does_not_stop_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "train_words", lambda config, overrides: [str(script)])
     begin = time.monotonic()
     plan = pieces.Plan(tmp_path, {"a": ("fake", 0)}, {})
-    run = pieces.go_on(tmp_path / "a", plan, children.Clock(0.5 / 60))
+    run = pieces.go_on(tmp_path / "a", plan, children.Clock(4 / 60))  # seconds enough for Python to start under load
     assert run.ended.startswith("exit -9") and time.monotonic() - begin < 30
 
 

@@ -90,6 +90,7 @@ def test_a_slow_line_that_loses_packets_changes_no_bit(line, undisturbed, compil
     assert read(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.timeout(900)  # waits, and seven starts of two processes
 def test_a_line_that_is_cut_ends_both_and_a_mended_one_goes_on_with_the_same_bits(
     line, undisturbed, compiled, tmp_path, record_property
 ):
