@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -67,37 +68,29 @@ def join(
             only_loopback=_only_loopback(host),
             say=lambda line: print(f"simclr-jax train: {line}", file=sys.stderr, flush=True),
         )
-        _initialize(job, seconds, bind=bind)
+        # Everything is known, and after the roll call all processes run.
+        known = {"cluster_detection_method": "deactivate", "coordinator_bind_address": bind}
+        _initialize(job, seconds, local_device_ids=job.local_device_ids, **known)
     return Peers(jax.process_index(), jax.process_count(), say=say)
 
 
-def _initialize(job: cluster.Job, seconds: float, *, bind: str | None) -> None:
-    """Starts JAX's connection where everything is known; after the roll call, so that all processes run."""
+def _initialize(job: cluster.Job, seconds: float, **detection: Any) -> None:
+    """Starts JAX's connection; what is not known is found as `detection` says."""
     with _limited(job, seconds):
         jax.distributed.initialize(
             coordinator_address=job.coordinator,
             num_processes=job.num_processes,
             process_id=job.process_id,
-            local_device_ids=job.local_device_ids,
-            cluster_detection_method="deactivate",
             initialization_timeout=int(seconds) + _SPARE_SECONDS,
             heartbeat_timeout_seconds=_heartbeat_seconds(),
-            coordinator_bind_address=bind,
+            **detection,
         )
 
 
 def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
     """Starts JAX's connection with JAX's own detection, for launchers whose answer needs the network."""
     try:
-        with _limited(job, seconds):
-            jax.distributed.initialize(
-                coordinator_address=job.coordinator,
-                num_processes=job.num_processes,
-                process_id=job.process_id,
-                cluster_detection_method=job.launcher,
-                initialization_timeout=int(seconds) + _SPARE_SECONDS,
-                heartbeat_timeout_seconds=_heartbeat_seconds(),
-            )
+        _initialize(job, seconds, cluster_detection_method=job.launcher)
     except Exception as error:  # whatever an HTTP library or Kubernetes' client raises
         reason = " ".join(str(error).split())[:200]
         raise base.InputError(
