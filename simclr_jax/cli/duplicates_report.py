@@ -1,7 +1,10 @@
 """The work of `simclr-jax duplicates`: pairs, groups, a table of them and a page."""
 
+import concurrent.futures
 import csv
 import io
+import os
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,29 +15,38 @@ from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 # Similarities in float32 tell no more: an encoder whose pictures are nearer than this hardly tells any apart.
 _FINEST = 1 - 1e-6
 _SHOWN_GROUPS, _SHOWN_MEMBERS, _SHOWN_PAIRS = 60, 8, 10
+# Pictures are compared by their pixels at this side, up to so many; at this correlation they agree.
+# Below this contrast (standard deviation of values in [0, 1]) nothing correlates.
+_SIDE, _MOST_COMPARED, _AGREE, _LEAST_CONTRAST = 16, 20_000, 0.9, 0.01
 
 
 class _Found(NamedTuple):
-    """All pictures (of both sets, one after the other), the pairs among them, and groups, exact ones first.
+    """All pictures (of both sets, one after the other), the pairs among them, and groups, the surest first.
 
     parts: the one or two sets. nearest: similarity and row of the picture nearest to each of the first set, which has
-    `num_first` pictures.
-    exact: the rows of pictures of which another one has the same bytes.
+    `num_first` pictures. exact: the rows of pictures of which another one has the same bytes. best: of every picture in
+    a group, the similarity to the nearest in it. pixels: the correlation of the pixels of these two; none for a picture
+    of one colour, or that cannot be read now.
     """
 
     all: feature_file.Embedding
     parts: tuple[feature_file.Embedding, ...]
     num_first: int
-    pairs: retrieval.Pairs
     groups: list[list[int]]
     exact: set[int]
     nearest: tuple[np.ndarray, np.ndarray]
     threshold: float
+    best: dict[int, float]
+    pixels: dict[int, float]
 
     def label(self, row: int) -> str:
         """The class of a picture, "" for none."""
         label = int(self.all.labels[row])
         return self.all.class_names[label] if label >= 0 else ""
+
+    def agreeing(self) -> list[list[int]]:
+        """Groups with two pictures whose pixels agree."""
+        return [group for group in self.groups if max(self.pixels.get(row, 0.0) for row in group) >= _AGREE]
 
     def disagreeing(self) -> list[list[int]]:
         """Groups whose pictures have several labels."""
@@ -55,7 +67,8 @@ def duplicates(
         features: a file that `embed` wrote.
         others: a second one, for duplicates between the two only.
         threshold: similarity of duplicates, up to 1; None for `retrieval.suggest_threshold`.
-        output: the table: group, set, id, path, label, kind, similarity to the nearest of its group.
+        output: the table: group, set, id, path, label, kind, similarity to the nearest of its group, and the
+            correlation of their pixels.
         page: the same with pictures.
 
     Raises:
@@ -77,6 +90,8 @@ def duplicates(
     groups = f"{units.counted(len(found.groups), 'group')} of {units.counted(len(rows), 'picture')}"
     print(f"{groups}{between}; threshold {found.threshold:.4f}")
     print(f"Pictures with the bytes of another one: {len(found.exact)}")
+    if found.pixels:
+        print(f"Groups with pictures whose pixels agree, too (correlation {_AGREE} or more): {len(found.agreeing())}")
     for group in found.disagreeing()[:20]:
         print("different labels: " + " = ".join(found.all.names[row] for row in group[:4]))
     progress.say(f"Wrote {output} and {page}")
@@ -109,53 +124,94 @@ def _find(first: feature_file.Embedding, second: feature_file.Embedding | None, 
     rows = np.concatenate([part.rows for part in pairs])
     exact = {int(row) for row in pairs[1].rows.ravel()}
     groups = retrieval.group_rows(rows, len(everything.names))
-    # What is certain comes first.
-    groups.sort(key=lambda group: (not exact.intersection(group), -len(group), group))
-    joined = retrieval.Pairs(rows, np.concatenate([part.similarities for part in pairs]))
     parts = (first,) if second is None else (first, second)
-    return _Found(everything, parts, num_first, joined, groups, exact, nearest, threshold)
+    best, partner = _best(rows, np.concatenate([part.similarities for part in pairs]))
+    pixels = _compare_pixels(parts, partner)
+    # What is certain comes first.
+    groups.sort(
+        key=lambda group: (
+            not exact.intersection(group),
+            -max(pixels.get(row, 0.0) for row in group),
+            -len(group),
+            group,
+        )
+    )
+    return _Found(everything, parts, num_first, groups, exact, nearest, threshold, best, pixels)
 
 
-def _best(found: _Found) -> dict[int, float]:
-    """The similarity of every picture in a group to the nearest of it."""
-    best: dict[int, float] = {}
-    for pair, similarity in zip(found.pairs.rows.tolist(), found.pairs.similarities.tolist(), strict=True):
-        for row in pair:
-            best[row] = max(similarity, best.get(row, -1.0))
-    return best
+def _best(rows: np.ndarray, similarities: np.ndarray) -> tuple[dict[int, float], dict[int, int]]:
+    """Of every picture in a pair, its highest similarity, and the picture that it has this with."""
+    best, partner = dict[int, float](), dict[int, int]()
+    for pair, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
+        for row, other in (pair, pair[::-1]):
+            if similarity > best.get(row, -2.0):
+                best[row], partner[row] = similarity, other
+    return best, partner
+
+
+def _compare_pixels(parts: tuple[feature_file.Embedding, ...], partner: Mapping[int, int]) -> dict[int, float]:
+    """The correlation of the pixels of every picture with those of its partner; {} for too many pictures."""
+    if len(partner) > _MOST_COMPARED:
+        progress.say(f"{len(partner):,} pictures are too many to compare their pixels; raise --threshold.")
+        return {}
+    draw = _open(parts)
+
+    def centre(row: int) -> np.ndarray | None:
+        picture = draw(row)
+        pixels = np.zeros(1) if picture is None else thumbnails.squeeze(picture, side=_SIDE).astype(np.float64)
+        pixels -= pixels.mean()
+        return pixels / np.linalg.norm(pixels) if pixels.std() > _LEAST_CONTRAST else None
+
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        known = {
+            row: pixels for row, pixels in zip(partner, pool.map(centre, partner), strict=True) if pixels is not None
+        }
+    pairs = ((row, other) for row, other in partner.items() if row in known and other in known)
+    return {row: float(known[row] @ known[other]) for row, other in pairs}
+
+
+def _open(parts: tuple[feature_file.Embedding, ...]) -> Callable[[int], np.ndarray | None]:
+    """row -> its picture, of the sets one after the other; None if it cannot be read now."""
+    draws = [thumbnails.open_thumbnails(part) for part in parts]
+    num_first = len(parts[0].names)
+    return lambda row: draws[0](row) if row < num_first else draws[1](row - num_first)
 
 
 def _table(found: _Found) -> str:
-    best, text = _best(found), io.StringIO()
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("group", "set", "id", "path", "label", "kind", "similarity"))
+    writer.writerow(("group", "set", "id", "path", "label", "kind", "similarity", "pixels"))
     for number, group in enumerate(found.groups, start=1):
         for row in group:
             which = "features" if row < found.num_first else "others"
             kind = "exact" if row in found.exact else "near"
             place = (number, which, found.all.names[row], found.all.paths[row], found.label(row))
-            writer.writerow((*place, kind, f"{best[row]:.6f}"))
+            pixels = f"{found.pixels[row]:.4f}" if row in found.pixels else ""
+            writer.writerow((*place, kind, f"{found.best[row]:.6f}", pixels))
     return text.getvalue()
 
 
 def _gallery(found: _Found, features: str, others: str | None) -> html_report.Gallery:
-    groups = _shown(found, found.groups[:_SHOWN_GROUPS])
-    disagreeing = found.disagreeing()
-    sections = [_scores(found)]
+    draw, disagreeing = _open(found.parts), found.disagreeing()
+    groups, sections = _shown(found, found.groups[:_SHOWN_GROUPS], draw), [_scores(found, draw)]
     if disagreeing:
         note = "The same picture under several labels: at least one is wrong, or the classes overlap."
-        shown = _shown(found, disagreeing[:_SHOWN_GROUPS])
-        sections.append(html_report.Section(f"Different labels: {len(disagreeing)} groups", note, rows=shown))
-    note = f"The first {len(groups)} of {len(found.groups)}, those of equal bytes in front." if groups else "None."
+        shown, count = _shown(found, disagreeing[:_SHOWN_GROUPS], draw), units.counted(len(disagreeing), "group")
+        sections.append(html_report.Section(f"Different labels: {count}", note, rows=shown))
+    order = (
+        "those of equal bytes in front, then by how well their pixels correlate. Where pixels do not agree, pictures "
+    )
+    order += "may be cut-outs of one, or only look alike to this encoder."
+    note = f"The first {len(groups)} of {len(found.groups)}, {order}" if groups else "None."
     sections.append(html_report.Section("Groups", note, rows=groups))
     lead = (
-        f"{len(found.groups)} groups among {len(found.all.names):,} pictures; {len(found.exact)} pictures have the "
-        "bytes of another one."
+        f"{units.counted(len(found.groups), 'group')} among {len(found.all.names):,} pictures, {len(found.agreeing())} "
+        f"with pixels that agree; {units.counted(len(found.exact), 'picture')} with the bytes of another one."
     )
     return html_report.Gallery(f"Duplicates: {features}{f' and {others}' if others else ''}", lead, sections)
 
 
-def _scores(found: _Found) -> html_report.Section:
+def _scores(found: _Found, draw: Callable[[int], np.ndarray | None]) -> html_report.Section:
     """How near the nearest other picture is, and pairs at several scores."""
     nearest, rows = found.nearest
     angles = np.arccos(np.clip(nearest, -1, 1))
@@ -167,7 +223,7 @@ def _scores(found: _Found) -> html_report.Section:
     for row in chosen:
         pair = [row, int(rows[row]) + others]
         side = "above" if nearest[row] >= found.threshold else "below"
-        pairs.append(html_report.Row(f"{nearest[row]:.4f}, {side} the threshold", _shots(found, pair)))
+        pairs.append(html_report.Row(f"{nearest[row]:.4f}, {side} the threshold", _shots(found, pair, draw)))
     svg = html_report.histogram(
         nearest, name="scores", threshold=found.threshold, x_label="similarity to the nearest other picture"
     )
@@ -179,20 +235,19 @@ def _scores(found: _Found) -> html_report.Section:
     return html_report.Section("Scores", note, svg, "Histogram of similarities", rows=pairs)
 
 
-def _shown(found: _Found, groups: list[list[int]]) -> list[html_report.Row]:
-    best = _best(found)
+def _shown(found: _Found, groups: list[list[int]], draw: Callable[[int], np.ndarray | None]) -> list[html_report.Row]:
     shown = []
     for group in groups:
-        kind = "equal bytes" if found.exact.intersection(group) else f"similarity {max(best[row] for row in group):.4f}"
+        near = f"similarity {max(found.best[row] for row in group):.4f}"
+        agree = [found.pixels[row] for row in group if row in found.pixels]
+        kind = "equal bytes" if found.exact.intersection(group) else near
+        kind += f", pixels {max(agree):.2f}" if agree else ""
         more = f", {len(group)} pictures" if len(group) > _SHOWN_MEMBERS else ""
-        shown.append(html_report.Row(f"{kind}{more}", _shots(found, group[:_SHOWN_MEMBERS])))
+        shown.append(html_report.Row(f"{kind}{more}", _shots(found, group[:_SHOWN_MEMBERS], draw)))
     return shown
 
 
-def _shots(found: _Found, rows: list[int]) -> list[html_report.Shot]:
-    shots = []
-    for row in rows:
-        at = row - found.num_first if row >= found.num_first else row
-        part = found.parts[row >= found.num_first]
-        shots.append(html_report.Shot(thumbnails.make_thumbnails(part, [at])[0], found.all.names[row]))
-    return shots
+def _shots(found: _Found, rows: list[int], draw: Callable[[int], np.ndarray | None]) -> list[html_report.Shot]:
+    pictures = [draw(row) for row in rows]
+    shown = [thumbnails.gone(thumbnails.SIDE) if picture is None else picture for picture in pictures]
+    return [html_report.Shot(picture, found.all.names[row]) for picture, row in zip(shown, rows, strict=True)]

@@ -33,6 +33,7 @@ def make_fields(
     if known:
         fields.append(html_report.Field("label", embedding.labels, embedding.class_names, "of every picture"))
     if clusters:
+        progress.say("Clusters ...")
         found = retrieval.cluster_rows(embedding.features, min(clusters, len(embedding.names)))
         names = tuple(f"cluster {number}" for number in range(len(found.centers)))
         fields.append(html_report.Field("cluster", found.assignments, names, "k-means, the largest first"))

@@ -126,11 +126,12 @@ def _make(
     k = min(asked.neighbors, len(order) - 1)
     near = []
     if k > 0:
-        progress.say("Neighbours ...")
+        progress.say("Neighbours by the representation ...")
         near.append(explore_pictures.find_near(embedding.features, k=k, title="Nearest by the representation"))
     side = asked.thumbnail or explore_pictures.default_side(len(order))
     drawn = explore_pictures.draw_sheets(embedding, side=side, folder=None if folder is None else folder / "data")
     if k > 0 and drawn.sheets is not None:
+        progress.say("Neighbours by pixels ...")
         pixels = explore_pictures.centred(drawn.pixels)
         near.append(explore_pictures.find_near(pixels, k=k, title="Nearest by pixels"))
     table, words = given

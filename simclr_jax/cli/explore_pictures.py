@@ -57,20 +57,13 @@ def draw_sheets(embedding: feature_file.Embedding, *, side: int, folder: pathlib
             lost += sum(shot is None for shot in shots)
             found = [thumbnails.gone(8) if shot is None else shot for shot in shots]
             for row, shot in zip(wanted, found, strict=True):
-                rows[row] = _pixels(shot, small)
+                rows[row] = thumbnails.squeeze(shot, side=small)
             return found
 
         longest = int(embedding.sizes.max()) if embedding.sizes.size else side
         cell = max(8, min(side, longest))
         sheets = html_report.make_sheets(count, draw_some, side=cell, folder=folder, tell=_teller(count))
     return Drawn(sheets, rows, lost)
-
-
-def _pixels(shot: np.ndarray, side: int) -> np.ndarray:
-    from PIL import Image
-
-    small = Image.fromarray(np.ascontiguousarray(shot)).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small, np.float16).ravel() / np.float16(255)
 
 
 def _teller(count: int) -> Callable[[int], None]:

@@ -172,11 +172,13 @@ function hover(event) {
   if (row < 0) return;
   const [x, y] = toScreen(...pointOf(row));
   tip.style.left = `${x > view.width - 150 ? x - 138 : x + 14}px`;
-  tip.style.top = `${y > view.height - 160 ? y - 150 : y + 14}px`;
+  const below = y < view.height / 2;
+  tip.style.top = below ? `${y + 14}px` : "auto";
+  tip.style.bottom = below ? "auto" : `${view.height - y + 14}px`;
   const field = data.fields[state.field];
   byId("tip-value").textContent = field ? valueOf(field, row) : "";
   byId("tip-name").textContent = "";
-  nameOf(row).then((name) => row === hovered && (byId("tip-name").textContent = name));
+  nameOf(row).then((name) => row === hovered && (byId("tip-name").textContent = name.replaceAll("/", "/\u200b")));
   if (meta.sheets) paint(byId("tip-picture"), row, 110).catch(() => {});
 }
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from simclr_jax import base
 
-_MINI_BATCH_ENTRIES = 5e7  # of the features, from which k-means works on batches
+# Numbers in the features above which k-means has fewer starts, and above which it works on batches.
+_MANY_STARTS_ENTRIES, _MINI_BATCH_ENTRIES = 5e6, 5e7
 
 
 class Clusters(NamedTuple):
@@ -29,8 +30,8 @@ def cluster_rows(features: np.ndarray, num_clusters: int, *, seed: int = 0) -> C
     Raises:
         InputError: k is out of range, or scikit-learn is missing.
 
-    Reference: Lloyd 1982 with starts of Arthur and Vassilvitskii 2007 (k-means++), by scikit-learn: ten starts; for
-    more than 50 million numbers on batches (Sculley 2010), three starts.
+    Reference: Lloyd 1982 with starts of Arthur and Vassilvitskii 2007 (k-means++), by scikit-learn: ten starts, above
+    five million numbers three; above 50 million on batches (Sculley 2010).
 
     Example:
         >>> retrieval.cluster_rows(np.repeat(np.eye(2), [3, 2], axis=0), 2).assignments.tolist()
@@ -44,8 +45,8 @@ def cluster_rows(features: np.ndarray, num_clusters: int, *, seed: int = 0) -> C
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(norms > 0, norms, np.float32(1))
     cluster = _sklearn("cluster")
-    small = rows.size <= _MINI_BATCH_ENTRIES
-    kind, starts = (cluster.KMeans, 10) if small else (cluster.MiniBatchKMeans, 3)
+    kind = cluster.KMeans if rows.size <= _MINI_BATCH_ENTRIES else cluster.MiniBatchKMeans
+    starts = 10 if rows.size <= _MANY_STARTS_ENTRIES else 3
     fitted = kind(num_clusters, n_init=starts, random_state=seed).fit(rows)
     order = np.argsort(-np.bincount(fitted.labels_, minlength=num_clusters), kind="stable")
     assignments = np.argsort(order)[fitted.labels_].astype(np.int32)

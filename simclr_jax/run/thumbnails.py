@@ -8,7 +8,7 @@ from simclr_jax import data
 from simclr_jax.data import decode
 from simclr_jax.run import feature_file
 
-_SIDE = 160
+SIDE = 160
 _GONE = 224  # the grey of a picture that is not there any more
 
 
@@ -16,7 +16,7 @@ def make_thumbnails(embedding: feature_file.Embedding, rows: Sequence[int] | np.
     """Pictures of at most 160 px, uint8 [h, w, 3], for some rows; a grey square for one that cannot be read now."""
     draw = open_thumbnails(embedding)
     found = [draw(row) for row in map(int, rows)]
-    return [gone(_SIDE) if picture is None else picture for picture in found]
+    return [gone(SIDE) if picture is None else picture for picture in found]
 
 
 def gone(side: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def gone(side: int) -> np.ndarray:
     return np.full((side, side, 3), _GONE, np.uint8)
 
 
-def open_thumbnails(embedding: feature_file.Embedding, *, side: int = _SIDE) -> Callable[[int], np.ndarray | None]:
+def open_thumbnails(embedding: feature_file.Embedding, *, side: int = SIDE) -> Callable[[int], np.ndarray | None]:
     """row -> its picture, uint8 [h, w, 3] of at most `side` px, or None if it cannot be read now; from any thread."""
     pictures: data.Pictures | None = None
     places: dict[str, int] = {}
@@ -45,6 +45,14 @@ def open_thumbnails(embedding: feature_file.Embedding, *, side: int = _SIDE) -> 
             return None
 
     return draw
+
+
+def squeeze(picture: np.ndarray, *, side: int) -> np.ndarray:
+    """The averages of a picture's parts, float32 [side * side * 3] in [0, 1], whatever its shape."""
+    from PIL import Image
+
+    small = Image.fromarray(np.ascontiguousarray(picture)).resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small, np.float32).ravel() / np.float32(255)
 
 
 def open_source(embedding: feature_file.Embedding) -> data.Pictures:

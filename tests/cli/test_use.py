@@ -77,17 +77,32 @@ def test_search_by_an_index_says_what_it_misses(run, place):
 def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run, place):
     lines, _ = run("duplicates", "--features=f.npz")
     assert lines[0].startswith("1 group of 2 pictures") and lines[1] == "Pictures with the bytes of another one: 2"
-    assert lines[2] == "different labels: class0/0.png = class2/copy.png"
+    assert lines[2].endswith("(correlation 0.9 or more): 1")
+    assert lines[3] == "different labels: class0/0.png = class2/copy.png"
     table = rows_of(place / "duplicates.csv")
-    assert [(row["id"], row["label"], row["kind"]) for row in table] == [
-        ("class0/0.png", "class0", "exact"),
-        ("class2/copy.png", "class2", "exact"),
+    assert [(row["id"], row["label"], row["kind"], row["pixels"]) for row in table] == [
+        ("class0/0.png", "class0", "exact", "1.0000"),
+        ("class2/copy.png", "class2", "exact", "1.0000"),
     ]
     page = (place / "duplicates.html").read_text()
-    assert "Different labels: 1 groups" in page and "<svg" in page
+    assert "Different labels: 1 group<" in page and "equal bytes, pixels 1.00" in page and "<svg" in page
     lines, _ = run("duplicates", "--features=f.npz", "--others=f.npz", "--threshold=0.9999")
     assert "between the 25 and the 25" in lines[0]
     assert {row["set"] for row in rows_of(place / "duplicates.csv")} == {"features", "others"}
+
+
+def test_pictures_that_are_alike_to_the_encoder_only_are_told_by_their_pixels(run, place):
+    with np.load(place / "f.npz") as file:
+        two = {name: value if name == "meta" else value[[1, 9]] for name, value in file.items()}
+    two["features"] = np.ones_like(two["features"])
+    np.savez(place / "two.npz", **two)
+    lines, _ = run("duplicates", "--features=two.npz", "--threshold=0.99")
+    assert lines[0].startswith("1 group of 2 pictures") and lines[2].endswith(": 0")
+    pictures = [Image.open(path).convert("RGB").resize((16, 16), Image.Resampling.BOX) for path in two["paths"]]
+    expected = np.corrcoef(*(np.asarray(picture, np.float64).ravel() for picture in pictures))[0, 1]
+    table = rows_of(place / "duplicates.csv")
+    assert [row["kind"] for row in table] == ["near", "near"] and abs(expected) < 0.9
+    np.testing.assert_allclose([float(row["pixels"]) for row in table], expected, atol=1e-4)
 
 
 def test_select_names_as_many_as_asked_for(run, place):
