@@ -74,20 +74,28 @@ class NetworkCost(NamedTuple):
 
 
 def trace_layers(
-    method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2, small: tuple[int, int] = (0, 0)
+    method: base.Method,
+    state: base.TrainState,
+    *,
+    size: int,
+    num_views: int = 2,
+    small: tuple[int, int] = (0, 0),
+    num_images: int = 1,
 ) -> list[Layer]:
-    """The layers of the method's network in the order they run, found by tracing it on one image of that size.
+    """The layers of the method's network in the order they run, found by tracing it on `num_images` of that size.
 
-    `small` is how many small crops come to the `num_views` views, and their side in pixels.
+    `small` is how many small crops come to the `num_views` views, and their side in pixels. Methods that split the
+    batch need as many images as parts.
     """
     struct: Any = jax.ShapeDtypeStruct
-    views, row = struct((1, num_views, size, size, 3), jnp.float32), struct((1,), jnp.int32)
+    views, row = struct((num_images, num_views, size, size, 3), jnp.float32), struct((num_images,), jnp.int32)
     if small[0]:
-        views = (views, struct((1, small[0], small[1], small[1], 3), jnp.float32))
-    image, sizes, mask = struct((1, size, size, 3), jnp.uint8), struct((1, 2), jnp.int32), struct((1,), jnp.bool)
+        views = (views, struct((num_images, small[0], small[1], small[1], 3), jnp.float32))
+    image, sizes = struct((num_images, size, size, 3), jnp.uint8), struct((num_images, 2), jnp.int32)
+    mask = struct((num_images,), jnp.bool)
     batch = base.Batch(image=image, size=sizes, label=row, index=row, position=row, mask=mask)
     if "text_encoder" in state.params:  # products with the weights; the attention itself is not counted
-        batch["text"] = struct((1, state.params["text_encoder"]["position_embedding"].shape[0]), jnp.int32)
+        batch["text"] = struct((num_images, state.params["text_encoder"]["position_embedding"].shape[0]), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     layers: list[Layer] = []
     seen: list[Any] = []  # the traced arrays themselves, so that none is taken for another of the same id
@@ -109,7 +117,7 @@ def trace_layers(
     with nn.intercept_methods(watch):
         # A function of its own, for JAX would not trace a known one again.
         jax.eval_shape(lambda *given: method.embed(*given), state.params, state.method_state, views, batch, key)
-    return [_per_view(layer, num_views + small[0]) for layer in layers]
+    return [_per_view(layer, num_images * (num_views + small[0])) for layer in layers]
 
 
 def _folded_layers(given: Any, kernel: Any, made: Any, *, is_new: bool) -> list[Layer]:
@@ -138,13 +146,19 @@ def _per_view(layer: Layer, num_views: int) -> Layer:
 
 
 def measure(
-    method: base.Method, state: base.TrainState, *, size: int, num_views: int = 2, small: tuple[int, int] = (0, 0)
+    method: base.Method,
+    state: base.TrainState,
+    *,
+    size: int,
+    num_views: int = 2,
+    small: tuple[int, int] = (0, 0),
+    num_images: int = 1,
 ) -> NetworkCost:
     """The network's sums for one view; `state` may be shapes only (`jax.eval_shape` of its initialiser).
 
     With small crops, see `trace_layers`, they are the means over all views and crops.
     """
-    layers = trace_layers(method, state, size=size, num_views=num_views, small=small)
+    layers = trace_layers(method, state, size=size, num_views=num_views, small=small, num_images=num_images)
     pixels = (num_views * size * size + small[0] * small[1] ** 2) // (num_views + small[0])
     forward = 2 * sum(layer.macs for layer in layers)
     # The gradient with respect to the image is not needed.
@@ -173,7 +187,8 @@ class Placement(NamedTuple):
 
     kind: a key of `hardware.DEVICES`. devices: how many. batch_size: images per step over all of them. num_views: V.
     source_bytes: images that every device holds during a step. num_chunks: parts that a device's rows go through the
-    network in. loss: "dense" or "blockwise". is_streamed: source_bytes are those of the step's images and grow with the
+    network in. loss: "dense" or "blockwise", or "other" for methods that have no such choice, whose loss is not
+    modelled. is_streamed: source_bytes are those of the step's images and grow with the
     batch; otherwise they are those of a split that lives on the device.
     """
 
@@ -206,7 +221,7 @@ def loss_bytes(network: NetworkCost, placement: Placement) -> int:
     """Memory of one device for the loss and its gradient, modelled."""
     batch = placement.batch_size
     everything = 4 * 2 * batch * network.z_dim * 2  # all projections and their gradients, float32
-    if placement.loss == "blockwise":
+    if placement.loss != "dense":
         return everything
     return everything + _LOSS_MATRICES * 4 * batch * math.ceil(batch / placement.devices)
 
@@ -280,6 +295,8 @@ def view_seconds(network: NetworkCost, device: hardware.Device) -> float:
 
 def _loss_seconds(network: NetworkCost, placement: Placement) -> float:
     """Dense: nine passes over float32 similarities. Blockwise: four products with them, at half the usual rate."""
+    if placement.loss == "other":
+        return 0.0
     device = hardware.find(placement.kind)
     entries = (2 * placement.batch_size) ** 2 / placement.devices
     if placement.loss == "blockwise":

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from simclr_jax import augment, data, losses, methods, models, optim, train_step
+from simclr_jax import augment, data, methods, models, optim, train_step
 from simclr_jax.distributed import sharding
 from simclr_jax.planning import aot, estimate, feeding, hardware
 from simclr_jax.run import config as config_lib
@@ -138,7 +138,14 @@ def measure(config: Mapping[str, Any], shape: program_lib.DataShape, *, kind: st
         lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=program_lib.views_shape(config))
     )
     small = (views.num_small_views, views.small_image_size)
-    network = estimate.measure(method, state, size=views.image_size, num_views=views.num_views, small=small)
+    network = estimate.measure(
+        method,
+        state,
+        size=views.image_size,
+        num_views=views.num_views,
+        small=small,
+        num_images=config["method"].get("bn_splits", 1),
+    )
     return network, optim.num_train_steps(**sizes)
 
 
@@ -153,6 +160,7 @@ def place(config: Mapping[str, Any], *, kind: str, devices: int, shape: program_
         source_bytes=images * math.prod(shape.canvas) * 3,
         num_views=config["augment"]["num_views"] + config["augment"]["num_small_views"],
         num_chunks=config["train"].get("num_chunks") or 1,
+        loss=_losses(config)[0],
         is_streamed=shape.is_streamed,
     )
 
@@ -173,6 +181,7 @@ def _describe_run(
         "device": device.name,
         "devices": placement.devices,
         "batch_size": placement.batch_size,
+        "small_view": config["augment"]["small_image_size"] if config["augment"]["num_small_views"] else None,
         "views_per_device": placement.batch_size * placement.num_views // placement.devices,
         "num_epochs": config["train"]["num_epochs"],
         "num_chunks": placement.num_chunks,
@@ -246,7 +255,7 @@ def _model(
                 "largest_batch": estimate.largest_batch(network, choice, memory_bytes=usable),
                 "step_seconds": estimate.times(network, choice).step,
             }
-            for loss in _losses()
+            for loss in _losses(config)
             for num_chunks in _chunks(config, placement)
             for choice in [placement._replace(loss=loss, num_chunks=num_chunks)]
         ],
@@ -269,8 +278,8 @@ def _weak_scaling(network: estimate.NetworkCost, placement: estimate.Placement) 
     }
 
 
-def _losses() -> tuple[str, ...]:
-    return ("dense", "blockwise") if hasattr(losses, "nt_xent_blockwise") else ("dense",)
+def _losses(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("dense", "blockwise") if "loss_form" in config["method"] else ("other",)
 
 
 def _chunks(config: Mapping[str, Any], placement: estimate.Placement) -> list[int]:

@@ -36,7 +36,9 @@ def _run_lines(run: Mapping[str, Any], counted: Mapping[str, Any]) -> list[str]:
         ),
         _row(
             "batch",
-            f"{run['batch_size']} images; {run['views_per_device']} views of {run['view']} pixels on each device",
+            f"{run['batch_size']} images; {run['views_per_device']} views of {run['view']} "
+            + (f"or {run['small_view']} " if run["small_view"] else "")
+            + "pixels on each device",
         ),
         _row("length", f"{counted['num_steps']:,} steps ({run['num_epochs']:g} epochs{repeated})"),
         _row(
@@ -86,6 +88,8 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
             f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {units.size(choice['peak_bytes']):>9} {fits:<15} "
             f"{largest:>13}   {units.duration(choice['step_seconds'])}"
         )
+    if modelled["choices"][0]["loss"] == "other":
+        lines += ["", f"  What the loss of {run['method']} itself takes is not modelled."]
     if times["step"] != times["step"]:
         return [*lines, "", "  No time: nothing is known of the speed of this hardware."]
     whole = times["step"] * counted["num_steps"]

@@ -15,7 +15,7 @@ class Signs(NamedTuple):
     """What was measured; None or empty where it was not.
 
     scores: of `label_free_scores`. num_features: D. finite_share: of the features, in [0, 1].
-    loss, uninformed_loss: the last one, and that of equal embeddings. temperature: of the method's loss.
+    loss, uninformed_loss: of late, and that of equal embeddings. temperature: of the method's loss.
     dtype: in which the network computes. knn, untrained_knn: accuracy of the trained and of the same untrained network,
         in [0, 1], with knn_error the standard error of their difference.
     target: of a method with a momentum network "still" (it has not moved although the trained network has) or "same"
@@ -104,6 +104,10 @@ def _stuck(signs: Signs) -> str:
             f"{sentence}: at a temperature of {temperature:g} only the single most similar image counts. Set "
             "method.temperature between 0.05 and 0.5."
         )
+    # Losses of several terms pass through that value while they fall, and long queues keep others near it.
+    knn, untrained = signs.knn, signs.untrained_knn
+    if knn is not None and untrained is not None and knn > untrained + 2 * signs.knn_error:
+        return ""
     return f"{sentence}: nothing has been learned. Change schedule.base_learning_rate, or train longer."
 
 

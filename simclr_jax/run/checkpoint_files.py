@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from simclr_jax import base
 
 STATE, MANIFEST = "state", "digests"
 _FILE = "metadata"
+# As a save names a step: "0500" and "1²", which Python takes for numbers, are folders of somebody else.
+_STEP = re.compile("0|[1-9][0-9]*", re.ASCII)
 # Orbax's word for what is not finished; what is being removed is called so too, that the next start finishes it.
 _HALF = "orbax-checkpoint-tmp"
 
@@ -40,7 +44,7 @@ class Manifest(NamedTuple):
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
     """The steps with a state in the folder, in order."""
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if _STEP.fullmatch(path.name) and path.is_dir())
 
 
 def make_manifest(step: int, shapes: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
@@ -57,6 +61,7 @@ def read_manifest(folder: pathlib.Path, step: int) -> Manifest:
     """
     path = folder / str(step) / MANIFEST / _FILE
     try:
+        _check_plain(folder / str(step))
         content = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(content, dict) and content):
             raise ValueError("empty")
@@ -73,6 +78,14 @@ def read_manifest(folder: pathlib.Path, step: int) -> Manifest:
         raise base.InputError(f"Checkpoint {step} in {folder} is not that step: it was saved as {content['step']}.")
     of = [{name: pair[at] for name, pair in arrays.items()} for at in (0, 1)]
     return Manifest(int(content["step"]), of[0], of[1])
+
+
+def _check_plain(whole: pathlib.Path) -> None:
+    """Raises ValueError for what is neither a file nor a folder: whoever reads a pipe waits for ever."""
+    for path in whole.rglob("*"):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{path.relative_to(whole)} is no plain file")
 
 
 def _own_digest(step: int, arrays: Mapping[str, Any]) -> str:

@@ -112,15 +112,16 @@ def diagnose(
     """
     losses = [row["loss"] for row in rows if "loss" in row and row["step"] >= _EARLY * num_steps]
     uninformed = uninformed_loss(config, num_classes=num_classes)
+    # Of the last quarter the one that speaks most for the run: a loss that passes by is not stuck.
+    late = losses[-max(1, len(losses) // 4) :]
+    loss = max(late, key=lambda loss: abs(loss - (uninformed or 0.0)), default=None)
     targets = [row for row in rows if "target_norm" in row][-2:]
     target = ""
     if targets and targets[-1]["target_distance"] == 0:
         target = "same"
     elif len(targets) == 2 and targets[0]["target_norm"] == targets[1]["target_norm"]:
         target = "still"
-    return probes.diagnose(
-        signs._replace(loss=losses[-1] if losses else None, uninformed_loss=uninformed, target=target)
-    )
+    return probes.diagnose(signs._replace(loss=loss, uninformed_loss=uninformed, target=target))
 
 
 def uninformed_loss(config: Mapping[str, Any], *, num_classes: int) -> float | None:

@@ -13,6 +13,7 @@ from simclr_jax import base, data, methods, models
 from simclr_jax.planning import estimate, hardware, plan
 from simclr_jax.planning import text as plan_text
 from simclr_jax.run import config as config_lib
+from simclr_jax.run import shipped_configs
 from tests.data.prepare import makers
 
 
@@ -271,6 +272,29 @@ def test_the_plan_feeds_as_the_run_would():
     assert kind(split={"label_fraction": 0.01}) == "streamed"
     with pytest.raises(base.InputError, match=r"Use feed\.kind canvas"):
         planned("imagenet_swav", feed__kind="streamed")
+
+
+# A batch in parts and views of two sizes come first; those that name pairs, a folder or a teacher need them.
+NEEDY = ("default", "distill", "folder", "histology", "clip_vit_b32", "pathology_clip")
+PLANNED = list(
+    dict.fromkeys(
+        ["cifar10_moco", "cifar10_swav"]
+        + [name for name in shipped_configs.configs() if name not in NEEDY and "captions" not in name]
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (at > 1)) for at, name in enumerate(PLANNED)]
+)
+def test_every_recipe_has_a_plan(name):
+    found = planned(name)
+    forms = {choice["loss"] for choice in found["modelled"]["choices"]}
+    assert forms == ({"dense", "blockwise"} if found["run"]["method"] == "simclr" else {"other"})
+    assert found["modelled"]["times"]["step"] > 0 and found["modelled"]["peak_bytes"] > 0
+    lines = plan_text.as_text(found)
+    assert ("is not modelled" in lines) == (forms == {"other"})
+    assert ("or 96 pixels" in lines) == (name == "imagenet_swav")
 
 
 def cost_of(encoder):

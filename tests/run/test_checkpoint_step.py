@@ -53,6 +53,21 @@ def test_a_manifest_that_proves_nothing_is_damage(folder, manifest):
     assert step == 1 and len(warnings) == 1 and "Checkpoint 2" in warnings[0] and "\n" not in warnings[0]
 
 
+@pytest.mark.parametrize("place", ["digests/metadata", "state/manifest.ocdbt"])
+def test_a_pipe_in_the_place_of_a_file_is_damage_and_nobody_waits_for_it(folder, place):
+    (folder / "2" / place).unlink()
+    os.mkfifo(folder / "2" / place)
+    step, warnings = restored_step(folder)
+    assert step == 1 and len(warnings) == 1 and f"{place} is no plain file" in warnings[0]
+
+
+def test_folders_with_names_that_no_save_gives_are_no_steps(folder):
+    for name in ("0500", "9\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT FIVE}", "7.orbax-checkpoint-tmp", "8x"):
+        (folder / name).mkdir()
+    assert checkpoint.saved_steps(folder) == [1, 2] and restored_step(folder) == (2, [])
+    assert (folder / "0500").is_dir()
+
+
 def test_a_run_of_before_goes_on(folder):
     for step in (1, 2):
         change_manifest(folder, as_older, step=step)

@@ -125,6 +125,9 @@ def test_a_loss_that_has_not_moved_is_told_only_after_a_quarter_of_the_run():
         return health.diagnose(config, probes.Signs(temperature=5.0), rows, num_steps=num_steps, num_classes=2)
 
     assert "temperature of 5" in said(100)[0] and said(200) == []
+    # One that falls through that value has moved.
+    rows[1:] = [{"step": 60 + at, "loss": float(equal) * (1.4 - 0.05 * at)} for at in range(9)]
+    assert rows[-1]["loss"] == pytest.approx(equal) and said(100) == []
 
 
 def test_a_student_is_measured_by_its_teachers_classes():
