@@ -222,6 +222,12 @@ def test_fine_tuning_has_the_epochs_and_the_layer_of_its_share_of_the_labels(spe
     settings = load(spec)
     assert settings["init"]["workdir"] == "/r" and settings["split"]["label_fraction"] == fraction
     assert (settings["train"]["num_epochs"], settings["method"]["ft_proj_selector"]) == (epochs, selector)
+    # At the published batch: the steps of the released checkpoints, and their peak rate.
+    num_examples = {0.01: 12_811, 0.1: 128_116, None: 1_281_167}[fraction]
+    sizes = {"num_examples": num_examples, "batch_size": 1024, "num_epochs": epochs}
+    schedule = config_lib.call(optim.make_schedule, settings, "schedule", **sizes)
+    assert optim.num_train_steps(**sizes) == {0.01: 751, 0.1: 3_754, None: 37_535}[fraction]
+    assert float(schedule(0)) == pytest.approx(0.16)
 
 
 @pytest.mark.parametrize("percent", ["0", "-1", "nan", "101", "inf"])
