@@ -3,8 +3,8 @@
 Source: SimCLRv2 (arXiv 2006.10029) section 2 and the fine-tuning commands of google-research/simclr: the whole network
 is trained from the first layer of the projection head on (selector 1; 0, the encoder's own output, with all labels),
 LARS without weight decay, rate 0.005*sqrt(b), no warm-up, crop and flip only, 60 epochs for 1 % of the labels and 30
-for more. ImageNet with a ResNet-50: 57.9 % (1 %), 68.4 % (10 %), 76.3 % (all labels, selector 0), all with the published
-batch: --config.train.batch_size=1024, a rate of 0.16; for wide networks and those with selective kernels also
+for more. ImageNet with a ResNet-50: 57.9 % (1 %), 68.4 % (10 %), 76.3 % (all labels, selector 0), all with the
+published batch: --config.train.batch_size=1024, a rate of 0.16; for wide networks and those with selective kernels also
 --config.schedule.base_learning_rate=0.002. Its labels come from the official lists, --config=finetune:RUN
 --config.split.label_list=1percent.txt; elsewhere from fixed subsets. The batch here, 128, is for sets of some thousand
 labels and one device.

@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.method.redundancy_weight = 0.0051  # lambda
     config.method.loss_scale = 1 / 32
     config.method.bn_per = "view"
+    config.method.dtype = "float32"  # of the heads' activations; "bfloat16" is faster, with other roundings
     config.optimizer.weight_decay = 1e-6
     config.optimizer.rate_place = "outside"
     config.optimizer.vector_rate_factor = 0.024

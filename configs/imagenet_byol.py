@@ -34,6 +34,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.method.target_decay_schedule = "cosine"
     config.method.loss_scale = 1.0
     config.method.bn_per = "view"
+    config.method.dtype = "float32"  # of the heads' activations; "bfloat16" is faster, with other roundings
     config.optimizer.weight_decay = weight_decay
     config.optimizer.rate_place = "outside"
     config.schedule.base_learning_rate = rate

@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.method.proj_out_dim = 2048
     config.method.pred_hidden_dim = 512
     config.method.bn_per = "view"
+    config.method.dtype = "float32"  # of the heads' activations; "bfloat16" is faster, with other roundings
     config.optimizer.name = "sgd"
     config.optimizer.weight_decay = 1e-4
     config.optimizer.decayed = "all"

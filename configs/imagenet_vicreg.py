@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.method.variance_weight = 25.0
     config.method.covariance_weight = 1.0
     config.method.bn_per = "view"
+    config.method.dtype = "float32"  # of the heads' activations; "bfloat16" is faster, with other roundings
     config.optimizer.weight_decay = 1e-6
     config.optimizer.rate_place = "outside"
     config.schedule.base_learning_rate = 0.2

@@ -215,9 +215,15 @@ def keep(params: PyTree, method_state: PyTree, step: Array) -> tuple[PyTree, PyT
 
 
 class Method(NamedTuple):
-    """A self-supervised method as four pure functions; one training loop serves them all."""
+    """A self-supervised method as four pure functions; one training loop serves them all.
+
+    num_views: views of every image that `embed` takes; None where any number, or the loss checks it.
+    needs: what `embed` reads of the batch beside the views, of "index" (places in the data set) and "text".
+    """
 
     init: Init
     embed: Embed
     loss: Loss
     update: Update
+    num_views: int | None = None
+    needs: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from PIL import Image
 import simclr_jax
 from simclr_jax import augment, base, losses, methods, optim, probes, train_step
 from simclr_jax.run import loading
+from tests.methods import settings, steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
@@ -194,6 +195,33 @@ def test_an_own_module_trains_and_one_of_another_form_is_refused():
     ):
         with pytest.raises(base.InputError, match=said):
             train_step.init_state(methods.make_simclr(module), tx, jax.random.key(0), views_shape=(2, 2, 4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "given", "said"),
+    [
+        ("moco", (4, 1, 8, 8, 3), {}, r"must be \[B, 2, h, w, 3\] for this method.*got \[4, 1, 8, 8, 3\]"),
+        ("pirl", (4, 3, 8, 8, 3), {}, "takes 2 of every image"),
+        ("rotation", (4, 2, 8, 8, 3), {}, "takes 1 of every image"),
+        ("rotation", (4, 1, 8, 10, 3), {}, "must be square to be turned; got 8 x 10"),
+        ("pirl", (4, 2, 8, 8, 3), {}, "index must be given"),
+        ("clip", (4, 1, 8, 8, 3), {}, "texts must be given"),
+        ("clip", (4, 1, 8, 8, 3), {"texts": jnp.zeros((4, 3), jnp.int32)}, r"\[B, 5\].*got int32 \[4, 3\]"),
+        ("coca", (4, 1, 8, 8, 3), {"texts": jnp.zeros((4, 5))}, "whole numbers.*got float32"),
+    ],
+)
+def test_an_update_names_what_its_method_needs(name, shape, given, said):
+    method, tx = methods.METHODS[name](steps.TinyEncoder(4), **settings.arguments(name)), optim.make_sgd(0.1)
+    right = (4, method.num_views or 1, 8, 8, 3)
+    state = jax.eval_shape(lambda: train_step.init_state(method, tx, jax.random.key(0), views_shape=right))
+    update = train_step.make_update(method, tx)
+    with pytest.raises(base.InputError, match=said):
+        jax.eval_shape(lambda state, views: update(state, views, **given), state, jnp.zeros(shape))
+
+
+def test_a_cosine_has_a_length():
+    with pytest.raises(base.InputError, match="num_steps must be at least 1 for a cosine; got 0"):
+        methods.make_byol(steps.TinyEncoder(4), num_steps=0)
 
 
 @pytest.mark.slow

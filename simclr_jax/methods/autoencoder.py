@@ -90,7 +90,7 @@ def make_autoencoder(
         spread = losses.projection_spread(outputs["h"][:, None])
         return jnp.mean(outputs["errors"]), (method_state, {"projection_spread": spread})
 
-    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep, num_views=1)
 
 
 def _corrupt(keys: Array, images: Array, *, kind: str, level: float) -> Array:

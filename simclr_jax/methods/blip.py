@@ -104,7 +104,7 @@ def make_blip(
         metrics["projection_spread"] = losses.projection_spread(outputs["image"])
         return contrastive + matching_weight * matching, (method_state, metrics)
 
-    return base.Method(init=init, embed=embed, loss=loss, update=contrast.update)
+    return base.Method(init=init, embed=embed, loss=loss, update=contrast.update, needs=("text",))
 
 
 def match(image: Array, text: Array, *, head: tuple[Array, Array], scale: Array, draws: Array) -> tuple[Array, Array]:

@@ -63,7 +63,7 @@ def make_byol(
         >>> sorted(params)
         ['encoder', 'predictor', 'projection_head']
     """
-    momentum.check_decay(target_decay, target_decay_schedule)
+    momentum.check_decay(target_decay, target_decay_schedule, num_steps)
     base.check_number("loss_scale", loss_scale, "Use 1.0 for the loss itself.")
     lecun = nn.initializers.lecun_normal()
     projector, predictor = (

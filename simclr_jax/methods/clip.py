@@ -120,7 +120,7 @@ def make_clip(
         log_scale = losses.clamp_log_scale(params["logits"]["log_scale"])
         return {**params, "logits": {"log_scale": log_scale}}, method_state
 
-    return base.Method(init=towers.init, embed=embed, loss=loss, update=update)
+    return base.Method(init=towers.init, embed=embed, loss=loss, update=update, needs=("text",))
 
 
 class Towers(NamedTuple):

@@ -100,7 +100,7 @@ def make_coca(
         metrics = {**metrics, "caption_loss": caption, "projection_spread": spread}
         return contrastive_weight * contrastive + caption_weight * caption, (method_state, metrics)
 
-    return base.Method(init=init, embed=embed, loss=loss, update=contrast.update)
+    return base.Method(init=init, embed=embed, loss=loss, update=contrast.update, needs=("text",))
 
 
 def make_decoder(

@@ -112,7 +112,7 @@ def make_cpc(
         value = jnp.sum(jnp.stack([value for value, _ in every]))
         return value, (method_state, {"contrastive_accuracy": accuracy})
 
-    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep, num_views=1)
 
 
 def _steps(rows_ahead: Sequence[int], grid_size: int) -> list[int]:

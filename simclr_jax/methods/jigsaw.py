@@ -90,7 +90,7 @@ def make_jigsaw(
         return value, (method_state, metrics)
 
     init = tiles.make_init(net, num_side=3, tile_share=tile_share)
-    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep, num_views=1)
 
 
 def _standardized(shown: Array) -> Array:

@@ -107,7 +107,8 @@ def make_moco(
         return value, ({**method_state, "queue": queue}, metrics)
 
     # At the end of a step, as their move at the beginning of the next one: with the parameters that step begins with.
-    return base.Method(init=init, embed=embed, loss=loss, update=momentum.make_update(decay=target_decay))
+    update = momentum.make_update(decay=target_decay)
+    return base.Method(init=init, embed=embed, loss=loss, update=update, num_views=2)
 
 
 def uninformed_loss(*, queue_length: int = 65536, **other: object) -> float:

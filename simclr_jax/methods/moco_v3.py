@@ -70,7 +70,7 @@ def make_moco_v3(
         >>> sorted(params)
         ['encoder', 'predictor', 'projection_head']
     """
-    momentum.check_decay(target_decay, target_decay_schedule)
+    momentum.check_decay(target_decay, target_decay_schedule, num_steps)
     heads.check_num_layers(num_proj_layers, low=1)
     hidden = (proj_hidden_dim,) * (num_proj_layers - 1)
     projector = heads.make_mlp((*hidden, proj_out_dim), out_norm="plain", dtype=dtype)

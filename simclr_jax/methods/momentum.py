@@ -23,11 +23,13 @@ PyTree = base.PyTree
 SCHEDULES = ("constant", "cosine")
 
 
-def check_decay(decay: float, schedule: str) -> None:
-    """Raises InputError unless 0 <= decay <= 1 and the schedule is known."""
+def check_decay(decay: float, schedule: str, num_steps: int = 1) -> None:
+    """Raises InputError unless 0 <= decay <= 1 and the schedule is known and has a length."""
     if not 0 <= decay <= 1:
         raise base.InputError(f"target_decay must be 0 to 1; got {decay}. Use 0.99, or 0.996 for long runs.")
     base.check_choice(schedule, SCHEDULES, name="target_decay_schedule")
+    if schedule == "cosine" and num_steps < 1:
+        raise base.InputError(f"num_steps must be at least 1 for a cosine; got {num_steps}. Give the run's updates.")
 
 
 def share_of_new(step: Array, *, decay: float, schedule: str, num_steps: int) -> Array:

@@ -122,7 +122,7 @@ def make_pirl(
         memory["rows"] = losses.pirl_remember(memory["rows"], image, own, momentum=memory_momentum)
         return value, ({**method_state, "memory": memory}, metrics)
 
-    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep, num_views=2, needs=("index",))
 
 
 def _check(num_examples: int, num_negatives: int, *, objective: str, memory_momentum: float) -> None:

@@ -58,6 +58,10 @@ def make_rotation(encoder: nn.Module, *, proj_hidden_dim: int = 0, dtype: str = 
         params: PyTree, method_state: PyTree, views: Array, batch: base.Batch, key: Array
     ) -> tuple[PyTree, PyTree]:
         del batch, key
+        if views.shape[2] != views.shape[3]:
+            raise base.InputError(
+                f"views must be square to be turned; got {views.shape[2]} x {views.shape[3]} pixels. Crop them."
+            )
         turned = jnp.stack([jnp.rot90(views[:, 0], turns, axes=(1, 2)) for turns in range(NUM_TURNS)], axis=1)
         trees = params, method_state["batch_stats"]
         (_, logits), batch_stats = network.apply_to_views(net, trees, turned, bn_per="batch")
@@ -69,7 +73,7 @@ def make_rotation(encoder: nn.Module, *, proj_hidden_dim: int = 0, dtype: str = 
         value, metrics = parts.solve(logits, turns)
         return value, (method_state, metrics)
 
-    return base.Method(init=init, embed=embed, loss=loss, update=base.keep)
+    return base.Method(init=init, embed=embed, loss=loss, update=base.keep, num_views=1)
 
 
 def uninformed_loss(**other: object) -> float:

@@ -81,6 +81,11 @@ class TextTower(nn.Module):
         With `at_all_places` [N, length, width]: those at every place, to which the end is one.
         """
         del train  # nothing in it differs
+        if tokens.ndim != 2 or tokens.shape[1] != self.length or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise base.InputError(
+                f"texts must be whole numbers [B, {self.length}], tokens up to the tower's length; got "
+                f"{tokens.dtype} {list(tokens.shape)}. Fill short texts up with 0, or set text_length."
+            )
         dtype, own = jnp.dtype(self.dtype), layers.state_dtype(self.dtype)
         table = self.param("token_embedding", nn.initializers.normal(0.02), (self.vocab_size, self.width), own)
         places = self.param("position_embedding", nn.initializers.normal(0.01), (self.length, self.width), own)
