@@ -47,7 +47,7 @@ def test_every_block_of_the_page_runs_and_is_short(folder, monkeypatch, capsys):
         "train_labels": labels,
         "test_labels": labels,
     }
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 10
     for block in BLOCKS:
         assert len([line for line in block.splitlines() if line.strip()]) <= 10, block
         exec(compile(block, "docs/library.md", "exec"), names)
@@ -55,6 +55,7 @@ def test_every_block_of_the_page_runs_and_is_short(folder, monkeypatch, capsys):
     assert names["views"].shape == (8, 2, 16, 16, 3) and names["of_one"].shape == (2, 32, 32, 3)
     assert names["gradient"].shape == names["z"].shape == (6, 2, 4)
     assert int(names["state"].step) == 3 and np.isfinite(float(names["metrics"]["loss"]))
+    assert all(np.isfinite(float(loss)) for loss in (names["byol_metrics"]["loss"], names["vicreg"], names["sup_con"]))
     assert names["rows"].shape == (60, 5) and len(set(names["chosen"].tolist())) == 10
     assert names["knn"] > 0.4 and names["linear"] > 0.4
     assert "contrastive_accuracy" in names["metrics"] and capsys.readouterr().out
