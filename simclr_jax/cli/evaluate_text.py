@@ -36,6 +36,7 @@ def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str
 
     "retrieval" holds the recalls of `probes.retrieval_recall`, "chance" those of `probes.chance_recall`, and the
     numbers of images and texts. "zero_shot" holds "top_1", "top_5", "chance", the templates and the number of images.
+    Both have "protocols": the name of a score -> that of its protocol.
     """
     test_set = subject.both.test_set
     if not image_text.has_texts(subject.params) or test_set is None:
@@ -55,7 +56,7 @@ def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str
         text_z = embed_texts([text for own in test_set.texts for text in own])
         recalls, chance = probes.retrieval_recall(image_z, text_z, owners), probes.chance_recall(owners)
         counts = {"num_images": len(image_z), "num_texts": len(text_z)}
-        found["retrieval"] = {**recalls, "chance": chance, **counts}
+        found["retrieval"] = {**recalls, "chance": chance, **counts, "protocols": _retrieval_protocols(recalls)}
     if has_classes:
         names = test_set.class_names
         sentences = embed_texts(image_text.class_sentences(names, templates))
@@ -63,8 +64,21 @@ def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str
         scores = probes.zero_shot_accuracy(image_z, test_set.labels, classes)
         num_images = int((test_set.labels >= 0).sum())
         told = {"chance": 1 / len(names), "templates": list(templates), "num_images": num_images}
-        found["zero_shot"] = {**scores, **told}
-    return found
+        which = probes.templates_name(templates)
+        ranks = {name: name.removeprefix("top_") for name in scores}
+        protocols = {name: probes.protocol_name("zero_shot", k=k, templates=which) for name, k in ranks.items()}
+        found["zero_shot"] = {**scores, **told, "protocols": protocols}
+    return found if not subject.best_on_test else {name: _best_on_test(one) for name, one in found.items()}
+
+
+def _retrieval_protocols(recalls: Mapping[str, float]) -> dict[str, str]:
+    parts = {name: name.split("_recall_") for name in recalls}
+    return {name: probes.protocol_name("retrieval", way=way.replace("_", "-"), k=k) for name, (way, k) in parts.items()}
+
+
+def _best_on_test(one: Mapping[str, Any]) -> dict[str, Any]:
+    protocols = {name: probes.best_on_test(protocol) for name, protocol in one["protocols"].items()}
+    return {**one, "protocols": protocols}
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

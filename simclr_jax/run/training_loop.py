@@ -269,7 +269,7 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
         return
     if accuracy is not None:
         scores[step] = accuracy
-    reader.write_evaluation(step, accuracy, scores=label_free, peak_bytes=sharding.device_peak_bytes())
+    reader.write_evaluation(step, accuracy, scores=label_free)
     num_classes = len(run.train_set.class_names)
     for sentence in health.diagnose(run.config, signs, reader.rows, num_steps=run.num_steps, num_classes=num_classes):
         progress.say(f"step {step}: {sentence}")

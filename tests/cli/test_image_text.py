@@ -1,6 +1,7 @@
 """From pictures with captions to search by words: train, go on, evaluate, embed, search, LiT."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -62,6 +63,7 @@ def test_a_run_learns_which_words_belong_to_which_picture(run, capsys):
     found = json.loads((workdir / "results.json").read_text())["retrieval"]
     assert found["text_to_image_recall_1"] >= 0.75 > found["chance"]["text_to_image_recall_1"] == 0.25
     assert (found["num_images"], found["num_texts"]) == (4, 8)
+    assert found["protocols"]["text_to_image_recall_10"] == "retrieval.text-to-image.r10.v1"
     assert "retrieval of 4 images and 8 texts" in capsys.readouterr().out
 
 
@@ -170,6 +172,7 @@ def test_classes_are_known_by_their_names_on_other_data(run, tmp_path, capsys):
     assert evaluate.main(workdir=str(workdir), **given) == 0
     (found,) = json.loads((workdir / "results.json").read_text())["transfer"].values()
     assert found["zero_shot"]["templates"] == ["it is {}", "all {}"]
+    assert re.fullmatch(r"zero-shot\.top1\.t2-[0-9a-f]{8}\.v1", found["zero_shot"]["protocols"]["top_1"])
     assert found["zero_shot"]["top_1"] == 1.0 and found["zero_shot"]["chance"] == 0.5
     assert "zero-shot  top_1 100.0" in capsys.readouterr().out
 

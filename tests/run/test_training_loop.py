@@ -31,7 +31,7 @@ def evaluate(encode):
         waiting=lambda step, *, what: contextlib.nullcontext(),
         rows=[],
         clock=goodput.Clock(),
-        write_evaluation=lambda step, accuracy, *, scores, peak_bytes: logged.append((accuracy, scores)),
+        write_evaluation=lambda step, accuracy, *, scores: logged.append((accuracy, scores)),
     )
     state = base.TrainState(jnp.int32(5), {"encoder": {}}, {"batch_stats": {}}, ())
     scores = {}
