@@ -14,7 +14,15 @@ from simclr_jax.html_report import comparison
 from simclr_jax.run import identity
 from simclr_jax.run import workdir as workdir_lib
 
-_CURVES = ("loss", "knn_accuracy", "effective_rank", "uniformity", "alignment")
+_CURVES = (
+    "loss",
+    "knn_accuracy",
+    "image_to_text_recall_1",
+    "text_to_image_recall_1",
+    "effective_rank",
+    "uniformity",
+    "alignment",
+)
 _PICTURES = (".png", ".svg", ".pdf")
 _PEAKS = {"peak_bytes", "peak_host_bytes"}
 
@@ -124,7 +132,7 @@ def _data(measured_on: Mapping[str, Any] | None, name: str) -> str:
     """What a score was measured on, in a word that is equal for equal data only."""
     if measured_on is None:
         return f"{name} (unknown split)"
-    digest = base.one_line(measured_on["train"][:4] + measured_on["test"][:4])
+    digest = base.one_line(measured_on["train"][:4] + (measured_on["test"] or "")[:4])
     return f"{measured_on['name']} {digest}"
 
 
