@@ -169,6 +169,8 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, dict[str, Curve], di
     found = []
     titles = {
         "knn_accuracy": ("kNN accuracy while training", True),
+        "image_to_text_recall_1": ("Image to text, recall at 1 while training", True),
+        "text_to_image_recall_1": ("Text to image, recall at 1 while training", True),
         "loss": ("Loss", False),
         "effective_rank": ("Effective rank", False),
         "uniformity": ("Uniformity", False),

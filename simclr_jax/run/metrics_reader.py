@@ -129,7 +129,7 @@ class Reader:
         self._paused_seconds = time.perf_counter() - begin
 
     def write_evaluation(self, step: int, accuracy: float | None, *, scores: Mapping[str, float]) -> None:
-        """Logs and prints what was measured after update `step`: kNN (None if not), scores without labels.
+        """Logs and prints what was measured after update `step`: kNN (None if not), recalls, scores without labels.
 
         The seconds it took and the peak of memory are logged with it, see `sharding.peak_memory`.
         """
@@ -138,6 +138,8 @@ class Reader:
         workdir_lib.write_metrics(self._log, row)
         self.rows.append(row)
         said = [] if accuracy is None else [f"kNN accuracy on the test split {100 * accuracy:.1f} %"]
+        ways = [way for way in ("image_to_text", "text_to_image") if f"{way}_recall_1" in scores]
+        said += [f"{way.replace('_', ' ')} recall at 1 {100 * scores[f'{way}_recall_1']:.1f} %" for way in ways]
         said += [f"effective rank {scores['effective_rank']:.1f}"] if "effective_rank" in scores else []
         progress.say(f"step {step}/{self._sizes.num_steps}  {'  '.join(said)}")
 

@@ -23,6 +23,7 @@ def evaluate(encode):
         probe=types.SimpleNamespace(knn_k=1, knn_temperature=0.1, knn_weights="similarity"),
         encode=encode,
         measure=lambda state, train_h: ({"uniformity": -1.0}, probes.Signs()),
+        measure_recall=None,
         num_steps=10,
     )
     logged = []
