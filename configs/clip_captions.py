@@ -31,5 +31,6 @@ def get_config() -> config_dict.ConfigDict:
     config.schedule.warmup_epochs = 5.0
     config.train.batch_size = 256
     config.train.num_epochs = 100.0
+    config.train.evaluate_every_epochs = 2.0  # of a few thousand pictures an epoch is short
     config.train.log_every_steps = 10
     return config

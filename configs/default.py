@@ -169,7 +169,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 500
     config.train.keep_checkpoints = 3  # the last ones; the best by kNN is kept beside them
-    config.train.evaluate_every_epochs = 10.0  # kNN and scores without labels while training; 0.0 = never
+    config.train.evaluate_every_epochs = 10.0  # kNN, of texts recall, scores without labels; 0.0 = never
     # Device memory for the training split, GB; a larger split is streamed from the host. None = half of the device's.
     config.train.max_resident_gigabytes = config_dict.placeholder(float)
     config.train.parameter_sharding = "replicated"  # "fsdp" = weights and optimizer split over devices, for wide nets
@@ -293,15 +293,15 @@ def crop_and_flip(config: config_dict.ConfigDict) -> None:
 
 
 def train_on_pairs(config: config_dict.ConfigDict) -> None:
-    """What the recipes on pictures with captions have in common: views, CLIP's method and optimizer, no kNN."""
+    """What the recipes on pictures with captions have in common: views, method, optimizer, and recall every epoch."""
     config.data.name = "pairs:captions"
     crop_and_flip(config)
     config.method = clip_method()
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.2
     config.schedule.learning_rate_scaling = "none"
-    config.train.evaluate_every_epochs = 0.0
-    config.probe.label_free_rows = 0
+    config.train.evaluate_every_epochs = 1.0
+    config.probe.label_free_rows = 1000  # as many pictures as recall is measured on
 
 
 def blip_method() -> config_dict.ConfigDict:

@@ -1,5 +1,6 @@
 """The work of `simclr-jax compare`: what runs have logged and scored, gathered and laid side by side."""
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -13,8 +14,17 @@ from simclr_jax.html_report import comparison
 from simclr_jax.run import identity
 from simclr_jax.run import workdir as workdir_lib
 
-_CURVES = ("loss", "knn_accuracy", "effective_rank", "uniformity", "alignment")
+_CURVES = (
+    "loss",
+    "knn_accuracy",
+    "image_to_text_recall_1",
+    "text_to_image_recall_1",
+    "effective_rank",
+    "uniformity",
+    "alignment",
+)
 _PICTURES = (".png", ".svg", ".pdf")
+_PEAKS = {"peak_bytes", "peak_host_bytes"}
 
 
 def compare(
@@ -49,7 +59,10 @@ def compare(
 
 
 def table(columns: Sequence[comparison.ComparedRun]) -> str:
-    """The comparison as text: facts, then scores; * marks runs that no other one of the line beats clearly."""
+    """The comparison as text: facts, scores, and below what is wrong with a run.
+
+    * marks runs that no other one of the line beats clearly.
+    """
     head = ["", *(run.name for run in columns)]
     lines = [[name, *(run.facts.get(name, "-") for run in columns)] for name in comparison.fact_names(columns)]
     scores = []
@@ -65,7 +78,9 @@ def table(columns: Sequence[comparison.ComparedRun]) -> str:
     text = [laid(head), *map(laid, lines), "", *(map(laid, scores) if scores else ["No run has been evaluated."])]
     if any("*" in cell for row in scores for cell in row[1:]):
         text += ["", "*: no other run of the line is better by more than twice the error."]
-    return "\n".join([*text, *comparison.not_ranked(columns)])
+    text += comparison.not_ranked(columns)
+    said = [f"{name}: {note}" for name, note in comparison.notes(columns)]
+    return "\n".join([*text, *(["", *said] if said else [])])
 
 
 def _names(runs: Sequence[str]) -> list[str]:
@@ -84,7 +99,9 @@ def _column(folder: pathlib.Path, name: str) -> comparison.ComparedRun:
     seeds = workdir_lib.seed_folders(folder)
     if not seeds:
         workdir_lib.require_run(folder)
-    return _joined([_one_run(seed, name) for seed in seeds], name)
+    runs = [_one_run(seed, name) for seed in seeds]
+    said = [f"{seed.name}: {note}" for seed, run in zip(seeds, runs, strict=True) for note in run.notes]
+    return dataclasses.replace(_joined(runs, name), notes=said)
 
 
 def _one_run(folder: pathlib.Path, name: str) -> comparison.ComparedRun:
@@ -97,23 +114,41 @@ def _one_run(folder: pathlib.Path, name: str) -> comparison.ComparedRun:
     trained = config["method"]["name"]
     data = _data(results.get("evaluated_data"), config["data"]["name"])
     scores = [_score(row, data) for row in results.get("probes", []) if row["features"] == trained]
+    scores += _scores_of_texts(results, data)
     classifier = results.get("classifier")
     if classifier and "labels" in classifier:
         count = classifier["num_images"]
-        error = float(np.sqrt(classifier["top_1"] * (1 - classifier["top_1"]) / count))
+        error = _error(classifier["top_1"], count)
         scores.append(_score({**classifier, "accuracy": classifier["top_1"], "standard_error": error}, data))
     for other in results.get("transfer", {}).values():
         on = _data(other["evaluated_data"], "")
         scores += [_score(row, on) for row in other["probes"] if row["features"] == trained]
-    return comparison.ComparedRun(name, _facts(config, metrics, results), scores, curves)
+        scores += _scores_of_texts(other, on)
+    notes = results.get("diagnosis", [])
+    return comparison.ComparedRun(name, _facts(config, metrics, results), scores, curves, notes=notes)
 
 
 def _data(measured_on: Mapping[str, Any] | None, name: str) -> str:
     """What a score was measured on, in a word that is equal for equal data only."""
     if measured_on is None:
         return f"{name} (unknown split)"
-    digest = base.one_line(measured_on["train"][:4] + measured_on["test"][:4])
+    digest = base.one_line(measured_on["train"][:4] + (measured_on["test"] or "")[:4])
     return f"{measured_on['name']} {digest}"
+
+
+def _scores_of_texts(results: Mapping[str, Any], data: str) -> list[comparison.Score]:
+    """Retrieval and zero-shot classes, which need no label for training, as `evaluate_text.measure` has kept them."""
+    scores = []
+    for found in (results.get("retrieval", {}), results.get("zero_shot", {})):
+        for name, protocol in found.get("protocols", {}).items():
+            # By images also for texts: those of one image are right or wrong together.
+            row = {"accuracy": found[name], "standard_error": _error(found[name], found["num_images"])}
+            scores.append(_score({**row, "protocol": protocol, "labels": comparison.NO_LABELS}, data))
+    return scores
+
+
+def _error(share: float, count: int) -> float:
+    return float(np.sqrt(share * (1 - share) / count))
 
 
 def _score(row: Mapping[str, Any], data: str) -> comparison.Score:
@@ -129,6 +164,9 @@ def _facts(
 ) -> dict[str, str]:
     """name -> text of what a run was and took."""
     last = {key: row[key] for row in metrics for key in row}
+    # On a CPU that of the host; of several starts the largest.
+    peak, kind = ("peak_host_bytes", " (host)") if {"peak_host_bytes"} == _PEAKS & last.keys() else ("peak_bytes", "")
+    peaks = [row[peak] for row in metrics if peak in row]
     step, batch_size = int(last.get("step", 0)), config["train"]["batch_size"]
     facts = {
         "method": config["method"]["name"],
@@ -139,19 +177,16 @@ def _facts(
         "images seen": f"{step * batch_size:,}",
         "training time": units.duration(last["seconds"]) if "seconds" in last else "-",
         "images per second": f"{last['images_per_second']:,.0f}" if "images_per_second" in last else "-",
-        "peak memory": units.size(last["peak_bytes"]) if "peak_bytes" in last else "-",
+        f"peak memory{kind}": units.size(max(peaks)) if peaks else "-",
         "last loss": f"{last['loss']:.4g}" if "loss" in last else "-",
     }
     evaluated = results.get("label_free") or last
     names = ("rankme", "effective_rank", "feature_deviation", "uniformity", "alignment")
-    facts |= {name.replace("_", " "): f"{evaluated[name]:.3g}" for name in names if name in evaluated}
-    if results.get("diagnosis"):
-        facts["diagnosis"] = results["diagnosis"][0]
-    return facts
+    return facts | {name.replace("_", " "): f"{evaluated[name]:.3g}" for name in names if name in evaluated}
 
 
 def _joined(seeds: Sequence[comparison.ComparedRun], name: str) -> comparison.ComparedRun:
-    """The mean over seeds, with the standard deviation over them in place of the error."""
+    """The mean over seeds, of scores with the standard deviation over them in place of the error."""
     scores = []
     for line in comparison.score_lines(seeds):
         cells = [cell for cell in line.cells if cell is not None]
@@ -163,7 +198,16 @@ def _joined(seeds: Sequence[comparison.ComparedRun], name: str) -> comparison.Co
     for fact in comparison.fact_names(seeds):
         texts = list(dict.fromkeys(seed.facts.get(fact, "-") for seed in seeds))
         facts[fact] = texts[0] if len(texts) == 1 else " / ".join(texts)
-    return comparison.ComparedRun(name, facts, scores, seeds[0].curves, num_seeds=len(seeds))
+    own = {key: [seed.curves[key] for seed in seeds] for key in _CURVES}
+    curves = {key: _mean_curve(of_seeds) for key, of_seeds in own.items()}
+    return comparison.ComparedRun(name, facts, scores, curves, num_seeds=len(seeds), seed_curves=own)
+
+
+def _mean_curve(curves: Sequence[comparison.Curve]) -> comparison.Curve:
+    """The mean over curves at the steps that all of them have."""
+    values = [dict(zip(*curve, strict=True)) for curve in curves]
+    steps = sorted(set.intersection(*(set(one) for one in values)))
+    return steps, [float(np.mean([one[step] for one in values])) for step in steps]
 
 
 def _ranked(columns: Sequence[comparison.ComparedRun], protocol: str) -> list[comparison.ComparedRun]:

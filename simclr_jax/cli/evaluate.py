@@ -13,6 +13,7 @@ def make_parser() -> flags.Parser:
 Scores the frozen features of a run by kNN, a linear and a ridge probe at 1 %,
 10 % and 100 % of the labels, beside an untrained network and raw pixels, and
 without labels. Of a run that reads texts also retrieval and zero-shot classes.
+On data without labels does what needs none.
 Says what is wrong. Prints a table and writes results.json.""",
         examples=("--workdir=runs/demo", "--workdir=runs/demo --transfer=digits"),
     )

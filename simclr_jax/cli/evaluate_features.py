@@ -13,7 +13,7 @@ from simclr_jax import base, data, methods, models, probes
 from simclr_jax.cli import evaluate_text
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checks as checks_lib
-from simclr_jax.run import compilation_cache, feature_store, features, guards, identity, paths, progress, splits
+from simclr_jax.run import compilation_cache, feature_store, features, guards, identity, progress, splits
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import workdir as workdir_lib
 
@@ -32,7 +32,9 @@ def evaluate(
     same classes its scores; below them what the guards and the doctor found. Then writes `probes`, `label_free`,
     `classifier` (see `score_classifier`), `guards`, `diagnosis`, `evaluated_step` and `evaluated_data` to results.json.
     Images without a label take no part in what needs labels. A run that reads texts has `retrieval` and `zero_shot` as
-    well, see `evaluate_text.measure`; `templates` is a file with a sentence a line for the latter.
+    well, see `evaluate_text.measure`; `templates` is a file with a sentence a line for the latter. Where probes cannot
+    measure anything, on data without labels or without a test split, there is a sentence in place of their table, and
+    what needs no labels is done as for others.
 
     A folder of seeds, made by `train --seeds`, is evaluated seed by seed.
 
@@ -41,7 +43,7 @@ def evaluate(
     `config.with_data`.
 
     Raises:
-        base.InputError: no run or no such checkpoint, or nothing can be measured on its data.
+        base.InputError: no run or no such checkpoint, or its data cannot be read.
     """
     progress.quiet_libraries()
     compilation_cache.keep()
@@ -53,27 +55,23 @@ def evaluate(
     both = subject.both
     reason = splits.why_no_probe(both)
     scores_classifier = not transfer and has_classifier(subject.params, both.test_set) and not both.is_same
-    of_texts = evaluate_text.measure(subject, sentences)
-    if reason is not None and not scores_classifier and not of_texts:
-        raise base.InputError(
-            "Probes need labelled images of several classes in the training and the test split; here "
-            f"{reason}{'' if reason.endswith('?') else '.'} What the encoder finds alike needs no labels: "
-            f"simclr-jax report {paths.as_flag('workdir', workdir)}"
-        )
-    assert both.test_set is not None
-    number = len(probes.labelled_rows(both.test_set.labels)) or len(both.test_set.images)
-    progress.say(f"Evaluating step {subject.step} on {number} test images ...")
-    results: dict[str, Any] = {"probes": []}
-    h: _Both | None = None
-    if reason is None:
-        results, h = _measured(subject)
+    progress.say(f"Evaluating step {subject.step} on {_what_is_scored(both)} ...")
+    results, (train_h, test_h) = _measured(subject)
     if scores_classifier:
+        assert both.test_set is not None
         trees = subject.params, subject.method_state
         results["classifier"] = score_classifier(subject.config, *trees, test_set=both.test_set)
-    results |= of_texts
+    results |= evaluate_text.measure(subject, sentences, test_h=test_h)
     _show(subject, results, reason)
-    _store(subject, results, h)
+    _store(subject, results, (train_h, test_h) if reason is None and test_h is not None else None)
     return 0
+
+
+def _what_is_scored(both: splits.Splits) -> str:
+    """How many images of which split."""
+    if both.test_set is None:
+        return f"{len(both.train_set.images)} training images"
+    return f"{len(probes.labelled_rows(both.test_set.labels)) or len(both.test_set.images)} test images"
 
 
 def _evaluate_seeds(workdir: str, seeds: Sequence[pathlib.Path], **how: Any) -> int:
@@ -104,22 +102,26 @@ _Both = tuple[np.ndarray, np.ndarray]
 _TRANSFER_SPLITS = {"train": "train", "test": "test", "label_fraction": None, "label_list": None}
 
 
-def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], _Both | None]:
-    """(what results.json keeps, the trained features of both splits) of a state whose splits have labels."""
+def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray | None]]:
+    """(what results.json keeps, the trained features of both splits) of a state; probes where its data allow them."""
     config, both = subject.config, subject.both
-    assert both.test_set is not None
-    probe = config_lib.call(probes.make_settings, config, "probe")
     how = features.evaluation_settings(config)
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
-    images = [
-        features.evaluation_images(split, **how, keep=probes.small_images) for split in (both.train_set, both.test_set)
-    ]
+    test_set = None if both.is_same else both.test_set
+    pair = [] if test_set is None else [both.train_set, test_set]
+    images = [features.evaluation_images(split, **how, keep=probes.small_images) for split in pair]
     # Placed once, not with every batch, and as those of the untrained network, which shares the compiled program.
     variables = sharding.put_replicated(how["mesh"], features.encoder_variables(subject.params, subject.method_state))
-    collected = collect_features(subject, variables, encode=encode, images=images)
-    rows = probe_rows(collected, probe, both=both)
-    name = config["method"]["name"]
-    checks = checks_lib.check(subject, collected[name][0], rows, encode=encode, images=images)
+    rows: list[dict[str, Any]] = []
+    if splits.why_no_probe(both) is None:
+        collected = collect_features(subject, variables, encode=encode, images=images)
+        rows = probe_rows(collected, config_lib.call(probes.make_settings, config, "probe"), both=both)
+        h: tuple[np.ndarray, np.ndarray | None] = collected[config["method"]["name"]]
+    else:
+        train_h = encode(variables, both.train_set)
+        same = train_h if both.is_same else None
+        h = train_h, same if test_set is None else encode(variables, test_set)
+    checks = checks_lib.check(subject, h[0], rows, encode=encode, images=images)
     if subject.best_on_test:
         rows = [{**row, "protocol": probes.best_on_test(row["protocol"])} for row in rows]
     results = {
@@ -129,19 +131,18 @@ def _measured(subject: checks_lib.Subject) -> tuple[dict[str, Any], _Both | None
         "diagnosis": checks.diagnosis,
         "said": checks.sentences,
     }
-    return results, collected[name]
+    return results, h
 
 
 def _store(subject: checks_lib.Subject, results: dict[str, Any], h: _Both | None) -> None:
     """Writes the results, those of another data set beside the run's own, and keeps the run's own features."""
-    both = subject.both
-    assert both.test_set is not None
+    both, test_set = subject.both, subject.both.test_set
     measured_on = {
         "name": subject.config["data"]["name"],
         "train": both.train_set.fingerprint,
-        "test": both.test_set.fingerprint,
+        "test": None if test_set is None else test_set.fingerprint,
         "num_train": len(both.train_set.images),
-        "num_test": len(both.test_set.images),
+        "num_test": 0 if test_set is None else len(test_set.images),
     }
     kept = {key: value for key, value in results.items() if key != "said"}
     if subject.transfer:
@@ -151,13 +152,13 @@ def _store(subject: checks_lib.Subject, results: dict[str, Any], h: _Both | None
         return
     workdir_lib.update_results(
         subject.folder,
-        **{"classifier": None, "label_free": {}, "guards": {}, "diagnosis": [], **kept},
+        **{"classifier": None, "retrieval": {}, "zero_shot": {}, **kept},
         evaluated_step=subject.step,
         evaluated_data=measured_on,
         environment=workdir_lib.environment(),
     )
-    if h is not None:
-        train, test = (h[0], both.train_set), (h[1], both.test_set)
+    if h is not None and test_set is not None:
+        train, test = (h[0], both.train_set), (h[1], test_set)
         if not feature_store.save(subject.folder, step=subject.step, train=train, test=test):
             progress.say("The features are not kept: they take more than 8 GB. A report computes them again.")
 
@@ -165,14 +166,16 @@ def _store(subject: checks_lib.Subject, results: dict[str, Any], h: _Both | None
 def _show(subject: checks_lib.Subject, results: Mapping[str, Any], reason: str | None) -> None:
     """Shown before anything is stored: a full disk loses nothing."""
     rows, scores = results["probes"], results.get("classifier")
-    print("\n".join([table(rows) if rows else f"No probes: {reason}", *evaluate_text.lines(results)]))
+    why = f"No probes: {reason}{'' if (reason or '').endswith('?') else '.'}"
+    print("\n".join([table(rows) if rows else why, *evaluate_text.lines(results)]))
     if results.get("label_free"):
         written = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in results["label_free"].items()]
         print(f"without labels  {', '.join(written)}")
     if scores is not None:
         shown = [f"{name} {100 * scores[name]:.1f}" for name in ("top_1", "top_5") if name in scores]
         print(f"its classifier  {'  '.join(shown)}  on {scores['num_images']} test images, {scores['protocol']}")
-    for sentence in [*(splits.cautions(subject.both) if rows else []), *results.get("said", [])]:
+    cautions = splits.cautions if rows else splits.shared_images
+    for sentence in [*cautions(subject.both), *results.get("said", [])]:
         print(sentence)
     sys.stdout.flush()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from simclr_jax import base, probes
 from simclr_jax.run import checks as checks_lib
-from simclr_jax.run import features, image_text, progress, texts
+from simclr_jax.run import image_text, progress, texts
 
 
 def read_templates(path: str | None) -> tuple[str, ...]:
@@ -29,16 +29,19 @@ def read_templates(path: str | None) -> tuple[str, ...]:
     return found
 
 
-def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str, Any]:
-    """{"retrieval", "zero_shot"}: of the test split what its texts and its classes allow; {} for runs without texts.
+def measure(subject: checks_lib.Subject, templates: tuple[str, ...], *, test_h: np.ndarray | None) -> dict[str, Any]:
+    """{"retrieval", "zero_shot"}: of the test split, whose representations are `test_h`, what texts and classes allow.
+
+    {} for runs without texts, and without a test split.
 
     A run without a tokenizer, of converted weights, is measured without texts, and a line says so.
 
     "retrieval" holds the recalls of `probes.retrieval_recall`, "chance" those of `probes.chance_recall`, and the
     numbers of images and texts. "zero_shot" holds "top_1", "top_5", "chance", the templates and the number of images.
+    Both have "protocols": the name of a score -> that of its protocol.
     """
     test_set = subject.both.test_set
-    if not image_text.has_texts(subject.params) or test_set is None:
+    if not image_text.has_texts(subject.params) or test_set is None or test_h is None:
         return {}
     has_classes = bool(test_set.class_names) and bool((test_set.labels >= 0).any())
     if not test_set.texts and not has_classes:
@@ -46,25 +49,37 @@ def measure(subject: checks_lib.Subject, templates: tuple[str, ...]) -> dict[str
     if texts.read_kept(subject.folder) is None:
         progress.say(f"Texts are left out: {subject.folder} has no tokenizer (simclr-jax convert --tokenizer=FILE).")
         return {}
-    variables = features.encoder_variables(subject.params, subject.method_state)
-    image_z = image_text.make_embed_images(subject.config, subject.params)(variables, test_set)
+    image_z = image_text.project_images(subject.params, test_h)
     embed_texts = image_text.make_embed_texts(subject.folder, subject.config, subject.params)
     found: dict[str, Any] = {}
     if test_set.texts:
-        owners = np.repeat(np.arange(len(test_set.texts)), [len(own) for own in test_set.texts])
-        text_z = embed_texts([text for own in test_set.texts for text in own])
+        sentences, owners = image_text.flat_texts(test_set.texts)
+        text_z = embed_texts(sentences)
         recalls, chance = probes.retrieval_recall(image_z, text_z, owners), probes.chance_recall(owners)
         counts = {"num_images": len(image_z), "num_texts": len(text_z)}
-        found["retrieval"] = {**recalls, "chance": chance, **counts}
+        found["retrieval"] = {**recalls, "chance": chance, **counts, "protocols": _retrieval_protocols(recalls)}
     if has_classes:
         names = test_set.class_names
-        sentences = embed_texts(image_text.class_sentences(names, templates))
-        classes = probes.class_vectors(sentences.reshape(len(names), len(templates), -1))
+        of_classes = embed_texts(image_text.class_sentences(names, templates))
+        classes = probes.class_vectors(of_classes.reshape(len(names), len(templates), -1))
         scores = probes.zero_shot_accuracy(image_z, test_set.labels, classes)
         num_images = int((test_set.labels >= 0).sum())
         told = {"chance": 1 / len(names), "templates": list(templates), "num_images": num_images}
-        found["zero_shot"] = {**scores, **told}
-    return found
+        which = probes.templates_name(templates)
+        ranks = {name: name.removeprefix("top_") for name in scores}
+        protocols = {name: probes.protocol_name("zero_shot", k=k, templates=which) for name, k in ranks.items()}
+        found["zero_shot"] = {**scores, **told, "protocols": protocols}
+    return found if not subject.best_on_test else {name: _best_on_test(one) for name, one in found.items()}
+
+
+def _retrieval_protocols(recalls: Mapping[str, float]) -> dict[str, str]:
+    parts = {name: name.split("_recall_") for name in recalls}
+    return {name: probes.protocol_name("retrieval", way=way.replace("_", "-"), k=k) for name, (way, k) in parts.items()}
+
+
+def _best_on_test(one: Mapping[str, Any]) -> dict[str, Any]:
+    protocols = {name: probes.best_on_test(protocol) for name, protocol in one["protocols"].items()}
+    return {**one, "protocols": protocols}
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

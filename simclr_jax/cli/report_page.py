@@ -55,6 +55,7 @@ def report(*, workdir: str, output: str | None = None, **moved: str | None) -> i
     metrics = workdir_lib.read_metrics(folder)
     both = splits.load(config)
     reason = splits.why_no_probe(both)
+    evaluated = results
     if reason is not None:
         # An older version may have scored what cannot fail.
         results, metrics = {}, [{k: row[k] for k in row if k != "knn_accuracy"} for row in metrics]
@@ -62,8 +63,8 @@ def report(*, workdir: str, output: str | None = None, **moved: str | None) -> i
         progress.say("No probes yet, the page goes without them: simclr-jax evaluate --workdir=" + workdir)
     step, h, results, about_step = _choose_features(config, folder, both, results)
     seen = _look(config, both, h)
-    # What the doctor found when the run was evaluated is about the network whose probes are shown.
-    found = results.get("diagnosis", []) if results.get("probes") else []
+    # What the doctor found is about the network that was evaluated.
+    found = evaluated.get("diagnosis", []) if evaluated.get("evaluated_step") == step else []
     notes = [*about_step, *found, *_notes(seen, reason)]
     other_data = identity.note_data(folder, identity.describe(config["data"]["name"], both.train_set))
     notes = [other_data, *notes] if other_data else notes

@@ -136,8 +136,7 @@ def _run_alike(
         )
         return 128 + number
     flag = paths.as_flag("workdir", folder)
-    evaluation = f"simclr-jax evaluate {flag} && " if run.train_set.class_names else ""
-    progress.say(f"Done. Next: {evaluation}simclr-jax report {flag}")
+    progress.say(f"Done. Next: simclr-jax evaluate {flag} && simclr-jax report {flag}")
     return 0
 
 

@@ -5,6 +5,8 @@ devices are "replicated"; a batch is split over devices along its first axis.
 """
 
 import math
+import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -254,3 +256,25 @@ def device_peak_bytes() -> int | None:
     """Most memory of one local device in use so far, in bytes; None where the backend does not report it."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("peak_bytes_in_use")
+
+
+def peak_memory() -> dict[str, int]:
+    """Most memory in use so far, in bytes: {"peak_bytes"} of one device, where it tells.
+
+    Else, as on a CPU, whose memory is the host's: {"peak_host_bytes"} of this process, its libraries included.
+    """
+    of_device = device_peak_bytes()
+    return {"peak_host_bytes": _process_peak_bytes()} if of_device is None else {"peak_bytes": of_device}
+
+
+def _process_peak_bytes() -> int:
+    """Most resident memory of this process."""
+    try:
+        # Linux's getrusage counts what the parent held as it started this process.
+        status = pathlib.Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak

@@ -11,13 +11,16 @@ import numpy as np
 from simclr_jax import atomic_files
 from simclr_jax.html_report import figures, panels, words
 
+Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
+NO_LABELS = "none"  # the share of the labels of what is trained on none
+
 
 class Score(NamedTuple):
     """One score of a run, or the mean over its seeds.
 
     protocol: its name with version. family: the protocol without its settings, which tells what is alike in kind.
-    labels: share of the labels. data: what it was trained and tested on. value: in [0, 1]. error: standard error of
-    `value`, or with several seeds the standard deviation over them.
+    labels: share of the labels, or NO_LABELS. data: what it was trained and tested on. value: in [0, 1].
+    error: standard error of `value`, or with several seeds the standard deviation over them.
     """
 
     protocol: str
@@ -33,14 +36,17 @@ class ComparedRun:
     """One column: a run, or several that differ in their seed only.
 
     facts: name -> text, such as "training time" -> "4 min 32 s". curves: metric -> (steps, values).
-    num_seeds: how many runs the values are means of.
+    num_seeds: how many runs the values are means of. seed_curves: metric -> the curves that those of `curves` are the
+    means of; empty for one run. notes: sentences on what is wrong with it.
     """
 
     name: str
     facts: Mapping[str, str]
     scores: Sequence[Score]
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
     num_seeds: int = 1
+    seed_curves: Mapping[str, Sequence[Curve]] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class Line(NamedTuple):
@@ -90,13 +96,19 @@ def not_ranked(runs: Sequence[ComparedRun]) -> list[str]:
             data.setdefault(score.protocol, set()).add(score.data)
     for protocols in families.values():
         # One that every run has is ranked by itself.
-        partial = [name for name, places in protocols.items() if len(places) < len(runs)]
-        if len(partial) > 1:
+        partial = {name: places for name, places in protocols.items() if len(places) < len(runs)}
+        # Of the same runs they invite no comparison between two.
+        if len({frozenset(places) for places in partial.values()}) > 1:
             said.append(f"Not ranked against each other, as they are different protocols: {', '.join(partial)}.")
     other = [protocol for protocol, sets in data.items() if len(sets) > 1]
     if other:
         said.append(f"Scores of {', '.join(other)} are on different data and stand on lines of their own.")
     return said
+
+
+def notes(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
+    """(name of a run, sentence) of all that is wrong with the runs."""
+    return [(run.name, note) for run in runs for note in run.notes]
 
 
 def fact_names(runs: Sequence[ComparedRun]) -> list[str]:
@@ -124,11 +136,13 @@ def write_page(runs: Sequence[ComparedRun], path: str | os.PathLike[str]) -> Non
         facts=[(name, [run.facts.get(name, "-") for run in runs]) for name in fact_names(runs)],
         lines=[(line, [written(cell) for cell in line.cells]) for line in score_lines(runs)],
         sentences=not_ranked(runs),
+        notes=notes(runs),
         curves=[
-            (title, figures.line_plot(series, name=f"curve{number}", percent=percent))
-            for number, (title, series, percent) in enumerate(_curves(runs))
+            (title, figures.line_plot(series, name=f"curve{number}", percent=percent, thin=thin))
+            for number, (title, series, thin, percent) in enumerate(_curves(runs))
         ],
         spaced=words.spaced,
+        no_labels=NO_LABELS,
     )
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,20 +153,24 @@ def write_picture(runs: Sequence[ComparedRun], path: str | os.PathLike[str]) -> 
     """Writes the curves, and the scores that can be ranked as bars, as one picture: PNG, or what the name ends in."""
     lines = [line for line in score_lines(runs) if line.best]
     curves = _curves(runs)
-    with panels.picture(path, num_panels=max(len(lines) + len(curves), 1)) as drawn:
+    said = [f"{name}: {note}" for name, note in notes(runs)]
+    with panels.picture(path, num_panels=max(len(lines) + len(curves), 1), notes=said) as drawn:
         for axes, line in zip(drawn, lines, strict=False):
-            title = f"{line.protocol}, {words.spaced(line.labels)}"
+            share = "" if line.labels == NO_LABELS else f", {words.spaced(line.labels)}"
+            title = f"{line.protocol}{share}"
             pairs = [(run.name, cell) for run, cell in zip(runs, line.cells, strict=True) if cell is not None]
             panels.draw_bars(axes, [(name, cell.value, cell.error) for name, cell in pairs], title=title)
-        for axes, (title, series, percent) in zip(drawn[len(lines) :], curves, strict=False):
-            panels.draw_curves(axes, series, title=title, percent=percent)
+        for axes, (title, series, thin, percent) in zip(drawn[len(lines) :], curves, strict=False):
+            panels.draw_curves(axes, series, title=title, percent=percent, thin=thin)
 
 
-def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, dict[str, Any], bool]]:
-    """(title, run -> (steps, values), whether fractions) of every metric that two runs have logged."""
+def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, dict[str, Curve], dict[str, Sequence[Curve]], bool]]:
+    """(title, run -> its curve, run -> those of its seeds, whether fractions) of every metric that runs have logged."""
     found = []
     titles = {
         "knn_accuracy": ("kNN accuracy while training", True),
+        "image_to_text_recall_1": ("Image to text, recall at 1 while training", True),
+        "text_to_image_recall_1": ("Text to image, recall at 1 while training", True),
         "loss": ("Loss", False),
         "effective_rank": ("Effective rank", False),
         "uniformity": ("Uniformity", False),
@@ -160,6 +178,7 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, dict[str, Any], bool
     }
     for key, (title, percent) in titles.items():
         series = {run.name: run.curves[key] for run in runs if key in run.curves and len(run.curves[key][0])}
+        thin = {run.name: run.seed_curves[key] for run in runs if key in run.seed_curves and run.name in series}
         if series:
-            found.append((title, series, percent))
+            found.append((title, series, thin, percent))
     return found

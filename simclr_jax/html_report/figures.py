@@ -34,6 +34,7 @@ def line_plot(
     name: str,
     reference: tuple[str, float] | None = None,
     percent: bool = False,
+    thin: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]] | None = None,
 ) -> str:
     """One or more curves over the training step, as SVG.
 
@@ -42,6 +43,7 @@ def line_plot(
         name: short word that keeps the ids of several plots on one page apart.
         reference: (label, value) of a dashed horizontal line.
         percent: values are fractions, shown in per cent.
+        thin: label -> more curves, drawn thin in its colour: those of single seeds.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -55,6 +57,7 @@ def line_plot(
             axes.plot(
                 x, y, color=PALETTE[index % len(PALETTE)], linestyle=style, linewidth=1.8, marker=marker, label=label
             )
+            draw_thin(axes, (thin or {}).get(label, ()), color=PALETTE[index % len(PALETTE)], factor=factor)
         if reference is not None and np.isfinite(reference[1]):
             value = factor * reference[1]
             axes.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -68,6 +71,14 @@ def line_plot(
             for text in axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9).get_texts():
                 text.set_parse_math(False)
         return to_svg(figure, name)
+
+
+def draw_thin(
+    axes: "Axes", curves: Sequence[tuple[Sequence[float], Sequence[float]]], *, color: str, factor: float
+) -> None:
+    """Draws curves of single seeds, thin and pale, beside their mean; `factor` times their values."""
+    for steps, values in curves:
+        axes.plot(thinned(steps), factor * thinned(values), color=color, linewidth=0.7, alpha=0.5)
 
 
 def bars(

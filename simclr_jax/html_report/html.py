@@ -74,7 +74,7 @@ class ReportContents:
         environment: versions, device, command; flat.
         data: name, sizes (split -> count), classes, fingerprint, skipped (a sequence) and whatever else is known.
         metrics: rows of metrics.jsonl: step and any of epoch, loss, contrastive_accuracy, contrastive_entropy,
-            learning_rate, images_per_second, knn_accuracy, effective_rank, rankme, alignment, uniformity.
+            learning_rate, images_per_second, knn_accuracy, recalls, effective_rank, rankme, alignment, uniformity.
         probes: rows of results.json, see `probes.probe_rows`.
         collapse_value: the loss if all representations were identical; a dashed line.
         chance: accuracy of guessing, in [0, 1].
@@ -213,12 +213,16 @@ def _plots(contents: ReportContents) -> list[tuple[str, str, tuple[str, ...], di
     same = _said("Dashed: the loss if all representations were identical.", collapse)
     knn = {"percent": True, "reference": guess}
     often = "How often a view finds its partner in the batch."
+    retrieved = "On at most 1,000 test pictures: how often what belongs together is found among the nearest."
+    recalls = tuple(f"{way}_recall_{k}" for k in (1, 5) for way in ("image_to_text", "text_to_image"))
     directions = "Without labels: 1 is a collapse; at most the number of features."
     apart = "Without labels: how far two views lie from each other, and how even all images lie; both better if low."
     return [
         ("Loss", same, ("loss",), {"reference": collapse}),
         ("Contrastive accuracy", often, ("contrastive_accuracy",), {"percent": True}),
         ("kNN accuracy during training", _said("Dashed: guessing.", guess), ("knn_accuracy",), knn),
+        ("Retrieval during training, recall at 1", retrieved, recalls[:2], {"percent": True}),
+        ("Retrieval during training, recall at 5", retrieved, recalls[2:], {"percent": True}),
         ("Directions in use", directions, ("effective_rank", "rankme"), {}),
         ("Alignment and uniformity", apart, ("alignment", "uniformity"), {}),
         ("Contrastive entropy", "In nats; high: undecided.", ("contrastive_entropy",), {}),

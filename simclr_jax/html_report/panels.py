@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,23 @@ from simclr_jax.html_report import figures
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_NOTE_WIDTH, _NOTE_INCHES = 70, 0.15  # letters in a line for each panel, and its height
+
 
 @contextlib.contextmanager
-def picture(path: str | os.PathLike[str], *, num_panels: int) -> "Iterator[list[Axes]]":
-    """Panels to draw into, three in a row on white; written to `path` as the block ends."""
+def picture(path: str | os.PathLike[str], *, num_panels: int, notes: Sequence[str] = ()) -> "Iterator[list[Axes]]":
+    """Panels to draw into, three in a row on white, with notes below; written to `path` as the block ends."""
     from matplotlib.figure import Figure
 
     columns = min(3, num_panels)
     rows = -(-num_panels // columns)
     with figures.plot_settings():
-        figure = Figure(figsize=(4.4 * columns, 2.9 * rows), layout="constrained", facecolor="white")
+        text = [line for note in notes for line in textwrap.wrap(note, _NOTE_WIDTH * columns)]
+        size = 4.4 * columns, 2.9 * rows + _NOTE_INCHES * len(text)
+        figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        if text:
+            style = {"color": figures.MUTED, "fontsize": 8, "parse_math": False}
+            figure.supxlabel("\n".join(text), x=0.01, ha="left", **style)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_visible(False)
@@ -47,15 +55,22 @@ def draw_bars(axes: "Axes", values: Sequence[tuple[str, float, float | None]], *
 
 
 def draw_curves(
-    axes: "Axes", series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, percent: bool
+    axes: "Axes",
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    percent: bool,
+    thin: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
 ) -> None:
     """Curves over the step into one panel of `picture`; see `line_plot`."""
     _dress_panel(axes, title)
     for index, (label, (steps, values)) in enumerate(series.items()):
-        y = (100.0 if percent else 1.0) * figures.thinned(values)
+        factor = 100.0 if percent else 1.0
+        y = factor * figures.thinned(values)
         marker = "o" if len(y) == 1 else ""
         color = figures.PALETTE[index % len(figures.PALETTE)]
         axes.plot(figures.thinned(steps), y, color=color, marker=marker, label=figures.shortened(label))
+        figures.draw_thin(axes, thin.get(label, ()), color=color, factor=factor)
     axes.set_xlabel("step", color=figures.MUTED)
     for text in axes.legend(frameon=False, loc="best", labelcolor=figures.INK, fontsize=8).get_texts():
         text.set_parse_math(False)

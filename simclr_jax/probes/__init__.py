@@ -29,7 +29,15 @@ from simclr_jax.probes.leaks import near_duplicates
 from simclr_jax.probes.least_squares import RidgeProbe, fit_ridge, ridge
 from simclr_jax.probes.logistic import LinearClassifier, LinearProbe, fit_linear, fit_logistic, linear
 from simclr_jax.probes.nearest import accuracy, confusion, knn, knn_protocol, neighbors, vote
-from simclr_jax.probes.protocols import PROTOCOLS, Protocol, best_on_test, find_protocol, protocol_label, protocol_name
+from simclr_jax.probes.protocols import (
+    PROTOCOLS,
+    Protocol,
+    best_on_test,
+    find_protocol,
+    protocol_label,
+    protocol_name,
+    templates_name,
+)
 from simclr_jax.probes.rows import probe_rows
 from simclr_jax.probes.settings import ProbeSettings, make_settings
 from simclr_jax.probes.subsets import label_subset, rows_by_name, stratified_split
@@ -82,6 +90,7 @@ __all__ = [
     "rows_to_train",
     "small_images",
     "stratified_split",
+    "templates_name",
     "top_k_accuracy",
     "uniformity",
     "vote",

@@ -119,5 +119,6 @@ def _best_ranks(queries: np.ndarray, candidates: np.ndarray, own: np.ndarray) ->
         place = np.argmax(np.where(mine, s, -np.inf), axis=1)[:, None]
         best = np.take_along_axis(s, place, axis=1)
         before = (s > best) | ((s == best) & (np.arange(s.shape[1]) < place))
-        ranks.append(before.sum(axis=1))
+        # NaN is before nothing: it would be found first.
+        ranks.append(np.where(np.isfinite(best[:, 0]), before.sum(axis=1), np.iinfo(np.int64).max))
     return np.concatenate(ranks)

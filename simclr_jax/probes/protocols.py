@@ -4,7 +4,9 @@ A score is only comparable with scores of the same protocol. The name that stand
 that change it, and ends in a version that is raised when the same settings would give another number.
 """
 
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from simclr_jax import base
@@ -86,6 +88,22 @@ PROTOCOLS = {
         "SimCLR appendix B.6; tf2/run.py with lineareval_while_pretraining",
         "linear, beside the method",
     ),
+    "retrieval": Protocol(
+        "retrieval.{way}.r{k}",
+        1,
+        "recall at k by cosine of projections, of all images and texts of the test split: for an image any of its "
+        "texts counts, for a text its image",
+        "Karpathy and Li 2015, section 4.1",
+        "retrieval {way}, recall at {k}",
+    ),
+    "zero_shot": Protocol(
+        "zero-shot.top{k}.t{templates}",
+        1,
+        "images beside the names of the classes in sentences: the unit vectors of a class's templates, their mean, a "
+        "unit vector again; the digest tells which templates",
+        "Radford et al. 2021 (CLIP), section 3.1.4",
+        "zero-shot, top {k}, templates {templates}",
+    ),
 }
 
 _BEST = ".best-on-test"
@@ -100,6 +118,17 @@ def protocol_name(kind: str, **settings: Any) -> str:
     """
     row = PROTOCOLS[kind]
     return f"{row.pattern.format(**settings)}.v{row.version}"
+
+
+def templates_name(templates: Sequence[str]) -> str:
+    """What stands for templates in the name of the protocol zero_shot: how many, and a digest, whatever their order.
+
+    Example:
+        >>> probes.templates_name(["a photo of a {}.", "a {}."])
+        '2-44e9a3c3'
+    """
+    digest = hashlib.sha256("\n".join(sorted(templates)).encode()).hexdigest()
+    return f"{len(templates)}-{digest[:8]}"
 
 
 def find_protocol(name: str) -> Protocol:

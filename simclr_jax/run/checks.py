@@ -46,15 +46,17 @@ def check(
 ) -> Checks:
     """Checks a state whose features of the training split are `h` and whose scores are `rows`.
 
+    What needs no labels is checked also where there are none, and what needs no test split where there is none.
+
     Args:
         subject: what is evaluated.
         h: float32 [N, D], of the training split.
-        rows: of `probes.probe_rows`.
+        rows: of `probes.probe_rows`; empty where no probe could measure anything.
         encode: gives the features.
-        images: what `probes.small_images` keeps of the evaluation views of both splits.
+        images: what `probes.small_images` keeps of the evaluation views of both splits; empty where the test split is
+            missing or the training split itself.
     """
     config, both = subject.config, subject.both
-    assert both.test_set is not None
     encoder = config_lib.call(models.make_encoder, config, "encoder")
     how = features.evaluation_settings(config)
     measure = health.make_measure(config, encoder, how["mesh"], train_set=both.train_set, encode=encode)
@@ -66,7 +68,8 @@ def check(
     num_classes = len(both.train_set.class_names)
     diagnosis = health.diagnose(config, signs, log, num_steps=subject.step, num_classes=num_classes)
     variables = features.encoder_variables(subject.params, subject.method_state)
-    pairs = probes.near_duplicates(*images)
+    pairs = probes.near_duplicates(*images) if images else np.zeros((0, 2), np.int64)
+    other = both.test_set if own else None
     found = {
         "batch_norm_at_rest": guards.encoder_at_rest(
             encode, variables, both.train_set, h=h, batch_size=how["batch_size"]
@@ -74,12 +77,13 @@ def check(
         "encoder_frozen": guards.encoder_was_frozen(
             subject.folder, config, params=subject.params, method_state=subject.method_state
         ),
-        "shared_with_pretraining": guards.shared_with_pretraining(config, both.test_set) if own else 0,
+        "shared_with_pretraining": 0 if other is None else guards.shared_with_pretraining(config, other),
         "near_duplicates": pairs,
         "best_on_test": subject.best_on_test,
     }
     said = guards.sentences(found, both)
-    kept = {**found, "near_duplicates": len(pairs), "shared_by_name": both.num_shared}
+    num_pairs = len(pairs) if images else None
+    kept = {**found, "near_duplicates": num_pairs, "shared_by_name": both.num_shared}
     return Checks(kept, scores, diagnosis, [*said, *diagnosis])
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from simclr_jax import base, distributed, train_step
+from simclr_jax.distributed import sharding
 from simclr_jax.run import finite, goodput, progress
 from simclr_jax.run import workdir as workdir_lib
 
@@ -127,27 +128,26 @@ class Reader:
             yield
         self._paused_seconds = time.perf_counter() - begin
 
-    def write_evaluation(
-        self, step: int, accuracy: float | None, *, scores: Mapping[str, float], peak_bytes: int | None
-    ) -> None:
-        """Logs and prints what was measured after update `step`: kNN (None if not), scores without labels.
+    def write_evaluation(self, step: int, accuracy: float | None, *, scores: Mapping[str, float]) -> None:
+        """Logs and prints what was measured after update `step`: kNN (None if not), recalls, scores without labels.
 
-        The seconds it took and the device's peak of memory are logged with it.
+        The seconds it took and the peak of memory are logged with it, see `sharding.peak_memory`.
         """
-        row = {"step": step, **scores, "evaluation_seconds": self._paused_seconds}
+        row = {"step": step, **scores, "evaluation_seconds": self._paused_seconds, **sharding.peak_memory()}
         row |= {} if accuracy is None else {"knn_accuracy": accuracy}
-        row |= {} if peak_bytes is None else {"peak_bytes": peak_bytes}
         workdir_lib.write_metrics(self._log, row)
         self.rows.append(row)
         said = [] if accuracy is None else [f"kNN accuracy on the test split {100 * accuracy:.1f} %"]
+        ways = [way for way in ("image_to_text", "text_to_image") if f"{way}_recall_1" in scores]
+        said += [f"{way.replace('_', ' ')} recall at 1 {100 * scores[f'{way}_recall_1']:.1f} %" for way in ways]
         said += [f"effective rank {scores['effective_rank']:.1f}"] if "effective_rank" in scores else []
         progress.say(f"step {step}/{self._sizes.num_steps}  {'  '.join(said)}")
 
     def write_goodput(self) -> None:
-        """Logs and prints where the time went; nothing where nothing was trained."""
+        """Logs where the time went, with the peak of memory, and prints it; nothing where nothing was trained."""
         if self.taken > self._first:
             row = self.clock.read()
-            workdir_lib.write_metrics(self._log, {"step": self.taken, **row})
+            workdir_lib.write_metrics(self._log, {"step": self.taken, **row, **sharding.peak_memory()})
             progress.say(goodput.line(row, num_updates=self.taken - self._first))
 
 

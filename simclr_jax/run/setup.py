@@ -9,7 +9,17 @@ from jax.sharding import Mesh
 from simclr_jax import base, data, optim, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import features, health, identity, input_pipeline, progress, splits, texts, training_loop
+from simclr_jax.run import (
+    features,
+    health,
+    identity,
+    image_text,
+    input_pipeline,
+    progress,
+    splits,
+    texts,
+    training_loop,
+)
 from simclr_jax.run import program as program_lib
 
 
@@ -32,8 +42,7 @@ def make_run(
     source, train_set, test_set = _load_splits(config, settings, listed=_read_label_list(config))
     train_set, content = texts.with_tokens(config, train_set, kept=tokenizer)
     rows = _make_feed(config, settings, train_set=train_set, mesh=mesh)
-    views, size = config["augment"]["num_views"], config["augment"]["image_size"]
-    crops = (views, size, size) if rows.is_cut else None
+    crops = _shape_of_crops(config) if rows.is_cut else None
     program = program_lib.make_program(
         config,
         mesh,
@@ -59,7 +68,26 @@ def make_run(
         measure=health.make_measure(config, program.encoder, mesh, train_set=train_set, encode=encode),
         num_steps=program.num_steps,
         tokenizer=content,
+        measure_recall=_make_measure_recall(config, mesh, train_set=train_set, tokenizer=content, encode=encode),
     )
+
+
+def _shape_of_crops(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    views, size = config["augment"]["num_views"], config["augment"]["image_size"]
+    return views, size, size
+
+
+def _make_measure_recall(
+    config: Mapping[str, Any], mesh: Mesh, *, train_set: data.ImageSet, tokenizer: str, encode: features.EncodeFn
+) -> image_text.MeasureRecall | None:
+    """The measurement on the test split of a run that reads texts; None for others and without such a split."""
+    if not tokenizer or config["train"]["evaluate_every_epochs"] <= 0:
+        return None
+    if not config_lib.call(data.has_split, config, "data", split=config["split"]["test"]):
+        progress.say("No recall while training: the test split has no images.")
+        return None
+    test_set = splits.load_split(config, "test", like=train_set)
+    return image_text.make_measure_recall(config, mesh, test_set=test_set, tokenizer=tokenizer, encode=encode)
 
 
 def _make_feed(
@@ -147,6 +175,8 @@ def _load_test_split(config: Mapping[str, Any], train_set: data.ImageSet) -> dat
     labels, class_names = train_set.labels, train_set.class_names
     test_set = None
     split = config["split"]["test"]
+    if texts.reads_texts(config):
+        return None  # pairs have no labels; recall is measured in place of kNN
     if (labels >= 0).any() and config_lib.call(data.has_split, config, "data", split=split):
         test_set = splits.load_split(config, "test", like=train_set)
     why = probes.why_no_probe(labels, None if test_set is None else test_set.labels, class_names=class_names)

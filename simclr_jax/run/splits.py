@@ -67,7 +67,12 @@ def cautions(splits: Splits) -> list[str]:
     train_set, test_set = splits.train_set, splits.test_set
     assert test_set is not None
     said = probes.cautions(train_set.labels, test_set.labels, class_names=train_set.class_names)
-    if splits.num_shared:
-        total = len(test_set.ids)
-        said.append(f"{splits.num_shared} of {total} test images are training images too and find themselves.")
-    return said
+    return [*said, *shared_images(splits)]
+
+
+def shared_images(splits: Splits) -> list[str]:
+    """A sentence on test images that are training images, where the split is not the same anyway."""
+    if splits.test_set is None or splits.is_same or not splits.num_shared:
+        return []
+    total = len(splits.test_set.ids)
+    return [f"{splits.num_shared} of {total} test images are training images too and find themselves."]

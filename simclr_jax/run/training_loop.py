@@ -25,6 +25,7 @@ from simclr_jax.run import (
     goodput,
     health,
     identity,
+    image_text,
     input_pipeline,
     metrics_reader,
     pretrained,
@@ -45,8 +46,8 @@ class LoopSettings(NamedTuple):
     batch_size: images per update over all devices. num_epochs: passes over the training split (its mix), may be
     a fraction.
     steps_per_dispatch: updates per call of the device. log_every_steps, checkpoint_every_steps: updates, rounded up to
-    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN and
-    scores without labels while training, 0 = never.
+    whole dispatches. keep_checkpoints: the newest ones. evaluate_every_epochs: kNN, of
+    texts recall, and scores without labels while training, 0 = never.
     max_resident_gigabytes: see `input_pipeline.make_feed`. num_chunks: see `train_step.differentiate_in_chunks`.
     bn_group: over which images BatchNorm takes its statistics, see `sharding.num_groups`. parameter_sharding: see
     `sharding.state_placement`. fused_conv_bn: see `program.fuses_conv_bn`.
@@ -88,7 +89,8 @@ def check_settings(settings: LoopSettings) -> LoopSettings:
 class Run(NamedTuple):
     """What one training run is made of, once its config has been read.
 
-    tokenizer: what a run that reads texts keeps of it; "" for others.
+    tokenizer: what a run that reads texts keeps of it; "" for others. measure_recall: of such a run, None for others
+    and without a test split.
     """
 
     config: Mapping[str, Any]
@@ -106,6 +108,7 @@ class Run(NamedTuple):
     measure: health.Measure
     num_steps: int
     tokenizer: str = ""
+    measure_recall: image_text.MeasureRecall | None = None
 
 
 def train(
@@ -239,7 +242,7 @@ def _loop(
 
 def _is_evaluated(run: Run, before: int, step: int) -> bool:
     """Whether the representation is to be measured after the updates before + 1 ... step."""
-    measures = run.test_set is not None or run.config["probe"]["label_free_rows"] > 0
+    measures = run.test_set is not None or run.measure_recall is not None or run.config["probe"]["label_free_rows"] > 0
     if run.settings.evaluate_every_epochs <= 0 or step <= 0 or not measures:
         return False
     batches = data.epoch_size(run.train_set) / run.settings.batch_size
@@ -251,9 +254,10 @@ def _is_evaluated(run: Run, before: int, step: int) -> bool:
 def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, scores: dict[int, float]) -> None:
     """kNN of the test split against the training split, over the labelled rows of both, and scores without labels.
 
-    All is logged; kNN is kept as a score; what looks wrong is said. Images that cannot be read end the training, whose
-    state has been saved: another process may have read them, and all must go on alike. What keeps kNN from being
-    computed is the same in every process: it is said, and the training goes on.
+    Of a run with texts the recall between pictures and texts of the test split, too. All is logged; kNN is kept as a
+    score; what looks wrong is said. Images that cannot be read end the training, whose state has been saved: another
+    process may have read them, and all must go on alike. What keeps kNN from being computed is the same in every
+    process: it is said, and the training goes on.
     """
     step, accuracy = int(state.step), None
     variables = features.encoder_variables(state.params, state.method_state)
@@ -265,11 +269,12 @@ def _evaluate(run: Run, reader: metrics_reader.Reader, state: base.TrainState, s
         except base.InputError as error:
             progress.say(f"step {step}: kNN could not be measured, the training goes on: {error}")
         label_free, signs = run.measure(state, train_h)
-    if accuracy is None and not label_free:
+        recalls = {} if run.measure_recall is None else run.measure_recall(state)
+    if accuracy is None and not label_free and not recalls:
         return
     if accuracy is not None:
         scores[step] = accuracy
-    reader.write_evaluation(step, accuracy, scores=label_free, peak_bytes=sharding.device_peak_bytes())
+    reader.write_evaluation(step, accuracy, scores={**label_free, **recalls})
     num_classes = len(run.train_set.class_names)
     for sentence in health.diagnose(run.config, signs, reader.rows, num_steps=run.num_steps, num_classes=num_classes):
         progress.say(f"step {step}: {sentence}")

@@ -41,13 +41,38 @@ def test_runs_stand_side_by_side_with_what_they_took_and_scored(tmp_path, capsys
     assert lines["images seen"].split()[-2:] == ["384", "384"]  # 6 updates of 64
     assert lines["training time"].endswith("8 s") and "2.00 GB" in lines["peak memory"]
     assert lines[KNN].split()[-6:] == ["*80.0", "±", "1.0", "60.0", "±", "1.0"] and "10.0" not in lines[KNN]
-    assert "12.3" in lines["rankme"] and "It has collapsed." in lines["diagnosis"]
+    assert "12.3" in lines["rankme"]
+    assert text.splitlines()[-1] == "b: It has collapsed." and "diagnosis" not in text  # the table stays narrow
+
+
+def test_scores_of_texts_are_rows_by_their_protocols(tmp_path, capsys):
+    def texts(recall, top_1, templates):
+        recall_name, top_name = "retrieval.image-to-text.r1.v1", f"zero-shot.top1.t{templates}.v1"
+        retrieval = {"text_to_image_recall_5": recall, "num_images": 100, "num_texts": 500}
+        retrieval |= {
+            "protocols": {"text_to_image_recall_5": recall_name.replace("image-to-text.r1", "text-to-image.r5")}
+        }
+        zero_shot = {"top_1": top_1, "num_images": 100, "protocols": {"top_1": top_name}}
+        return {"retrieval": retrieval, "zero_shot": zero_shot}
+
+    a = make_run(tmp_path / "a", **texts(0.5, 0.5, "4-1a2b3c4d"))
+    b = make_run(tmp_path / "b", **texts(0.9, 0.9, "2-99999999"))
+    text = printed(capsys, a, b)
+    lines = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines()}
+    assert lines["retrieval.text-to-image.r5.v1"] == ["none", "50.0", "±", "5.0", "*90.0", "±", "3.0"]
+    # Sentences decide over zero-shot classes: others are another protocol.
+    assert lines["zero-shot.top1.t4-1a2b3c4d.v1"] == ["none", "50.0", "±", "5.0", "-"]
+    assert "different protocols: zero-shot.top1.t4-1a2b3c4d.v1, zero-shot.top1.t2-99999999.v1." in text
+    alone = printed(capsys, a, make_run(tmp_path / "c", row(KNN, 0.5), row(TWENTY, 0.5)))
+    assert "Not ranked" not in alone  # of two kinds, each in one run only, nothing is alike
 
 
 def test_a_page_and_a_picture_are_written_where_asked_for(tmp_path, capsys):
-    a, b = make_run(tmp_path / "a", row(KNN, 0.8)), make_run(tmp_path / "b", row(KNN, 0.6))
+    a = make_run(tmp_path / "a", row(KNN, 0.8), diagnosis=["It has $collapsed."])
+    b = make_run(tmp_path / "b", row(KNN, 0.6))
     page, picture = tmp_path / "page.html", tmp_path / "picture.png"
     printed(capsys, a, b, output=str(page), picture=str(picture))
+    assert "<strong>a</strong>: It has $collapsed." in page.read_text()
     assert "★ 80.0" in page.read_text() and picture.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(base.InputError, match=r"--picture must end in one of .png, .svg, .pdf"):
         compare.main(runs=[a], picture=str(tmp_path / "picture.gif"))
@@ -69,12 +94,31 @@ def test_ranking_by_a_protocol_needs_it_in_every_run_on_the_same_data(tmp_path, 
 
 def test_seeds_are_one_column_of_means_with_their_deviation(tmp_path, capsys):
     for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
-        make_run(tmp_path / "many" / f"seed-{seed}", row(KNN, accuracy), seed=seed)
+        made = make_run(tmp_path / "many" / f"seed-{seed}", row(KNN, accuracy), seed=seed, diagnosis=["Odd."] * seed)
+        with open(f"{made}/metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": 4 + seed % 2, "loss": accuracy}) + "\n")
     (tmp_path / "many" / "seed-x").mkdir()
     single = make_run(tmp_path / "single", row(KNN, 0.9))
     lines = printed(capsys, str(tmp_path / "many"), single).splitlines()
     assert any("60.0 ± 10.0" in line and "90.0 ± 1.0" in line for line in lines)
     assert any(line.startswith("seed ") and "0 / 1 / 2" in line for line in lines)
+    assert lines[-3:] == ["many: seed-1: Odd.", "many: seed-2: Odd.", "many: seed-2: Odd."]
+    joined = compare_runs._column(tmp_path / "many", "many")
+    assert len(joined.seed_curves["loss"]) == 3
+
+
+def test_the_curve_of_seeds_is_their_mean_at_the_steps_of_all():
+    steps, values = compare_runs._mean_curve([([1.0, 2.0, 3.0], [1.0, 2.0, 9.0]), ([2.0, 1.0], [4.0, 3.0])])
+    assert (steps, values) == ([1.0, 2.0], [2.0, 3.0])
+
+
+def test_the_memory_of_a_cpu_is_that_of_the_host(tmp_path, capsys):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    logged = [{"step": 1, "peak_host_bytes": 3e9}, {"step": 2, "peak_host_bytes": 1e9}]
+    (tmp_path / "a" / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in logged))
+    lines = [line.split() for line in printed(capsys, a, b).splitlines()]
+    assert ["peak", "memory", "(host)", "3.00", "GB", "-"] in lines
+    assert ["peak", "memory", "-", "2.00", "GB"] in lines
 
 
 def test_names_have_as_many_parts_as_tell_the_runs_apart(tmp_path):

@@ -1,14 +1,16 @@
 """From pictures with captions to search by words: train, go on, evaluate, embed, search, LiT."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import base
+from simclr_jax import base, data
 from simclr_jax.cli import convert, embed, evaluate, explore, export, search, train
+from simclr_jax.distributed import sharding
 from simclr_jax.interop import variables
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import feature_file, features, image_text, pretrained, texts
@@ -35,6 +37,7 @@ TINY = {
     "train.num_epochs": 40.0,
     "schedule.warmup_epochs": 0.0,
     "train.checkpoint_every_steps": 1000,
+    "train.evaluate_every_epochs": 40.0,
     "probe.batch_size": 4,
 }
 COLOURS = ("red", "green", "blue", "white")
@@ -59,9 +62,17 @@ def run(tmp_path_factory):
 def test_a_run_learns_which_words_belong_to_which_picture(run, capsys):
     _, workdir = run
     assert evaluate.main(workdir=str(workdir)) == 0
-    found = json.loads((workdir / "results.json").read_text())["retrieval"]
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["guards"]["batch_norm_at_rest"] and results["guards"]["near_duplicates"] is None  # of one split
+    found = results["retrieval"]
     assert found["text_to_image_recall_1"] >= 0.75 > found["chance"]["text_to_image_recall_1"] == 0.25
+    # The last row of the training is of the same state on the same few pictures.
+    logged = [row for row in workdir_lib.read_metrics(workdir) if "evaluation_seconds" in row][-1]
+    for name in (f"{way}_recall_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)):
+        assert logged[name] == found[name]
+    assert results["label_free"]["rankme"] > 1 and "knn_accuracy" not in logged
     assert (found["num_images"], found["num_texts"]) == (4, 8)
+    assert found["protocols"]["text_to_image_recall_10"] == "retrieval.text-to-image.r10.v1"
     assert "retrieval of 4 images and 8 texts" in capsys.readouterr().out
 
 
@@ -122,6 +133,30 @@ def test_a_run_keeps_its_tokenizer(run):
         texts.open_tokenizer(workdir / "none", config)
 
 
+def test_recall_while_training_is_of_evenly_spaced_pictures_with_all_of_their_texts(run, monkeypatch):
+    folder, workdir = run
+    config = workdir_lib.read_config(workdir)
+    test_set = data.load_split(f"pairs:{folder}", "train", cache_dir="", canvas_size=16, progress=False)
+    _, params, method_state = features.load_variables(workdir, which="latest")
+    width, seen = len(params["image_projection"]["kernel"]), []
+
+    def encode(variables, image_set):
+        seen.append(image_set.ids)
+        return np.zeros((len(image_set.ids), width), np.float32)  # of which nothing can be told
+
+    monkeypatch.setattr(image_text, "_MAX_PICTURES", 2)
+    given = {"test_set": test_set, "tokenizer": texts.read_kept(workdir), "encode": encode}
+    measure = image_text.make_measure_recall(config, sharding.make_mesh(), **given)
+    found = measure(base.TrainState(1, params, method_state, ()))
+    assert seen == [(test_set.ids[0], test_set.ids[-1])]
+    assert found == {
+        "image_to_text_recall_1": 0.5,
+        "image_to_text_recall_5": 1.0,
+        "text_to_image_recall_1": 0.5,
+        "text_to_image_recall_5": 1.0,
+    }
+
+
 def test_data_without_texts_are_refused(tmp_path):
     test_pairs.make_pictures(tmp_path)
     config = settings(tmp_path, **{"data.name": f"folder:{tmp_path}", "train.batch_size": 3})
@@ -170,6 +205,7 @@ def test_classes_are_known_by_their_names_on_other_data(run, tmp_path, capsys):
     assert evaluate.main(workdir=str(workdir), **given) == 0
     (found,) = json.loads((workdir / "results.json").read_text())["transfer"].values()
     assert found["zero_shot"]["templates"] == ["it is {}", "all {}"]
+    assert re.fullmatch(r"zero-shot\.top1\.t2-[0-9a-f]{8}\.v1", found["zero_shot"]["protocols"]["top_1"])
     assert found["zero_shot"]["top_1"] == 1.0 and found["zero_shot"]["chance"] == 0.5
     assert "zero-shot  top_1 100.0" in capsys.readouterr().out
 

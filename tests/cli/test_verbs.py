@@ -151,7 +151,9 @@ def give(monkeypatch):
         digits = splits.load(settings())
         train_set = partly(digits.train_set, **train)
         test_set = None if test is None else partly(digits.test_set, **test)
-        monkeypatch.setattr(splits, "load", lambda config: splits.Splits(train_set, test_set, False, 0))
+        both = splits.Splits(train_set, test_set, False, 0)
+        monkeypatch.setattr(splits, "load", lambda config: both)
+        return both
 
     return give
 
@@ -172,15 +174,26 @@ UNLABELLED = {"labels": [-1], "class_names": ()}
         ({"labels": [0, 1]}, {"labels": [2]}, ".*no class in common"),
     ],
 )
-def test_evaluate_of_data_on_which_nothing_can_be_measured_is_one_line_and_writes_nothing(
-    workdir, give, train, test, said
+def test_evaluate_of_data_without_probes_says_why_and_checks_what_needs_no_labels(
+    small_run, give, monkeypatch, tmp_path, capsys, train, test, said
 ):
-    give(train, test)
-    before = (workdir / "results.json").read_bytes() if (workdir / "results.json").exists() else b""
-    with pytest.raises(base.InputError, match=f"here {said}.* simclr-jax report --workdir="):
-        evaluate.main(workdir=str(workdir), checkpoint="latest")
-    assert (workdir / "results.json").exists() == bool(before)
-    assert not before or (workdir / "results.json").read_bytes() == before
+    run = shutil.copytree(small_run, tmp_path / "run")
+    both = give(train, test)
+    if both.test_set is not None:
+        images = np.concatenate([both.test_set.images[:1], both.train_set.images[1:]])
+        both = both._replace(train_set=both.train_set._replace(images=images))
+        monkeypatch.setattr(splits, "load", lambda config: both)
+    assert evaluate.main(workdir=str(run), checkpoint="latest") == 0
+    printed = capsys.readouterr().out
+    assert re.match(f"No probes: {said}", printed) and "without labels  rankme" in printed
+    results = workdir_lib.read_results(run)
+    assert results["probes"] == [] and set(results["label_free"]) > {"rankme", "alignment"}
+    # The first image of the test split is put into the training split, too.
+    num_pairs = None if test is None else 1
+    guards = {"batch_norm_at_rest": True, "encoder_frozen": None, "near_duplicates": num_pairs, "best_on_test": False}
+    assert results["guards"] == {**guards, "shared_with_pretraining": 0, "shared_by_name": 0}
+    assert ("1 of 60 test images have a near-duplicate" in printed) == (test is not None)
+    assert results["evaluated_data"]["test"] == (None if test is None else both.test_set.fingerprint)
 
 
 def nothing_to_say(*_, **how):

@@ -1,5 +1,6 @@
 """Which scores are ranked, and the table, page and picture of runs side by side."""
 
+import dataclasses
 import re
 
 import pytest
@@ -55,6 +56,11 @@ def test_the_page_holds_every_score_escapes_names_and_loads_nothing(tmp_path):
     assert "&lt;b&gt;a&lt;/b&gt;" in page and "<b>a" not in page and "3 seeds" in page
     assert "★ 80.0 ± 1.0" in page and "50.0 ± 1.0" in page and KNN in page and page.count("<svg") == 2
     assert "<script" not in page and not re.search(r"(href|src)=\"http", page)
+    one = ([1.0, 2.0], [3.0, 2.0])
+    seeds = dataclasses.replace(run("s"), seed_curves={"loss": [one, one]}, num_seeds=2)
+    comparison.write_page([seeds], tmp_path / "seeds.html")
+    assert "a thin line for each" in (tmp_path / "seeds.html").read_text() and "a thin line" not in page
+    assert (tmp_path / "seeds.html").read_text().count("stroke-opacity: 0.5") == 2
     comparison.write_page([run("a")], tmp_path / "empty.html")
     assert "No run has been evaluated." in (tmp_path / "empty.html").read_text()
 

@@ -338,6 +338,11 @@ def test_only_metrics_that_were_logged_are_drawn():
     _, parsed = render(brief(metrics=[{"step": 0, "loss": 1.0}, {"step": 1, "loss": float("nan")}]))
     labels = parsed.values("aria-label")
     assert [label for label in labels if "training step" in label] == ["Loss over the training step"]
+    rows = [{"step": step, "text_to_image_recall_1": step / 4, "image_to_text_recall_1": step / 5} for step in (1, 2)]
+    text, parsed = render(html_report.ReportContents("texts", metrics=rows))
+    drawn = [label for label in parsed.values("aria-label") if "training step" in label]
+    assert drawn == ["Retrieval during training, recall at 1 over the training step"]
+    assert ">image to text recall 1<" in text and ">text to image recall 1<" in text
 
 
 def test_unlabelled_data_makes_a_page_without_marks():

@@ -57,3 +57,8 @@ def test_classes_are_the_mean_of_their_templates():
 def test_wrong_inputs_are_refused_in_one_line(call, message):
     with pytest.raises(base.InputError, match=message):
         call()
+
+
+def test_projections_that_are_not_finite_find_nothing():
+    found = probes.retrieval_recall(np.full((2, 3), np.nan), np.eye(3)[:2], np.arange(2), ks=(1, 5))
+    assert set(found.values()) == {0.0}

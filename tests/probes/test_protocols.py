@@ -16,6 +16,8 @@ SETTINGS = {
     "epochs": "90",
     "batch_norm": "frozen-bn",
     "selector": 1,
+    "way": "image-to-text",
+    "templates": "4-1a2b3c4d",
 }
 
 

@@ -44,3 +44,15 @@ def test_skipped_updates_are_said_logged_without_nan_and_not_endless(tmp_path, c
     assert [row["step"] for row in rows if row.get("skipped")] == [*range(2, 12), *range(13, 23)]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     assert capsys.readouterr().err.count(": skipped.") == 2 * finite.MOST_SKIPPED + 1
+
+
+def test_the_peak_memory_of_a_cpu_is_logged_as_that_of_the_process(tmp_path):
+    with workdir_lib.open_log(tmp_path, resumed_step=0) as log:
+        reader = make_reader(log)
+        put(reader, 0)
+        reader.write_evaluation(1, 0.5, scores={})
+        reader.write_goodput()
+    rows = [row for row in workdir_lib.read_metrics(tmp_path) if "knn_accuracy" in row or "goodput" in row]
+    assert len(rows) == 2 and all("peak_bytes" not in row for row in rows)
+    # A Python with JAX is above 50 MB; kilobytes for bytes would be a thousandth of it.
+    assert all(5e7 < row["peak_host_bytes"] < 1e12 for row in rows)

@@ -57,6 +57,7 @@ def test_test_images_that_were_trained_on_are_counted_where_names_tell(load):
     both = load(train_set, test_set)
     assert splits.why_no_probe(both) is None
     assert splits.cautions(both) == ["10 of 40 test images are training images too and find themselves."]
+    assert splits.shared_images(both) == splits.cautions(both)  # said without labels, too
     assert splits.cautions(load(train_set, test_set, name="tfds:x")) == []
 
 

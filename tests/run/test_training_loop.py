@@ -23,6 +23,7 @@ def evaluate(encode):
         probe=types.SimpleNamespace(knn_k=1, knn_temperature=0.1, knn_weights="similarity"),
         encode=encode,
         measure=lambda state, train_h: ({"uniformity": -1.0}, probes.Signs()),
+        measure_recall=None,
         num_steps=10,
     )
     logged = []
@@ -31,7 +32,7 @@ def evaluate(encode):
         waiting=lambda step, *, what: contextlib.nullcontext(),
         rows=[],
         clock=goodput.Clock(),
-        write_evaluation=lambda step, accuracy, *, scores, peak_bytes: logged.append((accuracy, scores)),
+        write_evaluation=lambda step, accuracy, *, scores: logged.append((accuracy, scores)),
     )
     state = base.TrainState(jnp.int32(5), {"encoder": {}}, {"batch_stats": {}}, ())
     scores = {}
