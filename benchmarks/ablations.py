@@ -134,6 +134,11 @@ def what_of(axis: str, value: str, seed: int, asked: Asked) -> Any:
     return json.loads(json.dumps({"axis": axis, "value": value, "seed": seed, **kept}))
 
 
+def _settings(what: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `what_of` decides the training, whatever axis it is for."""
+    return {key: value for key, value in what.items() if key not in ("axis", "value")}
+
+
 def train(config: Mapping[str, Any]) -> tuple[base.TrainState, int]:
     """(the last state, its steps)."""
     run = setup.make_run(config)
@@ -251,7 +256,10 @@ def main(arguments: list[str] | None = None) -> int:
         what = what_of(axis, value, seed, asked)
         if any(row["what"] == what for row in rows):
             continue
-        row, which = make_row(axis, value, seed, asked), [axis, value, seed]
+        # Several axes have the recipe as it is among their values: it is trained once.
+        same = next((row for row in rows if _settings(row["what"]) == _settings(what)), None)
+        row = make_row(axis, value, seed, asked) if same is None else {**same, "what": what, "cpu_seconds": 0.0}
+        which = [axis, value, seed]
         rows = [*(old for old in rows if [old["what"][key] for key in ("axis", "value", "seed")] != which), row]
         workdir_lib.write_json(options.rows, rows)
         print(axis, value, seed, {name: round(of, 1) for name, of in row["accuracy"].items()}, flush=True)
