@@ -151,6 +151,7 @@ class Encoder:
         job = embedding.Job(pictures, how, encode, batch_size, dtype, stamp)
         origin = {"encoder": self.settings(), "images": _data_name(images), "split": split, "num_views": num_views}
         origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
+        stamp |= {name: self.settings()[name] for name in ("mean", "std")}
         origin |= {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
         return embedding.collect(job, meta, output=output, show=show)
