@@ -1,15 +1,15 @@
 """The work of `simclr-jax demo`: the verbs one after the other, each in a process of its own, and a page of links."""
 
+import os
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import base, html_report
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import feature_file, identity, progress, workdir
+from simclr_jax.run import feature_file, identity, progress, stopping, workdir
 
 _CONFIG = "demo"
 
@@ -60,13 +60,12 @@ def _steps_to_features(folder: pathlib.Path) -> list[_Step]:
     shows = "curves of the training, scores beside baselines, nearest neighbours, what is confused"
     steps.append(_Step(["report", f"--workdir={folder}"], "report.html", "The run", shows))
     data = config["data"]
-    where = [f"--data_dir={data['data_dir']}"] if data["data_dir"] else []
+    is_folder, place = data["name"].startswith("folder:"), data["data_dir"]
+    where = [f"--data_dir={place}"] if place and not is_folder else []
     if config["split"]["test"] is None:
         raise base.InputError(f"--workdir must be a run with a test split to show; {folder} has none.")
-    images = [
-        f"--images={data['name']}",
-        *([] if data["name"].startswith("folder:") else [f"--split={config['split']['test']}"]),
-    ]
+    path = os.path.join(place or "", data["name"].removeprefix("folder:"))
+    images = [f"--images={path}"] if is_folder else [f"--images={data['name']}", f"--split={config['split']['test']}"]
     steps.append(_Step(["embed", f"--workdir={folder}", *images, *where, f"--output={folder / 'features.npz'}"]))
     return steps
 
@@ -111,7 +110,4 @@ def _written(step: _Step) -> str:
 
 def _run(step: _Step) -> int:
     progress.say(f"\n$ {_written(step)}")
-    try:
-        return subprocess.run([sys.executable, "-m", "simclr_jax", *step.words], check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+    return stopping.call([sys.executable, "-m", "simclr_jax", *step.words])

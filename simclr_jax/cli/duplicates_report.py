@@ -99,10 +99,9 @@ def duplicates(
 
 
 def _find(first: feature_file.Embedding, second: feature_file.Embedding | None, threshold: float | None) -> _Found:
-    if second is not None and second.meta["fingerprint"] != first.meta["fingerprint"]:
-        raise base.InputError(
-            "--features and --others must be of the same encoder; their weights differ. Embed both alike."
-        )
+    if second is not None:
+        rule = "--others must be made as --features, by the same weights, layer and preparation"
+        feature_file.check_alike(first.meta, second.meta, rule=rule, remedy="Embed both alike.")
     if second is None and len(first.names) < 2:
         raise base.InputError(f"duplicates need at least two pictures; got {len(first.names)}. Embed more.")
     bank = None if second is None else second.features

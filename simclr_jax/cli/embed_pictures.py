@@ -3,7 +3,7 @@
 from typing import Any
 
 from simclr_jax import base, units
-from simclr_jax.run import compilation_cache, loading, progress
+from simclr_jax.run import compilation_cache, embedding, loading, progress
 
 _LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", "network")
 
@@ -11,7 +11,7 @@ _LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", 
 def embed(
     *, images: str, output: str, views: int = 1, workdir: str | None = None, weights: str | None = None, **how: Any
 ) -> int:
-    """Writes the features of `images` to `output`; returns the exit status, 130 after Ctrl-C.
+    """Writes the features of `images` to `output`; returns the exit status.
 
     Args:
         images: a folder or a data set.
@@ -32,15 +32,8 @@ def embed(
         raise base.InputError(f"An encoder comes from one of --workdir=RUN and --weights=FILE; got {got}. Give one.")
     source = workdir or weights or ""
     encoder = loading.load(source, **{name: how.pop(name) for name in _LOADING if name in how})
-    try:
-        found = encoder.embed(images, output=output, num_views=views, show=True, **how)
-    except KeyboardInterrupt:
-        progress.say(f"Stopped. What is done lies in {output}.parts; the same command goes on from there.")
-        return 130
-    skipped = found.meta["skipped"]
-    if skipped:
-        dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        progress.say(f"{units.counted(len(skipped), 'damaged picture')} left out: {'; '.join(skipped[:5])}{dots}")
+    found = encoder.embed(images, output=output, num_views=views, show=True, **how)
+    embedding.tell_skipped(found.meta["skipped"])
     rows, width = found.features.shape
     print(
         f"Wrote {output}: {units.counted(rows, 'picture')}, {width} numbers each ({units.size(found.features.nbytes)})"

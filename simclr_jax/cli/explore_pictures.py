@@ -43,7 +43,10 @@ def draw_sheets(embedding: feature_file.Embedding, *, side: int, folder: pathlib
     count = len(embedding.names)
     small = 16 if count <= _MANY else 8
     rows = np.zeros((count, small * small * 3), np.float16)
-    draw = thumbnails.open_thumbnails(embedding, side=side)
+    # Of the sizes that the pictures had when they were embedded; one that has grown since is shrunk to it.
+    longest = int(embedding.sizes.max()) if embedding.sizes.size else side
+    cell = max(8, min(side, longest))
+    draw = thumbnails.open_thumbnails(embedding, side=cell)
     sample = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
     if all(draw(row) is None for row in sample):
         return Drawn(None, rows, count)
@@ -60,8 +63,6 @@ def draw_sheets(embedding: feature_file.Embedding, *, side: int, folder: pathlib
                 rows[row] = thumbnails.squeeze(shot, side=small)
             return found
 
-        longest = int(embedding.sizes.max()) if embedding.sizes.size else side
-        cell = max(8, min(side, longest))
         sheets = html_report.make_sheets(count, draw_some, side=cell, folder=folder, tell=_teller(count))
     return Drawn(sheets, rows, lost)
 

@@ -1,10 +1,10 @@
 """A map shown from this machine to this machine: a server on 127.0.0.1 that gives out one page and its data."""
 
-import contextlib
 import functools
 import http.server
 import os
 import pathlib
+import signal
 import sys
 import webbrowser
 from typing import Any
@@ -74,14 +74,21 @@ def make_server(target: pathlib.Path, port: int) -> http.server.ThreadingHTTPSer
 
 
 def serve(target: pathlib.Path, port: int) -> int:
-    """Gives out a map until Ctrl-C, and opens a browser where there is a screen; returns the exit status."""
+    """Gives out a map until Ctrl-C, and opens a browser where there is a screen; returns the exit status.
+
+    Raises:
+        stopping.Interrupted: another signal came.
+    """
     with make_server(target, port) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         progress.say(f"{address} until Ctrl-C; only this machine can open it")
         if _has_screen():
             webbrowser.open(address)
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             server.serve_forever()
+        except KeyboardInterrupt as stopped:  # Ctrl-C is how it is meant to end, another signal is not
+            if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
+                raise
     return 0
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from simclr_jax import atomic_files, base, units
-from simclr_jax.run import classifier_file, compilation_cache, feature_file, loading, progress
+from simclr_jax.run import classifier_file, compilation_cache, embedding, feature_file, loading, progress
 
 _BLOCK = 8192
 
@@ -36,6 +36,7 @@ def predict(
     if features is not None:
         found = feature_file.load(features)
         classifier_file.check_features(kept, found)
+        embedding.tell_skipped(found.meta.get("skipped", []))
     else:
         found = loading.embed_alike(kept.meta, images or "", show=True)
     counts: Counter[str] = Counter()

@@ -37,7 +37,8 @@ def make_sheets(
 
     Args:
         count: N.
-        draw: a range of pictures -> uint8 [h, w, 3] each, of at most `side` pixels; asked for one sheet after another.
+        draw: a range of pictures -> uint8 [h, w, 3] each, of which `side` pixels are shown; asked for one sheet after
+            another.
         side: of a cell, up to 255 pixels.
         folder: for files `sheet-NUMBER.webp`; None to hold them in memory.
         tell: called with the number of pictures that are done.
@@ -48,7 +49,7 @@ def make_sheets(
     held: list[bytes] = []
     for number, start in enumerate(range(0, count, pictures)):
         rows = range(start, min(start + pictures, count))
-        shots = draw(rows)
+        shots = [shot[:side, :side] for shot in draw(rows)]
         sizes[rows.start : rows.stop] = [shot.shape[:2] for shot in shots]
         content = _encode(shots, side, columns)
         if folder is None:

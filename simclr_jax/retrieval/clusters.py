@@ -8,6 +8,7 @@ from simclr_jax import base
 
 # Numbers in the features above which k-means has fewer starts, and above which it works on batches.
 _MANY_STARTS_ENTRIES, _MINI_BATCH_ENTRIES = 5e6, 5e7
+_DISTINCT = 1e5  # unit rows are the same where they agree to five digits
 
 
 class Clusters(NamedTuple):
@@ -24,7 +25,7 @@ def cluster_rows(features: np.ndarray, num_clusters: int, *, seed: int = 0) -> C
 
     Args:
         features: [N, D], divided by their lengths first.
-        num_clusters: k, from 1 to N.
+        num_clusters: k, from 1 to N; fewer are made where the rows have fewer than k directions.
         seed: of the starts, of which the best is taken.
 
     Raises:
@@ -47,11 +48,22 @@ def cluster_rows(features: np.ndarray, num_clusters: int, *, seed: int = 0) -> C
     cluster = _sklearn("cluster")
     kind = cluster.KMeans if rows.size <= _MINI_BATCH_ENTRIES else cluster.MiniBatchKMeans
     starts = 10 if rows.size <= _MANY_STARTS_ENTRIES else 3
+    num_clusters = _num_distinct(rows, upto=num_clusters)
     fitted = kind(num_clusters, n_init=starts, random_state=seed).fit(rows)
     order = np.argsort(-np.bincount(fitted.labels_, minlength=num_clusters), kind="stable")
     assignments = np.argsort(order)[fitted.labels_].astype(np.int32)
     centers = fitted.cluster_centers_[order].astype(np.float32)
     return Clusters(assignments, centers, float(fitted.inertia_) / len(rows))
+
+
+def _num_distinct(rows: np.ndarray, *, upto: int) -> int:
+    """How many rows differ by more than rounding, counted no further than `upto`."""
+    seen = set[bytes]()
+    for row in rows:
+        seen.add((np.rint(row * _DISTINCT) + 0.0).astype(np.int32).tobytes())
+        if len(seen) == upto:
+            break
+    return len(seen)
 
 
 def silhouette(features: np.ndarray, assignments: np.ndarray, *, max_rows: int = 5000) -> float:

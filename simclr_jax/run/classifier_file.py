@@ -36,7 +36,7 @@ def save(
     Raises:
         base.InputError: it cannot be written.
     """
-    made_by = {name: value for name, value in meta.items() if name not in ("skipped", "format")}
+    made_by = {name: value for name, value in meta.items() if name not in ("skipped", "format", "features_digest")}
     content = {"format": FORMAT, **made_by, "class_names": list(class_names)}
     content |= {"regularization": classifier.regularization, "validation_accuracy": classifier.validation_accuracy}
     buffer = io.BytesIO()
@@ -68,11 +68,9 @@ def load(path: str | os.PathLike[str]) -> Kept:
 
 def check_features(kept: Kept, features: feature_file.Embedding) -> None:
     """Raises InputError unless the features were made as those that the classifier was fitted on."""
-    for name in ("fingerprint", "layer", "protocol"):
-        mine, theirs = kept.meta.get(name), features.meta.get(name)
-        if mine != theirs:
-            raise base.InputError(
-                f"--features must be made as those that the classifier was fitted on; their {name} is "
-                f"{base.one_line(theirs, 60)} and not {base.one_line(mine, 60)}. Embed the pictures "
-                "again, or use --images."
-            )
+    feature_file.check_alike(
+        kept.meta,
+        features.meta,
+        rule="--features must be made as those that the classifier was fitted on",
+        remedy="Embed the pictures again, or use --images.",
+    )

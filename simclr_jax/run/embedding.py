@@ -1,19 +1,19 @@
 """Features of any number of pictures: read, decoded, prepared and encoded in a stream, part by part.
 
 Threads decode some batches ahead of the device. Finished parts lie in a folder of their own until all are there, so
-that a job which was killed goes on and gives the same file as one that was not.
+that a job which was killed goes on and gives the same file as one that was not. They are saved every half minute, and
+what is ready when a signal comes.
 """
 
 import collections
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +21,13 @@ import numpy as np
 from simclr_jax import atomic_files, augment, base, data, units
 from simclr_jax.augment import eval_views
 from simclr_jax.data import decode, imageset
-from simclr_jax.run import feature_file, progress
+from simclr_jax.run import feature_file, locking, progress
+from simclr_jax.run import parts as parts_lib
 
 DTYPES = ("float32", "float16")
 _STEP = 64  # canvases come in steps of so many pixels, so that few of them need a program of their own
-_PART_ROWS = 2048  # pictures after which is saved
+_SAVE_SECONDS, _SAVE_ROWS = 30.0, 8192  # after which is saved, whichever comes first
+_READY_SECONDS = 0.001  # between two looks whether the device is ready
 _SECONDS = 5.0  # between two lines of progress
 
 EncodeBatch = Callable[[np.ndarray, np.ndarray], "base.Array | np.ndarray"]
@@ -94,10 +96,6 @@ def stack(prepared: list[np.ndarray], *, num_rows: int) -> np.ndarray:
     return rows
 
 
-# A batch: its pictures, a line in place of each damaged one, and the features of the good ones, if there are any.
-_Encoded = tuple[list["Prepared | str"], "base.Array | np.ndarray | None"]
-
-
 class Job(NamedTuple):
     """All that decides over the features of a job.
 
@@ -113,38 +111,43 @@ class Job(NamedTuple):
     stamp: Mapping[str, Any]
 
 
-class _Part(NamedTuple):
-    """The good rows of a run of pictures, and a line for every damaged one."""
+class _Encoded(NamedTuple):
+    """A batch on its way: its pictures, a line in place of each damaged one, and the features of the good ones."""
 
-    rows: feature_file.Rows
-    skipped: list[str]
+    batch: range
+    prepared: "list[Prepared | str]"
+    h: "base.Array | np.ndarray | None"
 
 
-def embed_parts(job: Job, folder: pathlib.Path | None, *, show: bool) -> "Parts":
+def embed_parts(job: Job, folder: pathlib.Path | None, *, show: bool) -> parts_lib.Parts:
     """Computes what is not there yet; returns the parts, which can be read again and again.
 
     Args:
         job: what to do.
-        folder: where parts are kept, made if need be; None to hold all of them in memory.
+        folder: where parts are kept, which this process holds; None to hold all of them in memory.
         show: whether stderr gets lines with rate and time left.
 
     Raises:
-        base.InputError: no picture can be read, or the folder cannot be written.
+        base.InputError: no picture can be read, features are not finite, or the folder cannot be written.
     """
-    spans = _spans(len(job.pictures.ids), job.batch_size)
-    parts = Parts(folder, {}, len(spans))
-    done = _open_folder(job, folder)
-    missing = [number for number in range(len(spans)) if number not in done]
-    if done and show:
-        progress.say(f"Going on: {len(done)} of {len(spans)} parts are there already.")
-    report = _Reporter(len(job.pictures.ids), done=sum(len(spans[number]) for number in done), show=show)
-    with contextlib.closing(_computed(job, [spans[number] for number in missing], report)) as computed:
-        for number, part in zip(missing, computed, strict=True):
-            parts.keep(number, part)
-    if not sum(len(part.rows.labels) for part in parts.all()):
+    count = len(job.pictures.ids)
+    parts = parts_lib.Parts(folder)
+    parts.take_over(job.stamp, count=count, batch_size=job.batch_size)
+    before = parts.num_done()
+    if before and show:
+        progress.say(f"Going on: {before} of {units.counted(count, 'picture')} are there already.")
+    batches = [range(start, min(start + job.batch_size, count)) for start in range(0, count, job.batch_size)]
+    try:
+        _compute(job, parts.missing(batches), parts, report=_Reporter(count, done=before, show=show))
+    except KeyboardInterrupt:
+        if folder is not None and show:
+            kept = f"{parts.num_done()} of {units.counted(count, 'picture')}"
+            progress.say(f"{kept} are kept in {folder}; the same command goes on from there.")
+        raise
+    if not parts.num_rows():
         raise base.InputError(
             f"images must hold at least one picture that can be read; {job.pictures.title} has none of "
-            f"{len(job.pictures.ids)}: {'; '.join(parts.skipped()[:3])}."
+            f"{count}: {'; '.join(parts.skipped()[:3])}."
         )
     return parts
 
@@ -161,7 +164,7 @@ def collect(
         show: see `embed_parts`.
 
     Raises:
-        base.InputError: as for `embed_parts`, or the output cannot be written.
+        base.InputError: as for `embed_parts`, the output cannot be written, or another process is writing it.
     """
     if output is None:
         parts = embed_parts(job, None, show=show)
@@ -169,78 +172,27 @@ def collect(
         return feature_file.as_embedding(rows, {**meta, "skipped": parts.skipped()})
     check_output(output)
     folder = pathlib.Path(f"{os.path.realpath(output)}.parts")
-    parts = embed_parts(job, folder, show=show)
-    skipped = parts.skipped()
-    feature_file.save(output, parts, meta={**meta, "skipped": skipped}, num_rows=parts.num_rows())
-    shutil.rmtree(folder, ignore_errors=True)
+    atomic_files.make_folder(folder, flag="--output")
+    rule, remedy = "One process at a time may write an output", "Wait for it, stop it, or use another --output."
+    with locking.only_process(folder, flag="--output", rule=rule, remedy=remedy):
+        parts = embed_parts(job, folder, show=show)
+        meta = {**meta, "skipped": parts.skipped()}
+        feature_file.save(output, parts, meta=meta, num_rows=parts.num_rows())
+        shutil.rmtree(folder, ignore_errors=True)
     return feature_file.load(output, flag="output")
+
+
+def tell_skipped(skipped: Sequence[str]) -> None:
+    """Names pictures that were left out, if there are any, on stderr."""
+    if skipped:
+        dots = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        progress.say(f"{units.counted(len(skipped), 'damaged picture')} left out: {'; '.join(skipped[:5])}{dots}")
 
 
 def check_output(output: str | os.PathLike[str]) -> None:
     """Raises InputError, before long work, unless features can be written to `output`."""
     feature_file.check_ending(output)
     atomic_files.check_target(output)
-
-
-class Parts:
-    """Finished parts, in a folder or in memory; iterating gives the rows of those that have any, again and again."""
-
-    def __init__(self, folder: pathlib.Path | None, held: dict[int, _Part], count: int):
-        self._folder, self._held, self._count = folder, held, count
-
-    def keep(self, number: int, part: _Part) -> None:
-        """Stores a part."""
-        if self._folder is None:
-            self._held[number] = part
-            return
-        with atomic_files.replacing_file(_part_path(self._folder, number)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **part.rows._asdict(), skipped=np.asarray(part.skipped, str))
-
-    def all(self) -> Iterator[_Part]:
-        """All parts in order."""
-        for number in range(self._count):
-            yield self._held[number] if self._folder is None else _read_part(_part_path(self._folder, number))
-
-    def __iter__(self) -> Iterator[feature_file.Rows]:
-        return (part.rows for part in self.all() if len(part.rows.labels))
-
-    def num_rows(self) -> int:
-        """How many pictures could be read."""
-        return sum(len(rows.labels) for rows in self)
-
-    def skipped(self) -> list[str]:
-        """A line for every damaged picture."""
-        return [line for part in self.all() for line in part.skipped]
-
-
-def _spans(count: int, batch_size: int) -> list[range]:
-    """The pictures of every part: whole batches, so that a part's bits do not depend on where a job began."""
-    length = batch_size * max(1, _PART_ROWS // batch_size)
-    return [range(start, min(start + length, count)) for start in range(0, count, length)]
-
-
-def _open_folder(job: Job, folder: pathlib.Path | None) -> set[int]:
-    """The numbers of the parts that are there and belong to this job; the folder is made, or emptied of another's."""
-    if folder is None:
-        return set()
-    atomic_files.make_folder(folder, flag="--output")
-    text = json.dumps(dict(job.stamp), sort_keys=True)
-    plan = folder / "job.json"
-    if not plan.is_file() or plan.read_text(encoding="utf-8") != text:
-        for path in folder.glob("part-*.npz"):
-            path.unlink()
-        atomic_files.write_text(plan, text)
-    return {int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.npz")}
-
-
-def _part_path(folder: pathlib.Path, number: int) -> pathlib.Path:
-    return folder / f"part-{number:06d}.npz"
-
-
-def _read_part(path: pathlib.Path) -> _Part:
-    with np.load(path, allow_pickle=False) as archive:
-        rows = feature_file.Rows(**{name: archive[name] for name in feature_file.Rows._fields})
-        return _Part(rows, archive["skipped"].tolist())
 
 
 class _Reporter:
@@ -264,41 +216,83 @@ class _Reporter:
             )
 
 
-def _computed(job: Job, spans: list[range], report: _Reporter) -> Generator[_Part, None, None]:
-    """The parts of the spans, in order: threads decode ahead, and the device works on a batch while the next is
+def _compute(job: Job, batches: list[range], parts: parts_lib.Parts, *, report: _Reporter) -> None:
+    """Keeps the parts of the batches: threads decode ahead, and the device works on a batch while the next is
     stacked."""
-    batches = [(span, span[at : at + job.batch_size]) for span in spans for at in range(0, len(span), job.batch_size)]
     num_threads = min(16, os.cpu_count() or 1)
     pool = concurrent.futures.ThreadPoolExecutor(num_threads)
     ahead = max(2, -(-2 * num_threads // job.batch_size))
     queue: collections.deque[list[concurrent.futures.Future[Prepared | str]]] = collections.deque()
-    done: list[_Encoded] = []
+    pending = _Pending(job, parts)
     with warnings.catch_warnings(), pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; refusals are exceptions
         try:
-            for number, (span, batch) in enumerate(batches):
-                for _, later in batches[number + len(queue) : number + ahead]:
+            for number, batch in enumerate(batches):
+                for later in batches[number + len(queue) : number + ahead]:
                     queue.append([pool.submit(_prepare_one, job, index) for index in later])
                 prepared = [future.result() for future in queue.popleft()]
-                done.append((prepared, _encode(job, prepared)))
-                # Two batches at a time are on the device, so that it never waits and memory stays bounded.
-                _settle(done, upto=len(done) - 1)
+                pending.add(_Encoded(batch, prepared, _encode(job, prepared)))
                 report.count(len(batch))
-                if batch[-1] == span[-1]:
-                    yield _make_part(job, span, done)
-                    done.clear()
+            pending.save()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first reason is the one to be told
+                pending.save_ready()
+            raise
         finally:
             for futures in queue:
                 for future in futures:
                     future.cancel()
 
 
-def _settle(done: list[_Encoded], *, upto: int) -> None:
-    """Brings results home and lets go of pixels: only what is kept of a picture stays."""
-    for at, (prepared, h) in enumerate(done[:upto]):
-        if h is not None and not isinstance(h, np.ndarray):
-            kept = [item if isinstance(item, str) else item._replace(pixels=np.zeros(0, np.uint8)) for item in prepared]
-            done[at] = (kept, np.asarray(h))
+class _Pending:
+    """Encoded batches, one after the other, that are in no part yet."""
+
+    def __init__(self, job: Job, parts: parts_lib.Parts):
+        self._job, self._parts, self._held, self._saved = job, parts, list[_Encoded](), time.monotonic()
+
+    def add(self, encoded: _Encoded) -> None:
+        """Takes the next batch; saves those before it when it is time, or where it does not follow them."""
+        if self._held and self._held[-1].batch.stop != encoded.batch.start:
+            self.save()
+        self._held.append(encoded)
+        # Two batches at a time are on the device, so that it never waits and memory stays bounded.
+        before = len(self._held) - 1
+        self._settle(before)
+        is_due = time.monotonic() - self._saved >= _SAVE_SECONDS
+        if is_due or encoded.batch.start - self._held[0].batch.start >= _SAVE_ROWS:
+            self._keep(before)
+
+    def save(self) -> None:
+        """Saves all, once the device is done with them."""
+        self._settle(len(self._held))
+        self._keep(len(self._held))
+
+    def save_ready(self) -> None:
+        """Saves what is there without waiting for the device."""
+        num = next((at for at, encoded in enumerate(self._held) if not _is_ready(encoded.h)), len(self._held))
+        self._settle(num)
+        self._keep(num)
+
+    def _settle(self, num: int) -> None:
+        """Brings the first results home and lets go of pixels: only what is kept of a picture stays."""
+        for at, (batch, prepared, h) in enumerate(self._held[:num]):
+            if h is not None and not isinstance(h, np.ndarray):
+                while not _is_ready(h):  # waiting inside of JAX, Python would answer no signal
+                    time.sleep(_READY_SECONDS)
+                nothing = np.zeros(0, np.uint8)
+                kept = [item if isinstance(item, str) else item._replace(pixels=nothing) for item in prepared]
+                self._held[at] = _Encoded(batch, kept, np.asarray(h))
+
+    def _keep(self, num: int) -> None:
+        if num:
+            span = range(self._held[0].batch.start, self._held[num - 1].batch.stop)
+            self._parts.keep(span, _make_part(self._job, span, self._held[:num]))
+            del self._held[:num]
+            self._saved = time.monotonic()
+
+
+def _is_ready(h: base.Array | np.ndarray | None) -> bool:
+    return h is None or isinstance(h, np.ndarray) or h.is_ready()  # type: ignore[attr-defined]
 
 
 def _prepare_one(job: Job, index: int) -> Prepared | str:
@@ -321,12 +315,13 @@ def _encode(job: Job, prepared: list[Prepared | str]) -> base.Array | np.ndarray
     return job.encode(stack([item.pixels for item in good], num_rows=job.batch_size), sizes)
 
 
-def _make_part(job: Job, span: range, done: list[_Encoded]) -> _Part:
-    _settle(done, upto=len(done))
-    items = [item for prepared, _ in done for item in prepared]
+def _make_part(job: Job, span: range, done: list[_Encoded]) -> parts_lib.Part:
+    items = [item for encoded in done for item in encoded.prepared]
     good = [(index, item) for index, item in zip(span, items, strict=True) if not isinstance(item, str)]
     features = [
-        np.asarray(h)[: sum(not isinstance(item, str) for item in prepared)] for prepared, h in done if h is not None
+        np.asarray(encoded.h)[: sum(not isinstance(item, str) for item in encoded.prepared)]
+        for encoded in done
+        if encoded.h is not None
     ]
     rows = feature_file.Rows(
         features=np.concatenate(features).astype(job.dtype) if features else np.zeros((0, 0), job.dtype),
@@ -336,4 +331,11 @@ def _make_part(job: Job, span: range, done: list[_Encoded]) -> _Part:
         sizes=np.asarray([item.size for _, item in good], np.int32).reshape(-1, 2),
         digests=np.asarray([item.digest for _, item in good], np.uint64),
     )
-    return _Part(rows, [item for item in items if isinstance(item, str)])
+    finite = np.isfinite(rows.features).all(axis=1)
+    if not finite.all():
+        wrong = imageset.printable(str(rows.names[np.argmin(finite)]))
+        raise base.InputError(
+            f"features must be finite numbers of {job.dtype}; those of {wrong} are not. Use --dtype=float32, or "
+            "another checkpoint or layer."
+        )
+    return parts_lib.Part(rows, [item for item in items if isinstance(item, str)])

@@ -22,6 +22,7 @@ from simclr_jax.run import embedding, feature_file, paths, progress
 
 RESIZES = ("tf2", "tf1", *eval_views.FILTERS)
 _BATCH = 64
+_WITH_DATA_DIR = ("tfds", "pairs", "mix")  # of data.DATASETS; a folder's path is absolute by then
 Head = heads.ProjectionHead | heads.LinearHead
 
 
@@ -135,21 +136,25 @@ class Encoder:
             show: whether stderr gets a line of what was found, and lines of progress.
 
         Raises:
-            InputError: no such folder or set, nothing in it can be read, or the output cannot be written.
+            InputError: no such folder or set, nothing in it can be read, the output cannot be written, or a canvas_size
+                or data_dir that has no effect here.
         """
         base.check_choice(dtype, embedding.DTYPES, name="dtype")
         if output is not None:
             embedding.check_output(output)
         how = self.preparation(num_views=num_views, canvas_size=canvas_size)
-        pictures = data.open_pictures(_data_name(images), split=split, data_dir=data_dir)
+        name = _data_name(images)
+        _check_effects(how, name, canvas_size=canvas_size, data_dir=data_dir)
+        pictures = data.open_pictures(name, split=split, data_dir=data_dir)
         if show:
             progress.say(pictures.understood)
         batch_size = rounded(min(batch_size, len(pictures.ids)))
         made_by = {"fingerprint": self.fingerprint, "layer": str(layer), "protocol": how.protocol, "dtype": dtype}
         stamp = {**made_by, "images": pictures.key, "head": _digest_of(self.head_variables), "batch_size": batch_size}
+        stamp |= {name: self.settings()[name] for name in ("mean", "std")}
         encode = self.encode_batch(how, batch_size, layer=layer)
         job = embedding.Job(pictures, how, encode, batch_size, dtype, stamp)
-        origin = {"encoder": self.settings(), "images": _data_name(images), "split": split, "num_views": num_views}
+        origin = {"encoder": self.settings(), "images": name, "split": split, "num_views": num_views}
         origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
         origin |= {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
@@ -290,6 +295,18 @@ def _data_name(images: str | os.PathLike[str]) -> str:
     if kind in data.DATASETS and kind != "folder":
         return text
     return paths.absolute(rest if kind == "folder" else text, flag="images")
+
+
+def _check_effects(how: embedding.Preparation, name: str, *, canvas_size: int | None, data_dir: str | None) -> None:
+    """Raises InputError for what would be ignored."""
+    if how.is_pillow and canvas_size is not None:
+        raise base.InputError(
+            f"canvas_size is for the resizing tf2 and tf1, Pillow's takes pictures whole; got {canvas_size} with "
+            f"{how.resize}. Leave it out."
+        )
+    if data_dir is not None and name.partition(":")[0] not in _WITH_DATA_DIR:
+        got = imageset.printable(name)
+        raise base.InputError(f"data_dir is for data sets on a disk, such as tfds:NAME; images is {got}. Leave it out.")
 
 
 def _digest_of(tree: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """Files of features: one row a picture, with what it is and where it lies, and what the features were made by.
 
 `.npz` is read by NumPy alone, its features memory-mapped; `.parquet` (pyarrow) by Pandas, Polars and DuckDB. The same
-rows give the same bytes. A file is written row block by row block and appears whole.
+rows give the same bytes. A file is written row block by row block and appears whole. It holds a digest of its features,
+which is compared whenever it is read; the other columns have the checksums of the zip archive or of Parquet's pages.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,15 +14,19 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax import atomic_files, base
+from simclr_jax.run import feature_digest
 
 ENDINGS = (".npz", ".parquet")
 FORMAT = "simclr-jax.features.v1"
-_META = "simclr_jax"
+_META, _DIGEST = "simclr_jax", "features_digest"
+_ROW_GROUP = 4096  # rows that are written to Parquet together, however they come
+# What must be equal for features to be compared with each other: in the metadata, and of the encoder's settings.
+_ALIKE, _ALIKE_SETTINGS = ("fingerprint", "layer", "protocol"), ("mean", "std")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member of an archive, so that equal rows give equal bytes
 
 
@@ -34,7 +40,8 @@ class Embedding(NamedTuple):
     paths: where they lie, "" for those of a data set.
     sizes: int32 [N, 2], height and width of the pictures, pixels.
     digests: uint64 [N], equal for files of equal bytes.
-    meta: what made the features: format, fingerprint of the weights, source, layer, protocol, images, skipped ...
+    meta: what made the features: format, fingerprint of the weights, source, layer, protocol, images, skipped ...;
+        "features_digest" of a file's, none of one made before there were any.
     """
 
     features: np.ndarray
@@ -86,8 +93,7 @@ def save(path: str | os.PathLike[str], blocks: Iterable[Rows], *, meta: Mapping[
 
     Args:
         path: ends in one of ENDINGS.
-        blocks: asked for more than once for `.npz`, whose arrays follow each other: a list, or an object that can be
-            iterated again.
+        blocks: asked for once; at least one, of one dtype. Their lengths change no byte of the file.
         meta: plain values; "class_names" is read back into its own field.
         num_rows: N.
 
@@ -107,20 +113,24 @@ def load(path: str | os.PathLike[str], *, flag: str = "--features") -> Embedding
     """What `save` wrote.
 
     Raises:
-        base.InputError: no such file, or not one of ours. The message names `flag`.
+        base.InputError: no such file, not one of ours, or a damaged one, by its digest; features that are not finite.
+            The message names `flag`.
     """
     target = pathlib.Path(path)
     rule = f"{flag} must be a file that simclr-jax embed wrote"
     if not target.is_file():
         raise base.InputError(f"{rule}; there is no {target}. Make it: simclr-jax embed --output={target}")
     try:
-        rows, text = (_read_parquet if target.suffix.lower() == ".parquet" else _read_npz)(target)
+        rows, text, digest = (_read_parquet if target.suffix.lower() == ".parquet" else _read_npz)(target)
         meta = json.loads(text, object_hook=_Said)
+        if digest:
+            meta[_DIGEST] = digest
         if meta.get("format") != FORMAT:
             raise ValueError(f"its format is {meta.get('format')}")
         wrong = [name for name, kind in _SAID.items() if not isinstance(meta.get(name, kind()), kind)]
         if wrong:
             raise ValueError(f"its {wrong[0]} is {meta[wrong[0]]!r}")
+        _check_content(rows, meta.get(_DIGEST))
     except base.InputError:
         raise
     except Exception as error:  # readers raise nearly anything on other files
@@ -169,27 +179,61 @@ def relabelled(embedding: Embedding, class_names: Sequence[str]) -> np.ndarray:
     return table[np.where(embedding.labels >= 0, embedding.labels, len(table) - 1)]
 
 
+def check_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, rule: str, remedy: str) -> None:
+    """Raises InputError, of `rule`, what differs and `remedy`, unless features with these `meta` can be compared.
+
+    That is: they are of the same weights, layer, way of preparing pictures, views and normalisation.
+    """
+    pairs = [(name, mine.get(name), theirs.get(name)) for name in _ALIKE]
+    settings = [meta.get("encoder", {}) for meta in (mine, theirs)]
+    pairs += [(name, *(own[name] for own in settings)) for name in _ALIKE_SETTINGS if all(name in s for s in settings)]
+    for name, own, other in pairs:
+        if own != other:
+            shown = (base.one_line(str(value), 60) for value in (other, own))
+            raise base.InputError(f"{rule}; their {name} is {' and not '.join(shown)}. {remedy}")
+
+
+def _check_content(rows: Rows, digest: str | None) -> None:
+    found = feature_digest.look(rows.features)
+    if digest and found.digest != digest:
+        raise ValueError("its features are not those that were written, by their digest")
+    if found.bad_row >= 0:
+        raise ValueError(f"the features of {rows.names[found.bad_row]} are not finite numbers")
+
+
 def _write_npz(path: pathlib.Path, blocks: Iterable[Rows], text: str, num_rows: int) -> None:
+    first, rest = _peeked(blocks)
+    digest, others = feature_digest.Digest(), list[tuple[np.ndarray, ...]]()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for position, field in enumerate(Rows._fields):
-            parts = [np.asarray(block[position])[:0] for block in blocks]
-            # Text has the width of its longest row.
-            dtype = np.result_type(*{part.dtype for part in parts})
-            shape = (num_rows, *parts[0].shape[1:])
-            with archive.open(zipfile.ZipInfo(f"{field}.npy", _EPOCH), "w", force_zip64=True) as member:
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for block in blocks:
-                    member.write(np.ascontiguousarray(block[position], dtype).tobytes())
+        with _member(archive, "features", first.features.dtype, (num_rows, *first.features.shape[1:])) as member:
+            for block in itertools.chain([first], rest):
+                features = np.ascontiguousarray(block.features, first.features.dtype)
+                digest.add(features)
+                member.write(features.tobytes())
+                others.append(block[1:])
+        for field, parts in zip(Rows._fields[1:], zip(*others, strict=True), strict=True):
+            column = np.concatenate(parts)  # text has the width of its longest row
+            with _member(archive, field, column.dtype, column.shape) as member:
+                member.write(column.tobytes())
         with archive.open(zipfile.ZipInfo("meta.npy", _EPOCH), "w") as member:
-            np.lib.format.write_array(member, np.asarray(text), allow_pickle=False)
+            said = json.dumps({**json.loads(text), _DIGEST: digest.result()}, ensure_ascii=False)
+            np.lib.format.write_array(member, np.asarray(said), allow_pickle=False)
 
 
-def _read_npz(path: pathlib.Path) -> tuple[Rows, str]:
-    with np.load(path, allow_pickle=False) as archive:
+@contextlib.contextmanager
+def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
+    """An array of an archive, its header written."""
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        yield member
+
+
+def _read_npz(path: pathlib.Path) -> tuple[Rows, str, str | None]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         small = {name: archive[name] for name in (*Rows._fields[1:], "meta")}
     text = str(small.pop("meta"))
-    return Rows(features=_mapped(path, "features.npy"), **small), text
+    return Rows(features=_mapped(path, "features.npy"), **small), text, None
 
 
 def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
@@ -224,11 +268,29 @@ def _parquet() -> tuple[ModuleType, ModuleType]:
 def _write_parquet(path: pathlib.Path, blocks: Iterable[Rows], text: str) -> None:
     arrow, parquet = _parquet()
     classes = json.loads(text).get("class_names", [])
-    first, rest = _peeked(blocks)
+    first, rest = _peeked(_regrouped(blocks, _ROW_GROUP))
     schema = _to_table(arrow, first, classes).schema.with_metadata({_META: text})
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    digest = feature_digest.Digest()
+    with parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for block in itertools.chain([first], rest):
             writer.write_table(_to_table(arrow, block, classes).cast(schema))
+            digest.add(block.features)
+        writer.add_key_value_metadata({_DIGEST: digest.result()})
+
+
+def _regrouped(blocks: Iterable[Rows], length: int) -> Iterator[Rows]:
+    """The same rows in blocks of `length`, the last one shorter."""
+    held, count = list[Rows](), 0
+    for block in blocks:
+        while len(block.labels):
+            held.append(Rows(*(column[: length - count] for column in block)))
+            block = Rows(*(column[length - count :] for column in block))
+            count += len(held[-1].labels)
+            if count == length:
+                yield Rows(*map(np.concatenate, zip(*held, strict=True)))
+                held, count = [], 0
+    if held:
+        yield Rows(*map(np.concatenate, zip(*held, strict=True)))
 
 
 def _peeked(blocks: Iterable[Rows]) -> tuple[Rows, Iterator[Rows]]:
@@ -253,9 +315,10 @@ def _to_table(arrow: ModuleType, rows: Rows, classes: list[str]) -> Any:
     )
 
 
-def _read_parquet(path: pathlib.Path) -> tuple[Rows, str]:
+def _read_parquet(path: pathlib.Path) -> tuple[Rows, str, str | None]:
     _, parquet = _parquet()
-    table = parquet.read_table(path)
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        table, more = file.read(), file.metadata.metadata or {}
     column = {name: table[name].combine_chunks() for name in table.column_names if name != "class"}
     feature = column["feature"]
     width = feature.type.list_size
@@ -264,4 +327,5 @@ def _read_parquet(path: pathlib.Path) -> tuple[Rows, str]:
     names, paths = (np.asarray(column[name].to_pylist(), str) for name in ("id", "path"))
     label, digest = column["label"].to_numpy(), column["digest"].to_numpy()
     text = table.schema.metadata[_META.encode()].decode()
-    return Rows(features, names, label, paths, sizes, digest), text
+    kept = more.get(_DIGEST.encode())
+    return Rows(features, names, label, paths, sizes, digest), text, None if kept is None else kept.decode()

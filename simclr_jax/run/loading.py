@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from simclr_jax import base, models
+from simclr_jax.augment import eval_views
 from simclr_jax.interop import card, detect, foreign, hub, timm_layouts, torchvision, variables
 from simclr_jax.models import heads
 from simclr_jax.run import config as config_lib
+from simclr_jax.run import embedding, feature_file, features, identity, paths
 from simclr_jax.run import encoder as encoder_lib
-from simclr_jax.run import feature_file, features, identity, paths
 from simclr_jax.run import workdir as workdir_lib
 
 # Of an export, the file with most in it first.
@@ -54,7 +55,8 @@ def load(
         network: which of several networks in a file of PyTorch, see docs/weights.md.
 
     Raises:
-        InputError: nothing of this is there, no such checkpoint, an unknown value, or the hub cannot be reached.
+        InputError: nothing of this is there, no such checkpoint, an unknown value, one that has no effect here, or the
+            hub cannot be reached.
 
     Example::
 
@@ -64,9 +66,17 @@ def load(
     base.check_choice(normalize, NORMALIZE, name="normalize")
     text = os.fspath(path)
     where = hub.download(text) if text.startswith(hub.ADDRESS) else pathlib.Path(paths.typed(text, flag="path"))
-    if (where / card.CARD).is_file():
+    is_export, is_run = (where / card.CARD).is_file(), workdir_lib.has_config(where)
+    if network and (is_export or is_run):
+        kind = "an export" if is_export else "the folder of a run"
+        raise base.InputError(f"network is for a file of PyTorch with several; {where} is {kind}. Leave it out.")
+    if checkpoint != "latest" and (is_export or not is_run):
+        raise base.InputError(
+            f"checkpoint is for the folder of a run; {where} is none, got {checkpoint}. Leave it out."
+        )
+    if is_export:
         found = _load_export(where)
-    elif workdir_lib.has_config(where):
+    elif is_run:
         found = _load_run(where, checkpoint)
     elif where.is_file() or (where.is_dir() and _holds_weights(where)):
         found = _load_file(where, network)
@@ -101,12 +111,18 @@ def embed_alike(
 ) -> feature_file.Embedding:
     """Features of other pictures by the encoder, layer and preparation of some that are there, whose `meta` this is.
 
+    Damaged pictures are left out and named on stderr.
+
     Raises:
         InputError: that encoder is not there any more, or nothing can be read.
     """
     encoder = reload(meta["encoder"], fingerprint=meta["fingerprint"])
     how = {name: meta[name] for name in ("layer", "num_views", "canvas_size")}
-    return encoder.embed(images, show=show, **how)
+    if encoder.resize in eval_views.FILTERS:
+        how["canvas_size"] = None  # of no effect, where an older version has taken it
+    found = encoder.embed(images, show=show, **how)
+    embedding.tell_skipped(found.meta["skipped"])
+    return found
 
 
 def _changed(
@@ -119,6 +135,12 @@ def _changed(
         raise base.InputError(f"image_size must be 8 to 4096 pixels; got {size}. Use for example 224.")
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise base.InputError(f"crop_fraction must lie in (0, 1]; got {crop_fraction:g}. Use for example 0.875.")
+    resized = resize or found.resize
+    if crop_fraction is not None and resized not in eval_views.FILTERS:
+        raise base.InputError(
+            f"crop_fraction is for Pillow's resizing, {' or '.join(eval_views.FILTERS)}; the resizing is {resized}. "
+            "Leave it out, or give resize."
+        )
     asked = {"size": size, "resize": resize, "crop_fraction": crop_fraction}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if normalize != "auto":

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,8 @@ LIMIT_VARIABLE = "SIMCLR_STOP_SECONDS"
 # A lost terminal, and what clusters send before time is up: `sbatch --signal=USR1@60`, and a limit of CPU time.
 _OTHERS = ("SIGHUP", "SIGUSR1", "SIGXCPU")
 _GRACE = 1.0  # for the program to end by itself, with its own last words
+_LOOK = 0.1  # seconds between two looks for a signal while another program works
+_called: list[subprocess.Popen[bytes]] = []
 
 
 class Stop:
@@ -134,6 +137,42 @@ def interruptible() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+def call(words: Sequence[str]) -> int:
+    """Runs another program and waits for it, passing a first signal on: it decides how it ends, and saves what it has.
+
+    Returns its status, 128 + n where signal n has killed it.
+
+    Raises:
+        Interrupted: after its end, if a signal came.
+    """
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen:
+            leave(number)
+        seen.append(number)
+
+    with _watched(handle, lambda number: None, lambda seconds: None):
+        # In a group of its own, a terminal's Ctrl-C comes to it once, from here.
+        child = subprocess.Popen(words, process_group=0)
+        _called.append(child)
+        told = False
+        try:
+            while (status := child.poll()) is None:
+                if seen and not told:
+                    child.send_signal(seen[0])
+                    told = True
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_LOOK)
+        finally:
+            _called.remove(child)
+            if child.poll() is None:
+                child.kill()
+    if seen:
+        raise Interrupted(seen[0])
+    return status if status >= 0 else 128 - status
+
+
 def _limit() -> float:
     asked = os.environ.get(LIMIT_VARIABLE)
     if not asked:
@@ -155,7 +194,8 @@ def _say_and_leave(number: int, line: str) -> None:
 
 def leave(number: int) -> None:
     """Ends the process and those that it has started, at once, with the status of a signal."""
-    for child in multiprocessing.active_children():
+    children: list[Any] = [*multiprocessing.active_children(), *_called]
+    for child in children:
         child.kill()
     with contextlib.suppress(Exception):
         sys.stderr.flush()

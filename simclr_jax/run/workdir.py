@@ -9,22 +9,18 @@ these; who trains holds the lock.
 import contextlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from simclr_jax import atomic_files, base
-from simclr_jax.run import checkpoint_files, paths, progress, small_files
+from simclr_jax.run import checkpoint_files, locking, paths, progress, small_files
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
 _COPY, _CHECKPOINTS = ".config.json", "checkpoints"
-# What the system locks and what says who did: on Windows nobody else can read a locked file.
-_LOCK, _HOLDER = ".lock", "lock"
 # What results.json holds, beside numbers and text.
 _KINDS = {"probes": list, "transfer": dict, "guards": dict, "label_free": dict, "diagnosis": list, "environment": dict}
 _PACKAGES = ("simclr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -107,38 +103,19 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         base.InputError: the folder cannot be written or hold checkpoints, or another process holds it.
     """
     paths.check_plain(workdir, flag="workdir")
-    import filelock
-
     with atomic_files.one_line(workdir, rule="workdir must be a folder that can be written"):
         workdir.mkdir(parents=True, exist_ok=True)
-    for name in (_LOCK, _HOLDER, _CONFIG, _METRICS, _RESULTS):
+    for name in (_CONFIG, _METRICS, _RESULTS):
         small_files.check_place(workdir / name)
-    held = filelock.FileLock(str(workdir / _LOCK))
-    try:
-        held.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise base.InputError(
-            f"One process at a time may train in a workdir; {workdir} is in use by process {lock_holder(workdir)}. "
-            "Wait for it, stop it, or use another --workdir."
-        ) from error
-    except NotImplementedError:
-        print(f"{workdir} is on a disk without locks: let no other process train in it.", file=sys.stderr)
-    except OSError as error:
-        raise base.InputError(f"workdir must be a folder that can be written; {workdir}: {error.strerror}.") from error
-    try:
-        # First of all, as these may be what fills the disk.
+    rule, remedy = "One process at a time may train in a workdir", "Wait for it, stop it, or use another --workdir."
+    with locking.only_process(workdir, flag="workdir", rule=rule, remedy=remedy):
         checkpoint_files.remove_half_written(workdir / _CHECKPOINTS)
-        atomic_files.remove_leftovers(workdir)
-        atomic_files.write_text(workdir / _HOLDER, f"{os.getpid()} on {platform.node()}")
         yield
-    finally:
-        held.release()
 
 
 def lock_holder(workdir: pathlib.Path) -> str:
     """What the process that holds the workdir has written into its lock; empty if there is none."""
-    path = workdir / _HOLDER
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return locking.holder(workdir)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,13 @@ import csv
 import http.client
 import http.server
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from PIL import Image
 
 from simclr_jax import __main__ as cli
 from simclr_jax import data
+from simclr_jax.run import feature_file, stopping
 
 PER_CLASS = 8
 
@@ -68,10 +73,24 @@ def test_search_prints_the_nearest_pictures_by_id_or_by_file(run, place):
 
 def test_search_by_an_index_says_what_it_misses(run, place):
     pytest.importorskip("usearch")
-    for _ in range(2):  # made, then read
-        lines, said = run("search", "--features=f.npz", "--query=class0/0.png", "--k=2", "--index=approximate")
-        assert "recall at 10" in said and lines[0].endswith("copy.png")
-    assert (place / "f.npz.usearch").is_file()
+    words = ("search", "--features=own.npz", "--query=class0/0.png", "--k=2", "--index=approximate")
+    shutil.copy(place / "f.npz", place / "own.npz")
+    for is_made in (True, False):
+        lines, said = run(*words)
+        assert "recall at 10" in said and lines[0].endswith("copy.png") and ("Making the index" in said) == is_made
+    index = place / "own.npz.usearch"
+    flipped = bytearray(index.read_bytes())
+    flipped[-100] ^= 1
+    index.write_bytes(flipped)
+    assert "Making the index" in run(*words)[1] and "Making the index" not in run(*words)[1]
+    # Other features of the same time and name.
+    found = feature_file.load(place / "own.npz")
+    rows = feature_file.Rows(
+        -np.asarray(found.features), *(np.asarray(getattr(found, name)) for name in feature_file.Rows._fields[1:])
+    )
+    feature_file.save(place / "own.npz", [rows], meta=found.meta, num_rows=len(found.names))
+    os.utime(place / "own.npz", ns=(0, 0))
+    assert "Making the index" in run(*words)[1]
 
 
 def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run, place):
@@ -88,6 +107,12 @@ def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run
     assert "Different labels: 1 group<" in page and "equal bytes, pixels 1.00" in page and "<svg" in page
     lines, _ = run("duplicates", "--features=f.npz", "--others=f.npz", "--threshold=0.9999")
     assert "between the 25 and the 25" in lines[0]
+    found = feature_file.load(place / "f.npz")
+    rows = feature_file.Rows(*(np.asarray(getattr(found, name)) for name in feature_file.Rows._fields))
+    for name, value in (("layer", "z"), ("protocol", "fit256.tf2.8.views2")):
+        feature_file.save(place / "other.npz", [rows], meta={**found.meta, name: value}, num_rows=25)
+        _, said = run("duplicates", "--features=f.npz", "--others=other.npz", status=2)
+        assert f"their {name} is {value} and not" in said and said.count("\n") == 1
     assert {row["set"] for row in rows_of(place / "duplicates.csv")} == {"features", "others"}
 
 
@@ -95,7 +120,8 @@ def test_pictures_that_are_alike_to_the_encoder_only_are_told_by_their_pixels(ru
     with np.load(place / "f.npz") as file:
         two = {name: value if name == "meta" else value[[1, 9]] for name, value in file.items()}
     two["features"] = np.ones_like(two["features"])
-    np.savez(place / "two.npz", **two)
+    meta = json.loads(str(two.pop("meta")))
+    feature_file.save(place / "two.npz", [feature_file.Rows(**two)], meta=meta, num_rows=2)
     lines, _ = run("duplicates", "--features=two.npz", "--threshold=0.99")
     assert lines[0].startswith("1 group of 2 pictures") and lines[2].endswith(": 0")
     pictures = [Image.open(path).convert("RGB").resize((16, 16), Image.Resampling.BOX) for path in two["paths"]]
@@ -132,6 +158,12 @@ def test_a_probe_is_kept_and_predicts(run, place):
     of_features = rows_of(place / "predictions.csv")
     run("predict", "--classifier=classifier.npz", f"--images={place / 'photos'}", "--output=again.csv")
     assert [row["class"] for row in rows_of(place / "again.csv")] == [row["class"] for row in of_features]
+    shutil.copytree(place / "photos" / "class1", place / "more")
+    (place / "more" / "broken.png").write_bytes((place / "more" / "1.png").read_bytes()[:90])
+    for words in (("predict", "--classifier=classifier.npz", "--images=more"), ("search", "--query=more")):
+        more = ("--features=f.npz", "--output=more.html") if words[0] == "search" else ("--output=more.csv",)
+        _, said = run(*words, *more)
+        assert "1 damaged picture left out: broken.png: damaged" in said
     right = sum(row["id"].startswith(row["class"]) for row in of_features)
     assert right >= 20  # of 25, most of which it was fitted on
     for row in of_features:
@@ -177,6 +209,28 @@ def test_a_map_has_labels_clusters_scores_and_the_columns_of_a_table(run, place)
     assert set(fields["cluster"][1]) == {0, 1, 2}
     assert [near["k"] for near in meta["near"]] == [4, 4] and meta["title"] == "photos" and meta["label"] == 0
     assert meta["sheets"]["side"] == 32
+
+
+def test_a_map_shows_pictures_that_have_grown_since_and_few_that_are_mostly_equal(run, place):
+    """Cells are of the sizes that the file knows; of three different pictures there are no four clusters."""
+    folder = place / "grown"
+    folder.mkdir()
+    for number, side in ((0, 8), (1, 8), (2, 8), (3, 8), (4, 9)):
+        shade = np.full((side, side, 3), (10, 10, 10, 240, 90)[number], np.uint8)
+        Image.fromarray(shade).save(folder / f"{number}.png")
+    found = feature_file.load(place / "f.npz")
+    features = np.repeat(np.eye(5, found.features.shape[1], dtype=np.float32)[[0, 3, 4]], (3, 1, 1), axis=0)
+    names = np.asarray([f"{number}.png" for number in range(5)])
+    paths, sizes = np.asarray([str(folder / name) for name in names]), np.full((5, 2), 8, np.int32)
+    rows = feature_file.Rows(features, names, np.full(5, -1, np.int32), paths, sizes, np.arange(5, dtype=np.uint64))
+    feature_file.save(place / "grown.npz", [rows], meta={**found.meta, "images": str(folder)}, num_rows=5)
+    Image.fromarray(np.full((300, 40, 3), 50, np.uint8)).save(folder / "3.png")
+    words = ("--projection=pca", "--clusters=4", "--neighbors=2", "--places=no")
+    run("explore", "--features=grown.npz", "--output=grown.html", *words)
+    values, meta = held((place / "grown.html").read_text())
+    assert meta["sheets"]["side"] == 8 and max(values[0]) == 2
+    lines, _ = run("cluster", "--features=grown.npz", "--clusters=4", "--output=grown.csv", "--page=groups.html")
+    assert lines[0].startswith("3 clusters of 5 pictures")
 
 
 def test_a_map_in_a_folder_replaces_only_what_explore_has_written(run, place):
@@ -225,13 +279,12 @@ def test_the_demo_goes_all_the_way_to_a_page_of_links(small_run, tmp_path, monke
     shutil.copytree(small_run, tmp_path / "run")
     asked = []
 
-    def in_this_process(words, check):
+    def in_this_process(words):
         asked.append(words[3])
         more = ["--projection=pca"] if words[3] == "explore" else ["--clusters=3"] if words[3] == "cluster" else []
-        status = 0 if words[3] in ("evaluate", "report") else cli.main([*words[3:], *more])
-        return subprocess.CompletedProcess(words, status)
+        return 0 if words[3] in ("evaluate", "report") else cli.main([*words[3:], *more])
 
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(stopping, "call", in_this_process)
     assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 0
     assert asked == ["evaluate", "report", "embed", "search", "cluster", "explore"]
     page = (tmp_path / "run" / "index.html").read_text()
@@ -239,8 +292,39 @@ def test_the_demo_goes_all_the_way_to_a_page_of_links(small_run, tmp_path, monke
     assert links == ["report.html", "search.html", "clusters.html", "explore.html"]
     assert all((tmp_path / "run" / link).is_file() for link in links[1:]) and "simclr-jax embed" in page
     assert "it is shown as it is" in capsys.readouterr().err
-    monkeypatch.setattr(subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 130))
-    assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 130
+    monkeypatch.setattr(stopping, "call", lambda words: 7)
+    assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 7
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_embed_keeps_what_it_has_when_a_signal_comes_and_ends_with_its_status(place, small_run, tmp_path, number):
+    """The encoder is slowed down: every batch takes a fifth of a second."""
+    code = (
+        "import sys, time\nfrom simclr_jax.__main__ import main\nfrom simclr_jax.run import embedding\n"
+        "encode = embedding._encode\n"
+        "def slow(*given):\n    time.sleep(0.2)\n    print('batch', flush=True)\n    return encode(*given)\n"
+        "embedding._encode = slow\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    target = tmp_path / "f.npz"
+    embed = ("embed", f"--workdir={small_run}", f"--images={place / 'photos'}", "--batch_size=1")
+    words = [sys.executable, "-c", code, *embed, f"--output={target}"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            for _ in range(6):
+                assert child.stdout.readline() == "batch\n"
+            child.send_signal(number)
+            begin = time.monotonic()
+            said = child.stderr.read()
+            assert child.wait(20) == 128 + number and time.monotonic() - begin < 3
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    kept = re.search(r"(\d+) of 25 pictures are kept in .*f.npz.parts; the same command goes on", said)
+    assert kept and int(kept[1]) >= 3 and f"stopped by {number.name}" in said and "Traceback" not in said
+    for output in (target, tmp_path / "whole.npz"):
+        assert cli.main([*embed, f"--output={output}"]) == 0
+    assert target.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
 def test_mistakes_are_one_line(run, place, small_run):
@@ -248,6 +332,8 @@ def test_mistakes_are_one_line(run, place, small_run):
         (("embed", "--images=photos", "--output=x.npz"), "got neither"),
         (("embed", f"--workdir={small_run}", "--images=gone", "--output=x.npz"), "existing folder"),
         (("embed", f"--workdir={small_run}", "--images=photos", "--output=x.txt"), "--output must end in"),
+        (("embed", f"--workdir={small_run}", "--images=photos", "--output=x.npz", "--network=a"), "network is for"),
+        (("embed", f"--workdir={small_run}", "--images=photos", "--output=x.npz", "--data_dir=a"), "data_dir is for"),
         (("search", "--features=gone.npz", "--query=a"), "there is no gone.npz"),
         (("search", "--features=f.npz", "--query=gone.png"), "one of the ids"),
         (("duplicates", "--features=f.npz", "--threshold=1.5"), "at most 1"),

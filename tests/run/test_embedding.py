@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import shutil
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 import simclr_jax
 from simclr_jax import base
-from simclr_jax.run import embedding, feature_file
+from simclr_jax.run import embedding, feature_file, locking
 
 RNG = np.random.default_rng(0)
 SIZES = [(20, 30), (300, 25), (8, 8), (12, 40), (33, 33), (16, 16), (9, 70)]
@@ -52,29 +53,40 @@ def test_features_of_files_are_those_of_their_pixels(encoder, photos):
     np.testing.assert_array_equal(found.features[1], found.features[7])
 
 
+def part_names(target):
+    return sorted(path.name for path in pathlib.Path(f"{target}.parts").glob("part-*"))
+
+
+def stop_at(monkeypatch, wanted):
+    """Ends a job by Ctrl-C at so many batches; gives the batches that are encoded."""
+    encode, seen = embedding._encode, []
+
+    def stop(job, prepared):
+        if len(seen) == wanted:
+            raise KeyboardInterrupt
+        seen.append(len(prepared))
+        return np.asarray(encode(job, prepared))  # as if the device were done with it
+
+    monkeypatch.setattr(embedding, "_encode", stop)
+    return seen
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("ending", [".npz", ".parquet"])
-def test_a_job_that_was_killed_goes_on_and_gives_the_same_file(encoder, photos, tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(embedding, "_PART_ROWS", 2)
-    how = {"batch_size": 2, "dtype": "float16"}
+def test_a_job_that_was_killed_goes_on_and_gives_the_same_file(encoder, photos, tmp_path, monkeypatch, capsys, ending):
+    how = {"batch_size": 2, "dtype": "float16", "show": True}
     whole = encoder.embed(photos, output=tmp_path / f"whole{ending}", **how)
-    target, made, keep = tmp_path / f"target{ending}", [], embedding.Parts.keep
-
-    def die_after_two(self, number, part):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(number)
-        keep(self, number, part)
-
-    monkeypatch.setattr(embedding.Parts, "keep", die_after_two)
-    with pytest.raises(KeyboardInterrupt):
+    target = tmp_path / f"target{ending}"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 3)
         encoder.embed(photos, output=target, **how)
-    assert not target.exists() and len(list(pathlib.Path(f"{target}.parts").glob("part-*"))) == 2
-    monkeypatch.setattr(
-        embedding.Parts, "keep", lambda self, number, part: made.append(number) or keep(self, number, part)
-    )
-    again = encoder.embed(photos, output=target, **how)
-    assert made == [0, 1, 2, 3, 4]  # none of them twice
+    assert not target.exists() and part_names(target) == ["part-000000000-000000006.npz"]
+    assert f"6 of 9 pictures are kept in {target}.parts; the same command goes on" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "_SAVE_SECONDS", 0.0)  # a part for every batch
+        seen = stop_at(patch, 99)
+        again = encoder.embed(photos, output=target, **how)
+    assert len(seen) == 2 and "Going on: 6 of 9 pictures" in capsys.readouterr().err
     assert target.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     assert not pathlib.Path(f"{target}.parts").exists()
     assert whole.features.dtype == np.float16 and again.names == whole.names and again.meta == whole.meta
@@ -82,17 +94,60 @@ def test_a_job_that_was_killed_goes_on_and_gives_the_same_file(encoder, photos, 
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
 
 
-@pytest.mark.slow
-def test_parts_of_another_job_are_not_taken(encoder, photos, tmp_path, monkeypatch):
+def test_damaged_parts_are_made_again_and_those_of_another_job_are_not_taken(
+    encoder, photos, tmp_path, monkeypatch, capsys
+):
     target = tmp_path / "features.npz"
-    folder = pathlib.Path(f"{target}.parts")
+    encoder.embed(photos, output=target, batch_size=2)
+    expected = target.read_bytes()
+    monkeypatch.setattr(embedding, "_SAVE_SECONDS", 0.0)
+    save = feature_file.save
     monkeypatch.setattr(feature_file, "save", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
+        encoder.embed(photos, output=target, batch_size=2)
+    names = part_names(target)
+    assert len(names) == 5
+    folder = pathlib.Path(f"{target}.parts")
+    torn, flipped, empty = (folder / name for name in names[1:4])
+    torn.write_bytes(torn.read_bytes()[:700])
+    content = bytearray(flipped.read_bytes())
+    content[400] ^= 1
+    flipped.write_bytes(content)
+    empty.write_bytes(b"")
+    (folder / "part-mine.npz").write_text("no part")
+    monkeypatch.setattr(feature_file, "save", save)
+    with monkeypatch.context() as patch:
+        seen = stop_at(patch, 99)
+        encoder.embed(photos, output=target, batch_size=2)
+    assert len(seen) == 3 and "3 parts in " in capsys.readouterr().err
+    assert target.read_bytes() == expected
+    monkeypatch.setattr(feature_file, "save", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    for how in ({}, {"layer": "z"}):
+        seen = stop_at(monkeypatch, 99)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.embed(photos, output=target, batch_size=2, **how)
+        assert len(seen) == 5
+
+
+def test_one_process_at_a_time_writes_an_output(encoder, photos, tmp_path):
+    target = tmp_path / "features.npz"
+    folder = pathlib.Path(f"{target}.parts")
+    folder.mkdir()
+    with (
+        locking.only_process(folder, flag="--output", rule="", remedy=""),
+        pytest.raises(base.InputError, match=f"One process at a time may write an output; .* by process {os.getpid()}"),
+    ):
         encoder.embed(photos, output=target)
-    first = (folder / "part-000000.npz").read_bytes()
-    with pytest.raises(KeyboardInterrupt):
-        encoder.embed(photos, output=target, num_views=2)
-    assert (folder / "part-000000.npz").read_bytes() != first
+    encoder.embed(photos, output=target)
+    assert not folder.exists()
+
+
+def test_features_that_are_not_finite_are_refused_where_they_are_made(encoder, photos, monkeypatch):
+    encode = embedding._encode
+    monkeypatch.setattr(embedding, "_encode", lambda *given: np.asarray(encode(*given)) * np.float32(1e9))
+    assert np.isfinite(encoder.embed(photos, batch_size=2).features).all()
+    with pytest.raises(base.InputError, match=r"finite numbers of float16; those of cat/0.png are not"):
+        encoder.embed(photos, batch_size=2, dtype="float16")
 
 
 @pytest.mark.slow

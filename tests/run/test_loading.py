@@ -58,6 +58,8 @@ def test_what_is_refused(weights, tmp_path):
         ({"resize": "lanczos"}, "resize must be one of tf2, tf1, bilinear, bicubic"),
         ({"image_size": 4}, "image_size must be 8 to 4096"),
         ({"crop_fraction": 1.5}, r"crop_fraction must lie in \(0, 1\]"),
+        ({"resize": "tf2", "crop_fraction": 0.5}, "crop_fraction is for Pillow's resizing, .*; the resizing is tf2"),
+        ({"checkpoint": "best"}, "checkpoint is for the folder of a run; .*resnet.safetensors is none"),
     ):
         with pytest.raises(base.InputError, match=told):
             simclr_jax.load(weights, **wrong)
@@ -67,3 +69,22 @@ def test_what_is_refused(weights, tmp_path):
     variables.save(tmp_path / "cut.safetensors", cut)
     with pytest.raises(base.InputError, match="block1/conv1/kernel"):
         simclr_jax.load(tmp_path / "cut.safetensors")
+
+
+def test_what_has_no_effect_is_refused(weights, small_run, tmp_path):
+    (tmp_path / "a").mkdir()
+    for source, asked, how, told in (
+        (
+            small_run,
+            {"network": "teacher"},
+            {},
+            "network is for a file of PyTorch with several; .* is the folder of a run",
+        ),
+        (small_run, {"crop_fraction": 0.5}, {}, "crop_fraction is for Pillow's resizing, .*; the resizing is tf2"),
+        (small_run, {}, {"data_dir": "somewhere"}, "data_dir is for data sets on a disk.*; images is digits"),
+        (weights, {}, {"canvas_size": 300}, "canvas_size is for the resizing tf2 and tf1.*; got 300 with bilinear"),
+    ):
+        with pytest.raises(base.InputError, match=f"{told}.*Leave it out"):
+            simclr_jax.load(source, **asked).embed("digits", **how)
+    with pytest.raises(base.InputError, match="data_dir is for data sets on a disk"):
+        simclr_jax.load(small_run).embed(tmp_path / "a", data_dir="somewhere")

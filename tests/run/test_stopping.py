@@ -1,6 +1,7 @@
 """Signals set a stop to be polled, are answered while the program is in C code, and never end it while it saves."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -81,6 +82,50 @@ def test_a_verb_with_nothing_to_save_ends_by_one_exception():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert caught.value.number == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+_CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(7)))
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+print("runs", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_passed_on_to_the_program_that_is_waited_for(number, tmp_path):
+    """The program decides how it ends; the status is that of the signal."""
+    code = (
+        "import sys\nfrom simclr_jax.run import stopping\n"
+        "try:\n    stopping.call([sys.executable, '-c', sys.argv[1]])\n"
+        "except stopping.Interrupted as stopped:\n    stopping.leave(stopped.number)\n"
+    )
+    words = [sys.executable, "-c", code, _CHILD]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout.readline() == "runs\n"
+            parent.send_signal(number)
+            assert parent.wait(20) == 128 + number
+            assert parent.stdout.read() == ("told\n" if number == signal.SIGTERM else "")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_status_of_a_program_that_is_waited_for_is_its_own():
+    assert stopping.call([sys.executable, "-c", "raise SystemExit(5)"]) == 5
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert stopping.call([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
+
+
+def test_no_verb_gives_a_signal_a_status_of_its_own():
+    """`__main__` answers for all of them; only the map's server takes Ctrl-C for its usual end."""
+    package = pathlib.Path(stopping.__file__).parents[1]
+    files = [path for room in ("cli", "run") for path in (package / room).glob("*.py")]
+    found = {path.name for path in files if "except KeyboardInterrupt" in path.read_text()}
+    assert found == {"explore_serve.py", "embedding.py"}  # the latter raises it again
+    assert not [path for path in files if "return 130" in path.read_text()]
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "-1", "0"])

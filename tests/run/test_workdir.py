@@ -88,7 +88,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workdir_lib.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         workdir_lib.write_json(path, {"new": "x" * 10_000})
     assert json.loads(path.read_text()) == {"old": 1}
