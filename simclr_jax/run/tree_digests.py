@@ -40,15 +40,25 @@ def start_digests(tree: base.PyTree, *, compute: bool = True) -> Callable[[], di
     for _, leaf in leaves:
         if compute and isinstance(leaf, jax.Array) and _is_at_hand(leaf):
             leaf.copy_to_host_async()
-    found: dict[str, str | np.ndarray] = {}
+    found: dict[str, str | np.ndarray | jax.Array] = {}
     for path, leaf in leaves:
         if not _is_at_hand(leaf):
             array = _whole(leaf)
             found[_leaf_name(path)] = _digest(array) if compute else ""
         elif compute:
-            # A copy: on a CPU the host's view is the device's own memory.
-            found[_leaf_name(path)] = np.array(leaf)
-    return lambda: {name: x if isinstance(x, str) else _digest(x) for name, x in found.items()}
+            found[_leaf_name(path)] = _held(leaf)
+    return lambda: {name: x if isinstance(x, str) else _digest(np.asarray(x)) for name, x in found.items()}
+
+
+def _held(leaf: Any) -> np.ndarray | jax.Array:
+    """What an array holds now, whatever becomes of it: on the host, or as a copy that a CPU makes in the background."""
+    if not isinstance(leaf, jax.Array):
+        return np.array(leaf)
+    own = leaf.addressable_data(0) if leaf.is_fully_replicated else leaf
+    if next(iter(own.devices())).platform != "cpu":
+        return np.asarray(own)
+    # The host's view of it is the device's own memory, and copying it here takes a second a GB and more.
+    return jax.device_put(own, own.sharding, may_alias=False)
 
 
 def nonfinite_leaves(tree: base.PyTree) -> list[str]:
