@@ -109,8 +109,8 @@ def _split(train: feature_file.Embedding, test: feature_file.Embedding | None) -
         test_labels = feature_file.relabelled(test, train.class_names)
         test_rows, train_rows = probes.labelled_rows(test_labels), known
         test_from = f"{len(test_rows)} labelled pictures of their own file"
-        if test.meta["fingerprint"] != train.meta["fingerprint"]:
-            raise base.InputError("--features and --test must be of the same encoder; their weights differ.")
+        rule, remedy = "--features and --test must be of the same encoder", "Embed both alike."
+        feature_file.check_alike(train.meta, test.meta, rule=rule, remedy=remedy)
     reason = probes.why_no_probe(train.labels[train_rows], test_labels[test_rows], class_names=train.class_names)
     if reason is not None:
         raise base.InputError(f"A probe needs labelled pictures of several classes in both parts; here {reason}.")

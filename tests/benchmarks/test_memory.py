@@ -106,6 +106,7 @@ def test_a_worker_that_is_killed_or_out_of_memory_is_no_failure(monkeypatch, cod
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes on idle cores
 def test_the_tiny_form_finds_what_fits_its_budget():
     done = run_tiny("memory")
     assert done.stdout.count("RESOURCE_EXHAUSTED") >= 2 and "| 2 chunks, streamed |" in done.stdout

@@ -118,6 +118,7 @@ def test_a_packed_data_set_is_read_as_it_was(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes on idle cores
 def test_the_tiny_form_trains_scores_and_writes_nothing(tmp_path):
     before = page_lib.README.read_text()
     done = run_tiny("recorded", f"--workdir={tmp_path}")

@@ -78,6 +78,7 @@ def squares(torch, count: int):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes on idle cores
 @pytest.mark.usefixtures("torchvision")
 def test_torchvisions_mask_rcnn_takes_the_backbone_and_trains(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
