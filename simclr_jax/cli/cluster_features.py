@@ -35,7 +35,10 @@ def cluster(*, features: str, clusters: int = 20, output: str = "clusters.csv", 
     said = _scores(embedding, found)
     for sentence in said:
         print(sentence)
-    sections = [_section(embedding, found, nearness, number=number) for number in range(min(len(found.centers), _SHOWN_CLUSTERS))]
+    sections = [
+        _section(embedding, found, nearness, number=number)
+        for number in range(min(len(found.centers), _SHOWN_CLUSTERS))
+    ]
     html_report.write_gallery(html_report.Gallery(f"Clusters: {features}", " ".join(said), sections), page)
     progress.say(f"Wrote {output} and {page}")
     return 0
