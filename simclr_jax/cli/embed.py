@@ -16,7 +16,7 @@ stopped goes on where it was.""",
         examples=("--workdir=runs/demo --images=PHOTOS --output=features.npz",),
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="a folder, or a data set: tfds:NAME, digits")
-    parser.add_argument("--output", type=flags.path, required=True, metavar="FILE", help=".npz, or .parquet (pyarrow)")
+    parser.add_output("--output", required=True, endings=(".npz", ".parquet"), help=".npz, or .parquet (pyarrow)")
     parser.add_argument("--workdir", type=flags.path, metavar="FOLDER", help="the folder of a run, whose encoder it is")
     parser.add_argument(
         "--weights",

@@ -243,6 +243,58 @@ def test_the_demo_goes_all_the_way_to_a_page_of_links(small_run, tmp_path, monke
     assert cli.main(["demo", f"--workdir={tmp_path / 'run'}"]) == 130
 
 
+def test_outputs_replace_no_input_no_picture_and_not_each_other(run, place, small_run, tmp_path):
+    photo, features, folder = place / "photos" / "class0" / "0.png", place / "f.npz", str(place / "photos")
+    shutil.copy(photo, tmp_path / "photo.html")
+    shutil.copy(photo, tmp_path / "photo.csv")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "f.csv").symlink_to(features)
+    before = {path: path.read_bytes() for path in (*place.rglob("*.png"), features, *tmp_path.iterdir())}
+    given, photo = "--features=f.npz", str(photo)
+    for words, told in (
+        (("explore", given, f"--output={photo}"), "--output must end in .html or .htm, or be a folder"),
+        (("explore", given, f"--output={tmp_path}/file"), "must be a folder"),
+        (("explore", given, "--output=x.txt"), "--output must end in .html or .htm, or be a folder"),
+        (("select", given, "--output=f.npz"), "--output must end in .csv; got f.npz. Use for example f.csv."),
+        (("select", given, f"--output={tmp_path}/f.csv"), "is --features too"),
+        (("select", given, f"--output={tmp_path}/photo.csv"), "--output must replace no picture"),
+        (("predict", "--classifier=f.npz", given, "--output=f.npz"), "--output must end in .csv"),
+        (("probe", given, "--classifier=f.npz"), "--classifier must be a place of its own; f.npz is --features too"),
+        (("probe", given, "--classifier=x.txt"), "--classifier must end in .npz"),
+        (("probe", given, "--output=p.npz", "--classifier=p.npz"), "--output must end in .html"),
+        (("search", given, f"--query={photo}", f"--output={photo}"), "--output must end in .html"),
+        (("search", given, f"--query={tmp_path}/photo.html", f"--output={tmp_path}/photo.html"), "is --query too"),
+        (("search", given, "--query=class0/0.png", f"--output={tmp_path}/photo.html"), "must replace no picture"),
+        (("duplicates", given, "--output=y.csv", "--page=y.csv"), "--page must end in .html"),
+        (("duplicates", given, f"--page={tmp_path}/photo.html"), "--page must replace no picture"),
+        (("cluster", given, f"--page={tmp_path}/photo.html"), "--page must replace no picture"),
+        (
+            ("embed", f"--workdir={small_run}", f"--images={folder}", f"--output={photo}"),
+            "must end in .npz or .parquet",
+        ),
+        (("embed", f"--weights={features}", f"--images={folder}", f"--output={features}"), "is --weights too"),
+        (("report", f"--workdir={small_run}", f"--output={tmp_path}/photo.html"), "--output must replace no picture"),
+        (("report", f"--workdir={small_run}", f"--output={photo}"), "--output must end in .html"),
+        (("compare", f"--output={tmp_path}/photo.html", str(small_run)), "--output must replace no picture"),
+        (("export", f"--workdir={small_run}", f"--output={small_run}"), "is --workdir too"),
+        (("export", f"--workdir={small_run}", f"--output={tmp_path}/file"), "must be"),
+        (("convert", f"--input={photo}", f"--workdir={photo}"), "is --input too"),
+        (("data", f"--config=folder:{folder}", f"--output={photo}"), "--output must replace no picture of --config"),
+        (("data", f"--config=folder:{folder}", f"--json={photo}"), "--json must end in .json"),
+        (("preview", f"--config=folder:{folder}", f"--output={photo}"), "must replace no picture of --config"),
+        (("plan", "--config=smoke", f"--output={photo}"), "--output must end in .json"),
+        (
+            ("plan", "--config_json", f"{tmp_path}/config.json", f"--output={tmp_path}/config.json"),
+            "is --config_json too",
+        ),
+    ):
+        _, said = run(*words, status=2)
+        assert told in said and said.count("\n") == 1, (words, said)
+    assert before == {path: path.read_bytes() for path in (*place.rglob("*.png"), features, *tmp_path.iterdir())}
+    assert not (place / "y.csv").exists() and not (place / "p.npz").exists()
+
+
 def test_mistakes_are_one_line(run, place, small_run):
     for words, told in (
         (("embed", "--images=photos", "--output=x.npz"), "got neither"),
