@@ -23,7 +23,8 @@ NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 # A page of the file system: enough for a full disk to say so.
 _PROBE = bytes(4096)
 # First bytes of JPEG, PNG, GIF, TIFF and most raw files, JPEG 2000, JPEG XL and Photoshop; brands of AVIF and HEIC.
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") + (
+_PICTURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"8BPS"),
 )
 _PHOTO_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
@@ -81,13 +82,13 @@ def make_folder(path: str | os.PathLike[str], *, flag: str) -> None:
         target.mkdir(parents=True, exist_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
-    """Writes a text file (UTF-8); see `write_bytes`.
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file (UTF-8); see `write_bytes`. Bytes of names that are not UTF-8 are escaped: `base.as_utf8`.
 
     Raises:
         base.InputError: the file cannot be written.
     """
-    write_bytes(path, text.encode("utf-8", errors))
+    write_bytes(path, base.as_utf8(text).encode())
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

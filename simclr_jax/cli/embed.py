@@ -52,7 +52,7 @@ def _add_details(parser: flags.Parser) -> None:
     )
     kinds = flags.one_of("tf2", "tf1", "bilinear", "bicubic")
     parser.add_argument("--resize", metavar="KIND", help="%(choices)s; the last two are Pillow's", **kinds)
-    share = flags.positive_number("a share of the shorter side", such_as=0.875)
+    share = flags.positive_number("a share of the shorter side", such_as=0.875, high=1)
     parser.add_argument("--crop_fraction", type=share, metavar="X", help="with Pillow's; default 0.875")
     normalizations = flags.one_of("auto", "imagenet", "half", "clip", "none")
     parser.add_argument(
@@ -67,4 +67,5 @@ def main(**values: Any) -> int:
     """Writes the features; see `embed_pictures.embed`."""
     from simclr_jax.cli import embed_pictures
 
-    return embed_pictures.embed(**values)
+    flag = "--workdir" if values.get("workdir") else "--weights"
+    return embed_pictures.embed(**values, flag=flag)

@@ -119,6 +119,13 @@ def _unknown(word: str, names: Sequence[str]) -> str:
     return f"Unknown flag {shown}; valid flags: {valid}.{nearest(name[:60], names)}"
 
 
+def with_dashes(message: str, names: Sequence[str]) -> str:
+    """A message of the library that begins with one of its arguments, with the flag that people gave in its place."""
+    return re.sub(
+        r"^[a-z_]+(?= must )", lambda found: f"--{found[0]}" if f"--{found[0]}" in names else found[0], message
+    )
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """ " Did you mean ...?" with the nearest of the names, or "" where none is near."""
     near = difflib.get_close_matches(name, names, n=1)
@@ -165,17 +172,18 @@ def whole_number(low: int, high: int | None = None, *, such_as: int) -> Callable
     return convert
 
 
-def positive_number(what: str, *, such_as: float) -> Callable[[str], float]:
-    """The type of a flag that takes a number above 0; `what` says of what, in messages."""
+def positive_number(what: str, *, such_as: float, high: float | None = None) -> Callable[[str], float]:
+    """The type of a flag that takes a number above 0, at most `high`; `what` says of what, in messages."""
 
     def convert(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = 0.0
-        if not 0 < number < 1e6:
+        if not 0 < number < 1e6 or (high is not None and number > high):
+            bound = "" if high is None else f" and at most {high:g}"
             raise argparse.ArgumentTypeError(
-                f"must be {what}, above 0; got {base.one_line(text, 40)!r}. Use for example {such_as:g}."
+                f"must be {what}, above 0{bound}; got {base.one_line(text, 40)!r}. Use for example {such_as:g}."
             )
         return number
 
