@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     """The verb's status; what the user got wrong and what the system refuses is one line."""
+    names: Sequence[str] = ()
     try:
         if verb in ("-h", "--help", "help"):
             print(_overview())
@@ -78,6 +79,7 @@ def _run(verb: str, words: list[str]) -> int:
             )
         module = importlib.import_module(f"simclr_jax.cli.{verb}")
         parser = module.make_parser()
+        names = parser.names
         if any(word in ("-h", "--help") for word in words):
             parser.print_help()
             return 0
@@ -85,7 +87,7 @@ def _run(verb: str, words: list[str]) -> int:
         config_lib.mark_absl_flags()
         return module.main(**arguments)
     except base.InputError as error:
-        print(_line(f"simclr-jax {verb}: {error}"), file=sys.stderr)
+        print(_line(f"simclr-jax {verb}: {flags.with_dashes(str(error), names)}"), file=sys.stderr)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             name = base.one_line(error.filename or "", 80)

@@ -22,6 +22,13 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 # A page of the file system: enough for a full disk to say so.
 _PROBE = bytes(4096)
+# First bytes of JPEG, PNG, GIF, TIFF and most raw files, JPEG 2000, JPEG XL and Photoshop; brands of AVIF and HEIC.
+_PICTURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"8BPS"),
+)
+_PHOTO_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
+_DRAWN = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")  # endings of the pictures that are written here
 # The names of what is not finished; older ones end in a number or tell nobody's.
 _TEMPORARY = re.compile(r"\..*?\.((?P<host>[0-9a-f]{6})-(?P<process>\d+)\.)?([0-9a-f]{8}|\d+)\.tmp|\.[0-9a-f]{8}\.tmp")
 _LEFT_FOR = 86400.0  # seconds
@@ -31,8 +38,8 @@ def check_target(path: str | os.PathLike[str], *, flag: str = "--output") -> Non
     """Makes sure, before long work, that a file can be written at `path`; what is there already stays as it is.
 
     Raises:
-        base.InputError: no such folder, a folder in the file's place, a file or folder that may not be written, or no
-            room. The message names `flag`.
+        base.InputError: no such folder, a folder in the file's place, a picture in the place of what is none, a file or
+            folder that may not be written, or no room. The message names `flag`.
     """
     text, target = os.fspath(path), pathlib.Path(path)
     if text.endswith(("/", os.sep)) or target.is_dir():
@@ -43,6 +50,8 @@ def check_target(path: str | os.PathLike[str], *, flag: str = "--output") -> Non
         return
     if target.exists() and not os.access(target, os.W_OK):
         raise base.InputError(f"{flag} must be a file that can be written; {text} is read-only. Choose another name.")
+    if is_picture(target) and target.suffix.lower() not in _DRAWN:
+        raise base.InputError(f"{flag} must replace no picture; {text} is one. Choose another name.")
     with one_line(target, rule=f"{flag} must be a file that can be written"):
         _try_to_write(target.parent)
 
@@ -55,6 +64,7 @@ def check_folder(path: str | os.PathLike[str], *, flag: str) -> None:
             `flag`.
     """
     target = pathlib.Path(os.path.realpath(path))
+    _check_no_file(target, flag)
     with one_line(path, rule=f"{flag} must be a folder that can be written"):
         _try_to_write(next(folder for folder in (*target.parents, target) if folder.exists()))
 
@@ -72,13 +82,13 @@ def make_folder(path: str | os.PathLike[str], *, flag: str) -> None:
         target.mkdir(parents=True, exist_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
-    """Writes a text file (UTF-8); see `write_bytes`.
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file (UTF-8); see `write_bytes`. Bytes of names that are not UTF-8 are escaped: `base.as_utf8`.
 
     Raises:
         base.InputError: the file cannot be written.
     """
-    write_bytes(path, text.encode("utf-8", errors))
+    write_bytes(path, base.as_utf8(text).encode())
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -130,6 +140,7 @@ def replacing_folder(target: pathlib.Path, *, flag: str) -> Iterator[pathlib.Pat
     # "." and ".." have no name to call a neighbour after, and a link stays a link.
     target = pathlib.Path(os.path.realpath(target))
     fresh, old = _beside(target), _beside(target)
+    _check_no_file(target, flag)
     with one_line(target, rule=f"{flag} must be a folder that can be written"):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +184,23 @@ def refusal(error: OSError, path: str | os.PathLike[str], *, rule: str = "A file
     elif error.errno in NO_RIGHT:
         remedy = "Change the permissions or choose another place."
     return f"{rule}; {where}: {reason}. {remedy}"
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there that begins as pictures do, whatever its name; also of kinds that are not read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except (OSError, ValueError):
+        return False
+    is_bitmap = head.startswith(b"BM") and head[6:10] == bytes(4)
+    is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    return head.startswith(_PICTURES) or is_bitmap or is_webp or (head[4:8] == b"ftyp" and head[8:12] in _PHOTO_BRANDS)
+
+
+def _check_no_file(target: pathlib.Path, flag: str) -> None:
+    if target.exists() and not target.is_dir():
+        raise base.InputError(f"{flag} must be a folder; {target} is a file. Choose another name.")
 
 
 def _try_to_write(folder: pathlib.Path) -> None:

@@ -61,6 +61,29 @@ def one_line(text: object, limit: int = 400) -> str:
     return plain if len(plain) <= limit else f"{plain[:half]} ... {plain[-half:]}"
 
 
+# What moves the cursor of a terminal or sets its colours: controls but for tab and newline.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def plain(text: str) -> str:
+    """Text for a terminal, on as many lines as it has: other controls than newlines and tabs are escaped."""
+    return text.translate(_CONTROLS)
+
+
+# What Python has in the place of bytes of a name that are not UTF-8, and other halves of letters.
+_NOT_UTF8 = re.compile("[\\ud800-\\udfff]")
+
+
+def as_utf8(text: str) -> str:
+    """Text that UTF-8 can hold: what stands for a byte of a file's name that is not UTF-8 is escaped, as \\xff."""
+
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return _NOT_UTF8.sub(escape, text)
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested mappings such as a config, by "section.key"."""
     entries: dict[str, Any] = {}

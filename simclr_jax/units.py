@@ -25,6 +25,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} bytes"
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
+def noun(count: int, word: str, plural: str | None = None) -> str:
+    """ "image" for one, "images" for others; `plural` where an s is not enough."""
+    return word if count == 1 else plural or word + "s"
+
+
+def counted(count: int, word: str, plural: str | None = None) -> str:
     """ "1 image", "3 images"; `plural` where an s is not enough."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count} {noun(count, word, plural)}"

@@ -137,9 +137,10 @@ def test_heavy_optional_libraries_are_imported_where_they_are_used():
         assert not {name.split(".")[0] for name in imports_of(path, at_import=True)} & LAZY, path
 
 
-@pytest.mark.parametrize("verb", ["flags", *VERBS])
+@pytest.mark.parametrize("verb", ["flags", "flags_outputs", *VERBS])
 def test_a_verb_declares_its_flags_without_jax(verb):
     light = {"simclr_jax.base", "simclr_jax.atomic_files", "simclr_jax.units", "simclr_jax.cli.flags"}
+    light |= {"simclr_jax.cli.flags_outputs"}
     light |= {f"simclr_jax.run.{name}" for name in ("config", "paths", "shipped_configs")}
     for name in imports_of(PACKAGE / "cli" / f"{verb}.py", at_import=True):
         assert name in light or name.split(".")[0] in sys.stdlib_module_names, f"{verb}.py: import {name} in main"

@@ -16,9 +16,9 @@ of every cluster. Where pictures have labels, says how well clusters fit them.""
     )
     parser.add_argument("--features", type=flags.path, required=True, metavar="FILE", help="what embed wrote")
     number = flags.whole_number(2, such_as=20)
-    parser.add_argument("--clusters", type=number, default=20, metavar="N", help="how many; default %(default)s")
-    for flag, default in (("--output", "clusters.csv"), ("--page", "clusters.html")):
-        parser.add_argument(flag, type=flags.path, default=default, metavar="FILE", help="default %(default)s")
+    parser.add_argument("--clusters", type=number, metavar="N", help="how many; default 20, half of fewer pictures")
+    parser.add_output("--output", default="clusters.csv", endings=(".csv",), help="default %(default)s")
+    parser.add_output("--page", default="clusters.html", endings=(".html", ".htm"), help="default %(default)s")
     return parser
 
 

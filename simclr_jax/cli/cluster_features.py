@@ -6,18 +6,21 @@ from collections import Counter
 
 import numpy as np
 
-from simclr_jax import atomic_files, html_report, probes, retrieval, units
+from simclr_jax import atomic_files, base, html_report, probes, retrieval, units
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
 _SHOWN_CLUSTERS, _SHOWN_PICTURES = 100, 10
+_USUAL = 20
 
 
-def cluster(*, features: str, clusters: int = 20, output: str = "clusters.csv", page: str = "clusters.html") -> int:
+def cluster(
+    *, features: str, clusters: int | None = None, output: str = "clusters.csv", page: str = "clusters.html"
+) -> int:
     """Writes the cluster of every picture to `output` (CSV) and `page`, and prints scores; returns the exit status.
 
     Args:
         features: a file that `embed` wrote.
-        clusters: how many, from 2 to the number of pictures.
+        clusters: how many, from 2 to the number of pictures; None for 20, of fewer pictures half as many.
         output: the table: id, path, cluster, similarity to its centre.
         page: the pictures nearest to every centre.
 
@@ -29,6 +32,7 @@ def cluster(*, features: str, clusters: int = 20, output: str = "clusters.csv", 
     for target, flag in ((output, "--output"), (page, "--page")):
         atomic_files.check_target(target, flag=flag)
     embedding = feature_file.load(features)
+    clusters = _number(len(embedding.names), clusters)
     found = retrieval.cluster_rows(embedding.features, clusters)
     nearness = _nearness(embedding.features, found)
     atomic_files.write_text(output, _table(embedding, found, nearness))
@@ -42,6 +46,19 @@ def cluster(*, features: str, clusters: int = 20, output: str = "clusters.csv", 
     html_report.write_gallery(html_report.Gallery(f"Clusters: {features}", " ".join(said), sections), page)
     progress.say(f"Wrote {output} and {page}")
     return 0
+
+
+def _number(count: int, asked: int | None) -> int:
+    """How many clusters of `count` pictures are made."""
+    if count < 2:
+        raise base.InputError(f"cluster needs at least two pictures; got {count}. Embed more.")
+    if asked is None and count < _USUAL:
+        number = max(2, count // 2)
+        progress.say(f"{number} clusters, as {_USUAL} are too many for {count} pictures; --clusters says otherwise.")
+        return number
+    if asked is not None and asked > count:
+        raise base.InputError(f"--clusters must be at most the number of pictures, {count}; got {asked}.")
+    return asked or _USUAL
 
 
 def _nearness(features: np.ndarray, found: retrieval.Clusters) -> np.ndarray:

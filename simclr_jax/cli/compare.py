@@ -16,8 +16,9 @@ seeds, made by train --seeds, is one column of means.""",
         examples=("runs/a runs/b", "--output=page.html --picture=picture.png runs/a runs/b"),
     )
     parser.add_argument("runs", nargs="+", type=flags.path, metavar="RUN", help="folders of runs")
-    parser.add_argument("--output", type=flags.path, metavar="FILE", help="an HTML page of the same")
-    parser.add_argument("--picture", type=flags.path, metavar="FILE", help="scores and curves: .png, .svg, .pdf")
+    parser.add_output("--output", endings=(".html", ".htm"), help="an HTML page of the same")
+    drawn = (".png", ".svg", ".pdf")
+    parser.add_output("--picture", endings=drawn, help="scores and curves: .png, .svg, .pdf")
     parser.add_argument(
         "--rank_by", metavar="PROTOCOL", help="order the runs by this score, which all must have on the same data"
     )

@@ -18,7 +18,8 @@ says which data they are evaluated on. docs/weights.md explains the flags.""",
         "an official SimCLR checkpoint (needs the extra convert), a ResNet of PyTorch (.pth needs torch), or an export"
     )
     parser.add_argument("--input", type=flags.path, required=True, metavar="FILE", help=source)
-    flags.add_workdir(parser, "the run; must not exist or be empty")
+    what = "the run; must not exist or be empty"
+    parser.add_output("--workdir", required=True, metavar="FOLDER", help=what)
     weights = "%(choices)s (averages, of SimCLRv2); default %(default)s"
     parser.add_argument("--weights", default="model", metavar="WHICH", help=weights, **flags.one_of("model", "ema"))
     selector = "layer under the classifier: auto, 0, 1 ..."

@@ -16,8 +16,8 @@ and crops them: how many of its cores would feed the devices planned.""",
         examples=("--config=folder:PHOTOS --devices=1",),
     )
     sheet = "the contact sheet: .png, .jpg or .webp; default %(default)s"
-    parser.add_argument("--output", type=flags.path, default="data.png", metavar="FILE", help=sheet)
-    parser.add_argument("--json", metavar="FILE", help="the same as JSON")
+    parser.add_output("--output", default="data.png", endings=(".png", ".jpg", ".webp"), help=sheet)
+    parser.add_output("--json", endings=(".json",), help="the same as JSON")
     flags.add_devices(parser, "how many are to be fed")
     flags.add_config(parser)
     return parser

@@ -25,8 +25,8 @@ are spread, and pairs at several scores to choose the threshold by.""",
         metavar="X",
         help="pictures of at least this similarity are duplicates; default: a quarter of the median angle",
     )
-    for flag, default in (("--output", "duplicates.csv"), ("--page", "duplicates.html")):
-        parser.add_argument(flag, type=flags.path, default=default, metavar="FILE", help="default %(default)s")
+    parser.add_output("--output", default="duplicates.csv", endings=(".csv",), help="default %(default)s")
+    parser.add_output("--page", default="duplicates.html", endings=(".html", ".htm"), help="default %(default)s")
     return parser
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax import atomic_files, base, html_report, retrieval, units
+from simclr_jax.data import imageset
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
 # Similarities in float32 tell no more: an encoder whose pictures are nearer than this hardly tells any apart.
@@ -93,7 +94,7 @@ def duplicates(
     if found.pixels:
         print(f"Groups with pictures whose pixels agree, too (correlation {_AGREE} or more): {len(found.agreeing())}")
     for group in found.disagreeing()[:20]:
-        print("different labels: " + " = ".join(found.all.names[row] for row in group[:4]))
+        print("different labels: " + " = ".join(imageset.printable(found.all.names[row], None) for row in group[:4]))
     progress.say(f"Wrote {output} and {page}")
     return 0
 

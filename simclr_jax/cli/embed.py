@@ -16,7 +16,7 @@ stopped goes on where it was.""",
         examples=("--workdir=runs/demo --images=PHOTOS --output=features.npz",),
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="a folder, or a data set: tfds:NAME, digits")
-    parser.add_argument("--output", type=flags.path, required=True, metavar="FILE", help=".npz, or .parquet (pyarrow)")
+    parser.add_output("--output", required=True, endings=(".npz", ".parquet"), help=".npz, or .parquet (pyarrow)")
     parser.add_argument("--workdir", type=flags.path, metavar="FOLDER", help="the folder of a run, whose encoder it is")
     parser.add_argument(
         "--weights",
@@ -52,7 +52,7 @@ def _add_details(parser: flags.Parser) -> None:
     )
     kinds = flags.one_of("tf2", "tf1", "bilinear", "bicubic")
     parser.add_argument("--resize", metavar="KIND", help="%(choices)s; the last two are Pillow's", **kinds)
-    share = flags.positive_number("a share of the shorter side", such_as=0.875)
+    share = flags.positive_number("a share of the shorter side", such_as=0.875, high=1)
     parser.add_argument("--crop_fraction", type=share, metavar="X", help="with Pillow's; default 0.875")
     normalizations = flags.one_of("auto", "imagenet", "half", "clip", "none")
     parser.add_argument(
@@ -67,4 +67,5 @@ def main(**values: Any) -> int:
     """Writes the features; see `embed_pictures.embed`."""
     from simclr_jax.cli import embed_pictures
 
-    return embed_pictures.embed(**values)
+    flag = "--workdir" if values.get("workdir") else "--weights"
+    return embed_pictures.embed(**values, flag=flag)

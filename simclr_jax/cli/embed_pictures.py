@@ -5,7 +5,7 @@ from typing import Any
 from simclr_jax import base, units
 from simclr_jax.run import compilation_cache, embedding, loading, progress
 
-_LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", "network")
+_LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", "network", "flag")
 
 
 def embed(
@@ -19,8 +19,8 @@ def embed(
         views: how many views the features are averaged over.
         workdir: of a run.
         weights: an export or a file of weights; one of the two is given.
-        how: `checkpoint`, `image_size`, `resize`, `crop_fraction`, `normalize` and `network` of `loading.load`; the
-            others go to `Encoder.embed`.
+        how: `checkpoint`, `image_size`, `resize`, `crop_fraction`, `normalize`, `network` and `flag` of `loading.load`;
+            the others go to `Encoder.embed`.
 
     Raises:
         base.InputError: no or two encoders, or whatever `loading.load` and `Encoder.embed` refuse.

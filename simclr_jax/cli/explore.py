@@ -22,9 +22,10 @@ one HTML file to send, more a folder. Nothing is fetched from a network.""",
         ),
     )
     parser.add_argument("--features", type=flags.path, metavar="FILE", help="what embed wrote")
-    parser.add_argument(
+    parser.add_output(
         "--output",
-        type=flags.path,
+        endings=(".html", ".htm"),
+        or_folder=True,
         metavar="PLACE",
         help="a file .html, or a folder; default explore.html, above 5,000 pictures the folder explore",
     )

@@ -1,15 +1,13 @@
 """What points of `simclr-jax explore` are coloured and filtered by: labels, clusters, scores, columns of a table."""
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from simclr_jax import base, html_report, probes, retrieval
-from simclr_jax.run import feature_file, image_text, progress
+from simclr_jax.run import feature_file, image_text, progress, tables
 
-_KEYS = ("path", "id", "filename")
 _MAX_COLUMNS, _MAX_CLASSES = 24, 5000
 
 
@@ -97,17 +95,9 @@ def read_table(path: str) -> dict[str, dict[str, str]]:
     Raises:
         base.InputError: no such file, or not a CSV with a column that names pictures and another one.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            heads = [str(name) for name in reader.fieldnames or ()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise base.InputError(
-            f"--table must be a CSV in UTF-8; {path} cannot be read: {base.one_line(error)}."
-        ) from error
-    key = next((name for name in _KEYS if name in heads), None)
-    columns = [name for name in heads if name not in _KEYS][:_MAX_COLUMNS]
+    heads, rows = tables.read_table(path, flag="--table")
+    key = next((name for name in tables.KEYS if name in heads), None)
+    columns = [name for name in heads if name not in tables.KEYS][:_MAX_COLUMNS]
     if key is None or not columns:
         got = ", ".join(heads) or "nothing"
         raise base.InputError(f"--table must be a CSV with the column path (or id) and others; {path} has {got}.")

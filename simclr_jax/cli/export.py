@@ -15,7 +15,7 @@ and how good.""",
         examples=("--workdir=runs/demo --output=exported",),
     )
     flags.add_workdir(parser, "the folder of a run made by train or convert")
-    parser.add_argument("--output", type=flags.path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_output("--output", required=True, metavar="FOLDER", help="where the files go")
     flags.add_checkpoint(parser)
     parser.add_argument(
         "--format",

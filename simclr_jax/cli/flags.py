@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simclr_jax import base
+from simclr_jax.cli import flags_outputs
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import paths, shipped_configs
 
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.names: list[str] = []
         self.required: list[str] = []
         self.words: list[str] = []
+        self.outputs: dict[str, flags_outputs.Output] = {}
         self.takes_config = False
         self.default_config: str | None = None
         super().__init__(
@@ -51,6 +53,14 @@ class Parser(argparse.ArgumentParser):
         self.words += [] if flags else [how["metavar"]]
         self.required += names[:1] if required else ()
         return super().add_argument(*names, **how)
+
+    def add_output(self, name: str, *, endings: Sequence[str] = (), or_folder: bool = False, **how: Any) -> None:
+        """Adds a flag that names what the verb writes: a file of one of these endings, a folder, or either.
+
+        `parse` refuses another ending, and an output that is an input or another output.
+        """
+        self.outputs[name] = flags_outputs.Output(tuple(endings), or_folder)
+        self.add_argument(name, type=path, metavar=how.pop("metavar", "FILE"), **how)
 
     def format_help(self) -> str:
         """argparse's, with a usage that says what must be given instead of all that can be."""
@@ -76,6 +86,7 @@ def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
         base.InputError: a config or a value that is not valid, an unknown flag, with the nearest one, or a missing one.
     """
     values: dict[str, Any] = {}
+    whole = words
     if parser.takes_config:
         config, words = config_lib.parse(words, default=parser.default_config)
         values["config"] = config.to_dict()
@@ -95,7 +106,9 @@ def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
         for text in value if isinstance(value, list) else (value,):
             if isinstance(text, str):
                 paths.check_no_pipe(text.removeprefix("folder:"), flag=f"--{name}")
-    return {**vars(found), **values}
+    values = {**vars(found), **values}
+    flags_outputs.check(parser.outputs, values, whole)
+    return values
 
 
 def _unknown(word: str, names: Sequence[str]) -> str:
@@ -104,6 +117,13 @@ def _unknown(word: str, names: Sequence[str]) -> str:
     if not word.startswith("-"):
         return f"All arguments are flags (--name=value); got '{shown}'. Valid: {valid}."
     return f"Unknown flag {shown}; valid flags: {valid}.{nearest(name[:60], names)}"
+
+
+def with_dashes(message: str, names: Sequence[str]) -> str:
+    """A message of the library that begins with one of its arguments, with the flag that people gave in its place."""
+    return re.sub(
+        r"^[a-z_]+(?= must )", lambda found: f"--{found[0]}" if f"--{found[0]}" in names else found[0], message
+    )
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -152,17 +172,18 @@ def whole_number(low: int, high: int | None = None, *, such_as: int) -> Callable
     return convert
 
 
-def positive_number(what: str, *, such_as: float) -> Callable[[str], float]:
-    """The type of a flag that takes a number above 0; `what` says of what, in messages."""
+def positive_number(what: str, *, such_as: float, high: float | None = None) -> Callable[[str], float]:
+    """The type of a flag that takes a number above 0, at most `high`; `what` says of what, in messages."""
 
     def convert(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = 0.0
-        if not 0 < number < 1e6:
+        if not 0 < number < 1e6 or (high is not None and number > high):
+            bound = "" if high is None else f" and at most {high:g}"
             raise argparse.ArgumentTypeError(
-                f"must be {what}, above 0; got {base.one_line(text, 40)!r}. Use for example {such_as:g}."
+                f"must be {what}, above 0{bound}; got {base.one_line(text, 40)!r}. Use for example {such_as:g}."
             )
         return number
 

@@ -38,7 +38,7 @@ rate, steps, time. The hardware's own compiler answers where it is installed
     rate = "images a second that one core reads, decodes and crops; simclr-jax data measures it"
     number = flags.positive_number("images a second of one core", such_as=500)
     parser.add_argument("--host_rate", type=number, metavar="N", help=rate)
-    parser.add_argument("--output", type=flags.path, metavar="FILE", help="the same as JSON")
+    parser.add_output("--output", endings=(".json",), help="the same as JSON")
     flags.add_config(parser)
     return parser
 

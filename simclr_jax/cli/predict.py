@@ -17,9 +17,7 @@ classifier that probe has kept and the encoder of its features.""",
     parser.add_argument("--classifier", type=flags.path, required=True, metavar="FILE", help="what probe wrote")
     parser.add_argument("--images", metavar="FOLDER", help="a folder, a picture, or a data set")
     parser.add_argument("--features", type=flags.path, metavar="FILE", help="or what embed wrote of them")
-    parser.add_argument(
-        "--output", type=flags.path, default="predictions.csv", metavar="FILE", help="default %(default)s"
-    )
+    parser.add_output("--output", default="predictions.csv", endings=(".csv",), help="default %(default)s")
     return parser
 
 

@@ -28,11 +28,10 @@ def make_parser() -> flags.Parser:
         description="Draws the augmented views that a config would train on, before training.",
         examples=("--config=demo --config.augment.color_jitter_strength=1.0",),
     )
-    parser.add_argument(
+    parser.add_output(
         "--output",
-        type=flags.path,
+        endings=tuple(_FORMATS),
         default="views.png",
-        metavar="FILE",
         help="the picture: .png, .jpg or .webp; default %(default)s",
     )
     parser.add_argument(

@@ -28,10 +28,8 @@ classifier for predict. Labels are class folders or a CSV.""",
         metavar="FILE",
         help="features of test pictures; default: a fifth held out, class by class",
     )
-    parser.add_argument("--output", type=flags.path, default="probe.html", metavar="FILE", help="default %(default)s")
-    parser.add_argument(
-        "--classifier", type=flags.path, default="classifier.npz", metavar="FILE", help="default %(default)s"
-    )
+    parser.add_output("--output", default="probe.html", endings=(".html", ".htm"), help="default %(default)s")
+    parser.add_output("--classifier", default="classifier.npz", endings=(".npz",), help="default %(default)s")
     return parser
 
 

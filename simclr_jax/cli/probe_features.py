@@ -1,13 +1,14 @@
 """The work of `simclr-jax probe`: labels and splits, three probes at several shares of the labels, a page."""
 
-import csv
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_jax import atomic_files, base, html_report, probes
-from simclr_jax.run import classifier_file, compilation_cache, feature_file, progress
+from simclr_jax import atomic_files, base, html_report, probes, units
+from simclr_jax.data import imageset
+from simclr_jax.run import classifier_file, compilation_cache, feature_file, progress, tables
 
 _FRACTIONS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _TEST_SHARE = 0.2
@@ -48,8 +49,11 @@ def probe(
     compilation_cache.keep()
     for target, flag in ((output, "--output"), (classifier, "--classifier")):
         atomic_files.check_target(target, flag=flag)
-    embedding = _labelled(feature_file.load(features), labels)
-    split = _split(embedding, None if test is None else _labelled(feature_file.load(test, flag="--test"), labels))
+    embedding = feature_file.load(features)
+    others = None if test is None else feature_file.load(test, flag="--test")
+    if labels is not None:
+        embedding, others = _labelled(embedding, others, labels)
+    split = _split(embedding, others)
     rows = _rows(split)
     _print(rows, split)
     fitted = probes.fit_linear(split.train_h, split.train_labels, num_classes=len(split.class_names))
@@ -62,41 +66,70 @@ def probe(
     return 0
 
 
-def _labelled(embedding: feature_file.Embedding, labels: str | None) -> feature_file.Embedding:
-    """The features with the labels of a CSV in place of those of class folders."""
-    if labels is None:
-        return embedding
-    by_name = _read_labels(pathlib.Path(labels))
+def _labelled(
+    embedding: feature_file.Embedding, others: feature_file.Embedding | None, labels: str
+) -> tuple[feature_file.Embedding, feature_file.Embedding | None]:
+    """Features, and those of test pictures, with the labels of a CSV in place of those of class folders."""
+    by_name = _read_labels(labels)
     class_names = tuple(sorted(set(by_name.values())))
     numbers = {name: number for number, name in enumerate(class_names)}
-    found = [
-        next((numbers[by_name[key]] for key in (name, path, pathlib.PurePath(name).name) if key in by_name), -1)
-        for name, path in zip(embedding.names, embedding.paths, strict=True)
-    ]
-    matched = sum(label >= 0 for label in found)
-    if not matched:
+    used, made = set[str](), list[feature_file.Embedding | None]()
+    for part in (embedding, others):
+        if part is None:
+            made.append(None)
+            continue
+        keys = [_key(names, by_name, labels) for names in zip(part.names, part.paths, strict=True)]
+        used.update(filter(None, keys))
+        found = np.asarray([-1 if key is None else numbers[by_name[key]] for key in keys], np.int32)
+        made.append(part._replace(labels=found, class_names=class_names))
+    first, second = made
+    assert first is not None
+    if not (first.labels >= 0).any():
         raise base.InputError(
             f"--labels must name pictures as the features do, such as {embedding.names[0]}; none of the "
             f"{len(by_name)} in {labels} is one. Use ids, absolute paths, or names of files."
         )
-    progress.say(f"Labels: {matched} of {len(found)} pictures, {len(class_names)} classes")
-    return embedding._replace(labels=np.asarray(found, np.int32), class_names=class_names)
-
-
-def _read_labels(path: pathlib.Path) -> dict[str, str]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    if len(class_names) < 2:
         raise base.InputError(
-            f"--labels must be a CSV in UTF-8; {path} cannot be read: {base.one_line(error)}."
-        ) from error
-    heads = list(rows[0]) if rows else []
-    key = next((name for name in ("path", "id", "filename") if name in heads), None)
+            f"--labels must name at least two classes; {labels} has one, {base.one_line(class_names[0], 60)}. Label "
+            "pictures of another one too."
+        )
+    matched, unused = int((first.labels >= 0).sum()), len(by_name) - len(used)
+    classes = units.counted(len(class_names), "class", "classes")
+    rest = f"; {units.counted(unused, 'row')} of {labels} without a picture" if unused else ""
+    progress.say(f"Labels: {matched} of {units.counted(len(embedding.names), 'picture')}, {classes}{rest}")
+    return first, second
+
+
+def _key(names: tuple[str, str], by_name: Mapping[str, str], labels: str) -> str | None:
+    """What the table calls the picture of this id and path: one of these, or the name of its file; None for nothing."""
+    whole = [key for key in names if by_name.get(key)]
+    if len({by_name[key] for key in whole}) > 1:
+        raise _contradiction(whole[0], *(by_name[key] for key in whole[:2]), labels=labels)
+    name = pathlib.PurePath(names[0]).name
+    return whole[0] if whole else name if name in by_name else None
+
+
+def _read_labels(path: str) -> dict[str, str]:
+    """Picture, as the table has it -> label."""
+    heads, rows = tables.read_table(path, flag="--labels")
+    key = next((name for name in tables.KEYS if name in heads), None)
     if key is None or "label" not in heads:
-        got = ", ".join(map(str, heads)) or "nothing"
+        got = ", ".join(heads) or "nothing"
         raise base.InputError(f"--labels must be a CSV with the columns path (or id) and label; {path} has {got}.")
-    return {row[key]: row["label"] for row in rows if row[key] and row["label"]}
+    found: dict[str, str] = {}
+    for row in rows:
+        name, label = row[key], row["label"]
+        if name and label and found.setdefault(name, label) != label:
+            raise _contradiction(name, found[name], label, labels=path)
+    return found
+
+
+def _contradiction(name: str, first: str, second: str, *, labels: str) -> base.InputError:
+    name, first, second = (base.one_line(text, 80) for text in (name, first, second))
+    return base.InputError(
+        f"--labels must give every picture one label; {labels} has {first} and {second} for {name}. Remove one of them."
+    )
 
 
 def _split(train: feature_file.Embedding, test: feature_file.Embedding | None) -> _Split:
@@ -113,7 +146,10 @@ def _split(train: feature_file.Embedding, test: feature_file.Embedding | None) -
         feature_file.check_alike(train.meta, test.meta, rule=rule, remedy=remedy)
     reason = probes.why_no_probe(train.labels[train_rows], test_labels[test_rows], class_names=train.class_names)
     if reason is not None:
-        raise base.InputError(f"A probe needs labelled pictures of several classes in both parts; here {reason}.")
+        raise base.InputError(
+            f"A probe needs labelled pictures of several classes in both parts; here {reason.removesuffix('?')}"
+            f"{'?' if reason.endswith('?') else '.'}"
+        )
     train_h, test_h = (
         np.asarray(part.features[rows], np.float32) for part, rows in ((train, train_rows), (test, test_rows))
     )
@@ -149,7 +185,7 @@ def _print(rows: list[dict[str, Any]], split: _Split) -> None:
     print(f"{'labels':<12}" + "".join(f"{counts[share]:16d}" for share in shares))
     print(f"test: {split.test_from}")
     for sentence in probes.cautions(split.train_labels, split.test_labels, class_names=split.class_names):
-        print(sentence)
+        print(imageset.printable(sentence, None))
 
 
 def _page(rows: list[dict[str, Any]], counts: np.ndarray, split: _Split, *, title: str) -> html_report.Gallery:

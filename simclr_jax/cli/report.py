@@ -16,7 +16,7 @@ confusion matrix, the config.""",
         examples=("--workdir=runs/demo",),
     )
     flags.add_workdir(parser, "the folder of a run made by train; evaluate it first for the probe table")
-    parser.add_argument("--output", type=flags.path, metavar="FILE", help="default: report.html in the workdir")
+    parser.add_output("--output", endings=(".html", ".htm"), help="default: report.html in the workdir")
     flags.add_data(parser)
     return parser
 

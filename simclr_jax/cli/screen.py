@@ -8,15 +8,17 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from simclr_jax import base
 
 
 class Screen:
     """A text stream that takes everything, whatever becomes of it; `lost` is why some of it was lost, or ""."""
 
-    def __init__(self, stream: Any):
-        self._stream, self.lost = stream, ""
+    def __init__(self, stream: Any, show: Callable[[str], str] = str):
+        self._stream, self.lost, self._show = stream, "", show
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -24,7 +26,7 @@ class Screen:
     def write(self, text: str) -> int:
         """Writes if it can."""
         try:
-            self._stream.write(text)
+            self._stream.write(self._show(text))
         except (OSError, ValueError) as error:
             self._give_up(error)
         return len(text)
@@ -58,7 +60,9 @@ def steadfast() -> Iterator[Screen]:
     for stream in before:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    out, err = (Screen(_nowhere() if stream is None else stream) for stream in before)
+    streams = (_nowhere() if stream is None else stream for stream in before)
+    # Names of files and classes are printed, and terminals obey what is in them; progress bars are on stderr.
+    out, err = Screen(next(streams), base.plain), Screen(next(streams))
     sys.stdout, sys.stderr = out, err
     try:
         yield out

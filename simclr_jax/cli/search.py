@@ -20,7 +20,7 @@ similarity and path, and writes a page that shows them.""",
     parser.add_argument(
         "--k", type=flags.whole_number(1, 1000, such_as=10), default=10, metavar="N", help="how many; default 10"
     )
-    parser.add_argument("--output", type=flags.path, default="search.html", metavar="FILE", help="default %(default)s")
+    parser.add_output("--output", default="search.html", endings=(".html", ".htm"), help="default %(default)s")
     parser.add_argument(
         "--index",
         default="auto",

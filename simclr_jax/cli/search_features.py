@@ -6,11 +6,13 @@ import time
 import numpy as np
 
 from simclr_jax import atomic_files, base, html_report, retrieval, units
+from simclr_jax.data import imageset
 from simclr_jax.run import (
     compilation_cache,
     feature_file,
     image_text,
     loading,
+    paths,
     progress,
     search_index,
     thumbnails,
@@ -47,6 +49,8 @@ def search(
     compilation_cache.keep()
     atomic_files.check_target(output)
     bank = feature_file.load(features)
+    if query is not None and not query.strip():
+        raise base.InputError("--query must be a picture, a folder of pictures, or an id; got nothing. Give one.")
     if (query is None) == (text is None):
         raise base.InputError(f"Give one of --query and --text; got {'neither' if query is None else 'both'}.")
     asked, own = _queries(bank, query) if query is not None else (_words(bank, text or ""), set())
@@ -56,10 +60,12 @@ def search(
     for number, (similarities, rows) in enumerate(zip(*found, strict=True)):
         kept = [(float(s), int(row)) for s, row in zip(similarities, rows, strict=True) if row not in own][:k]
         for place, (similarity, row) in enumerate(kept, start=1):
-            print(f"{asked.names[number]}\t{place}\t{similarity:.4f}\t{bank.paths[row] or bank.names[row]}")
+            names = (asked.names[number], bank.paths[row] or bank.names[row])
+            asked_name, path = (imageset.printable(name, None) for name in names)
+            print(f"{asked_name}\t{place}\t{similarity:.4f}\t{path}")
         if number < _SHOWN:
             sections.append(_section(bank, kept, asked=asked, number=number))
-    lead = f"The {k} pictures most like each, of {len(bank.names):,}, by the cosine of their features."
+    lead = f"The {units.counted(k, 'picture')} most like each, of {len(bank.names):,}, by the cosine of their features."
     html_report.write_gallery(html_report.Gallery(f"Search: {query or text}", lead, sections), output)
     progress.say(f"Wrote {output}")
     return 0
@@ -75,6 +81,7 @@ def _queries(bank: feature_file.Embedding, query: str) -> tuple[feature_file.Emb
             f"--query must be a picture, a folder of pictures, or one of the ids in the file, such as {bank.names[0]}; "
             f"got {base.one_line(query, 200)}. Check the path."
         )
+    paths.typed(query, flag="--query")
     return loading.embed_alike(bank.meta, query), set()
 
 
@@ -100,7 +107,8 @@ def _find(
         found = graph.search(queries, k=k)
         how = f"approximate, recall at 10 measured on 100 pictures: {100 * recall:.1f} %"
     seconds = time.perf_counter() - start
-    progress.say(f"Searched {len(bank.names):,} pictures for {len(queries)} in {units.duration(seconds)} ({how})")
+    of = f"{len(bank.names):,} {units.noun(len(bank.names), 'picture')}"
+    progress.say(f"Searched {of} for {len(queries)} in {units.duration(seconds)} ({how})")
     return found
 
 

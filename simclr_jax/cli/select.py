@@ -27,8 +27,8 @@ names the most unusual ones.""",
     )
     outliers = flags.whole_number(0, such_as=20)
     parser.add_argument("--outliers", type=outliers, default=20, metavar="N", help="unusual ones; default %(default)s")
-    for flag, default in (("--output", "selected.csv"), ("--page", "selected.html")):
-        parser.add_argument(flag, type=flags.path, default=default, metavar="FILE", help="default %(default)s")
+    parser.add_output("--output", default="selected.csv", endings=(".csv",), help="default %(default)s")
+    parser.add_output("--page", default="selected.html", endings=(".html", ".htm"), help="default %(default)s")
     return parser
 
 

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 
-from simclr_jax import atomic_files, base, html_report, retrieval
+from simclr_jax import atomic_files, base, html_report, retrieval, units
+from simclr_jax.data import imageset
 from simclr_jax.run import compilation_cache, feature_file, progress, thumbnails
 
 _SHOWN = 120
@@ -42,19 +43,20 @@ def select(
     outliers = min(outliers, count)
     if size > count:
         raise base.InputError(f"--size must be at most the number of pictures, {count}; got {size}.")
-    said = f"{size} of {count:,} pictures, the middle of as many clusters."
+    pictures = units.noun(count, "picture")
+    said = f"{size} of {count:,} {pictures}, the middle of as many clusters."
     if method == "k_center":
         cover = retrieval.k_center(embedding.features, size)
         chosen = cover.rows
         radius = 1 - cover.radii[-1]
-        said = f"{size} of {count:,} pictures: each picture has a similarity of {radius:.3f} or more to one of them."
+        said = f"{size} of {count:,} {pictures}: each picture has a similarity of {radius:.3f} or more to one of them."
     else:
         chosen = retrieval.typical_rows(embedding.features, size)
     odd = retrieval.outliers(embedding.features, outliers) if outliers and count > 1 else np.zeros(0, np.int64)
     atomic_files.write_text(output, _table(embedding, {"chosen": chosen, "unusual": odd}))
     print(said)
     for row in odd[:5].tolist():
-        print(f"unusual: {embedding.paths[row] or embedding.names[row]}")
+        print(f"unusual: {imageset.printable(embedding.paths[row] or embedding.names[row], None)}")
     sections = [_section(embedding, chosen, title="Chosen, in this order")]
     sections += [_section(embedding, odd, title="The most unusual")] if len(odd) else []
     html_report.write_gallery(html_report.Gallery(f"Selected: {features}", said, sections), page)

@@ -164,10 +164,10 @@ def fitted_size(height: int, width: int, canvas_size: int) -> tuple[int, int]:
     return max(1, round(height * canvas_size / long_side)), max(1, round(width * canvas_size / long_side))
 
 
-def printable(name: str) -> str:
-    """The name safe for one line of a message: control characters escaped, at most 80 characters."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-    return escaped if len(escaped) <= 80 else f"{escaped[:38]}...{escaped[-39:]}"
+def printable(name: str, limit: int | None = 80) -> str:
+    """The name safe for one line of a message: controls and bytes that are not UTF-8 escaped, at most 80 characters."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in base.as_utf8(name))
+    return escaped if limit is None or len(escaped) <= limit else f"{escaped[:38]}...{escaped[-39:]}"
 
 
 def check_canvas_size(canvas_size: int | None) -> None:

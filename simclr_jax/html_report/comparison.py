@@ -146,7 +146,7 @@ def write_page(runs: Sequence[ComparedRun], path: str | os.PathLike[str]) -> Non
     )
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_text(target, text, errors="replace")
+    atomic_files.write_text(target, text)
 
 
 def write_picture(runs: Sequence[ComparedRun], path: str | os.PathLike[str]) -> None:

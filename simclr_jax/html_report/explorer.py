@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_jax import atomic_files
+from simclr_jax import atomic_files, units
 from simclr_jax.html_report import sheets as sheets_lib
 
 BLOCK = 4096  # rows whose names, texts, neighbours and places are loaded together
@@ -112,7 +112,7 @@ def write_page(explorer: Explorer, path: pathlib.Path, *, sheets: sheets_lib.She
     for number in range(sheets.num if sheets else 0):
         assert sheets is not None
         inlined.append((f"sheet-{number}", base64.b64encode(sheets.read(number)).decode("ascii")))
-    atomic_files.write_text(path, _page(explorer, sheets, inlined=inlined), errors="replace")
+    atomic_files.write_text(path, _page(explorer, sheets, inlined=inlined))
 
 
 def write_site(explorer: Explorer, folder: pathlib.Path, *, sheets: sheets_lib.Sheets | None) -> None:
@@ -124,7 +124,7 @@ def write_site(explorer: Explorer, folder: pathlib.Path, *, sheets: sheets_lib.S
 
     (folder / "data").mkdir(exist_ok=True)
     _put_all(explorer, sheets, put)
-    (folder / "index.html").write_text(_page(explorer, sheets, inlined=[]), encoding="utf-8", errors="replace")
+    atomic_files.write_text(folder / "index.html", _page(explorer, sheets, inlined=[]))
 
 
 def _page(explorer: Explorer, sheets: sheets_lib.Sheets | None, *, inlined: list[tuple[str, str]]) -> str:
@@ -145,7 +145,7 @@ def _page(explorer: Explorer, sheets: sheets_lib.Sheets | None, *, inlined: list
     return template.render(
         title=explorer.title,
         notes=explorer.notes,
-        count=f"{len(explorer.names):,}",
+        count=f"{len(explorer.names):,} {units.noun(len(explorer.names), 'picture')}",
         searched="path, class or text" if explorer.texts else "path or class",
         policy=policy,
         css=markupsafe.Markup(_file("explorer.css")),

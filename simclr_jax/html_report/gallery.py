@@ -61,4 +61,4 @@ def write_gallery(gallery: Gallery, path: str | os.PathLike[str]) -> None:
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     template = jinja2.Environment(loader=loader, autoescape=True, **options).get_template("gallery.html.j2")
     page = template.render(gallery=gallery, uri=lambda image: pictures.data_uri(image, max_side=160))
-    atomic_files.write_text(path, page, errors="replace")
+    atomic_files.write_text(path, page)

@@ -105,7 +105,7 @@ def write_report(contents: ReportContents, path: str | os.PathLike[str]) -> None
     """Writes the report as one HTML file; missing folders are made, an older file is replaced."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_text(target, render_report(contents), errors="replace")
+    atomic_files.write_text(target, render_report(contents))
 
 
 def render_report(contents: ReportContents) -> str:

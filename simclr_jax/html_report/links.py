@@ -30,4 +30,4 @@ def write_links(
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     template = jinja2.Environment(loader=loader, autoescape=True, **options).get_template("links.html.j2")
     page = template.render(title=title, links=links, commands=commands)
-    atomic_files.write_text(path, page, errors="replace")
+    atomic_files.write_text(path, page)

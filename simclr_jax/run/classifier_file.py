@@ -54,9 +54,8 @@ def load(path: str | os.PathLike[str]) -> Kept:
     if not pathlib.Path(path).is_file():
         raise base.InputError(f"{rule}; there is no {path}. Make it: simclr-jax probe --classifier={path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(str(archive["meta"]))
-            arrays = {name: archive[name] for name in _ARRAYS}
+        arrays = feature_file.read_arrays(path, ("meta", *_ARRAYS))
+        meta = json.loads(str(arrays.pop("meta")))
         if meta.get("format") != FORMAT:
             raise ValueError(f"its format is {meta.get('format')}")
     except Exception as error:  # readers raise nearly anything on other files

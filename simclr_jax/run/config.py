@@ -320,7 +320,10 @@ def _with_sections(message: str, config: Mapping[str, Any], section: str) -> str
 
     # A plain word such as size or name is a key only where the message begins with it.
     message = re.sub(r"^[a-z]+(?= (?:must|is for) )", say, message)
-    return re.sub(r"(?<![\w.\-/'\"])[a-z]+(_[a-z]+)+(?![\w/-]|\.\w)", say, message)
+    message = re.sub(r"(?<![\w.\-/'\"])[a-z]+(_[a-z]+)+(?![\w/-]|\.\w)", say, message)
+    # What is to be typed, as it is typed.
+    rule, use, remedy = message.partition("Use for example ")
+    return rule + use + re.sub(r"(?<![\w.\-])(?=[a-z]\w*\.[a-z]\w*=)", "--config.", remedy)
 
 
 def _is_override(word: str) -> bool:

@@ -230,10 +230,27 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
 
 
 def _read_npz(path: pathlib.Path) -> tuple[Rows, str, str | None]:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        small = {name: archive[name] for name in (*Rows._fields[1:], "meta")}
+    small = read_arrays(path, (*Rows._fields[1:], "meta"))
     text = str(small.pop("meta"))
     return Rows(features=_mapped(path, "features.npy"), **small), text, None
+
+
+def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of a file `.npz`, none of which may hold Python objects.
+
+    Raises:
+        ValueError, OSError: it is no such file, in words for people who do not know NumPy.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("its content is no .npz, or only a part of one")
+    with np.load(path, allow_pickle=False) as archive:
+        missing = [name for name in names if name not in archive]
+        if missing:
+            raise ValueError(f"it holds no {missing[0]}")
+        try:
+            return {name: archive[name] for name in names}
+        except ValueError as error:  # NumPy's own words advise to load them all the same
+            raise ValueError("it holds Python objects, or is damaged") from error
 
 
 def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
@@ -269,7 +286,8 @@ def _write_parquet(path: pathlib.Path, blocks: Iterable[Rows], text: str) -> Non
     arrow, parquet = _parquet()
     classes = json.loads(text).get("class_names", [])
     first, rest = _peeked(_regrouped(blocks, _ROW_GROUP))
-    schema = _to_table(arrow, first, classes).schema.with_metadata({_META: text})
+    # Escaped, as names that are not UTF-8 would not go into the file.
+    schema = _to_table(arrow, first, classes).schema.with_metadata({_META: json.dumps(json.loads(text))})
     digest = feature_digest.Digest()
     with parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for block in itertools.chain([first], rest):
@@ -303,10 +321,10 @@ def _to_table(arrow: ModuleType, rows: Rows, classes: list[str]) -> Any:
     flat = arrow.array(np.ascontiguousarray(rows.features).reshape(-1))
     return arrow.table(
         {
-            "id": arrow.array(rows.names.tolist(), arrow.string()),
-            "path": arrow.array(rows.paths.tolist(), arrow.string()),
+            "id": arrow.array([base.as_utf8(name) for name in rows.names.tolist()], arrow.string()),
+            "path": arrow.array([base.as_utf8(path) for path in rows.paths.tolist()], arrow.string()),
             "label": arrow.array(rows.labels, arrow.int32()),
-            "class": arrow.array([classes[k] if k >= 0 else None for k in rows.labels], arrow.string()),
+            "class": arrow.array([base.as_utf8(classes[k]) if k >= 0 else None for k in rows.labels], arrow.string()),
             "height": arrow.array(rows.sizes[:, 0], arrow.int32()),
             "width": arrow.array(rows.sizes[:, 1], arrow.int32()),
             "digest": arrow.array(rows.digests, arrow.uint64()),

@@ -35,6 +35,7 @@ def load(
     crop_fraction: float | None = None,
     normalize: str = "auto",
     network: str = "",
+    flag: str = "path",
 ) -> encoder_lib.Encoder:
     """The encoder of a trained run, of what `simclr-jax export` wrote, or of a file of another program.
 
@@ -53,6 +54,7 @@ def load(
             as for many of timm's transformers), "clip", "none", or "auto" for what the run or the export has, CLIP's
             for CLIPs, ImageNet's for the others of PyTorch, and none for official checkpoints.
         network: which of several networks in a file of PyTorch, see docs/weights.md.
+        flag: how messages call `path`.
 
     Raises:
         InputError: nothing of this is there, no such checkpoint, an unknown value, one that has no effect here, or the
@@ -65,7 +67,7 @@ def load(
     """
     base.check_choice(normalize, NORMALIZE, name="normalize")
     text = os.fspath(path)
-    where = hub.download(text) if text.startswith(hub.ADDRESS) else pathlib.Path(paths.typed(text, flag="path"))
+    where = hub.download(text) if text.startswith(hub.ADDRESS) else pathlib.Path(paths.typed(text, flag=flag))
     is_export, is_run = (where / card.CARD).is_file(), workdir_lib.has_config(where)
     if network and (is_export or is_run):
         kind = "an export" if is_export else "the folder of a run"
@@ -79,11 +81,11 @@ def load(
     elif is_run:
         found = _load_run(where, checkpoint)
     elif where.is_file() or (where.is_dir() and _holds_weights(where)):
-        found = _load_file(where, network)
+        found = _load_file(where, network, flag)
     else:
         raise base.InputError(
-            f"path must be the folder of a run (it holds config.json) or of an export ({card.CARD}), or a file of "
-            f"weights; got {where}."
+            f"{flag} must be the folder of a run (it holds config.json) or of an export ({card.CARD}), or a file of "
+            f"weights; got {where}. Check the path."
         )
     return _changed(found, image_size, resize, crop_fraction=crop_fraction, normalize=normalize)
 
@@ -219,8 +221,11 @@ def _holds_weights(folder: pathlib.Path) -> bool:
     return any(path.name.endswith(endings) or "ckpt" in path.name for path in folder.iterdir())
 
 
-def _load_file(path: pathlib.Path, network: str) -> encoder_lib.Encoder:
-    read = foreign.read(path, network=network)
+def _load_file(path: pathlib.Path, network: str, flag: str) -> encoder_lib.Encoder:
+    try:
+        read = foreign.read(path, network=network)
+    except base.InputError as error:  # which names the flag of convert
+        raise base.InputError(str(error).replace("--input", flag)) from error
     found = detect.find_architecture(read.by_name, padding=read.padding)
     arguments: dict[str, Any] = {**found.encoder, **read.encoder, "mean": read.mean, "std": read.std}
     module = models.make_encoder(**arguments)

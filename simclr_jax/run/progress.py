@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from simclr_jax import units
+from simclr_jax import base, units
 
 _muted = threading.Event()
 
@@ -53,7 +53,7 @@ def say(line: str) -> None:
     """Shows a line to the user, on stderr so that stdout stays clean for tables."""
     if not _muted.is_set():
         with contextlib.suppress(OSError, ValueError):  # whatever happens to the screen does not decide over the work
-            print(line, file=sys.stderr, flush=True)
+            print(base.plain(line), file=sys.stderr, flush=True)
 
 
 def mute() -> None:

@@ -15,6 +15,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from simclr_jax import __main__ as cli
 from simclr_jax import base
 from simclr_jax.run import config as config_lib
@@ -182,6 +184,7 @@ def wrong_path(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[st
         "--classifier",
         "--labels",
         "--json",
+        "--page",
     )
     flags += ("--config", "--config_json", "--data_dir", "--cache_dir", "--data", "--table", "--weights", "--others")
     name = rng.choice([name for name in parser_of(verb).names if name in flags])
@@ -195,6 +198,7 @@ def make_places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """What may lie where a file or folder is expected, by its kind."""
     places = {name: folder / "places" / name for name in ("missing", "empty", "binary", "fifo", "folder", "text.csv")}
     places |= {name: folder / "places" / name for name in ("a.json", "a.npz", "a.safetensors", "a.png", "link", "a.py")}
+    places["photo.jpg"] = folder / "places" / "photo.jpg"
     places["long"] = folder / ("x" * 5000)
     places["deep"] = folder / "/".join(["d" * 200] * 30)
     places["no_utf8"] = folder / "places" / os.fsdecode(b"caf\xe9")
@@ -211,8 +215,23 @@ def make_places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     for name in ("binary", "a.npz", "a.safetensors", "a.png", "a.json", "a.py"):
         places[name].write_bytes(random.Random(name).randbytes(3000))
     os.mkfifo(places["fifo"])
+    Image.new("RGB", (16, 12), (200, 90, 40)).save(places["photo.jpg"])
     places["link"].symlink_to(folder / "nowhere")
     return places
+
+
+def read_files(case: Case, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> dict[pathlib.Path, bytes]:
+    """The content of every file that a command may only read: pictures, and what its flags for inputs name."""
+    outputs = parser_of(case.words[0]).outputs if case.words[0] in VERBS else ()
+    values = [word.partition("=")[2] or word for word in case.words if word.partition("=")[0] not in outputs]
+    named = [pathlib.Path(value) for value in values if value.startswith("/") and "\0" not in value]
+    named += [*pathlib.Path(good["prepare"]["--input"]).iterdir(), make_places(folder)["photo.jpg"]]
+    roots = {folder, pathlib.Path(good["prepare"]["--input"]).parent}
+    return {
+        path: path.read_bytes()
+        for path in named
+        if len(str(path)) < 1000 and roots.intersection(path.parents) and path.is_file()
+    }
 
 
 def wrong_word(rng: random.Random, folder: pathlib.Path, good: dict[str, dict[str, str]]) -> Case:

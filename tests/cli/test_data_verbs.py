@@ -75,7 +75,7 @@ def test_a_built_in_set_and_a_device_of_unknown_speed(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("data", "--config=smoke", "--output=a.gif"), "the ending of --output must be one of .png, .jpg, .webp"),
+        (("data", "--config=smoke", "--output=a.gif"), "--output must end in one of .png, .jpg, .webp"),
         (("data", "--config=smoke", "--devices=none"), "--devices must be a whole number"),
         (("prepare", "--input=photos"), "--output is required"),
         (("prepare", "--input=none", "--output=out"), "or an existing folder; got 'none'"),

@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 
 import pytest
 
@@ -111,3 +112,33 @@ def malformed_words(seed: int) -> list[str]:
 def test_no_malformed_command_line_gets_past_the_parser_or_crashes_it(start):
     for seed in range(start, start + 50):
         assert message_of(*malformed_words(seed))  # an InputError of one short line, or it fails in there
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--page=a.txt"], "--page must end in .html; got a.txt. Use for example a.html."),
+        (["--page=out.html", "--table=out.html"], "--table must end in one of .csv, .tsv, .html2"),
+        (["--page=link.html", "--more=out.html"], "--page and --more must be two places; both are out.html."),
+        (["--page=in.html", "--given=in.html"], "--page must be a place of its own; in.html is --given too"),
+        (["--page=in.html", "--given=folder:./sub/../in.html"], "in.html is --given too"),
+        (["--place=in", "--given=in"], "in is --given too"),
+        (["--place=map.gif"], "--place must end in .html, or be a folder, the name of which has no ending"),
+    ],
+)
+def test_outputs_have_their_endings_and_places_of_their_own(words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub", "in", "map.d"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in.html").write_text("mine")
+    (tmp_path / "link.html").symlink_to("out.html")
+    parser = flags.Parser("try", description="Tries.")
+    parser.add_argument("--given", metavar="FILE")
+    for name in ("--page", "--more"):
+        parser.add_output(name, endings=(".html",))
+    parser.add_output("--table", endings=(".csv", ".tsv", ".html2"))
+    parser.add_output("--place", endings=(".html",), or_folder=True)
+    with pytest.raises(base.InputError, match=re.escape(told)):
+        flags.parse(parser, words)
+    fine = ["--page=OUT.HTML", "--more=sub/out.html", "--place=map.d", "--table=/dev/stdout", "--given=in.html"]
+    assert flags.parse(parser, fine)["page"] == "OUT.HTML"

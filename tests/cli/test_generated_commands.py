@@ -151,12 +151,15 @@ def test_a_generated_command_works_or_is_refused_in_one_line(good, at_the_door, 
         case = generated.draw(seed, pathlib.Path(tmp_path), good)
         start = time.perf_counter()
         shutil.rmtree(good["train"]["--workdir"], ignore_errors=True)
+        inputs = generated.read_files(case, pathlib.Path(tmp_path), good)
         try:
             status = run(case, monkeypatch)
             problem = problem_of(case, status, capfd.readouterr())
         except (Exception, TooLong, SystemExit) as error:
             status, problem = 1, f"{type(error).__name__}: {str(error)[:200]}"
             capfd.readouterr()
+        lost = [path.name for path, content in inputs.items() if not path.is_file() or path.read_bytes() != content]
+        problem = problem or (f"its inputs have changed: {lost}" if lost else "")
         refused += status == 2
         if TRACE:
             with open(TRACE, "a") as file:

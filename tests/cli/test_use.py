@@ -6,6 +6,7 @@ import http.client
 import http.server
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from simclr_jax import data
 from simclr_jax.run import feature_file, stopping
 
 PER_CLASS = 8
+TOO_SHORT = ("--config.train.num_epochs=0.5", "--config.schedule.warmup_epochs=5.0")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,55 @@ def test_a_probe_is_kept_and_predicts(run, place):
     for row in of_features:
         shares = [float(row[f"class{label}"]) for label in range(3)]
         assert sum(shares) == pytest.approx(1, abs=1e-5) and max(shares) == float(row["probability"])
+
+
+def test_names_that_are_no_text_stop_no_verb_and_forge_no_line(run, place, small_run, tmp_path):
+    bad, forged = os.fsdecode(b"bad\xff.png"), "a\tb\n\x1b[31mc.png"
+    with np.load(place / "f.npz") as file:
+        held = {name: value.copy() for name, value in file.items()}
+    twins = [held["names"].tolist().index(name) for name in ("class0/0.png", "class2/copy.png")]
+    held["names"] = held["names"].astype("<U99")
+    held["names"][twins], held["paths"][twins] = (bad, forged), (f"/{bad}", f"/{forged}")
+    held["meta"] = np.asarray(str(held["meta"]).replace("class0", "class\x1b[31m0"))
+    held["meta"] = np.asarray(str(held["meta"]).replace("\x1b", "\\u001b"))
+    np.savez(tmp_path / "h.npz", **held)
+    given = f"--features={tmp_path / 'h.npz'}"
+    lines, _ = run("search", given, "--query=class1/0.png", "--k=24")
+    assert len(lines) == 24 and all(line.count("\t") == 3 for line in lines)
+    for words in (
+        ("duplicates", given, "--output=h.csv"),
+        ("select", given, "--size=25", "--outliers=25", "--output=h.csv"),
+        ("cluster", given, "--output=h.csv"),
+        ("probe", given, "--classifier=h.npz"),
+        ("predict", "--classifier=h.npz", given, "--output=h.csv"),
+        ("explore", given, "--projection=pca", "--clusters=0", "--places=no", "--output=h.html"),
+    ):
+        lines, said = run(*words)
+        assert "\x1b" not in "".join(lines) + said and not any(line.startswith("c.png") for line in lines), words
+        if "--output=h.csv" in words:
+            assert {r"bad\xff.png", forged} <= {row["id"] for row in rows_of(place / "h.csv")}, words
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate((bad, "good.png")):
+        shutil.copy(place / "photos" / "class1" / f"{number}.png", tmp_path / "in" / name)
+    for ending in ("npz", "parquet"):
+        run("embed", f"--workdir={small_run}", f"--images={tmp_path}/in", f"--output={tmp_path}/e.{ending}")
+        found = feature_file.load(tmp_path / f"e.{ending}")
+        assert r"bad\xff.png" in found.names and pathlib.Path(found.paths[0]).exists() == (ending == "npz")
+        assert run("select", f"--features={tmp_path}/e.{ending}", "--output=h.csv")[0]
+
+
+def test_labels_of_a_table_must_agree_and_what_fits_no_picture_is_said(run, place):
+    (place / "semicolons.csv").write_text("path;label\nclass0/0.png;round\nclass1/0.png;straight\ngone.png;round\n")
+    _, said = run("probe", "--features=f.npz", "--labels=semicolons.csv", status=2)
+    assert "Labels: 2 of 25 pictures, 2 classes; 1 row of semicolons.csv without a picture\n" in said
+    for text, told in (
+        ("path\tlabel\na.png\tone\na.png\ttwo\n", "has one and two for a.png"),
+        (f"id,label\nclass0/0.png,one\n{place}/photos/class0/0.png,two\n", "has one and two for class0/0.png"),
+        ("id,label\nclass0/0.png,one\nclass0/1.png,one\n", "at least two classes; wrong.csv has one, one."),
+    ):
+        (place / "wrong.csv").write_text(text)
+        _, said = run("probe", "--features=f.npz", "--labels=wrong.csv", status=2)
+        assert told in said and said.count("\n") == 1, said
 
 
 @pytest.mark.slow
@@ -327,7 +378,78 @@ def test_embed_keeps_what_it_has_when_a_signal_comes_and_ends_with_its_status(pl
     assert target.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+def test_outputs_replace_no_input_no_picture_and_not_each_other(run, place, small_run, tmp_path):
+    photo, features, folder = place / "photos" / "class0" / "0.png", place / "f.npz", str(place / "photos")
+    shutil.copy(photo, tmp_path / "photo.html")
+    shutil.copy(photo, tmp_path / "photo.csv")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "f.csv").symlink_to(features)
+    before = {path: path.read_bytes() for path in (*place.rglob("*.png"), features, *tmp_path.iterdir())}
+    given, photo = "--features=f.npz", str(photo)
+    for words, told in (
+        (("explore", given, f"--output={photo}"), "--output must end in .html or .htm, or be a folder"),
+        (("explore", given, f"--output={tmp_path}/file"), "must be a folder"),
+        (("explore", given, "--output=x.txt"), "--output must end in .html or .htm, or be a folder"),
+        (("select", given, "--output=f.npz"), "--output must end in .csv; got f.npz. Use for example f.csv."),
+        (("select", given, f"--output={tmp_path}/f.csv"), "is --features too"),
+        (("select", given, f"--output={tmp_path}/photo.csv"), "--output must replace no picture"),
+        (("predict", "--classifier=f.npz", given, "--output=f.npz"), "--output must end in .csv"),
+        (("probe", given, "--classifier=f.npz"), "--classifier must be a place of its own; f.npz is --features too"),
+        (("probe", given, "--classifier=x.txt"), "--classifier must end in .npz"),
+        (("probe", given, "--output=p.npz", "--classifier=p.npz"), "--output must end in .html"),
+        (("search", given, f"--query={photo}", f"--output={photo}"), "--output must end in .html"),
+        (("search", given, f"--query={tmp_path}/photo.html", f"--output={tmp_path}/photo.html"), "is --query too"),
+        (("search", given, "--query=class0/0.png", f"--output={tmp_path}/photo.html"), "must replace no picture"),
+        (("duplicates", given, "--output=y.csv", "--page=y.csv"), "--page must end in .html"),
+        (("duplicates", given, f"--page={tmp_path}/photo.html"), "--page must replace no picture"),
+        (("cluster", given, f"--page={tmp_path}/photo.html"), "--page must replace no picture"),
+        (
+            ("embed", f"--workdir={small_run}", f"--images={folder}", f"--output={photo}"),
+            "must end in .npz or .parquet",
+        ),
+        (("embed", f"--weights={features}", f"--images={folder}", f"--output={features}"), "is --weights too"),
+        (("report", f"--workdir={small_run}", f"--output={tmp_path}/photo.html"), "--output must replace no picture"),
+        (("report", f"--workdir={small_run}", f"--output={photo}"), "--output must end in .html"),
+        (("compare", f"--output={tmp_path}/photo.html", str(small_run)), "--output must replace no picture"),
+        (("export", f"--workdir={small_run}", f"--output={small_run}"), "is --workdir too"),
+        (("export", f"--workdir={small_run}", f"--output={tmp_path}/file"), "must be"),
+        (("convert", f"--input={photo}", f"--workdir={photo}"), "is --input too"),
+        (("data", f"--config=folder:{folder}", f"--output={photo}"), "--output must replace no picture of --config"),
+        (("data", f"--config=folder:{folder}", f"--json={photo}"), "--json must end in .json"),
+        (("preview", f"--config=folder:{folder}", f"--output={photo}"), "must replace no picture of --config"),
+        (("plan", "--config=smoke", f"--output={photo}"), "--output must end in .json"),
+        (
+            ("plan", "--config_json", f"{tmp_path}/config.json", f"--output={tmp_path}/config.json"),
+            "is --config_json too",
+        ),
+    ):
+        _, said = run(*words, status=2)
+        assert told in said and said.count("\n") == 1, (words, said)
+    assert before == {path: path.read_bytes() for path in (*place.rglob("*.png"), features, *tmp_path.iterdir())}
+    assert not (place / "y.csv").exists() and not (place / "p.npz").exists()
+
+
+def test_few_pictures_are_clustered_by_half_as_many(run, place):
+    with np.load(place / "f.npz") as file:
+        held = dict(file)
+    meta = json.loads(str(held.pop("meta")))
+    for count in (1, 3):
+        rows = feature_file.Rows(**{name: value[:count] for name, value in held.items()})
+        feature_file.save(place / f"first{count}.npz", [rows], meta=meta, num_rows=count)
+    lines, said = run("cluster", "--features=first3.npz", "--output=three.csv")
+    assert lines[0] == "2 clusters of 3 pictures." and "2 clusters, as 20 are too many for 3 pictures" in said
+    run("explore", "--features=first1.npz", "--projection=pca", "--places=no", "--output=one.html")
+    assert "<h2>1 picture</h2>" in (place / "one.html").read_text()
+
+
 def test_mistakes_are_one_line(run, place, small_run):
+    (place / "wrong.csv").write_text("path,label\n")
+    with np.load(place / "f.npz") as file:
+        held = dict(file)
+    np.savez(place / "objects.npz", **{**held, "names": held["names"].astype(object)})
+    unlabelled = {**held, "meta": np.asarray(json.dumps({**json.loads(str(held["meta"])), "class_names": []}))}
+    np.savez(place / "three.npz", **{**unlabelled, "labels": np.full_like(held["labels"], -1)})
     for words, told in (
         (("embed", "--images=photos", "--output=x.npz"), "got neither"),
         (("embed", f"--workdir={small_run}", "--images=gone", "--output=x.npz"), "existing folder"),
@@ -343,7 +465,18 @@ def test_mistakes_are_one_line(run, place, small_run):
         (("explore", "--features=f.npz", "--projection=mds"), "must be one of"),
         (("predict", "--classifier=classifier.npz"), "got neither"),
         (("predict", "--classifier=f.npz", "--features=f.npz"), "--classifier must be a file"),
+        (("predict", "--classifier=wrong.csv", "--features=f.npz"), "is not: its content is no .npz"),
+        (("select", "--features=wrong.csv"), "is not: its content is no .npz, or only a part of one. Make it again."),
+        (("select", "--features=objects.npz"), "--features must be a file that simclr-jax embed wrote"),
+        (("embed", "--weights=wrong.csv", "--images=photos", "--output=x.npz"), "--weights must be .safetensors"),
+        (("embed", "--weights=gone", "--images=photos", "--output=x.npz"), "--weights must be the folder of a run"),
+        (("embed", f"--workdir={small_run}", "--images=", "--output=x.npz"), "--images must be a path; got nothing"),
+        (("embed", "--crop_fraction=2"), "--crop_fraction must be a share of the shorter side, above 0 and at most 1"),
+        (("search", "--features=f.npz", "--query="), "--query must be a picture"),
+        (("cluster", "--features=f.npz", "--clusters=100"), "--clusters must be at most the number of pictures, 25"),
+        (("probe", "--features=three.npz"), "here the images have no labels."),
+        (("train", "--config=smoke", "--workdir=x", *TOO_SHORT), "Use for example --config.schedule.warmup_epochs="),
     ):
         _, said = run(*words, status=2)
-        assert told in said and said.count("\n") == 1, said
+        assert told in said and said.count("\n") == 1 and "pickle" not in said, said
     assert not (place / "x.npz").exists()

@@ -297,7 +297,7 @@ def test_a_message_names_the_section_of_what_it_asks_for():
     settings = parse("--config=smoke", "--config.schedule.warmup_epochs=2", "--config.train.num_epochs=1")[0].to_dict()
     with pytest.raises(base.InputError) as caught:
         setup.make_run(settings)
-    assert "schedule.warmup_epochs=0.1 with train.num_epochs=1" in str(caught.value)
+    assert "--config.schedule.warmup_epochs=0.1 with --config.train.num_epochs=1" in str(caught.value)
 
 
 def test_the_data_of_a_run_are_found_where_they_are_now(tmp_path, monkeypatch):
