@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from benchmarks import methods_story, timing
 from benchmarks import page as page_lib
-from simclr_jax import base, data, methods, models, probes
+from simclr_jax import base, data, methods, models, probes, units
 from simclr_jax.distributed import sharding
 from simclr_jax.run import checkpoint, compilation_cache, features, setup, splits
 from simclr_jax.run import config as config_lib
@@ -240,7 +240,7 @@ def about(rows: Sequence[Mapping[str, Any]]) -> str:
     cpu = f"{sum(row['cpu_seconds'] for row in rows):.0f} s of CPU in all"
     told = [
         page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
-        f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, {len(seeds)} seeds, {cpu}.",
+        f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, {units.counted(len(seeds), 'seed')}, {cpu}.",
     ]
     return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
 
