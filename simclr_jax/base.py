@@ -250,3 +250,18 @@ class Method(NamedTuple):
     update: Update
     num_views: int | None = None
     needs: tuple[str, ...] = ()
+
+
+def check_given(method: Method, views: Views, given: Mapping[str, Array | None]) -> None:
+    """Raises InputError unless there are as many views as the method takes, and what else it reads."""
+    shape = (views[0] if isinstance(views, tuple) else views).shape
+    if method.num_views not in (None, shape[1]):
+        raise InputError(
+            f"views must be [B, {method.num_views}, h, w, 3] for this method, which takes {method.num_views} of every "
+            f"image; got {list(shape)}. Views of an image are on axis 1."
+        )
+    arguments = {"index": ("index", "places in the data set, [B]"), "text": ("texts", "tokens, [B, L]")}
+    for name in method.needs:
+        if given[name] is None:
+            argument, what = arguments[name]
+            raise InputError(f"{argument} must be given to this method: {what}, int32; got none.")

@@ -3,7 +3,7 @@
 It receives the method, the optimizer and the views as functions and knows none of them by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -284,7 +284,7 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         texts: base.Array | None = None,
         key: base.Array | None = None,
     ) -> tuple[base.TrainState, base.Metrics]:
-        _check_given(method, views, {"index": index, "text": texts})
+        base.check_given(method, views, {"index": index, "text": texts})
         indices = jnp.arange(jax.tree.leaves(views)[0].shape[0], dtype=jnp.int32)
         labels = jnp.full_like(indices, -1) if labels is None else labels
         source = views, labels, indices if index is None else index, texts
@@ -293,21 +293,6 @@ def make_update(method: base.Method, tx: optax.GradientTransformation) -> Callab
         return state, {name: value for name, value in metrics.items() if not name.startswith(hidden)}
 
     return update
-
-
-def _check_given(method: base.Method, views: base.Views, given: Mapping[str, base.Array | None]) -> None:
-    """Raises InputError unless there are as many views as the method takes, and what else it reads."""
-    shape = jax.tree.leaves(views)[0].shape
-    if method.num_views not in (None, shape[1]):
-        raise base.InputError(
-            f"views must be [B, {method.num_views}, h, w, 3] for this method, which takes {method.num_views} of every "
-            f"image; got {list(shape)}. Views of an image are on axis 1."
-        )
-    arguments = {"index": ("index", "places in the data set, [B]"), "text": ("texts", "tokens, [B, L]")}
-    for name in method.needs:
-        if given[name] is None:
-            argument, what = arguments[name]
-            raise base.InputError(f"{argument} must be given to this method: {what}, int32; got none.")
 
 
 def single_step(train_step: TrainStep) -> Dispatch:

@@ -81,13 +81,7 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
         "",
         "  loss       chunks   memory of a device        largest batch   step",
     ]  # fmt: skip
-    for choice in modelled["choices"]:
-        fits = "fits" if choice["peak_bytes"] <= usable else "does not fit" if usable == usable else ""
-        largest = f"{choice['largest_batch']:,}" if usable == usable else "-"
-        lines.append(
-            f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {units.size(choice['peak_bytes']):>9} {fits:<15} "
-            f"{largest:>13}   {units.duration(choice['step_seconds'])}"
-        )
+    lines += [_choice_line(choice, usable) for choice in modelled["choices"]]
     if modelled["choices"][0]["loss"] == "other":
         lines += ["", f"  What the loss of {run['method']} itself takes is not modelled."]
     if times["step"] != times["step"]:
@@ -111,6 +105,15 @@ def _model_lines(run: Mapping[str, Any], counted: Mapping[str, Any], modelled: M
         _row("weak scaling", f"{scaling} (devices: efficiency, the same images on each)"),
         _row("host", feeding_line(modelled["feeding"])),
     ]  # fmt: skip
+
+
+def _choice_line(choice: Mapping[str, Any], usable: float) -> str:
+    fits = "fits" if choice["peak_bytes"] <= usable else "does not fit" if usable == usable else ""
+    largest = f"{choice['largest_batch']:,}" if usable == usable else "-"
+    return (
+        f"  {choice['loss']:<11}{choice['num_chunks']:>6}   {units.size(choice['peak_bytes']):>9} {fits:<15} "
+        f"{largest:>13}   {units.duration(choice['step_seconds'])}"
+    )
 
 
 def feeding_line(feeding: Mapping[str, Any]) -> str:

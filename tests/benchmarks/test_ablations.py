@@ -35,11 +35,28 @@ def test_the_settings_of_an_axis_are_valid_and_differ(axis):
     assert all({*pair} <= {*ablations.AXES[axis].values} for pair in ablations.AXES[axis].better)
 
 
+def test_the_recipe_as_it_is_is_trained_once_for_all_axes(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(ablations, "make_row", lambda *of: made.append(of[:2]) or row(of[0], of[1], 50.0))
+    monkeypatch.setattr(ablations, "PAGE", tmp_path / "page.md")
+    given = ["--rows", str(tmp_path / "rows.json"), "--output", str(tmp_path / "page.md"), "--tiny"]
+    monkeypatch.setattr(ablations, "Asked", lambda *of: ASKED)
+    (tmp_path / "page.md").write_text(
+        "<!-- ablations: from here on written by a program -->\n<!-- end of ablations -->\n"
+    )
+    assert ablations.main(given) == 0
+    asked = [(axis, value) for axis, of in ablations.AXES.items() for value in of.values]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["what"]["axis"], row["what"]["value"]) for row in rows] == asked
+    again = [("head", "non-linear"), ("batch size", "128")]
+    assert made == [of for of in asked if of not in again]
+
+
 def test_a_row_is_not_made_again_with_the_same_settings(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(ablations, "make_row", lambda *of: made.append(of) or row(of[0], of[1], 50.0))
     monkeypatch.setattr(
-        ablations, "what_of", lambda axis, value, seed, asked: {"axis": axis, "value": value, "seed": 0}
+        ablations, "what_of", lambda axis, value, seed, asked: {"axis": axis, "value": value, "seed": 0, "of": value}
     )
     page = tmp_path / "page.md"
     page.write_text(ablations.PAGE.read_text())
