@@ -10,6 +10,7 @@ while its settings stay the same.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -35,6 +36,7 @@ from simclr_jax.run import workdir as workdir_lib
 
 PAGE, KEPT = ROOT / "docs" / "ablations.md", ROOT / "benchmarks" / "ablations.json"
 STEM = "ablations"
+NUM_TEST = 2000
 Sections = dict[str, dict[str, Any]]
 
 _NO_COLOUR = {"color_jitter_probability": 0.0, "grayscale_probability": 0.0}
@@ -218,15 +220,22 @@ def samples(rows: Sequence[Mapping[str, Any]], axis: str, value: str) -> list[Ma
 
 
 def verdict(name: str, axis: Axis, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the linear probe's means are in the paper's order, and by how many points."""
+    """Whether the linear probe's means are in the paper's order, by how many points, and whether that is enough."""
     said = []
     for better, worse in axis.better:
         values = [[row["linear"] for row in samples(rows, name, value)] for value in (better, worse)]
         if not all(values):
             return f"{axis.effect} Not measured here yet."
-        gain = statistics.mean(values[0]) - statistics.mean(values[1])
-        said.append(f"{better} against {worse} {gain:+.1f} points ({'as there' if gain > 0 else '**not shown here**'})")
+        gain, error = statistics.mean(values[0]) - statistics.mean(values[1]), _error(*values)
+        found = "as there" if gain > 2 * error else "the **other** way" if gain < -2 * error else "**not told apart**"
+        said.append(f"{better} against {worse} {gain:+.1f} ± {error:.1f} points ({found})")
     return textwrap.fill(f"{axis.effect} Linear probe here: {'; '.join(said)}.", 120, break_on_hyphens=False)
+
+
+def _error(*values: Sequence[float]) -> float:
+    """The standard error of the difference of two means of accuracies in per cent, by the number of test images."""
+    shares = [(statistics.mean(of) / 100, len(of)) for of in values]
+    return 100 * math.sqrt(sum(share * (1 - share) / (NUM_TEST * count) for share, count in shares))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -244,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         base.check_choice(name, AXES, name="--only")
     if options.tiny and options.rows == KEPT:
         raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
-    asked = Asked("tfds:cifar10/jpeg", options.data_dir, "train[:10000]", "test[:2000]", options.num_epochs, 0.25)
+    asked = Asked("tfds:cifar10/jpeg", options.data_dir, "train[:10000]", f"test[:{NUM_TEST}]", options.num_epochs, 0.25)
     if options.tiny:
         asked = Asked("photo-patches", None, "train", "test", 0.002, 0.0625)
     compilation_cache.keep()
