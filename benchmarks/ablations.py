@@ -253,7 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
         base.check_choice(name, AXES, name="--only")
     if options.tiny and options.rows == KEPT:
         raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
-    asked = Asked("tfds:cifar10/jpeg", options.data_dir, "train[:10000]", f"test[:{NUM_TEST}]", options.num_epochs, 0.25)
+    asked = Asked(
+        "tfds:cifar10/jpeg", options.data_dir, "train[:10000]", f"test[:{NUM_TEST}]", options.num_epochs, 0.25
+    )
     if options.tiny:
         asked = Asked("photo-patches", None, "train", "test", 0.002, 0.0625)
     compilation_cache.keep()
