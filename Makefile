@@ -30,15 +30,16 @@ test: $(VENV)/.test
 # Tests that start several processes, some of which wait for each other, have the cores for themselves.
 test-all: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow or not slow" $(addprefix --ignore=,$(PROCESSES) $(HOSTS))
-	$(MAKE) test-processes PROCESSES="$(PROCESSES) $(HOSTS)"
+	$(MAKE) test-processes PROCESSES="$(PROCESSES) $(HOSTS)" MARKS="slow or not slow"
 
 # Several devices and processes against one, and peers that are killed or stopped. Hosts that are cut off, four minutes
-# most of which are waiting, are for `make test-all`.
+# most of which are waiting, are for `make test-all`, and so are further methods of a kind.
 PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py tests/distributed/test_signals.py \
   tests/losses/test_family_on_devices.py
 HOSTS = tests/distributed/test_hosts.py
+MARKS = not rare
 test-processes: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PROCESSES)
+	$(VENV)/bin/python -m pytest -m "$(MARKS)" $(PROCESSES)
 
 # A run that is killed 200 times and ends with the same bits: hours; `make soak ARGS=--kills=5` takes minutes.
 soak: $(VENV)/.test
