@@ -1,20 +1,28 @@
 """Digests of the blocks of a large array on disk, by which a part of it can be compared without reading it whole."""
 
+import functools
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 _BLOCK_BYTES = 2**24
+_short = functools.partial(hashlib.blake2b, digest_size=8)
 
 
 class Digests:
-    """Collects the digests of rows that are written one after the other, in parts of any length."""
+    """Collects the digests of rows that are written one after the other, in parts of any length.
 
-    def __init__(self) -> None:
-        self._hash, self._rows, self._found = hashlib.blake2b(digest_size=8), 0, list[bytes]()
+    Args:
+        make_hash: the digest of a block, as hashlib's; eight bytes of BLAKE2b by default.
+    """
+
+    def __init__(self, make_hash: Callable[[], Any] = _short) -> None:
+        self._make, self._hash, self._rows, self._found = make_hash, make_hash(), 0, list[bytes]()
 
     def add(self, rows: np.ndarray) -> None:
-        """Takes rows uint8 [n, ...] that follow those before."""
+        """Takes rows [n, ...] of one dtype that follow those before."""
         length = rows_of_block(rows)
         while len(rows):
             part = rows[: length - self._rows]
@@ -26,13 +34,17 @@ class Digests:
 
     def _close(self) -> None:
         self._found.append(self._hash.digest())
-        self._hash, self._rows = hashlib.blake2b(digest_size=8), 0
+        self._hash, self._rows = self._make(), 0
 
-    def result(self) -> np.ndarray:
-        """uint64 [blocks] of all rows so far; no more may be added."""
+    def joined(self) -> bytes:
+        """The digests of all blocks so far, one after the other; no more rows may be added."""
         if self._rows:
             self._close()
-        return np.frombuffer(b"".join(self._found), np.uint64)
+        return b"".join(self._found)
+
+    def result(self) -> np.ndarray:
+        """uint64 [blocks] of all rows so far, of digests of eight bytes; no more may be added."""
+        return np.frombuffer(self.joined(), np.uint64)
 
 
 def rows_of_block(rows: np.ndarray) -> int:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK_BYTES = 2**24
+from simclr_jax.data import block_digests
+
 _THREADS = 4
 
 
@@ -26,34 +27,21 @@ class Digest:
     """Collects the digest of rows [n, D] of one dtype that are written one after the other, in parts of any length."""
 
     def __init__(self) -> None:
-        self._blocks, self._block, self._rows, self._kind = hashlib.sha256(), hashlib.sha256(), 0, ""
+        self._blocks, self._kind = block_digests.Digests(hashlib.sha256), ""
 
     def add(self, rows: np.ndarray) -> None:
         """Takes the rows that follow those before."""
-        self._kind, length = _kind(rows), _rows_of_block(rows)
-        while len(rows):
-            part = rows[: length - self._rows]
-            self._block.update(np.ascontiguousarray(part).data)
-            self._rows += len(part)
-            rows = rows[len(part) :]
-            if self._rows == length:
-                self._close()
-
-    def _close(self) -> None:
-        self._blocks.update(self._block.digest())
-        self._block, self._rows = hashlib.sha256(), 0
+        self._kind = _kind(rows)
+        self._blocks.add(rows)
 
     def result(self) -> str:
         """Of all rows so far, hex; no more may be added."""
-        if self._rows:
-            self._close()
-        self._blocks.update(self._kind.encode())
-        return self._blocks.hexdigest()
+        return hashlib.sha256(self._blocks.joined() + self._kind.encode()).hexdigest()
 
 
 def look(features: np.ndarray) -> Look:
     """Reads features [N, D] once, block by block: a memory map may be larger than memory."""
-    length = _rows_of_block(features)
+    length = block_digests.rows_of_block(features)
 
     def read(start: int) -> tuple[bytes, int]:
         block = np.array(features[start : start + length])  # a copy, as a file's rows are not aligned
@@ -79,7 +67,3 @@ def _is_finite(block: np.ndarray) -> np.ndarray:
 
 def _kind(rows: np.ndarray) -> str:
     return f"{rows.dtype.newbyteorder('<').str}{list(rows.shape[1:])}"
-
-
-def _rows_of_block(rows: np.ndarray) -> int:
-    return max(1, _BLOCK_BYTES // max(1, rows.itemsize * rows.shape[1]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import base
+from simclr_jax.data import block_digests
 from simclr_jax.run import feature_digest, feature_file
 
 RNG = np.random.default_rng(5)
@@ -26,7 +27,7 @@ def cut(rows, *places):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_the_digest_is_that_of_blocks_whatever_the_parts(monkeypatch, dtype):
-    monkeypatch.setattr(feature_digest, "_BLOCK_BYTES", 4 * 6 * np.dtype(dtype).itemsize)  # four rows
+    monkeypatch.setattr(block_digests, "_BLOCK_BYTES", 4 * 6 * np.dtype(dtype).itemsize)  # four rows
     features = rows_of(11, dtype=dtype).features
     blocks = [hashlib.sha256(features[start : start + 4].tobytes()).digest() for start in (0, 4, 8)]
     expected = hashlib.sha256(b"".join(blocks) + f"<f{np.dtype(dtype).itemsize}[6]".encode()).hexdigest()
