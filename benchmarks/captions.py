@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from benchmarks import captions_page, children, timing
+from benchmarks import captions_page, children, kept_rows, timing
 from simclr_jax import base, optim, probes
 from simclr_jax import data as data_lib
 from simclr_jax.run import config as config_lib
@@ -192,7 +192,7 @@ class Rows:
 
     def has(self, training: Training) -> bool:
         """Whether the training has been made with the same settings."""
-        return any(row["what"] == training.what for row in self.rows)
+        return any(kept_rows.are_same(row["what"], training.what) for row in self.rows)
 
     def put(self, row: dict[str, Any]) -> None:
         """Adds a row in the place of that of the same training with other settings."""
