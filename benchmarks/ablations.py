@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 
+from benchmarks import kept_rows, timing
 from benchmarks import page as page_lib
-from benchmarks import timing
 from simclr_jax import base, models, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import compilation_cache, features, setup, splits
@@ -265,10 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     for axis, value, seed in wanted:
         what = what_of(axis, value, seed, asked)
-        if any(row["what"] == what for row in rows):
+        if any(kept_rows.are_same(row["what"], what) for row in rows):
             continue
         # Several axes have the recipe as it is among their values: it is trained once.
-        same = next((row for row in rows if _settings(row["what"]) == _settings(what)), None)
+        same = next((row for row in rows if kept_rows.are_same(_settings(row["what"]), _settings(what))), None)
         row = make_row(axis, value, seed, asked) if same is None else {**same, "what": what, "cpu_seconds": 0.0}
         which = [axis, value, seed]
         rows = [*(old for old in rows if [old["what"][key] for key in ("axis", "value", "seed")] != which), row]

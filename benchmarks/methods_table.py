@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 
-from benchmarks import methods_story, timing
+from benchmarks import kept_rows, methods_story, timing
 from benchmarks import page as page_lib
 from simclr_jax import base, data, methods, models, probes, units
 from simclr_jax.distributed import sharding
@@ -160,7 +160,7 @@ def measure(
     """The row of a method: the one in `known` if it was made with the same settings, otherwise made now."""
     config = make_config(name, seed, asked)
     what = what_of(name, config)
-    found = next((row for row in known if row["what"] == what), None)
+    found = next((row for row in known if kept_rows.are_same(row["what"], what)), None)
     if found is not None:
         return found
     of_teacher = json.dumps(what_of("supervised", make_config("supervised", seed, asked)))

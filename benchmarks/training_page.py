@@ -239,12 +239,12 @@ def draw_distances(row: Mapping[str, Any], losses: Mapping[str, Sequence[float]]
     save(figure, path)
 
 
-def new_figure(count: int) -> tuple[Any, Any]:
-    """A figure with `count` panels in a row."""
+def new_figure(count: int, *, rows: int = 1) -> tuple[Any, Any]:
+    """A figure with `rows` rows of `count` panels, and the panels one row after the other."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.0 * count, 3.0), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    figure = Figure(figsize=(4.0 * count, 3.0 * rows), layout="constrained")
+    return figure, figure.subplots(rows, count, squeeze=False).ravel()
 
 
 def save(figure: Any, path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from benchmarks import children, timing, training_page
+from benchmarks import children, kept_rows, timing, training_page
 from benchmarks.training_rows import settings
 from simclr_jax import base
 from simclr_jax.run import workdir as workdir_lib
@@ -152,7 +152,7 @@ class Rows:
 
     def has(self, training: Training) -> bool:
         """Whether the training has been made with the same settings."""
-        return any(row["what"] == training.what for row in self.rows)
+        return any(kept_rows.are_same(row["what"], training.what) for row in self.rows)
 
     def put(self, row: dict[str, Any]) -> None:
         """Adds a row in the place of that of the same training with other settings."""

@@ -136,10 +136,12 @@ def get_config() -> config_dict.ConfigDict:
     config.optimizer = config_dict.ConfigDict()
     config.optimizer.name = "lars"  # lars | sgd | adamw (and the variants in optim.OPTIMIZERS)
     config.optimizer.weight_decay = 1e-4
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # of adamw its b1
     config.optimizer.nesterov = False
     config.optimizer.rate_place = "inside"  # of lars: rate inside the velocity (SimCLR) | "outside" (other codes)
     config.optimizer.vector_rate_factor = 1.0  # of lars: on the rate of biases and norms; 0.024 in Barlow Twins
+    config.optimizer.b2 = 0.999  # of adamw: share of the old mean of squares; 0.98 in CLIP
+    config.optimizer.eps = 1e-8  # of adamw; 1e-6 in CLIP
     config.optimizer.decayed = "usual"  # "all" = biases and normalisations too, as in torch's SGD
     config.optimizer.constant_rate_for = ""  # a module that keeps the first rate: "predictor" in SimSiam
 

@@ -193,6 +193,18 @@ def test_the_published_hyperparameters_are_those_of_the_papers():
     assert cifar["encoder"]["stem"] == "cifar"
 
 
+def test_the_recipe_of_clip_has_the_numbers_of_its_tables():
+    """Radford et al. 2021, tables 18 and 20."""
+    clip = load("clip_vit_b32")
+    assert (clip["train"]["batch_size"], clip["train"]["num_epochs"], clip["schedule"]["base_learning_rate"]) == (
+        32768,
+        32.0,
+        5e-4,
+    )
+    adam = {key: clip["optimizer"][key] for key in ("name", "momentum", "b2", "eps", "weight_decay")}
+    assert adam == {"name": "adamw", "momentum": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.2}
+
+
 def test_the_recipe_of_a_transformer_is_moco_v3s():
     """CONFIG.md, vits.py and main_moco.py of facebookresearch/moco-v3; torch's AdamW decays every parameter given."""
     settings = load("imagenet_moco_v3_vit")

@@ -83,11 +83,32 @@ def test_the_rate_of_one_module_may_stay_that_of_the_first_update():
         ("lars", {"rate_place": "between"}, "rate_place must be one of inside, outside"),
         ("lars", {"decayed": "none"}, "decayed must be one of usual, all"),
         ("larc", {"vector_rate_factor": -1.0}, "vector_rate_factor must be at least 0"),
+        ("sgd", {"b2": 0.98}, "b2 is a setting of the optimizer adamw; got sgd"),
+        ("lars", {"eps": 1e-6}, "eps is a setting of the optimizer adamw; got lars"),
+        ("adamw", {"b2": 1.0}, "b2 must be"),
+        ("adamw", {"eps": 0.0}, "eps must be above 0; got 0.0"),
     ],
 )
 def test_settings_that_an_optimizer_does_not_have_are_refused(name, options, message):
     with pytest.raises(base.InputError, match=message):
         optim.make_optimizer(name, learning_rate=0.1, weight_decay=0.0, **options)
+
+
+@pytest.mark.parametrize(("b2", "eps"), [(0.999, 1e-8), (0.98, 1e-6), (0.5, 0.1)])
+def test_adamw_has_the_b2_and_the_epsilon_that_are_asked_for(b2, eps):
+    """Two updates of one weight, written out in float64."""
+    gradients, weight, mean, square = (0.3, -0.1), 0.5, 0.0, 0.0
+    tx = optim.make_optimizer("adamw", learning_rate=0.01, weight_decay=0.2, b2=b2, eps=eps)
+    params = {"dense": {"kernel": jnp.full((1, 1), weight)}}
+    state = tx.init(params)
+    for number, gradient in enumerate(gradients, start=1):
+        updates, state = tx.update({"dense": {"kernel": jnp.full((1, 1), gradient)}}, state, params)
+        params = optax.apply_updates(params, updates)
+        mean, square = 0.9 * mean + 0.1 * gradient, b2 * square + (1 - b2) * gradient**2
+        step = mean / (1 - 0.9**number) / ((square / (1 - b2**number)) ** 0.5 + eps)
+        weight -= 0.01 * (step + 0.2 * weight)
+    # float32: the bias corrections 1 - b2^n cancel up to three digits.
+    np.testing.assert_allclose(params["dense"]["kernel"], weight, rtol=2e-6)
 
 
 def test_a_module_that_is_not_there_is_refused():

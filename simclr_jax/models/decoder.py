@@ -1,4 +1,4 @@
-"""From a vector back to an image: the decoder of autoencoders and the generator of a GAN."""
+"""From a vector back to an image: the decoder of autoencoders."""
 
 import functools
 

@@ -221,6 +221,8 @@ def make_adamw(
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
     nesterov: bool = False,
     decay_mask: masks.Mask = masks.weight_mask,
 ) -> optax.GradientTransformation:
@@ -229,7 +231,9 @@ def make_adamw(
     Args:
         learning_rate: a number, or a function of the number of updates made.
         weight_decay: coefficient of the decay, at least 0; each update takes off learning_rate * weight_decay * W.
-        momentum: Adam's b1, in [0, 1); its other constants are Optax's.
+        momentum: Adam's b1, in [0, 1).
+        b2: share of the old mean of squares that is kept, in [0, 1); 0.98 in CLIP.
+        eps: added to the root of that mean, above 0; 1e-6 in CLIP.
         nesterov: NAdam's look-ahead.
         decay_mask: which parameters are decayed, a tree of bools or a function from the parameters to one.
 
@@ -239,7 +243,9 @@ def make_adamw(
     Example:
         >>> tx = optim.make_adamw(1e-3, weight_decay=1e-4)
     """
-    adamw = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=decay_mask, nesterov=nesterov)
+    adamw = optax.adamw(
+        learning_rate, b1=momentum, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask, nesterov=nesterov
+    )
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         # Optax raises a float to the power of the integer step, which strict promotion refuses.
@@ -260,6 +266,13 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 DECAYED = ("usual", "all")
+# What single optimizers have beside the settings of all: whose it is, and the value that others must leave it at.
+_OWN_SETTINGS = {
+    "rate_place": ("lars", "inside"),
+    "vector_rate_factor": ("lars", 1.0),
+    "b2": ("adamw", 0.999),
+    "eps": ("adamw", 1e-8),
+}
 
 
 def make_optimizer(
@@ -271,6 +284,8 @@ def make_optimizer(
     nesterov: bool = False,
     rate_place: str = "inside",
     vector_rate_factor: float = 1.0,
+    b2: float = 0.999,
+    eps: float = 1e-8,
     decayed: str = "usual",
     constant_rate_for: str = "",
 ) -> optax.GradientTransformation:
@@ -280,17 +295,18 @@ def make_optimizer(
         name: "lars", "larc" or "sgd", their variants "lars_popular" or "sgd_keras", or "adamw".
         learning_rate: by number of updates made, or a constant.
         weight_decay: coefficient of the decay; which parameters it reaches depends on the optimizer.
-        momentum: share of the old velocity that is kept.
+        momentum: share of the old velocity that is kept; Adam's b1.
         nesterov: look-ahead momentum.
         rate_place, vector_rate_factor: of "lars", see `make_lars`.
+        b2, eps: of "adamw", see `make_adamw`.
         decayed: "usual": the parameters that the optimizer's own docstring names; "all": every one, biases and
             normalisations included.
         constant_rate_for: a module of the method, such as "predictor" for SimSiam, whose rate stays that of the first
             update; "" for none. Needs a schedule without warm-up.
 
     Raises:
-        InputError: unknown name or choice, negative weight_decay, momentum outside [0, 1), or a setting that the
-            optimizer does not have.
+        InputError: unknown name or choice, negative weight_decay, momentum or b2 outside [0, 1), eps not above 0,
+            or a setting that the optimizer does not have.
 
     Example:
         >>> tx = optim.make_optimizer("lars", learning_rate=0.3, weight_decay=1e-6)
@@ -300,13 +316,19 @@ def make_optimizer(
     schedule.check_range("weight_decay", weight_decay, low=0.0, remedy="1e-4, or 0.0 for none")
     schedule.check_range("momentum", momentum, low=0.0, high=1.0, remedy="0.9")
     schedule.check_range("vector_rate_factor", vector_rate_factor, low=0.0, remedy="1.0")
+    schedule.check_range("b2", b2, low=0.0, high=1.0, remedy="0.999, or 0.98 as in CLIP")
+    if not eps > 0:
+        raise base.InputError(f"eps must be above 0; got {eps}. Use 1e-8, or 1e-6 as in CLIP.")
     settings: dict[str, Any] = {"weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
-    settings |= {"rate_place": rate_place} if rate_place != "inside" else {}
-    settings |= {"vector_rate_factor": vector_rate_factor} if vector_rate_factor != 1 else {}
+    own = {"rate_place": rate_place, "vector_rate_factor": vector_rate_factor, "b2": b2, "eps": eps}
+    settings |= {key: value for key, value in own.items() if value != _OWN_SETTINGS[key][1]}
     settings |= {"decay_mask": None} if decayed == "all" and name != "larc" else {}
     refused = sorted(set(settings) - set(inspect.signature(OPTIMIZERS[name]).parameters))
     if refused:
-        raise base.InputError(f"{refused[0]} is a setting of the optimizer lars; got {name}. Leave it at its default.")
+        owner = _OWN_SETTINGS[refused[0]][0]
+        raise base.InputError(
+            f"{refused[0]} is a setting of the optimizer {owner}; got {name}. Leave it at its default."
+        )
     if not constant_rate_for:
         return OPTIMIZERS[name](learning_rate, **settings)
     rates = {"scheduled": learning_rate, "constant": _first_rate(learning_rate)}

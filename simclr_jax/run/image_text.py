@@ -40,11 +40,11 @@ def make_embed_texts(workdir: pathlib.Path, config: Mapping[str, Any], params: M
         )
     tokenizer = texts.open_tokenizer(workdir, config)
     trees = jax.device_get({name: params[name] for name in _OF_TEXTS})
-    project = _make_project_texts(config)
+    project = make_project_texts(config)
     return lambda sentences: project(trees, tokenizer.encode(sentences))
 
 
-def _make_project_texts(
+def make_project_texts(
     config: Mapping[str, Any], *, mesh: Mesh | None = None
 ) -> Callable[[base.PyTree, np.ndarray], np.ndarray]:
     """(parameters of texts, tokens int32 [M, L]) -> projections float32 [M, d], on `mesh` if they lie there."""
@@ -128,7 +128,7 @@ def make_measure_recall(
     made = config_lib.call(data.make_tokenizer, config, "text", kept=tokenizer)
     sentences, owners = flat_texts(shown.texts)
     tokens = made.encode(sentences)
-    project_texts = _make_project_texts(config, mesh=mesh)
+    project_texts = make_project_texts(config, mesh=mesh)
     project = jax.jit(clip.project, out_shardings=sharding.replicated(mesh))
 
     def measure(state: base.TrainState) -> dict[str, float]:
