@@ -4,6 +4,7 @@
     python benchmarks/methods_table.py --only byol swav --seeds 3
     python benchmarks/methods_table.py --data_name tfds:cifar10/jpeg --data_dir FOLDER --train_split "train[:20%]"
     python benchmarks/methods_table.py --page docs/history.md ...       # told by years, with a picture
+    python benchmarks/methods_table.py --peers_python PYTHON --seeds 3 --only simclr byol barlow_twins  # and lightly's
 
 Encoder, views, optimizer, schedule, batch and number of images are those of `configs/demo.py` for all methods; heads
 are scaled to its narrow encoder. It shows that each method learns, not which one is best: see docs/methods.md. Every
@@ -11,7 +12,9 @@ row is kept in --rows as soon as it is made and is not made again while its sett
 """
 
 import argparse
+import collections
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -21,7 +24,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -30,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 
-from benchmarks import kept_rows, methods_story, timing
+from benchmarks import kept_rows, methods_lightly, methods_story, timing
 from benchmarks import page as page_lib
 from simclr_jax import base, data, methods, models, probes, units
 from simclr_jax.distributed import sharding
@@ -44,7 +47,8 @@ STEM = "methods_table"
 MARGIN = 10.0  # points above the untrained network
 SHARES = {"10 %": 0.1, "100 %": 1.0}
 COLUMNS = tuple(f"{probe} {share}" for share in SHARES for probe in ("kNN", "linear"))
-Scored = Callable[[base.PyTree | None], dict[str, float]]
+Rows = list[Mapping[str, Any]]
+Scored = Callable[[base.PyTree | methods_lightly.Features | None], dict[str, float]]
 
 # Heads for an encoder of 128 outputs; queues of some batches, and target networks that follow within some dozen steps.
 _HEAD = {"num_proj_layers": 2, "proj_out_dim": 128}
@@ -185,8 +189,23 @@ def measure(
     }
 
 
+def measure_lightly(
+    name: str, seed: int, asked: Asked, *, known: Sequence[Mapping[str, Any]], scored: Scored, python: str
+) -> Mapping[str, Any]:
+    """lightly's row of a method, with the recipe of ours, as `measure`; RuntimeError if its process fails."""
+    config = make_config(name, seed, asked)
+    what = {**what_of(name, config), "row": methods_lightly.row_name(name)}
+    found = next((row for row in known if kept_rows.are_same(row["what"], what)), None)
+    if found is not None:
+        return found
+    return methods_lightly.measure(what, config, python=python, scored=scored)
+
+
 def make_scored(asked: Asked) -> Scored:
-    """The probes as a function of an encoder's variables, None for the pixels; one compiled encoder serves all."""
+    """The probes as a function of an encoder's variables, None for the pixels; one compiled encoder serves all.
+
+    Features that another program made are scored as they are, if our encoder makes the same with its weights.
+    """
     config = make_config("untrained", 0, asked)
     how = features.evaluation_settings(config)
     encode = features.make_encode(config_lib.call(models.make_encoder, config, "encoder"), **how)
@@ -199,8 +218,12 @@ def make_scored(asked: Asked) -> Scored:
             return image_set.images.reshape(len(image_set.images), -1).astype("float32") / 255
         return encode(variables, image_set)
 
-    def scored(variables: base.PyTree | None) -> dict[str, float]:
-        h, test_h = represent(variables, train_set), represent(variables, test_set)
+    def scored(given: base.PyTree | methods_lightly.Features | None) -> dict[str, float]:
+        if isinstance(given, methods_lightly.Features):
+            methods_lightly.check_twin(encode(given.variables, test_set), given.test)
+            h, test_h = given.train, given.test
+        else:
+            h, test_h = represent(given, train_set), represent(given, test_set)
         accuracy = {}
         for share, fraction in SHARES.items():
             rows = probes.label_subset(train_set.labels, fraction)
@@ -234,16 +257,48 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def about(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the rows were made with, in some lines."""
+    rows = [row for row in rows if row["what"]["row"] in ROWS]
     what, last = rows[-1]["what"], max(rows, key=lambda row: row["facts"]["date"])["facts"]
-    loads, seeds = [row["load"] for row in rows], {row["what"]["seed"] for row in rows}
+    loads, seeds = [row["load"] for row in rows], collections.Counter(row["what"]["row"] for row in rows)
     steps, batch = max(row["num_steps"] for row in rows), what["train"]["batch_size"]
     cpu = f"{sum(row['cpu_seconds'] for row in rows):.0f} s of CPU in all"
     told = [
         page_lib.about(last, hardware=f"two shared CPU cores, load {min(loads):.0f} to {max(loads):.0f}"),
         f"{what['data']['name']}, {what['split']['train']}, {steps} steps of batch {batch}, "
-        f"{units.counted(len(seeds), 'seed')}, {cpu}.",
+        f"{_range(seeds.values())} a row, {cpu}.",
     ]
     return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
+
+
+def _range(counts: Collection[int]) -> str:
+    low, high = min(counts), max(counts)
+    return units.counted(high, "seed") if low == high else f"{low} to {units.counted(high, 'seed')}"
+
+
+def make_all(which: Sequence[tuple[int, str]], asked: Asked, *, path: pathlib.Path, peers_python: str | None) -> Rows:
+    """The rows of `path` with those of (seed, method) made, ours and, with another Python, lightly's."""
+    scored = make_scored(asked) if which else lambda given: {}
+    rows: Rows = json.loads(path.read_text()) if path.exists() else []
+    for seed, name in which:
+        rows = with_row(rows, measure(name, seed, asked, known=rows, scored=scored), path=path)
+        if not peers_python or name not in methods_lightly.NAMES:
+            continue
+        try:
+            row = measure_lightly(name, seed, asked, known=rows, scored=scored, python=peers_python)
+        except RuntimeError as error:
+            print(f"{methods_lightly.row_name(name)} {seed}: {error}", file=sys.stderr, flush=True)
+            continue
+        rows = with_row(rows, row, path=path)
+    return rows
+
+
+def with_row(rows: Rows, row: Mapping[str, Any], *, path: pathlib.Path) -> Rows:
+    """`rows` with a row in the place of that of the same name and seed; kept in the file and told."""
+    which = [(one["what"]["row"], one["what"]["seed"]) for one in (*rows, row)]
+    rows = [*(old for old, of in zip(rows, which, strict=False) if of != which[-1]), row]
+    workdir_lib.write_json(path, rows)
+    print(*which[-1], {key: round(value, 1) for key, value in row["accuracy"].items()}, flush=True)
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -256,6 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train_split", default="train", help="trained on, and what probes learn from")
     parser.add_argument("--num_epochs", type=float, default=1.0)
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--peers_python", help="with torch and lightly: makes lightly's rows of its methods, too")
     parser.add_argument("--rows", type=pathlib.Path, default=KEPT)
     parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="its part between the marks is replaced")
     options: Any = parser.parse_args(arguments)
@@ -265,21 +321,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for name in options.only:
         base.check_choice(name, ROWS, name="--only")
+    if options.peers_python and not shutil.which(options.peers_python):
+        parser.error(f"--peers_python must be a Python with torch and lightly; got {options.peers_python}. Name one.")
     compilation_cache.keep()
-    scored = make_scored(asked) if options.only else lambda variables: {}
-    rows = json.loads(options.rows.read_text()) if options.rows.exists() else []
-    for seed in range(options.seeds):
-        for name in options.only:
-            row = measure(name, seed, asked, known=rows, scored=scored)
-            which = name, seed
-            rows = [*(old for old in rows if (old["what"]["row"], old["what"]["seed"]) != which), row]
-            workdir_lib.write_json(options.rows, rows)
-            print(name, seed, {key: round(value, 1) for key, value in row["accuracy"].items()}, flush=True)
+    which = list(itertools.product(range(options.seeds), options.only))
+    rows = make_all(which, asked, path=options.rows, peers_python=options.peers_python)
     text = render(rows)
     if options.page.name == STORY.name:
         text = f"{about(rows)}\n\n{methods_story.render(rows, COLUMNS)}"
         methods_story.draw(rows, options.page.with_suffix(".svg"))
-    options.page.write_text(page_lib.replace_part(options.page.read_text(), STEM, text))
+    page = page_lib.replace_part(options.page.read_text(), STEM, text)
+    if options.page.name != STORY.name:
+        page = page_lib.replace_part(page, methods_lightly.STEM, methods_lightly.render(rows, COLUMNS))
+    options.page.write_text(page)
     return 0
 
 
