@@ -30,7 +30,9 @@ def job(tmp_path_factory):
     for number in range(NUM_PICTURES):
         Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8)).save(folder / "photos" / f"{number:02d}.png")
     module = models.make_encoder(name="resnet10", width_multiplier=0.0625, stem="cifar")
-    tree = module.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False))
+    # Drawn here, as initialisers take long to compile; variances are above 0.
+    tree = jax.tree.map(lambda x: 0.1 + 0.1 * rng.random(x.shape, np.float32), shapes)
     weights = {"encoder": tree["params"]}, {"encoder": tree["batch_stats"]}
     variables.save(folder / "tiny.safetensors", variables.flatten(*weights))
     flags = [f"--weights={folder / 'tiny.safetensors'}", f"--images={folder / 'photos'}", f"--batch_size={BATCH}"]
