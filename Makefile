@@ -35,7 +35,7 @@ test-all: $(VENV)/.test
 # Several devices and processes against one, and peers that are killed or stopped. Hosts that are cut off, four minutes
 # most of which are waiting, are for `make test-all`, and so are further methods of a kind.
 PROCESSES = tests/distributed/test_sharding.py tests/distributed/test_processes.py tests/distributed/test_signals.py \
-  tests/losses/test_family_on_devices.py
+  tests/distributed/test_shared_embedding.py tests/losses/test_family_on_devices.py
 HOSTS = tests/distributed/test_hosts.py
 MARKS = not rare
 test-processes: $(VENV)/.test

@@ -90,6 +90,8 @@ def duplicates(
     between = "" if second is None else f", between the {len(first.names)} and the {len(second.names)}"
     groups = f"{units.counted(len(found.groups), 'group')} of {units.counted(len(rows), 'picture')}"
     print(f"{groups}{between}; threshold {found.threshold:.4f}")
+    for line in _shares(found):
+        print(line)
     print(f"Pictures with the bytes of another one: {len(found.exact)}")
     if found.pixels:
         print(f"Groups with pictures whose pixels agree, too (correlation {_AGREE} or more): {len(found.agreeing())}")
@@ -97,6 +99,22 @@ def duplicates(
         print("different labels: " + " = ".join(imageset.printable(found.all.names[row], None) for row in group[:4]))
     progress.say(f"Wrote {output} and {page}")
     return 0
+
+
+def _shares(found: _Found) -> list[str]:
+    """Of two sets, how many pictures of each have one in the other; nothing of one set."""
+    if len(found.parts) == 1:
+        return []
+    lines = []
+    for flag, other, first, count in (
+        ("--features", "--others", 0, found.num_first),
+        ("--others", "--features", found.num_first, len(found.all.names) - found.num_first),
+    ):
+        rows = [row for row in found.best if first <= row < first + count]
+        agree = sum(found.pixels.get(row, 0.0) >= _AGREE for row in rows)
+        shares = (f"{number} of {count} ({100 * number / count:.2f} %)" for number in (len(rows), agree))
+        lines.append(f"Pictures of {flag} with one in {other}: {', with pixels that agree '.join(shares)}")
+    return lines
 
 
 def _find(first: feature_file.Embedding, second: feature_file.Embedding | None, threshold: float | None) -> _Found:

@@ -61,6 +61,7 @@ def _add_details(parser: flags.Parser) -> None:
     parser.add_argument("--network", default="", metavar="NAME", help="which one in a file of PyTorch with several")
     parser.add_argument("--split", metavar="NAME", help="of a data set; default test")
     parser.add_argument("--data_dir", type=flags.path, metavar="FOLDER", help="where tfds sets are")
+    flags.add_processes(parser)
 
 
 def main(**values: Any) -> int:

@@ -2,14 +2,25 @@
 
 from typing import Any
 
-from simclr_jax import base, units
-from simclr_jax.run import compilation_cache, embedding, loading, progress
+from simclr_jax import base, distributed, units
+from simclr_jax.run import compilation_cache, embedding, feature_file, loading, progress
+from simclr_jax.run import encoder as encoder_lib
 
 _LOADING = ("checkpoint", "image_size", "resize", "crop_fraction", "normalize", "network", "flag")
+_WORDS = distributed.Words("simclr-jax embed", "picture", "the parts that are written")
 
 
 def embed(
-    *, images: str, output: str, views: int = 1, workdir: str | None = None, weights: str | None = None, **how: Any
+    *,
+    images: str,
+    output: str,
+    views: int = 1,
+    workdir: str | None = None,
+    weights: str | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    **how: Any,
 ) -> int:
     """Writes the features of `images` to `output`; returns the exit status.
 
@@ -19,6 +30,8 @@ def embed(
         views: how many views the features are averaged over.
         workdir: of a run.
         weights: an export or a file of weights; one of the two is given.
+        coordinator, num_processes, process_id: of a job of several processes, each of which calls this with the same
+            arguments but for the last; see `distributed.join`.
         how: `checkpoint`, `image_size`, `resize`, `crop_fraction`, `normalize`, `network` and `flag` of `loading.load`;
             the others go to `Encoder.embed`.
 
@@ -30,9 +43,19 @@ def embed(
     if (workdir is None) == (weights is None):
         got = "neither" if workdir is None else "both"
         raise base.InputError(f"An encoder comes from one of --workdir=RUN and --weights=FILE; got {got}. Give one.")
-    source = workdir or weights or ""
-    encoder = loading.load(source, **{name: how.pop(name) for name in _LOADING if name in how})
-    found = encoder.embed(images, output=output, num_views=views, show=True, **how)
+    with distributed.join(
+        coordinator=coordinator, num_processes=num_processes, process_id=process_id, words=_WORDS
+    ) as peers:
+        if not peers.is_main:
+            progress.mute()
+        encoder = loading.load(workdir or weights or "", **{name: how.pop(name) for name in _LOADING if name in how})
+        found = encoder.embed(images, output=output, num_views=views, show=True, peers=peers, **how)
+    if peers.is_main:
+        _tell(output, encoder, found)
+    return 0
+
+
+def _tell(output: str, encoder: encoder_lib.Encoder, found: feature_file.Embedding) -> None:
     embedding.tell_skipped(found.meta["skipped"])
     rows, width = found.features.shape
     print(
@@ -40,4 +63,3 @@ def embed(
     )
     print(f"weights {encoder.fingerprint[:12]}, layer {found.meta['layer']}, protocol {found.meta['protocol']}")
     print("Next: simclr-jax explore, search, duplicates, select, cluster or probe, each with --features=FILE")
-    return 0

@@ -232,6 +232,24 @@ def add_checkpoint(parser: Parser) -> None:
     )
 
 
+def add_processes(parser: Parser) -> None:
+    """Adds the flags that say which process of which job this is, as `distributed.join` takes them."""
+    parser.add_argument("--coordinator", metavar="ADDR", help="HOST:PORT of process 0, in a job of several processes")
+    parser.add_argument(
+        "--num_processes",
+        type=whole_number(1, such_as=2),
+        metavar="N",
+        help="in how many processes the same command is started",
+    )
+    parser.add_argument(
+        "--process_id",
+        type=whole_number(0, such_as=0),
+        metavar="I",
+        help="which one this is, from 0; on TPU pods, SLURM, Kubernetes and Open MPI all three are found "
+        "(docs/scaling.md)",
+    )
+
+
 def add_devices(parser: Parser, what: str) -> None:
     """The flags --device_kind and --devices, of hardware that need not be here; `what` explains the number."""
     kinds = "%(choices)s; default %(default)s"

@@ -21,20 +21,7 @@ where it stopped. Ctrl-C or SIGTERM saves and stops.""",
         metavar="N",
         help="N runs of seeds config.seed, config.seed + 1 ..., in FOLDER/seed-...",
     )
-    parser.add_argument("--coordinator", metavar="ADDR", help="HOST:PORT of process 0, in a job of several processes")
-    parser.add_argument(
-        "--num_processes",
-        type=flags.whole_number(1, such_as=2),
-        metavar="N",
-        help="in how many processes the same command is started",
-    )
-    parser.add_argument(
-        "--process_id",
-        type=flags.whole_number(0, such_as=0),
-        metavar="I",
-        help="which one this is, from 0; on TPU pods, SLURM, Kubernetes and Open MPI all three are found "
-        "(docs/scaling.md)",
-    )
+    flags.add_processes(parser)
     policies = flags.one_of("stop", "skip", "rollback")
     what = "where loss, gradient or state is NaN: %(choices)s (docs/reliability.md); default %(default)s"
     parser.add_argument("--on_nonfinite", default="stop", metavar="WHAT", help=what, **policies)

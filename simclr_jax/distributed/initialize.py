@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from simclr_jax import base
-from simclr_jax.distributed import cluster, peers, roll_call
+from simclr_jax.distributed import cluster, liveness, peers, roll_call
 from simclr_jax.distributed.peers import Peers
 from simclr_jax.distributed.roll_call import TIMEOUT_VARIABLE
 
@@ -32,6 +32,7 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
     say: Callable[[str], None] = print,
+    words: liveness.Words = liveness.TRAINING,
 ) -> Peers:
     """Connects this process with the others of its job, before any device is touched; alone it does nothing.
 
@@ -40,6 +41,7 @@ def join(
         num_processes: flag.
         process_id: flag.
         say: shows a line to the user, for `Peers`.
+        words: what lines call the program.
 
     Raises:
         base.InputError: see `find_job`; the coordinator's name means this host only though there are several; a
@@ -56,7 +58,7 @@ def join(
         return Peers(0, 1)
     seconds = _timeout()
     if job.coordinator is None or job.num_processes is None or job.process_id is None:
-        _initialize_by_jax(job, seconds)
+        _initialize_by_jax(job, seconds, words)
     else:
         host, port = _split(job.coordinator)
         bind = f"{'[::1]' if ':' in host else '127.0.0.1'}:{port}" if _is_loopback(host, job) else None
@@ -66,17 +68,17 @@ def join(
             process_id=job.process_id,
             seconds=seconds,
             only_loopback=_only_loopback(host),
-            say=lambda line: print(f"simclr-jax train: {line}", file=sys.stderr, flush=True),
+            say=lambda line: print(f"{words.program}: {line}", file=sys.stderr, flush=True),
         )
         # Everything is known, and after the roll call all processes run.
         known = {"cluster_detection_method": "deactivate", "coordinator_bind_address": bind}
-        _initialize(job, seconds, local_device_ids=job.local_device_ids, **known)
-    return Peers(jax.process_index(), jax.process_count(), say=say)
+        _initialize(job, seconds, words, local_device_ids=job.local_device_ids, **known)
+    return Peers(jax.process_index(), jax.process_count(), say=say, words=words)
 
 
-def _initialize(job: cluster.Job, seconds: float, **detection: Any) -> None:
+def _initialize(job: cluster.Job, seconds: float, words: liveness.Words, **detection: Any) -> None:
     """Starts JAX's connection; what is not known is found as `detection` says."""
-    with _limited(job, seconds):
+    with _limited(job, seconds, words):
         jax.distributed.initialize(
             coordinator_address=job.coordinator,
             num_processes=job.num_processes,
@@ -87,10 +89,10 @@ def _initialize(job: cluster.Job, seconds: float, **detection: Any) -> None:
         )
 
 
-def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
+def _initialize_by_jax(job: cluster.Job, seconds: float, words: liveness.Words) -> None:
     """Starts JAX's connection with JAX's own detection, for launchers whose answer needs the network."""
     try:
-        _initialize(job, seconds, cluster_detection_method=job.launcher)
+        _initialize(job, seconds, words, cluster_detection_method=job.launcher)
     except Exception as error:  # whatever an HTTP library or Kubernetes' client raises
         reason = " ".join(str(error).split())[:200]
         raise base.InputError(
@@ -100,13 +102,13 @@ def _initialize_by_jax(job: cluster.Job, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _limited(job: cluster.Job, seconds: float) -> Iterator[None]:
+def _limited(job: cluster.Job, seconds: float, words: liveness.Words) -> Iterator[None]:
     """A context for JAX's connection, in which this process ends with our line once it lasts longer.
 
     JAX's handler of SIGTERM, which only notes the signal, is left out: it would take the place of ours.
     """
     jax.config.update("jax_enable_preemption_service", False)
-    timer = threading.Timer(seconds, _give_up, (job.launcher, seconds))
+    timer = threading.Timer(seconds, _give_up, (words.program, job.launcher, seconds))
     timer.daemon = True
     timer.start()
     try:
@@ -119,10 +121,10 @@ def _heartbeat_seconds() -> int:
     return max(_HEARTBEAT_SECONDS, int(2 * (peers.stuck_limit() or 0)))
 
 
-def _give_up(launcher: str, seconds: float) -> None:
+def _give_up(program: str, launcher: str, seconds: float) -> None:
     """Ends a process that hangs in JAX's connection, as nothing else can interrupt it."""
     print(
-        f"simclr-jax train: The processes of this job ({launcher}) did not all come within {seconds:.0f} s. Look at "
+        f"{program}: The processes of this job ({launcher}) did not all come within {seconds:.0f} s. Look at "
         f"the output of the others, or set {TIMEOUT_VARIABLE}.",
         flush=True,
     )

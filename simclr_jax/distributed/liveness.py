@@ -25,6 +25,17 @@ class State(NamedTuple):
     beat: int
 
 
+class Words(NamedTuple):
+    """What lines for the user call the program and its unit of work, and what a job that was ended goes on from."""
+
+    program: str
+    unit: str
+    kept: str
+
+
+TRAINING = Words("simclr-jax train", "update", "the newest checkpoint")
+
+
 class Beats:
     """When something new was last heard of each process; one thread hears, another one asks."""
 

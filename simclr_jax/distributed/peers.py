@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from simclr_jax import base
-from simclr_jax.distributed import liveness
+from simclr_jax.distributed import liveness, meetings
 
 EXIT_PEER_LOST = 4
 
@@ -47,14 +47,24 @@ class Peers:
 
     index: of this process; process 0 writes metrics, results and config.
     count: of all processes. With 1, every method returns at once and no thread runs.
+    obey: for a program that has something to save when another process was stopped: called with the signal's number by
+        `at` and `exchange`, and raises. None to end at once.
 
     Raises:
         base.InputError: STUCK_VARIABLE is no number of seconds.
     """
 
-    def __init__(self, index: int, count: int, *, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        index: int,
+        count: int,
+        *,
+        say: Callable[[str], None] = print,
+        words: liveness.Words = liveness.TRAINING,
+    ):
         self.index, self.count = index, count
-        self._say, self._round = say, 0
+        self.obey: Callable[[int], None] | None = None
+        self._say, self._words, self._told = say, words, 0
         self._since: float | None = None
         self._times, self._what, self._step = 1.0, "update", 0
         self._lasted = {what: collections.deque[float](maxlen=_MOST_REMEMBERED) for what in _FIRST_WAITS}
@@ -65,6 +75,7 @@ class Peers:
         self._left, self._ending = threading.Event(), threading.Lock()
         if count > 1:
             self._store = _store()
+            self._meetings = meetings.Meetings(index, count, self._store)
             threading.Thread(target=self._listen, name="peers", daemon=True).start()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -74,48 +85,9 @@ class Peers:
         return self.index == 0
 
     def agree(self, facts: Mapping[str, Any], *, seconds: float = 120.0) -> None:
-        """Returns when all processes have come here with the same facts.
-
-        Args:
-            facts: JSON values by name.
-            seconds: how long the slowest process may take.
-
-        Raises:
-            base.InputError: the same line in all of them: which process, on which host, has which other value; or who
-                did not come.
-        """
-        if self.count == 1:
-            return
-        self._round += 1
-        key = f"simclr/agree/{self._round}"
-        mine = json.dumps({"host": platform.node(), "facts": dict(facts)}, sort_keys=True)
-        self._store.key_value_set(f"{key}/{self.index}", mine)
-        if self.is_main:
-            self._store.key_value_set(f"{key}/verdict", self._compare(key, json.loads(mine), seconds))
-        try:
-            verdict = self._store.blocking_key_value_get(f"{key}/verdict", int((seconds + 10) * 1000))
-        except jax.errors.JaxRuntimeError as error:
-            raise base.InputError(f"All processes must meet within {seconds:.0f} s; process 0 did not come.") from error
-        if verdict != "same":
-            raise base.InputError(verdict)
-
-    def _compare(self, key: str, mine: Mapping[str, Any], seconds: float) -> str:
-        """Process 0's verdict: "same", or the line that says what differs where."""
-        deadline = time.monotonic() + seconds
-        for index in range(1, self.count):
-            left = max(deadline - time.monotonic(), 0.1)
-            try:
-                theirs = json.loads(self._store.blocking_key_value_get(f"{key}/{index}", int(left * 1000)))
-            except jax.errors.JaxRuntimeError:
-                return f"All processes must meet within {seconds:.0f} s; process {index} did not come. See its output."
-            for name in sorted(mine["facts"].keys() | theirs["facts"].keys()):
-                here, there = (side["facts"].get(name, "absent") for side in (mine, theirs))
-                if here != there:
-                    return (
-                        f"{name} must be the same in all processes; got {there!r} in process {index} on "
-                        f"{theirs['host']} and {here!r} in process 0 on {mine['host']}. Start all of them alike."
-                    )
-        return "same"
+        """Returns when all processes have come here with the same facts; see `meetings.Meetings.agree`."""
+        if self.count > 1:
+            self._meetings.agree(facts, seconds=seconds)
 
     def any(self, flag: bool, *, seconds: float = 600.0) -> bool:
         """Whether `flag` is true in any process; all of them call it, and all wait for the slowest.
@@ -123,18 +95,31 @@ class Peers:
         Raises:
             base.InputError: a process did not come.
         """
+        return flag if self.count == 1 else self._meetings.any(flag, seconds=seconds)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What every process brings, a JSON value, in the order of their numbers; all call it, and all wait for all.
+
+        The wait lasts as long as those that have not come say that they get on, by `at`: without news for an hour, or
+        for ten times STUCK_VARIABLE, they are taken for stuck.
+
+        Raises:
+            base.InputError: who is.
+        """
         if self.count == 1:
-            return flag
-        self._round += 1
-        key = f"simclr/any/{self._round}"
-        if flag:
-            self._store.key_value_set(f"{key}/{self.index}", "yes")
-        try:
-            self._store.wait_at_barrier(f"{key}/all", int(seconds * 1000))
-        except jax.errors.JaxRuntimeError as error:
-            reason = base.one_line(error, 200)
-            raise base.InputError(f"All processes must meet within {seconds:.0f} s; {reason}") from error
-        return bool(self._store.key_value_dir_get(key))
+            return [value]
+        seconds = _FIRST_SECONDS if self._limit is None else _EVALUATION_TIMES * self._limit
+        return self._meetings.exchange(value, seconds=seconds, news=self._steps, interval=self._interval)
+
+    def at(self, step: int) -> None:
+        """Says how far this process is, for the others and for lines about what went wrong."""
+        self._step = step
+        if self._told and self.obey is not None:
+            self.obey(self._told)
+
+    def _steps(self) -> dict[int, int]:
+        self.at(self._step)
+        return {index: state.step for index, state in self._read_states().items()}
 
     @contextlib.contextmanager
     def waiting(self, step: int, *, times: float = 1.0, what: str = "update") -> Iterator[None]:
@@ -186,16 +171,16 @@ class Peers:
     def _leave(self, error: BaseException) -> None:
         """Prints what has happened, informs the others and ends this process."""
         short = base.one_line(error, 200)
-        status, line = 2, f"simclr-jax train: {error}"
+        status, line = 2, f"{self._words.program}: {error}"
         if isinstance(error, KeyboardInterrupt):
             number = getattr(error, "number", signal.SIGINT)
-            status, line = 128 + number, f"simclr-jax train: stopped by {signal.Signals(number).name}."
+            status, line = 128 + number, f"{self._words.program}: stopped by {signal.Signals(number).name}."
         elif liveness.is_loss(error):
             status, line = (
                 EXIT_PEER_LOST,
                 (
-                    f"simclr-jax train: another process was lost at update {self._step} ({short}). Its own output says "
-                    "why; the same command goes on from the newest checkpoint."
+                    f"{self._words.program}: another process was lost at {self._words.unit} {self._step} ({short}). "
+                    f"Its own output says why; the same command goes on from {self._words.kept}."
                 ),
             )
         elif not isinstance(error, base.InputError):
@@ -259,7 +244,11 @@ class Peers:
         if self._left.is_set():
             return
         who = f"process {news['index']} on {news['host']} {'was stopped' if news['status'] > 128 else 'failed'}"
-        print(f"simclr-jax train: ended because {who}: {news['line']}", file=sys.stderr, flush=True)
+        print(f"{self._words.program}: ended because {who}: {news['line']}", file=sys.stderr, flush=True)
+        if self.obey is not None and news["status"] > 128:
+            self._told = news["status"] - 128
+            self._left.set()
+            return
         self._wait_until_heard()
         _end(news["status"])
 
@@ -270,7 +259,7 @@ class Peers:
         now = self._states() if before else {}
         line = f"waited {seconds:.0f} s for {self._what} {self._step} (limit: {STUCK_VARIABLE}); "
         line += liveness.who_is_stuck(before, now, count=self.count, mine=self.index)
-        print(f"simclr-jax train: {line}", file=sys.stderr, flush=True)
+        print(f"{self._words.program}: {line}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         if now:
             self._tell(EXIT_PEER_LOST, line)
@@ -280,10 +269,11 @@ class Peers:
         """Prints of whom nothing was heard, in whichever phase this process is, and ends it."""
         who = ", ".join(f"process {index}" for index in sorted(silent)[:8])
         line = (
-            f"nothing was heard of {who} for {max(silent.values()):.0f} s (limit: {STUCK_VARIABLE}), at update "
-            f"{self._step}. Its host or the network is down; the same command goes on from the newest checkpoint."
+            f"nothing was heard of {who} for {max(silent.values()):.0f} s (limit: {STUCK_VARIABLE}), at "
+            f"{self._words.unit} {self._step}. It was killed, or its host or the network is down; the same command "
+            f"goes on from {self._words.kept}."
         )
-        self.end(EXIT_PEER_LOST, f"simclr-jax train: {line}")
+        self.end(EXIT_PEER_LOST, f"{self._words.program}: {line}")
 
     def _read_states(self) -> dict[int, liveness.State]:
         found = self._store.key_value_dir_get("simclr/step")

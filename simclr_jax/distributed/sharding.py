@@ -37,6 +37,11 @@ def make_mesh(num_devices: int | None = None, *, devices: Sequence[jax.Device] |
     return Mesh(np.asarray(list(devices)[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
+def make_local_mesh() -> Mesh:
+    """A mesh over the devices of this process, for what every process does by itself, such as embedding its share."""
+    return make_mesh(devices=jax.local_devices())
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The placement of values that are equal on all devices."""
     return NamedSharding(mesh, PartitionSpec())

@@ -28,7 +28,6 @@ DTYPES = ("float32", "float16")
 _STEP = 64  # canvases come in steps of so many pixels, so that few of them need a program of their own
 _SAVE_SECONDS, _SAVE_ROWS = 30.0, 8192  # after which is saved, whichever comes first
 _READY_SECONDS = 0.001  # between two looks whether the device is ready
-_SECONDS = 5.0  # between two lines of progress
 
 EncodeBatch = Callable[[np.ndarray, np.ndarray], "base.Array | np.ndarray"]
 
@@ -110,6 +109,11 @@ class Job(NamedTuple):
     dtype: str
     stamp: Mapping[str, Any]
 
+    def batches(self) -> list[range]:
+        """The pictures of every batch; a picture's batch, and so its features' bits, never depend on who embeds it."""
+        count, size = len(self.pictures.ids), self.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
 
 class _Encoded(NamedTuple):
     """A batch on its way: its pictures, a line in place of each damaged one, and the features of the good ones."""
@@ -136,20 +140,24 @@ def embed_parts(job: Job, folder: pathlib.Path | None, *, show: bool) -> parts_l
     before = parts.num_done()
     if before and show:
         progress.say(f"Going on: {before} of {units.counted(count, 'picture')} are there already.")
-    batches = [range(start, min(start + job.batch_size, count)) for start in range(0, count, job.batch_size)]
     try:
-        _compute(job, parts.missing(batches), parts, report=_Reporter(count, done=before, show=show))
+        compute(job, parts.missing(job.batches()), parts, report=progress.Reporter(count, done=before, show=show))
     except KeyboardInterrupt:
         if folder is not None and show:
             kept = f"{parts.num_done()} of {units.counted(count, 'picture')}"
             progress.say(f"{kept} are kept in {folder}; the same command goes on from there.")
         raise
+    check_some(job, parts)
+    return parts
+
+
+def check_some(job: Job, parts: parts_lib.Parts) -> None:
+    """Raises InputError unless a picture could be read."""
     if not parts.num_rows():
         raise base.InputError(
             f"images must hold at least one picture that can be read; {job.pictures.title} has none of "
-            f"{count}: {'; '.join(parts.skipped()[:3])}."
+            f"{len(job.pictures.ids)}: {'; '.join(parts.skipped()[:3])}."
         )
-    return parts
 
 
 def collect(
@@ -171,15 +179,25 @@ def collect(
         rows = feature_file.Rows(*map(np.concatenate, zip(*parts, strict=True)))
         return feature_file.as_embedding(rows, {**meta, "skipped": parts.skipped()})
     check_output(output)
-    folder = pathlib.Path(f"{os.path.realpath(output)}.parts")
+    folder = parts_folder(output)
     atomic_files.make_folder(folder, flag="--output")
-    rule, remedy = "One process at a time may write an output", "Wait for it, stop it, or use another --output."
-    with locking.only_process(folder, flag="--output", rule=rule, remedy=remedy):
+    with hold_parts(folder):
         parts = embed_parts(job, folder, show=show)
         meta = {**meta, "skipped": parts.skipped()}
         feature_file.save(output, parts, meta=meta, num_rows=parts.num_rows())
         shutil.rmtree(folder, ignore_errors=True)
     return feature_file.load(output, flag="output")
+
+
+def parts_folder(output: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the parts of an output lie until it is written."""
+    return pathlib.Path(f"{os.path.realpath(output)}.parts")
+
+
+def hold_parts(folder: pathlib.Path, *, index: int = 0) -> contextlib.AbstractContextManager[None]:
+    """Holds the parts of an output, by process `index` of a job; see `locking.only_process`."""
+    rule, remedy = "One process at a time may write an output", "Wait for it, stop it, or use another --output."
+    return locking.only_process(folder, flag="--output", rule=rule, remedy=remedy, index=index)
 
 
 def tell_skipped(skipped: Sequence[str]) -> None:
@@ -195,28 +213,7 @@ def check_output(output: str | os.PathLike[str]) -> None:
     atomic_files.check_target(output)
 
 
-class _Reporter:
-    """Lines on stderr: how many pictures are done, how fast, and how long the rest takes."""
-
-    def __init__(self, total: int, *, done: int, show: bool):
-        self._total, self._done, self._show = total, done, show
-        self._meter: progress.Meter | None = None
-        self._said = time.perf_counter()
-
-    def count(self, pictures: int) -> None:
-        """Some more are done."""
-        self._done += pictures
-        if self._meter is None:  # the first batch compiled the program
-            self._meter = progress.Meter(done=self._done, total=self._total)
-        elif time.perf_counter() - self._said >= _SECONDS and self._show:
-            rate, left = self._meter.read(self._done)
-            self._said = time.perf_counter()
-            progress.say(
-                f"{self._done} of {self._total} pictures  {rate:.1f} pictures/s  left {units.duration(round(left))}"
-            )
-
-
-def _compute(job: Job, batches: list[range], parts: parts_lib.Parts, *, report: _Reporter) -> None:
+def compute(job: Job, batches: list[range], parts: parts_lib.Parts, *, report: progress.Reporter) -> None:
     """Keeps the parts of the batches: threads decode ahead, and the device works on a batch while the next is
     stacked."""
     num_threads = min(16, os.cpu_count() or 1)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from simclr_jax import augment, base, data
+from simclr_jax import augment, base, data, distributed
 from simclr_jax.augment import eval_views, pixels
 from simclr_jax.data import imageset
 from simclr_jax.distributed import sharding
 from simclr_jax.interop import variables
 from simclr_jax.models import heads
-from simclr_jax.run import embedding, feature_file, paths, progress
+from simclr_jax.run import embedding, embedding_shares, feature_file, paths, progress
 
 RESIZES = ("tf2", "tf1", *eval_views.FILTERS)
 _BATCH = 64
@@ -116,6 +116,7 @@ class Encoder:
         dtype: str = "float32",
         canvas_size: int | None = None,
         show: bool = False,
+        peers: distributed.Peers | None = None,
     ) -> feature_file.Embedding:
         """The features of all pictures in a folder, in class folders or not; or of a data set by its name.
 
@@ -134,6 +135,7 @@ class Encoder:
             canvas_size: pixels of the longest side that pictures are shrunk to before they are cropped; None for
                 the encoder's own. Pillow's resizing takes pictures whole.
             show: whether stderr gets a line of what was found, and lines of progress.
+            peers: the processes of a job, all of which call this: each embeds its share, and all get the same.
 
         Raises:
             InputError: no such folder or set, nothing in it can be read, the output cannot be written, or a canvas_size
@@ -158,6 +160,8 @@ class Encoder:
         origin |= {"canvas_size": canvas_size, "pictures": pictures.key}
         origin |= {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         meta = {**made_by, **origin, "class_names": list(pictures.class_names)}
+        if peers is not None and peers.count > 1:
+            return embedding_shares.collect(job, meta, output=output, show=show, peers=peers)
         return embedding.collect(job, meta, output=output, show=show)
 
     def settings(self) -> dict[str, Any]:
@@ -188,7 +192,7 @@ class Encoder:
         selector = self._selector(layer)
         encode = _make_encode(self.module, self.head if selector else None, selector, how=how)
         tree = {"encoder": self.variables, "head": self.head_variables if selector else {}}
-        mesh = sharding.make_mesh()
+        mesh = sharding.make_local_mesh()
         return lambda images, sizes: encode(tree, sharding.put_rows(mesh, images), sharding.put_rows(mesh, sizes))
 
     def encode_places(self, how: embedding.Preparation, batch_size: int) -> embedding.EncodeBatch:
@@ -197,7 +201,7 @@ class Encoder:
         Its mean over places is h.
         """
         encode = _make_encode_places(self.module, how=how)
-        mesh = sharding.make_mesh()
+        mesh = sharding.make_local_mesh()
         return lambda images, sizes: encode(
             self.variables, sharding.put_rows(mesh, images), sharding.put_rows(mesh, sizes)
         )
@@ -229,7 +233,7 @@ def _make_encode(
     how: embedding.Preparation,
 ) -> Any:
     """One compiled function for all calls of an encoder: (variables, images, sizes) -> the mean of its views' h."""
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_local_mesh()
     view_rows = _make_view_rows(how)
 
     def encode(trees: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
@@ -251,12 +255,12 @@ def _make_view_rows(how: embedding.Preparation) -> Any:
 
     else:
         make_views = augment.make_eval_views(image_size=how.size, resize=how.resize, num_views=how.num_views)
-    return sharding.map_rows(make_views, sharding.make_mesh(), row_args=(True, True))
+    return sharding.map_rows(make_views, sharding.make_local_mesh(), row_args=(True, True))
 
 
 @functools.lru_cache(maxsize=2)
 def _make_encode_places(module: nn.Module, *, how: embedding.Preparation) -> Any:
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_local_mesh()
     view_rows = _make_view_rows(how)
 
     def encode(tree: base.PyTree, images: base.Array, sizes: base.Array) -> base.Array:
@@ -282,7 +286,7 @@ def _last_group(module: nn.Module, tree: Mapping[str, Any], views: base.Array) -
 
 def rounded(batch_size: int) -> int:
     """A batch size, rounded up so that every device has as many rows."""
-    devices = sharding.make_mesh().size
+    devices = sharding.make_local_mesh().size
     return -(-batch_size // devices) * devices
 
 

@@ -7,7 +7,7 @@ through before it is believed: a torn or damaged part is removed and made again.
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,23 +89,33 @@ class Parts:
         if not is_same:
             atomic_files.write_bytes(plan, content)
 
+    def take_in(self, spans: Iterable[range]) -> None:
+        """Adds parts that another process of the job has written into the folder.
+
+        Raises:
+            base.InputError: one is not there, or damaged.
+        """
+        for span in spans:
+            self._note(span, self._read_sure(span))
+
+    def spans(self) -> list[range]:
+        """The pictures of every part, in order."""
+        return [range(start, kept.stop) for start, kept in sorted(self._kept.items())]
+
     def num_done(self) -> int:
         """How many pictures have passed, damaged ones among them."""
         return sum(kept.stop - start for start, kept in self._kept.items())
 
     def missing(self, batches: list[range]) -> list[range]:
         """The batches that are in no part."""
-        done = np.zeros(batches[-1].stop if batches else 0, bool)
-        for start, kept in self._kept.items():
-            done[start : kept.stop] = True
-        return [batch for batch in batches if not done[batch.start]]
+        return without(batches, self.spans())
 
     def __iter__(self) -> Iterator[feature_file.Rows]:
         for start, kept in sorted(self._kept.items()):
             if kept.num_rows:
-                yield kept.rows or self._read_again(range(start, kept.stop))
+                yield kept.rows or self._read_sure(range(start, kept.stop)).rows
 
-    def _read_again(self, span: range) -> feature_file.Rows:
+    def _read_sure(self, span: range) -> Part:
         assert self._folder is not None
         path = self._folder / f"part-{span.start:09d}-{span.stop:09d}.npz"
         part = _read(path, span)
@@ -114,7 +124,7 @@ class Parts:
                 f"The parts of a job must stay as they are until it is done; {path} has changed. Give the same command "
                 "again: only this part is made anew."
             )
-        return part.rows
+        return part
 
     def num_rows(self) -> int:
         """How many pictures could be read."""
@@ -123,6 +133,14 @@ class Parts:
     def skipped(self) -> list[str]:
         """A line for every damaged picture."""
         return [line for _, kept in sorted(self._kept.items()) for line in kept.skipped]
+
+
+def without(batches: list[range], spans: Iterable[range]) -> list[range]:
+    """The batches that are in none of these spans."""
+    done = np.zeros(batches[-1].stop if batches else 0, bool)
+    for span in spans:
+        done[span.start : span.stop] = True
+    return [batch for batch in batches if not done[batch.start]]
 
 
 def _listed(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, range]]:

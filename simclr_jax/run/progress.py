@@ -11,6 +11,7 @@ from typing import Any
 from simclr_jax import base, units
 
 _muted = threading.Event()
+_LINE_SECONDS = 5.0  # between two lines of a long job of pictures
 
 
 class Meter:
@@ -32,6 +33,26 @@ class Meter:
         start = time.perf_counter()
         yield
         self._time += time.perf_counter() - start
+
+
+class Reporter:
+    """Lines on stderr: how many pictures are done, how fast, and how long the rest takes; `note` hears the first."""
+
+    def __init__(self, total: int, *, done: int, show: bool, note: Callable[[int], None] = lambda done: None):
+        self._total, self._done, self._show, self._note = total, done, show, note
+        self._meter: Meter | None = None
+        self._said = time.perf_counter()
+
+    def count(self, pictures: int) -> None:
+        """Some more are done."""
+        self._done += pictures
+        self._note(self._done)
+        if self._meter is None:  # the first batch compiled the program
+            self._meter = Meter(done=self._done, total=self._total)
+        elif time.perf_counter() - self._said >= _LINE_SECONDS and self._show:
+            rate, left = self._meter.read(self._done)
+            self._said = time.perf_counter()
+            say(f"{self._done} of {self._total} pictures  {rate:.1f} pictures/s  left {units.duration(round(left))}")
 
 
 def training_line(row: Mapping[str, float], *, num_steps: int, seconds_left: float) -> str:

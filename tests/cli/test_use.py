@@ -109,6 +109,9 @@ def test_duplicates_are_found_with_their_labels_within_a_set_and_between_two(run
     assert "Different labels: 1 group<" in page and "equal bytes, pixels 1.00" in page and "<svg" in page
     lines, _ = run("duplicates", "--features=f.npz", "--others=f.npz", "--threshold=0.9999")
     assert "between the 25 and the 25" in lines[0]
+    every = "25 of 25 (100.00 %)"
+    assert lines[1] == f"Pictures of --features with one in --others: {every}, with pixels that agree {every}"
+    assert lines[2].startswith("Pictures of --others with one in --features: 25 of 25 (100.00 %)")
     found = feature_file.load(place / "f.npz")
     rows = feature_file.Rows(*(np.asarray(getattr(found, name)) for name in feature_file.Rows._fields))
     for name, value in (("layer", "z"), ("protocol", "fit256.tf2.8.views2")):
