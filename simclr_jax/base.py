@@ -8,6 +8,7 @@ do without.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
@@ -68,6 +69,18 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 def plain(text: str) -> str:
     """Text for a terminal, on as many lines as it has: other controls than newlines and tabs are escaped."""
     return text.translate(_CONTROLS)
+
+
+def parse_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value of JSON text from a file, which anybody may have written.
+
+    Raises:
+        ValueError: it is not JSON, not in UTF-8, or lists lie in lists by the thousand (a RecursionError by itself).
+    """
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except RecursionError as error:
+        raise ValueError("its lists lie in lists without end") from error
 
 
 # What Python has in the place of bytes of a name that are not UTF-8, and other halves of letters.

@@ -116,3 +116,12 @@ def test_prose_is_wrapped_at_120(page):
     text = re.sub(r"(?s)```.*?```|<!-- \S+: from here on.*?<!-- end of", "", page.read_text())
     prose = [line for line in text.splitlines() if not line.startswith(("|", "<", "![", "    ", "#"))]
     assert page.name in WRITTEN or [line for line in prose if len(line) > 120 and " " in line[2:]] == []
+
+
+def test_json_of_files_is_read_by_one_function():
+    # Lists in lists by the thousand are a RecursionError for `json`, which readers of damaged files forget.
+    among_ourselves = {"simclr_jax.base", "simclr_jax.planning.aot", "simclr_jax.distributed.peers"}
+    for module, path in MODULES.items():
+        if module not in among_ourselves:
+            found = re.search(r"json\.loads?\((?!json\.dumps)", path.read_text())
+            assert not found, f"{module} reads JSON by itself: use base.parse_json"

@@ -99,7 +99,7 @@ def read_table(path: str) -> dict[str, dict[str, str]]:
     key = next((name for name in tables.KEYS if name in heads), None)
     columns = [name for name in heads if name not in tables.KEYS][:_MAX_COLUMNS]
     if key is None or not columns:
-        got = ", ".join(heads) or "nothing"
+        got = base.one_line(", ".join(heads), 120) or "nothing"
         raise base.InputError(f"--table must be a CSV with the column path (or id) and others; {path} has {got}.")
     return {row[key]: {name: (row[name] or "").strip() for name in columns} for row in rows if row[key]}
 

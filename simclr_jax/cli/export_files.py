@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.util
 import inspect
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -303,8 +302,8 @@ def _check_target(target: pathlib.Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     ours = set()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        content = json.loads((target / card.CARD).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = base.parse_json((target / card.CARD).read_text(encoding="utf-8"))
         ours = {card.CARD, *_NAMES} if content["format"] == card.FORMAT else set()
         readme = target / "README.md"
         if readme.is_file() and _sha256(readme) != content["files"]["README.md"]["sha256"]:

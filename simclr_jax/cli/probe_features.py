@@ -115,7 +115,7 @@ def _read_labels(path: str) -> dict[str, str]:
     heads, rows = tables.read_table(path, flag="--labels")
     key = next((name for name in tables.KEYS if name in heads), None)
     if key is None or "label" not in heads:
-        got = ", ".join(heads) or "nothing"
+        got = base.one_line(", ".join(heads), 120) or "nothing"
         raise base.InputError(f"--labels must be a CSV with the columns path (or id) and label; {path} has {got}.")
     found: dict[str, str] = {}
     for row in rows:

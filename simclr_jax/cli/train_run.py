@@ -12,6 +12,7 @@ from typing import Any
 from simclr_jax import base, data, distributed
 from simclr_jax.data import order
 from simclr_jax.distributed import sharding
+from simclr_jax.planning import hardware
 from simclr_jax.run import (
     checkpoint,
     compilation_cache,
@@ -88,7 +89,7 @@ def run_in(
     folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, on_nonfinite: str = "stop"
 ) -> int:
     """`train`, once the processes of the run are connected."""
-    clock = goodput.Clock()
+    clock = goodput.Clock(peak_flops=hardware.peak_flops(sharding.device_kind()))
     with stopping.stop_signals() as stop:
         stop.may_leave = lambda: "nothing was trained since it was started"
         if peers.count > 1:  # all end with the one that got the signal

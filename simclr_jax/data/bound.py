@@ -5,13 +5,14 @@ holds a lock on the entries that it uses, and an entry which anybody holds stays
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import re
 import shutil
 import time
 from typing import NamedTuple
+
+from simclr_jax import base
 
 try:
     import fcntl
@@ -79,7 +80,7 @@ def list_entries(folder: pathlib.Path) -> list[Entry]:
 
 def _title(meta: pathlib.Path) -> str:
     try:
-        return str(json.loads(meta.read_text(encoding="utf-8")).get("title", "?"))
+        return str(base.parse_json(meta.read_text(encoding="utf-8")).get("title", "?"))
     except (OSError, ValueError, AttributeError):
         return "?"
 

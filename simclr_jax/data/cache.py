@@ -244,7 +244,7 @@ def _open_entry(entry: pathlib.Path, key: str) -> imageset.ImageSet | None:
         _remove(entry)
         return None
     try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        meta = base.parse_json((entry / "meta.json").read_text(encoding="utf-8"))
         image_set = imageset.ImageSet(
             images=np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False),
             sizes=np.load(entry / "sizes.npy", allow_pickle=False),

@@ -9,7 +9,8 @@ import csv
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from simclr_jax import base, units
@@ -17,6 +18,7 @@ from simclr_jax.data import extras, folder, imageset, layout, scan, webdataset
 
 SPLITS = ("train", "test", "all")
 TABLES = (".csv", ".tsv", ".parquet")
+_ROWS = 1024  # of a Parquet table, at a time
 # What columns are called, the first that is there counts.
 _COLUMNS = {
     "picture": ("filename", "file_name", "filepath", "file", "image", "image_path", "path", "img"),
@@ -110,9 +112,12 @@ def _find_table(root: pathlib.Path, name: str) -> pathlib.Path | None:
 def _read_table(table: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]]:
     """(picture, text, split) of every row."""
     if table.suffix.lower() == ".parquet":
-        columns = extras.require("pyarrow.parquet").read_table(table)
-        header, rows = columns.column_names, zip(*(column.to_pylist() for column in columns.columns), strict=True)
-        yield from _take(header, rows, name)
+        try:
+            yield from _read_parquet(table, name)
+        except base.InputError:
+            raise
+        except Exception as error:  # pyarrow raises nearly anything on damaged files
+            raise base.InputError(f"{name} must be a whole Parquet table; got {base.one_line(error, 120)}.") from error
         return
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
@@ -122,15 +127,30 @@ def _read_table(table: pathlib.Path, name: str) -> Iterable[tuple[str, str, str]
         raise base.InputError(f"{name} must be a table in UTF-8; got {base.one_line(error, 80)}.") from error
 
 
+def _read_parquet(table: pathlib.Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """As `_read_table`, a few rows at a time: a table says in a few bytes that a million long texts are alike."""
+    known = {word for names in _COLUMNS.values() for word in names}
+    with extras.require("pyarrow.parquet").ParquetFile(table) as file:
+        header = file.schema_arrow.names
+        list(_take(header, [], name))  # refuses a table without the columns
+        wanted = [title for title in header if title.strip().lower() in known]
+        if len(set(wanted)) < len(wanted):
+            raise base.InputError(
+                f"{name} must have every column once; got {base.one_line(', '.join(header), 120)}. Rename one."
+            )
+        for batch in file.iter_batches(_ROWS, columns=wanted):
+            yield from _take(wanted, zip(*(column.to_pylist() for column in batch.columns), strict=True), name)
+
+
 def _take(header: list[str], rows: Iterable[Iterable[object]], name: str) -> Iterable[tuple[str, str, str]]:
     places = {}
     for column, names in _COLUMNS.items():
         lower = [title.strip().lower() for title in header]
         places[column] = next((lower.index(word) for word in names if word in lower), None)
         if places[column] is None and column != "split":
+            shown = base.one_line(", ".join(header), 120)
             raise base.InputError(
-                f"{name} needs a column for the {column}, called {' or '.join(names)}; got {', '.join(header)[:120]}. "
-                "Rename it."
+                f"{name} needs a column for the {column}, called {' or '.join(names)}; got {shown}. Rename it."
             )
     for row in rows:
         cells = ["" if cell is None else str(cell).strip() for cell in row]
@@ -173,9 +193,11 @@ def _find_picture(folder_of_table: pathlib.Path, picture: str, name: str) -> lay
     path = folder_of_table / picture
     try:
         status = path.stat()
-    except OSError as error:
+        if not stat.S_ISREG(status.st_mode):  # of a device or a pipe one reads for ever
+            raise ValueError("no plain file")
+    except (OSError, ValueError) as error:  # a name may also have bytes that no path has
         raise base.InputError(
             f"{name} names pictures by their paths beside the table; {imageset.printable(str(path))}: "
-            f"{error.strerror}. Move the table, or mend its paths."
+            f"{getattr(error, 'strerror', None) or error}. Move the table, or mend its paths."
         ) from error
     return layout.ImageFile(picture, str(path), "", "", status.st_size, status.st_mtime_ns)

@@ -60,7 +60,7 @@ def make_tokenizer(
         )
     library = extras.require("tokenizers")
     if kept is not None:
-        made = library.Tokenizer.from_str(kept)
+        made = _kept(library, kept)
     elif tokenizer is not None:
         made = _read(library, pathlib.Path(tokenizer).expanduser())
     else:
@@ -100,6 +100,7 @@ def pad_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> np.ndarra
 
 
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_MOST_BYTES = 2**25  # of merges; CLIP's have 3 MB
 _NUM_CLIP_MERGES = 48894  # the file of OpenAI has more
 
 
@@ -119,14 +120,26 @@ def _read(library: Any, path: pathlib.Path) -> Any:
     try:
         if path.suffix == ".json":
             return library.Tokenizer.from_file(str(path))
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES / 1e6:.0f} MB, unpacked")
+        return _clip_tokenizer(library, content.decode("utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise base.InputError(
             f"text.tokenizer must be a .json of the library tokenizers, or CLIP's merges (.txt, .txt.gz); "
             f"{imageset.printable(str(path))}: {base.one_line(error, 80)}. Check the path."
         ) from error
-    return _clip_tokenizer(library, text)
+
+
+def _kept(library: Any, content: str) -> Any:
+    try:
+        return library.Tokenizer.from_str(content)
+    except Exception as error:  # the library raises plain Exception
+        raise base.InputError(
+            f"A run that reads texts keeps its tokenizer in tokenizer.json; it is damaged: {base.one_line(error, 80)}. "
+            "Copy it there again."
+        ) from error
 
 
 def _clip_tokenizer(library: Any, merges: str) -> Any:

@@ -12,7 +12,6 @@ texts, as in a file beside a picture; shuffling is the run's own, over all examp
 """
 
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -150,9 +149,9 @@ def list_members(path: pathlib.Path) -> tuple[list[Member], bool]:
                     if member.isreg():
                         members.append(Member(member.name, member.offset_data, member.size))
                 end = archive.offset
-            except tarfile.TarError:
+            except (tarfile.TarError, ValueError, OverflowError):  # numbers of a header that no file can have
                 return members, False
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise base.InputError(
             f"A shard must be a tar file; {imageset.printable(str(path))} is none: {base.one_line(error, 80)}. "
             "Fetch it again, or take it away."
@@ -188,8 +187,8 @@ def _texts(stream: BinaryIO, member: Member) -> list[str]:
     if not member.name.lower().endswith(".json"):
         return _lines(content.splitlines())
     try:
-        caption = json.loads(content)["caption"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        caption = base.parse_json(content)["caption"]
+    except (ValueError, KeyError, TypeError):
         return []
     return _lines(caption if isinstance(caption, list) else [caption])
 

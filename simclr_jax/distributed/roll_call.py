@@ -303,7 +303,7 @@ def _read_line(connection: socket.socket, *, deadline: float, most: int) -> dict
         if time.monotonic() > deadline:
             raise TimeoutError("slow")
     try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
+        found = base.parse_json(content or b"{}")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -237,6 +237,11 @@ def make_vote(mesh: Mesh) -> Callable[[int], int]:
     return vote
 
 
+def device_kind() -> str:
+    """What JAX calls the kind of the devices, such as "NVIDIA H200"."""
+    return str(jax.devices()[0].device_kind)
+
+
 def device_summary(mesh: Mesh) -> str:
     """How many devices of what kind, in words: "8 x NVIDIA H200 (gpu)"."""
     device = mesh.devices.flat[0]

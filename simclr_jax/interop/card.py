@@ -4,7 +4,6 @@ What belongs here: what the card says and in which words. Who measures or reads 
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -198,8 +197,8 @@ def read_card(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = base.parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or base.one_line(error, 80)
         raise base.InputError(f"The card of an export must be readable; {path}: {reason}. Export again.") from error
     return content if isinstance(content, dict) else {}

@@ -15,7 +15,6 @@ belong to it. No torch is needed.
 Reference: model.py, transformer.py and modified_resnet.py of open_clip; model.py of openai/CLIP has the same names.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,9 +120,9 @@ def model_config(by_name: Mapping[str, np.ndarray], *, text_num_heads: int, is_q
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:
     """{"quick_gelu", "text_num_heads"} of the `open_clip_config.json` in a folder; {} where there is none to read."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        config = base.parse_json((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         return {"quick_gelu": bool(config.get("quick_gelu", False)), "text_num_heads": int(config["text_cfg"]["heads"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 

@@ -5,7 +5,6 @@ hold weights in files of known names (exports of ours, snapshots of the Hugging 
 found by `tensorflow_files`.
 """
 
-import json
 import pathlib
 import zipfile
 
@@ -88,10 +87,13 @@ def _open_export(folder: pathlib.Path) -> files.Source:
 def _open_shards(index: pathlib.Path) -> files.Source:
     """The weights that lie in several files, by the index that lists them."""
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+        names = sorted({str(name) for name in base.parse_json(index.read_text())["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise files.unreadable(index, "an index with a weight_map", error) from error
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    beside = [
+        name for name in names if pathlib.PurePath(name).name == name and len(name.encode(errors="replace")) < 256
+    ]
+    missing = [name for name in names if name not in beside or not (index.parent / name).is_file()]
     if missing or not names:
         listed = base.one_line(", ".join(missing), 200) or "any file"
         raise base.InputError(f"All files that an index lists must lie beside it; {index} lacks {listed}. Fetch them.")
@@ -138,8 +140,11 @@ def _refuse_no_weights(path: pathlib.Path, head: bytes) -> None:
     if head.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):
             raise _refusal(path, f"cut off: it has {path.stat().st_size} bytes", "Download or copy it again")
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception as error:  # zipfile raises nearly anything on damaged files
+            raise files.unreadable(path, "a whole archive", error) from error
         inside = {name.rpartition("/")[2] for name in names}
         if "constants.pkl" in inside:
             remedy = (
@@ -154,8 +159,11 @@ def _is_old_torch(path: pathlib.Path) -> bool:
     """Whether a tar archive is torch's own kind, of before 2017."""
     import tarfile
 
-    with tarfile.open(path) as archive:
-        return "pickle" in archive.getnames()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return "pickle" in archive.getnames()
+    except (tarfile.TarError, ValueError, OverflowError, OSError):  # damaged: torch says so, if it is one
+        return False
 
 
 def _refusal(path: pathlib.Path, what: str, remedy: str) -> base.InputError:

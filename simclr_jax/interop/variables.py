@@ -104,12 +104,11 @@ def load(path: pathlib.Path) -> ByName:
     Raises:
         base.InputError: there is no such file, or it is no safetensors file.
     """
-    import safetensors
     import safetensors.numpy
 
     try:
         return dict(sorted(safetensors.numpy.load_file(path).items()))
-    except (OSError, safetensors.SafetensorError) as error:
+    except Exception as error:  # types that NumPy does not have are AttributeErrors
         raise base.InputError(
             f"Weights are read from a safetensors file; {path} cannot be: {base.one_line(error)}."
         ) from error

@@ -130,6 +130,17 @@ def find(kind: str) -> Device:
     return DEVICES[kind]
 
 
+# What JAX calls a TPU where that is not its name here.
+_OTHER_NAMES = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """`Device.flops` of what JAX calls a device's kind, such as "NVIDIA H200" or "TPU v5 lite"; None if unknown."""
+    name = _OTHER_NAMES.get(device_kind, device_kind)
+    found = [device.flops for device in DEVICES.values() if device.name == name and device.flops > 0]
+    return found[0] if found else None
+
+
 def topology(kind: str, num_devices: int) -> str:
     """What the ahead-of-time compiler calls `num_devices` devices of a kind: "1x2x8", "4x8" ...
 

@@ -62,7 +62,7 @@ def read_manifest(folder: pathlib.Path, step: int) -> Manifest:
     path = folder / str(step) / MANIFEST / _FILE
     try:
         _check_plain(folder / str(step))
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = base.parse_json(path.read_text(encoding="utf-8"))
         if not (isinstance(content, dict) and content):
             raise ValueError("empty")
         if "format" not in content:
@@ -70,7 +70,7 @@ def read_manifest(folder: pathlib.Path, step: int) -> Manifest:
         arrays = {str(name): (str(shape), str(digest)) for name, (shape, digest) in content["arrays"].items()}
         if content["sha256"] != _own_digest(content["step"], content["arrays"]) or not arrays:
             raise ValueError("its own digest differs")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         check_readable(folder, step)
         reason = getattr(error, "strerror", None) or base.one_line(error, 80)
         raise base.InputError(f"Checkpoint {step} in {folder} cannot be read: its manifest: {reason}.") from error

@@ -45,7 +45,7 @@ class _ManifestHandler(ocp.AsyncCheckpointHandler):
 
     def restore(self, directory: Any, args: Any = None) -> Any:
         """The manifest; part of orbax's protocol."""
-        return json.loads((directory / "metadata").read_text())
+        return base.parse_json((directory / "metadata").read_text())
 
 
 @ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import atomic_files, base, probes
-from simclr_jax.run import feature_file
+from simclr_jax.run import array_files, feature_checks, feature_file
 
 FORMAT = "simclr-jax.classifier.v1"
 _ARRAYS = ("weights", "bias", "mean", "scale")
@@ -54,15 +54,36 @@ def load(path: str | os.PathLike[str]) -> Kept:
     if not pathlib.Path(path).is_file():
         raise base.InputError(f"{rule}; there is no {path}. Make it: simclr-jax probe --classifier={path}")
     try:
-        arrays = feature_file.read_arrays(path, ("meta", *_ARRAYS))
-        meta = json.loads(str(arrays.pop("meta")))
+        arrays = array_files.read_arrays(path, ("meta", *_ARRAYS))
+        meta = base.parse_json(str(arrays.pop("meta")))
+        feature_checks.check_said(meta)
         if meta.get("format") != FORMAT:
-            raise ValueError(f"its format is {meta.get('format')}")
+            raise ValueError(f"its format is {str(meta.get('format'))[:60]}")
+        _check(arrays, meta)
     except Exception as error:  # readers raise nearly anything on other files
         raise base.InputError(f"{rule}; {path} is not: {base.one_line(error)}. Make it again.") from error
     strength, accuracy = meta.pop("regularization"), meta.pop("validation_accuracy")
     fitted = probes.LinearClassifier(**arrays, regularization=strength, validation_accuracy=accuracy)
     return Kept(fitted, tuple(meta.pop("class_names")), meta)
+
+
+def _check(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the arrays are those of one classifier with a column for every class."""
+    weights = arrays["weights"]
+    if weights.ndim != 2 or weights.shape[1] != len(meta["class_names"]):
+        raise ValueError(f"its weights are {weights.dtype}{list(weights.shape)}, of {len(meta['class_names'])} classes")
+    lengths = {
+        "weights": weights.shape,
+        "bias": weights.shape[1:],
+        "mean": weights.shape[:1],
+        "scale": weights.shape[:1],
+    }
+    for name, shape in lengths.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"its {name} is not {list(shape)} finite numbers")
+    for name in ("regularization", "validation_accuracy"):
+        if not isinstance(meta[name], float | int):
+            raise ValueError(f"its {name} is no number")
 
 
 def check_features(kept: Kept, features: feature_file.Embedding) -> None:

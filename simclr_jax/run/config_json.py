@@ -6,10 +6,11 @@ config.json of a run is such a file. Nothing in it is run, and no other file is 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from simclr_jax import base
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -57,10 +58,7 @@ def _read(path: str) -> dict[str, Any]:
     if os.path.getsize(path) > _MOST_BYTES:
         raise ValueError(f"a config has at most {_MOST_BYTES} bytes")
     with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except RecursionError as error:
-            raise ValueError("its lists lie in lists without end") from error
+        content = base.parse_json(file.read())
     if not isinstance(content, dict):
         raise ValueError("it holds no object of sections")
     content.pop(_DIGEST, None)

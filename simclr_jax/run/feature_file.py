@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import pathlib
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -19,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from simclr_jax import atomic_files, base
-from simclr_jax.run import feature_digest
+from simclr_jax.run import array_files, feature_checks, feature_digest
 
 ENDINGS = (".npz", ".parquet")
 FORMAT = "simclr-jax.features.v1"
@@ -52,10 +51,6 @@ class Embedding(NamedTuple):
     sizes: np.ndarray = np.zeros((0, 2), np.int32)
     digests: np.ndarray = np.zeros(0, np.uint64)
     meta: Mapping[str, Any] = {}
-
-
-# Types of what a file says of itself, where it says it.
-_SAID = {"class_names": list, "encoder": dict, "fingerprint": str, "images": str, "layer": str}
 
 
 class _Said(dict[str, Any]):
@@ -122,14 +117,13 @@ def load(path: str | os.PathLike[str], *, flag: str = "--features") -> Embedding
         raise base.InputError(f"{rule}; there is no {target}. Make it: simclr-jax embed --output={target}")
     try:
         rows, text, digest = (_read_parquet if target.suffix.lower() == ".parquet" else _read_npz)(target)
-        meta = json.loads(text, object_hook=_Said)
+        meta = base.parse_json(text, object_hook=_Said)
+        feature_checks.check_said(meta)
         if digest:
             meta[_DIGEST] = digest
         if meta.get("format") != FORMAT:
-            raise ValueError(f"its format is {meta.get('format')}")
-        wrong = [name for name, kind in _SAID.items() if not isinstance(meta.get(name, kind()), kind)]
-        if wrong:
-            raise ValueError(f"its {wrong[0]} is {meta[wrong[0]]!r}")
+            raise ValueError(f"its format is {str(meta.get('format'))[:60]}")
+        feature_checks.check_columns(rows._asdict(), num_classes=len(meta.get("class_names", ())))
         _check_content(rows, meta.get(_DIGEST))
     except base.InputError:
         raise
@@ -216,7 +210,7 @@ def _write_npz(path: pathlib.Path, blocks: Iterable[Rows], text: str, num_rows: 
             with _member(archive, field, column.dtype, column.shape) as member:
                 member.write(column.tobytes())
         with archive.open(zipfile.ZipInfo("meta.npy", _EPOCH), "w") as member:
-            said = json.dumps({**json.loads(text), _DIGEST: digest.result()}, ensure_ascii=False)
+            said = json.dumps({**base.parse_json(text), _DIGEST: digest.result()}, ensure_ascii=False)
             np.lib.format.write_array(member, np.asarray(said), allow_pickle=False)
 
 
@@ -230,44 +224,9 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
 
 
 def _read_npz(path: pathlib.Path) -> tuple[Rows, str, str | None]:
-    small = read_arrays(path, (*Rows._fields[1:], "meta"))
+    small = array_files.read_arrays(path, (*Rows._fields[1:], "meta"))
     text = str(small.pop("meta"))
-    return Rows(features=_mapped(path, "features.npy"), **small), text, None
-
-
-def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of a file `.npz`, none of which may hold Python objects.
-
-    Raises:
-        ValueError, OSError: it is no such file, in words for people who do not know NumPy.
-    """
-    if not zipfile.is_zipfile(path):
-        raise ValueError("its content is no .npz, or only a part of one")
-    with np.load(path, allow_pickle=False) as archive:
-        missing = [name for name in names if name not in archive]
-        if missing:
-            raise ValueError(f"it holds no {missing[0]}")
-        try:
-            return {name: archive[name] for name in names}
-        except ValueError as error:  # NumPy's own words advise to load them all the same
-            raise ValueError("it holds Python objects, or is damaged") from error
-
-
-def _mapped(path: pathlib.Path, name: str) -> np.ndarray:
-    """An uncompressed array of an archive, read from the disk when it is used."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} is compressed")
-        file.seek(info.header_offset)
-        # A local header: 30 bytes, of which the last four are the lengths of its name and its extra field.
-        lengths = struct.unpack("<HH", file.read(30)[26:])
-        file.seek(info.header_offset + 30 + sum(lengths))
-        np.lib.format.read_magic(file)
-        shape, order, dtype = np.lib.format.read_array_header_1_0(file)
-        if not shape[0]:
-            return np.zeros(shape, dtype)
-        return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape, order="F" if order else "C")
+    return Rows(features=array_files.map_array(path, "features"), **small), text, None
 
 
 def _parquet() -> tuple[ModuleType, ModuleType]:
@@ -284,10 +243,10 @@ def _parquet() -> tuple[ModuleType, ModuleType]:
 
 def _write_parquet(path: pathlib.Path, blocks: Iterable[Rows], text: str) -> None:
     arrow, parquet = _parquet()
-    classes = json.loads(text).get("class_names", [])
+    classes = base.parse_json(text).get("class_names", [])
     first, rest = _peeked(_regrouped(blocks, _ROW_GROUP))
     # Escaped, as names that are not UTF-8 would not go into the file.
-    schema = _to_table(arrow, first, classes).schema.with_metadata({_META: json.dumps(json.loads(text))})
+    schema = _to_table(arrow, first, classes).schema.with_metadata({_META: json.dumps(base.parse_json(text))})
     digest = feature_digest.Digest()
     with parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for block in itertools.chain([first], rest):
@@ -334,8 +293,9 @@ def _to_table(arrow: ModuleType, rows: Rows, classes: list[str]) -> Any:
 
 
 def _read_parquet(path: pathlib.Path) -> tuple[Rows, str, str | None]:
-    _, parquet = _parquet()
+    arrow, parquet = _parquet()
     with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_parquet(arrow, file, path.stat().st_size)
         table, more = file.read(), file.metadata.metadata or {}
     column = {name: table[name].combine_chunks() for name in table.column_names if name != "class"}
     feature = column["feature"]
@@ -347,3 +307,13 @@ def _read_parquet(path: pathlib.Path) -> tuple[Rows, str, str | None]:
     text = table.schema.metadata[_META.encode()].decode()
     kept = more.get(_DIGEST.encode())
     return Rows(features, names, label, paths, sizes, digest), text, None if kept is None else kept.decode()
+
+
+def _check_parquet(arrow: ModuleType, file: Any, num_bytes: int) -> None:
+    """Raises ValueError where text is none, a value is missing where none may, or rows are too many for the bytes."""
+    schema, rows = file.schema_arrow, file.metadata.num_rows
+    wrong = [name for name in ("id", "path") if schema.field(name).type != arrow.string()]
+    if wrong:
+        raise ValueError(f"its {wrong[0]} is no text")
+    width = schema.field("feature").type.list_size
+    feature_checks.check_expansion(num_bytes=num_bytes, unpacked=rows * (4 * width + 64))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax import atomic_files, data
+from simclr_jax import atomic_files, base, data
 
 _FOLDER, _META = "features", "meta.json"
 MAX_BYTES = 8e9
@@ -50,7 +50,7 @@ def load(workdir: pathlib.Path, *, step: int, train_set: data.ImageSet, test_set
     """What was kept, if it is of this step and of these very splits; else None."""
     folder = workdir / _FOLDER
     try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        meta = base.parse_json((folder / _META).read_text(encoding="utf-8"))
         if meta != {"step": step, "train": train_set.fingerprint, "test": test_set.fingerprint}:
             return None
         train_h, test_h = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("train", "test"))

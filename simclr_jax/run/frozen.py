@@ -88,7 +88,7 @@ def write_start(workdir: pathlib.Path, digests: dict[str, str]) -> None:
 def read_start(workdir: pathlib.Path) -> dict[str, str] | None:
     """What `write_start` kept; None where a run started from random weights, or before this was kept."""
     try:
-        content: Any = json.loads((workdir / _FILE).read_text(encoding="utf-8"))
+        content: Any = base.parse_json((workdir / _FILE).read_text(encoding="utf-8"))
         return dict(content["encoder"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -263,7 +263,7 @@ def write_data(workdir: pathlib.Path, now: Data) -> None:
 def read_data(workdir: pathlib.Path) -> Data | None:
     """What `write_data` kept; None for an older run, or where the file is not readable."""
     try:
-        content = json.loads((workdir / _DATA).read_text())
+        content = base.parse_json((workdir / _DATA).read_text())
         had = {"weights": (), **content}  # there were no mixes before
         lists = {name: tuple(had[name]) for name in ("class_names", "weights")}
         return Data(**{**{name: had[name] for name in Data._fields}, **lists})

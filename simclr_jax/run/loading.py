@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ from simclr_jax.run import workdir as workdir_lib
 # Of an export, the file with most in it first.
 _WEIGHTS = ("variables.safetensors", hub.WEIGHTS, "encoder.safetensors")
 _NORMALIZATIONS = foreign.NORMALIZATIONS
+_MOST_PIXELS = 4096  # of a side
 _CLASSIFIER = {"weight": "kernel", "bias": "bias"}
 NORMALIZE = ("auto", *_NORMALIZATIONS)
 
@@ -133,8 +134,8 @@ def _changed(
     """The encoder with what was asked for in place of its own."""
     if resize is not None:
         base.check_choice(resize, encoder_lib.RESIZES, name="resize")
-    if size is not None and not 8 <= size <= 4096:
-        raise base.InputError(f"image_size must be 8 to 4096 pixels; got {size}. Use for example 224.")
+    if size is not None and not 8 <= size <= _MOST_PIXELS:
+        raise base.InputError(f"image_size must be 8 to {_MOST_PIXELS} pixels; got {size}. Use for example 224.")
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise base.InputError(f"crop_fraction must lie in (0, 1]; got {crop_fraction:g}. Use for example 0.875.")
     resized = resize or found.resize
@@ -188,22 +189,56 @@ def _load_export(folder: pathlib.Path) -> encoder_lib.Encoder:
     by_name = variables.load(found[0])
     if not variables.only(by_name, "encoder"):
         by_name = _from_torch(by_name)
-    if content["encoder"]["arguments"].get("positions") == "sincos":
+    told = _read_card(content, folder)
+    if told.positions == "sincos":
         by_name.pop("encoder/positions", None)  # written out for other programs; the network has them by itself
     params, batch_stats = variables.unflatten(by_name)
-    module = models.make_encoder(**content["encoder"]["arguments"])
+    module = told.module
+    if not isinstance(params.get("encoder"), Mapping):
+        raise base.InputError(f"An export holds the variables of an encoder; {found[0]} has none. Export again.")
     head, head_variables = _make_head(params, batch_stats, module)
     return encoder_lib.Encoder(
         module,
         features.encoder_variables(params, {"batch_stats": batch_stats}),
-        size=content["preprocessing"]["size"],
-        resize=content["preprocessing"]["resize"],
-        step=content["training"]["step"],
+        size=told.size,
+        resize=told.resize,
+        step=told.step,
         source=str(folder),
         head=head,
         head_variables=head_variables,
-        canvas_size=content["training"].get("config", {}).get("data", {}).get("canvas_size") or 256,
+        canvas_size=told.canvas_size,
     )
+
+
+class _Told(NamedTuple):
+    """What the card of an export says of its encoder, and of how pictures come to it."""
+
+    module: nn.Module
+    positions: str
+    size: int
+    resize: str
+    step: int
+    canvas_size: int
+
+
+def _read_card(content: Mapping[str, Any], folder: pathlib.Path) -> _Told:
+    """Raises InputError where a card lacks what all cards of its format have, or has something else in its place."""
+    try:
+        arguments, how, training = content["encoder"]["arguments"], content["preprocessing"], content["training"]
+        canvas_size = training.get("config", {}).get("data", {}).get("canvas_size") or 256
+        numbers = {"step": training["step"], "size": how["size"], "canvas_size": canvas_size}
+        for name, value in numbers.items():
+            most = 2**62 if name == "step" else _MOST_PIXELS
+            if type(value) is not int or not 0 <= value <= most or (name != "step" and not value):
+                raise ValueError(f"{name} is {base.one_line(value, 40)}")
+        base.check_choice(how["resize"], encoder_lib.RESIZES, name="resize")
+        module = models.make_encoder(**arguments)
+        return _Told(module, str(arguments.get("positions")), how["size"], how["resize"], training["step"], canvas_size)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else base.one_line(error, 120)
+        raise base.InputError(
+            f"The card of an export must be the one that was written; {folder / card.CARD}: {what}. Export again."
+        ) from error
 
 
 def _from_torch(state: Mapping[str, np.ndarray]) -> variables.ByName:
@@ -275,18 +310,28 @@ def _check_shapes(module: nn.Module, params: base.PyTree, path: pathlib.Path) ->
         )
 
 
+def _is_dense(layer: Any) -> bool:
+    """Whether these are the variables of a dense layer."""
+    return isinstance(layer, Mapping) and "kernel" in layer and np.ndim(layer["kernel"]) == 2
+
+
 def _make_head(
     params: Mapping[str, Any], batch_stats: Mapping[str, Any], module: nn.Module
 ) -> tuple[heads.ProjectionHead | heads.LinearHead | None, dict[str, Any]]:
     """The projection head that these variables are; (None, {}) if there is none, or not all of it."""
-    if "image_projection" in params:
+    if _is_dense(params.get("image_projection")):
         linear = params["image_projection"]
         return heads.LinearHead(np.shape(linear["kernel"])[1], use_bias="bias" in linear), {"params": linear}
     own = params.get("projection_head", {})
+    own = own if isinstance(own, Mapping) else {}
     num = sum(name.startswith("dense") for name in own)
     names = {f"{kind}{layer}" for layer in range(1, num + 1) for kind in ("dense", "bn")}
     # Only the last layer has no bias in its BatchNorm; where all have one, the later layers were cut off.
-    if not num or set(own) != names or "bias" in own[f"bn{num}"] or "bias" in own["dense1"]:
+    if not num or set(own) != names or not all(isinstance(part, Mapping) for part in own.values()):
+        return None, {}
+    if not all(_is_dense(own[f"dense{layer}"]) for layer in range(1, num + 1)):
+        return None, {}
+    if "bias" in own[f"bn{num}"] or "bias" in own["dense1"]:
         return None, {}
     widths = [own[f"dense{layer}"]["kernel"].shape[-1] for layer in (1, num)]
     head = heads.ProjectionHead(num, widths[1], width=widths[0] if num > 1 else None)

@@ -146,7 +146,8 @@ class Reader:
     def write_goodput(self) -> None:
         """Logs where the time went, with the peak of memory, and prints it; nothing where nothing was trained."""
         if self.taken > self._first:
-            row = self.clock.read()
+            self.clock.busy.close()
+            row = self.clock.read(num_updates=self.taken - self._first)
             workdir_lib.write_metrics(self._log, {"step": self.taken, **row, **sharding.peak_memory()})
             progress.say(goodput.line(row, num_updates=self.taken - self._first))
 

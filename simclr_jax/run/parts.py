@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_jax import atomic_files, base, units
-from simclr_jax.run import feature_file, progress
+from simclr_jax.run import array_files, feature_checks, feature_file, progress
 
 _NAME = re.compile(r"part-(\d+)-(\d+)\.npz")
 _PLAN = "job.json"
@@ -153,9 +153,14 @@ def _listed(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, range]]:
 def _read(path: pathlib.Path, span: range) -> Part | None:
     """A part, all of it compared with the checksums of its archive; None if it is damaged or of other pictures."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            rows = feature_file.Rows(**{name: archive[name] for name in feature_file.Rows._fields})
-            part = Part(rows, archive["skipped"].tolist())
+        arrays = array_files.read_arrays(path, (*feature_file.Rows._fields, "skipped"))
+        part = Part(
+            feature_file.Rows(**{name: arrays[name] for name in feature_file.Rows._fields}),
+            list(arrays["skipped"].tolist()),
+        )
+        rows = part.rows
+        if len(rows.labels):
+            feature_checks.check_columns(rows._asdict(), num_classes=0)
     except Exception:  # readers raise nearly anything on damaged files
         return None
     return part if len(rows.labels) + len(part.skipped) == len(span) else None

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from simclr_jax import atomic_files, retrieval
+from simclr_jax import atomic_files, base, retrieval
 from simclr_jax.retrieval import approximate
 from simclr_jax.run import feature_digest, feature_file, progress
 
@@ -21,7 +21,7 @@ def open_index(bank: feature_file.Embedding, path: pathlib.Path) -> approximate.
     kept, note = pathlib.Path(f"{path}.usearch"), pathlib.Path(f"{path}.usearch.json")
     digest = bank.meta.get("features_digest") or feature_digest.look(bank.features).digest
     facts = {"features": digest, "shape": list(bank.features.shape)}
-    if kept.is_file() and _read(note) == {**facts, "index": _digest_of(kept)}:
+    if kept.is_file() and read_note(note) == {**facts, "index": _digest_of(kept)}:
         return approximate.load_index(kept)
     progress.say(f"Making the index of {len(bank.names):,} pictures, once ...")
     graph = retrieval.build_index(bank.features)
@@ -32,9 +32,10 @@ def open_index(bank: feature_file.Embedding, path: pathlib.Path) -> approximate.
     return graph
 
 
-def _read(note: pathlib.Path) -> Any:
+def read_note(note: pathlib.Path) -> Any:
+    """What lies beside an index; None where there is nothing to read."""
     try:
-        return json.loads(note.read_bytes())
+        return base.parse_json(note.read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -44,12 +44,12 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         check_place(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = base.parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or base.one_line(error, 120)
         raise Damaged(f"{path} cannot be read: {reason}.") from error
     # The letter that flipped may be one of the digest's own name.
@@ -90,8 +90,8 @@ def read_rows(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
 
 def _row(line: str) -> dict[str, float] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = base.parse_json(line)
+    except ValueError:
         return None
     if not isinstance(row, dict) or not all(_are_numbers(row.values())):
         return None

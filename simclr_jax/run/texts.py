@@ -46,11 +46,20 @@ def keep(workdir: pathlib.Path, content: str) -> None:
 
 
 def read_kept(workdir: pathlib.Path) -> str | None:
-    """What `keep` wrote, None where there is nothing."""
+    """What `keep` wrote, None where there is nothing.
+
+    Raises:
+        base.InputError: it is no text.
+    """
     try:
         return (workdir / FILE).read_text(encoding="utf-8")
     except OSError:
         return None
+    except UnicodeDecodeError as error:
+        raise base.InputError(
+            f"{workdir / FILE} must be the text that was written there; {base.one_line(error, 80)}. Copy it there "
+            "again."
+        ) from error
 
 
 def open_tokenizer(workdir: pathlib.Path, config: Mapping[str, Any]) -> data.Tokenizer:

@@ -7,6 +7,7 @@ was stopped at any moment and started again ends with the same bits as one that 
 
 import contextlib
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -140,6 +141,7 @@ def train(
         _announce(run, step)
         with contextlib.ExitStack() as stack:
             stack.callback(run.feed.close)
+            stack.callback(clock.busy.close)
             opened = workdir_lib.open_log(workdir, resumed_step=step, warn=progress.say)
             log = stack.enter_context(opened if peers.is_main else workdir_lib.silent_log())
             sizes = metrics_reader.Sizes(run.num_steps, settings.batch_size, data.epoch_size(run.train_set))
@@ -216,9 +218,10 @@ def _loop(
         count = min(settings.steps_per_dispatch, run.num_steps - step)
         with clock.spending("waiting for data"):
             source, indices = run.feed.draw(step)
-        with contextlib.nullcontext() if is_compiled else clock.spending("compiling"):
-            state, metrics = run.train_steps(state, key, source, indices, jnp.asarray(count, jnp.int32))
+        given = (state, key, source, indices, jnp.asarray(count, jnp.int32))
+        state, metrics = _dispatch(run, clock, given, is_first=not is_compiled)
         is_compiled = True
+        del given  # the state before, which was donated
         saver.moved()
         before, step = step, step + count
         reader.put(before, count, metrics)
@@ -238,6 +241,29 @@ def _loop(
         saver.finish()
     reader.write_goodput()
     return stopped
+
+
+def _dispatch(
+    run: Run, clock: goodput.Clock, given: tuple[Any, ...], *, is_first: bool
+) -> tuple[base.TrainState, base.Metrics]:
+    """Sends the device its next updates; the first time they are compiled, and their work is counted before."""
+    sent = time.perf_counter()
+    with clock.spending("compiling") if is_first else contextlib.nullcontext():
+        if is_first and clock.peak_flops:
+            clock.flops_of_update = _flops_of_update(run, given)
+        state, metrics = run.train_steps(*given)
+    clock.busy.add(time.perf_counter() if is_first else sent, metrics["loss"])
+    return state, metrics
+
+
+def _flops_of_update(run: Run, given: tuple[Any, ...]) -> float | None:
+    """By XLA's count of the program that is to be compiled; None where it tells none, or hides loops of chunks."""
+    if run.settings.num_chunks > 1:
+        return None
+    # A loop over updates has no known length, so that its body is counted once.
+    counted = run.train_steps.lower(*given).cost_analysis()  # type: ignore[attr-defined]
+    flops = (counted or {}).get("flops", 0.0)
+    return flops / run.mesh.size if flops > 0 else None
 
 
 def _is_evaluated(run: Run, before: int, step: int) -> bool:

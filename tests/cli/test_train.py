@@ -122,6 +122,7 @@ def test_training_lowers_the_loss_and_leaves_what_the_other_verbs_need(whole):
     wall = parts.pop("wall_seconds")
     assert len(parts) == 5 and min(parts.values()) >= 0 and parts["evaluating_seconds"] > 0
     assert 0 < rows[-1]["goodput"] < 1 and rows[-1]["goodput"] * wall + sum(parts.values()) == pytest.approx(wall)
+    assert 0 < rows[-1]["idle_share"] < 1 and "roofline_share" not in rows[-1]  # nobody knows a CPU's peak
     kept = workdir_lib.read_config(whole)
     assert kept["seed"] == 0 and (settings()["feed"]["kind"], kept["feed"]["kind"]) == ("auto", "canvas")
     assert final_digests(whole)[0] == rows[-1]["step"] == 43  # 1348 * 1 // 32 + 1

@@ -166,7 +166,10 @@ def _rows(member: archives.Member, length: int) -> np.ndarray:
 
 
 def _lines(files: Mapping[str, archives.Member], name: str) -> tuple[str, ...]:
-    return tuple(archives.read_member(files[name]).decode().split())
+    try:
+        return tuple(archives.read_member(files[name]).decode().split())
+    except UnicodeDecodeError as error:
+        raise base.InputError(f"{name} must hold names in UTF-8; it does not. Bring it here again.") from error
 
 
 def _check_labels(labels: np.ndarray, num_classes: int, name: str, *, count: int | None = None) -> None:

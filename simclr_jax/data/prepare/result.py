@@ -1,7 +1,6 @@
 """A prepared data set: what is in it, and whether it still is."""
 
 import concurrent.futures
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
         base.InputError: there is no such file.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = base.parse_json((folder / RECORD).read_text(encoding="utf-8"))
         return record
     except (OSError, ValueError) as error:
         raise base.InputError(
@@ -89,7 +88,7 @@ def load(folder: pathlib.Path) -> Prepared:
     record = read_record(folder)
     splits: Mapping[str, Mapping[str, Any]] = record["splits"]
     total = sum(int(digest, 16) for values in splits.values() for _, digest in values["shards"].values())
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    info = base.parse_json((folder / "dataset_info.json").read_text(encoding="utf-8"))
     return Prepared(
         folder=str(folder),
         name="/".join(part for part in (info["name"], info.get("configName")) if part),

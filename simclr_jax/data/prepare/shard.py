@@ -189,7 +189,7 @@ def summary_path(path: pathlib.Path) -> pathlib.Path:
 
 def _load(path: pathlib.Path, key: str) -> Summary | None:
     try:
-        values = json.loads(summary_path(path).read_text(encoding="utf-8"))
+        values = base.parse_json(summary_path(path).read_text(encoding="utf-8"))
         if values.pop("key") != key or not path.is_file():
             return None
         values["counts"] = {int(label): count for label, count in values["counts"].items()}
