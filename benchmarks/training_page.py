@@ -87,16 +87,20 @@ def of_program(rows: Rows, comparison: str, program: str) -> list[Mapping[str, A
     return sorted(named, key=lambda row: row["what"]["seed"])
 
 
+_EXACT, _FOLLOWING = "ours float64", ("official", "ours float32", "ours rounded")
+
+
 def distances(trainings: Sequence[Any], folder: pathlib.Path) -> dict[str, Any]:
     """The row of relative distances |a - b| / |b| of all weights, b ours in float64, on given views."""
     from benchmarks.training_rows import ours as worker
 
     kept = {one.program: dict(np.load(folder / f"{one.stem}.npz")) for one in trainings}
-    steps, found = trainings[-1].given["keep"], {"official": [], "ours float32": []}
+    steps, found = trainings[-1].given["keep"], {name: [] for name in _FOLLOWING}
     for step in steps:
         exact = at_step(kept["ours float64"], step)
         there = worker.by_our_names(kept["official"], step=step)
-        for name, weights in (("official", there), ("ours float32", at_step(kept["ours float32"], step))):
+        for name in _FOLLOWING:
+            weights = there if name == "official" else at_step(kept[name], step)
             found[name].append(relative_distance(weights, exact))
     what = {"comparison": "follow", "program": "distances", "seed": 0}
     return {"what": what, "steps": list(steps), "distances": found}
@@ -180,12 +184,12 @@ def about(ours: Rows, theirs: Rows) -> str:
 
 def followed(rows: Rows, row: Mapping[str, Any], output: pathlib.Path) -> str:
     """The comparison on the same weights and views: distances over the steps, the losses' differences, the picture."""
-    losses = {who: of_program(rows, "follow", who)[0]["curves"]["loss"] for who in ("official", *_OURS)}
-    exact = losses["ours float64"]
+    losses = {who: of_program(rows, "follow", who)[0]["curves"]["loss"] for who in (*row["distances"], _EXACT)}
+    exact = losses[_EXACT]
     away = {who: [abs(a - b) / b for a, b in zip(losses[who], exact, strict=True)] for who in row["distances"]}
     picture = output.with_name(f"{output.stem}_follow.svg")
     draw_distances(row, away, picture)
-    head = ("step", "weights: official", "weights: ours float32", "loss: official", "loss: ours float32")
+    head = ("step", *(f"{what}: {who}" for what in ("weights", "loss") for who in row["distances"]))
     shown = [
         [
             str(step),
@@ -194,7 +198,7 @@ def followed(rows: Rows, row: Mapping[str, Any], output: pathlib.Path) -> str:
         ]
         for i, step in enumerate(row["steps"])
     ]
-    table = page_lib.table(head, shown, right=range(5))
+    table = page_lib.table(head, shown, right=range(len(head)))
     said = f"The official program is {ratio(row):.2f} times as far from ours in float64 as ours in float32 is"
     said += f" (geometric mean over the steps; at most {MOST_RATIO:g} allowed): "
     said += (
@@ -203,9 +207,6 @@ def followed(rows: Rows, row: Mapping[str, Any], output: pathlib.Path) -> str:
     alt = "Relative distances from ours in float64 over the steps"
     text = textwrap.fill(said, 120)
     return f"## Same weights, same views\n\n{text}\n\n{table}\n\n![{alt}]({picture.name})"
-
-
-_OURS = ("ours float32", "ours float64")
 
 
 def draw_curves(programs: Mapping[str, Rows], path: pathlib.Path) -> None:
@@ -229,7 +230,7 @@ def draw_curves(programs: Mapping[str, Rows], path: pathlib.Path) -> None:
 def draw_distances(row: Mapping[str, Any], losses: Mapping[str, Sequence[float]], path: pathlib.Path) -> None:
     """Two panels with logarithmic scales: the distance of all weights, and of the loss."""
     figure, panels = new_figure(2)
-    for color, who in zip(("#d55e00", "#0072b2"), row["distances"], strict=True):
+    for color, who in zip(("#d55e00", "#0072b2", "#009e73"), row["distances"], strict=False):
         panels[0].semilogy(row["steps"], row["distances"][who], "o-", color=color, label=who, markersize=3)
         panels[1].semilogy(range(1, len(losses[who]) + 1), losses[who], color=color, label=who, linewidth=1)
     for panel, title in zip(panels, ("all weights", "contrastive loss"), strict=True):

@@ -88,10 +88,12 @@ def plan(size: settings.Size, place: Place, *, seeds: int, only: Sequence[str]) 
 
 def follow(size: settings.Size, place: Place) -> list[Training]:
     """The trainings on given views: the official one first, whose weights before its first update the others take."""
-    ours = [
-        Training("follow", f"ours {dtype}", 0, "ours.py", sys.executable, settings.ours_follow(size, dtype))
-        for dtype in ("float32", "float64")
-    ]
+    given = {
+        "ours float32": settings.ours_follow(size, "float32"),
+        "ours float64": settings.ours_follow(size, "float64"),
+    }
+    given["ours rounded"] = settings.ours_follow(size, "float64", rounding=settings.ROUNDING)
+    ours = [Training("follow", name, 0, "ours.py", sys.executable, words) for name, words in given.items()]
     return [Training("follow", "official", 0, "official.py", place.tf_python, settings.official_follow(size)), *ours]
 
 

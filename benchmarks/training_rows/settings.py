@@ -58,6 +58,8 @@ TINY = Size(
     follow_batch=8,
     keep=(1, 2, 4),
 )
+# How far the official program's first updates of scales and biases are from ours in float64, as a share of them.
+ROUNDING = 2e-5
 RECIPE = {"learning_rate": 1.0, "weight_decay": 1e-4, "temperature": 0.5, "color_jitter_strength": 0.5}
 
 
@@ -75,10 +77,13 @@ def official(size: Size) -> dict[str, Any]:
 
 
 def official_follow(size: Size) -> dict[str, Any]:
-    """For the official program on given views, from its first weights."""
+    """For the official program on given views, from its first weights.
+
+    With one replica `global_bn` has nothing to gather; without it BatchNorm is Keras's own.
+    """
     given = official(size)
     flags = {"train_steps": size.follow_steps, "checkpoint_steps": 1, "train_batch_size": size.follow_batch}
-    flags |= {"warmup_epochs": epochs(size, size.warmup_steps, size.follow_batch)}
+    flags |= {"warmup_epochs": epochs(size, size.warmup_steps, size.follow_batch), "global_bn": False}
     return {**given, "flags": {**given["flags"], **flags}, "keep": size.keep}
 
 
@@ -101,13 +106,14 @@ def ours(size: Size) -> dict[str, Any]:
     return {"config": config, "window": size.window, "k": KNN_K}
 
 
-def ours_follow(size: Size, dtype: str) -> dict[str, Any]:
-    """For this program on given views."""
+def ours_follow(size: Size, dtype: str, *, rounding: float = 0.0) -> dict[str, Any]:
+    """For this program on given views; with `rounding`, every update of every weight is off by such a share of it."""
     config = ours(size)["config"]
     config["schedule"]["warmup_epochs"] = epochs(size, size.warmup_steps, size.follow_batch)
     config["train"]["num_epochs"] = epochs(size, size.follow_steps - 1, size.follow_batch)
     config["follow"] = {"num_examples": size.num_examples, "num_classes": size.num_classes}
-    return {"config": config, "dtype": dtype, "keep": size.keep, "steps": size.follow_steps, "batch": size.follow_batch}
+    given = {"config": config, "dtype": dtype, "keep": size.keep, "steps": size.follow_steps}
+    return {**given, "batch": size.follow_batch, **({"rounding": rounding} if rounding else {})}
 
 
 def lightly(size: Size) -> dict[str, Any]:
