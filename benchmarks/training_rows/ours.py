@@ -66,8 +66,8 @@ def means(history: Sequence[Mapping[str, float]], window: int) -> dict[str, list
 def follow(given: Mapping[str, Any]) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
     """The losses of updates on given views from the weights of a TF2 checkpoint, and weights at the steps to keep.
 
-    Computes in `given["dtype"]`, "float32" or "float64". With `given["rounding"]`, every update of every weight is
-    off by a share of it, drawn from a normal distribution of this width.
+    Computes in `given["dtype"]`, "float32" or "float64". With `given["rounding"]`, every update computes with
+    weights that are off by a share of them, drawn from a normal distribution of this width.
     """
     with jax.enable_x64(given["dtype"] == "float64"):
         config, arrays = given["config"], np.load(given["views"])
@@ -75,21 +75,28 @@ def follow(given: Mapping[str, Any]) -> tuple[dict[str, list[float]], dict[str, 
         update, state = make_update(config, views.shape[1:], dtype=given["dtype"])
         first = by_our_names(dict(np.load(given["first"])), step=1)
         state = state._replace(params=filled(state.params, first, given["dtype"]))
-        losses, kept, random = [], {}, np.random.default_rng(0)
+        if "rounding" in given:
+            update = with_rounding(update, given["rounding"])
+        losses, kept = [], {}
         for step, (batch, of_batch) in enumerate(zip(views, labels, strict=True), start=1):
-            before = state.params
             state, metrics = update(state, batch.astype(given["dtype"]), labels=of_batch)
-            if "rounding" in given:
-                state = state._replace(params=rounded(before, state.params, given["rounding"], random))
             losses.append(2 * float(metrics["contrastive_loss"]))
             if step in given["keep"]:
                 kept |= {f"{step}:{name}": np.asarray(leaf) for name, leaf in named(state.params)}
     return {"loss": losses}, kept
 
 
-def rounded(before: base.PyTree, after: base.PyTree, share: float, random: np.random.Generator) -> base.PyTree:
-    """`after` with every update off by a random share of it."""
-    return jax.tree.map(lambda old, new: new + share * (new - old) * random.normal(size=new.shape), before, after)
+def with_rounding(update: Any, share: float) -> Any:
+    """The update, computed with weights that are off by a random share of them, of the weights as they are."""
+    random = np.random.default_rng(0)
+
+    def rounded(state: base.TrainState, views: base.Array, **how: Any) -> tuple[base.TrainState, base.Metrics]:
+        off = jax.tree.map(lambda leaf: leaf * (1 + share * random.normal(size=leaf.shape)), state.params)
+        after, metrics = update(state._replace(params=off), views, **how)
+        params = jax.tree.map(lambda old, used, new: old + (new - used), state.params, off, after.params)
+        return after._replace(params=params), metrics
+
+    return rounded
 
 
 def make_update(config: Mapping[str, Any], shape: Sequence[int], *, dtype: str) -> tuple[Any, base.TrainState]:
