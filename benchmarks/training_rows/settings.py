@@ -136,5 +136,6 @@ def ours_as_lightly(size: Size) -> dict[str, Any]:
     config["encoder"] |= {"width_multiplier": size.width, "dtype": "float32"}
     # ImageNet's, by which lightly's views are normalised.
     config["encoder"] |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    config["method"] |= {"temperature": 0.5, "num_proj_layers": 2}
+    # lightly's loss is the mean; the reference's, twice as large, is what the default trains on.
+    config["method"] |= {"temperature": 0.5, "num_proj_layers": 2, "loss_scale": 1.0}
     return {**given, "config": config}
