@@ -117,6 +117,22 @@ def shares_of(*, loop: float, busy: float, flops: float | None, peak: float | No
     return idle if not flops or not peak else {**idle, "roofline_share": flops / (busy * peak)}
 
 
+def count_flops(lowered: Any) -> float | None:
+    """The work of a program, `jax.stages.Lowered`, by XLA's count before it is compiled; None where there is none.
+
+    JAX's own `cost_analysis` tells nothing on GPUs and TPUs (https://github.com/jax-ml/jax/issues/22713). The count
+    needs no device but a client that has one, so that of the CPU does for all.
+    """
+    try:
+        from jax._src.lib import _jax
+
+        client = jax.local_devices(backend="cpu")[0].client
+        counted = _jax.hlo_module_cost_analysis(client, lowered.compiler_ir("hlo").as_hlo_module())
+    except Exception:  # no public name, and JAX_PLATFORMS may leave out the CPU: a number to look at stops no run
+        counted = {}
+    return counted.get("flops") or None
+
+
 def line(row: dict[str, float], *, num_updates: int) -> str:
     """One line for people of what `Clock.read` says."""
     wall = row["wall_seconds"]

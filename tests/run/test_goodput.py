@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import xla_bridge
 
 from simclr_jax.planning import hardware
 from simclr_jax.run import goodput, training_loop
@@ -84,7 +85,7 @@ def test_a_clock_leaves_evaluations_out_of_the_loop(monkeypatch):
     assert "peak" not in goodput.line(clock.read(num_updates=10), num_updates=10)
 
 
-def test_the_work_of_an_update_is_that_of_its_products_on_one_device():
+def test_the_work_of_an_update_is_that_of_its_products_on_one_device(monkeypatch):
     def steps(x, count):
         return jax.lax.fori_loop(0, count, lambda _, y: y @ x, x)
 
@@ -95,6 +96,13 @@ def test_the_work_of_an_update_is_that_of_its_products_on_one_device():
 
     assert flops(1) == pytest.approx(2 * 64**3 / 4, rel=0.01)
     assert flops(2) is None
+    # As on GPUs and TPUs, where JAX's own count is None.
+    monkeypatch.setattr(xla_bridge, "using_pjrt_c_api", lambda backend=None: True)
+    assert jax.jit(lambda x: x @ x).lower(jnp.zeros((64, 64))).cost_analysis() is None
+    assert flops(1) == pytest.approx(2 * 64**3 / 4, rel=0.01)
+    # As with JAX_PLATFORMS=cuda.
+    monkeypatch.setattr(jax, "local_devices", lambda backend: jax.devices("none"))
+    assert flops(1) is None
 
 
 def test_the_peak_is_known_by_the_names_that_jax_gives():
