@@ -41,13 +41,13 @@ def collect(
         raise base.InputError("output must be a file where several processes embed together; got none. Give one.")
     embedding.check_output(output)
     folder = embedding.parts_folder(output)
-    peers.obey = _stop
     with contextlib.ExitStack() as stack:
         if peers.is_main:
             atomic_files.make_folder(folder, flag="--output")
             stack.enter_context(embedding.hold_parts(folder))
         parts = parts_lib.Parts(folder)
         _agree(job, folder, peers)
+        peers.obey = _stop  # only now: nothing else interrupts the waits of before
         _embed_share(job, parts, folder, peers, show=show)
         spans = peers.exchange([] if peers.is_main else [(span.start, span.stop) for span in parts.spans()])
         if peers.is_main:
@@ -62,6 +62,7 @@ def collect(
 
 def _agree(job: embedding.Job, folder: pathlib.Path, peers: distributed.Peers) -> None:
     """Returns when all processes are known to do the same job, into the same folder."""
+    peers.exchange("listed")  # one host may list the pictures minutes later than another
     peers.agree({"output": str(folder).removesuffix(".parts")})
     peers.agree({"devices per process": sharding.local_summary(), **job.stamp})
     # By the lock's text a folder that all hosts share differs from folders of the same name.
