@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from simclr_jax import base
 
-
 _STEP = 61  # between the ports of two steps of a job: jobs side by side have numbers side by side
 
 
@@ -176,7 +175,7 @@ def _devices(environment: Mapping[str, str], *, local: int, alone: bool) -> tupl
 
 
 def _port(environment: Mapping[str, str], job: int) -> str:
-    """A port from 61440 to 65535 that is the same in all processes of a job; JAX computes it like this, but for steps."""
+    """A port from 61440 to 65535 that is the same in all processes of a job; without steps it is JAX's."""
     return environment.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
 
 

@@ -6,7 +6,6 @@ import pytest
 from simclr_jax import base, probes
 from simclr_jax.run import classifier_file
 
-
 # As the probe gives it where a feature is always the same, and no class has two labels.
 MADE = probes.LinearClassifier(
     np.ones((3, 2), np.float32), np.zeros(2, np.float32), np.ones(3, np.float32), np.float32([1, np.inf, 2]), 1e-2, None
