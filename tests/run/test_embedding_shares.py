@@ -168,6 +168,12 @@ def test_a_process_of_a_job_that_has_lost_its_first_keeps_others_out(encoder, ph
     assert target.exists() and not folder.exists()
 
 
+def test_the_others_hear_of_every_part_that_process_0_writes(job_of):
+    first, _ = job_of(2)
+    noted = embedding_shares._noted("abc", first)
+    assert [(item, first._step) for item in noted] == [("a", 0), ("b", 1), ("c", 2)]
+
+
 def test_a_process_that_is_told_to_stop_after_its_last_look_does_not_wait_for_the_others(job_of, monkeypatch):
     ended = list[object]()
     monkeypatch.setattr(peers_lib, "_end", ended.append)
