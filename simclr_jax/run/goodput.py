@@ -62,15 +62,16 @@ class Busy:
 class Clock:
     """Counts from when it is made, in this process; all that is spent on no part counts as updating.
 
-    Args:
-        peak_flops: of one device a second; None where that is not known, as on a CPU.
+    peak_flops: of one device a second; None where that is not known, as on a CPU. flops_of_update: on one device. Both
+        are set by those who know.
     """
 
-    def __init__(self, *, peak_flops: float | None = None) -> None:
+    def __init__(self) -> None:
         self._begun = time.perf_counter()
         self._spent = dict.fromkeys(PARTS, 0.0)
-        self.peak_flops, self.busy = peak_flops, Busy()
-        self.flops_of_update: float | None = None  # on one device
+        self.peak_flops: float | None = None
+        self.flops_of_update: float | None = None
+        self.busy = Busy()
 
     def started(self) -> None:
         """What has passed until now was starting: reading the data, building, restoring."""

@@ -66,14 +66,14 @@ def test_the_shares_are_those_worked_out_by_hand():
 def test_a_clock_leaves_evaluations_out_of_the_loop(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = goodput.Clock(peak_flops=1e12)
+    clock = goodput.Clock()
     now[0] = 10.0
     clock.started()
     for part, seconds in (("compiling", 20.0), ("evaluating", 30.0), ("saving", 5.0), ("waiting for data", 15.0)):
         with clock.spending(part):
             now[0] += seconds
     now[0] = 160.0
-    clock.busy.seconds, clock.flops_of_update = 75.0, 3e12
+    clock.busy.seconds, clock.flops_of_update, clock.peak_flops = 75.0, 3e12, 1e12
     row = clock.read(num_updates=10)
     # 160 s, of which 10, 20 and 30 are beside the loop; of its 100 s the updates have 80.
     assert row["goodput"] == pytest.approx(80 / 160) and row["idle_share"] == pytest.approx(0.25)
