@@ -89,7 +89,7 @@ def run_in(
     folder: pathlib.Path, config: Mapping[str, Any], peers: distributed.Peers, *, on_nonfinite: str = "stop"
 ) -> int:
     """`train`, once the processes of the run are connected."""
-    clock = goodput.Clock(peak_flops=hardware.peak_flops(sharding.device_kind()))
+    clock = goodput.Clock()  # before any device is touched, which takes its time
     with stopping.stop_signals() as stop:
         stop.may_leave = lambda: "nothing was trained since it was started"
         if peers.count > 1:  # all end with the one that got the signal
@@ -114,6 +114,7 @@ def _run_alike(
             progress.say(changes)
         config = identity.with_kept_feed(folder, config)
         run = _make_run(folder, config, on_nonfinite=on_nonfinite)
+        clock.peak_flops = hardware.peak_flops(sharding.device_kind())
         size, length = len(run.train_set.images), data.epoch_size(run.train_set)
         digest = run.train_set.fingerprint
         peers.agree({"training images": size, "images of an epoch": length, "their digest": digest})

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from simclr_jax import base
 
+_STEP = 61  # between the ports of two steps of a job: jobs side by side have numbers side by side
+
 
 class Job(NamedTuple):
     """A process within its job.
@@ -131,7 +133,9 @@ def _slurm(environment: Mapping[str, str]) -> Job | None:
     if count is None or count == 1:
         return None
     hosts = _variable(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
-    job = _variable(environment, "SLURM_JOB_ID") or 0
+    # Steps of one job may run beside one another, such as `train` and `embed`: each has a port of its own.
+    step = environment.get("SLURM_STEP_ID", "")
+    job = (_variable(environment, "SLURM_JOB_ID") or 0) + (_STEP * int(step) if step.isdecimal() else 0)
     local = _variable(environment, "SLURM_LOCALID") or 0
     return Job(
         "slurm",
@@ -171,7 +175,7 @@ def _devices(environment: Mapping[str, str], *, local: int, alone: bool) -> tupl
 
 
 def _port(environment: Mapping[str, str], job: int) -> str:
-    """A port from 61440 to 65535 that is the same in all processes of a job; JAX computes it like this."""
+    """A port from 61440 to 65535 that is the same in all processes of a job; without steps it is JAX's."""
     return environment.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
 
 

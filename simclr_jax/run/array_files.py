@@ -13,6 +13,8 @@ from typing import IO
 
 import numpy as np
 
+_CHUNK = 2**20  # bytes that are read at a time
+
 
 def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays of a file `.npz`, none of which may hold Python objects.
@@ -27,11 +29,24 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
         for name in names:
             with archive.open(_info(archive, name)) as member:
                 dtype, shape, order = _read_header(member, name)
-                content = bytearray(member.read())
-            if len(content) != dtype.itemsize * math.prod(shape):
+                content = _read_content(member, dtype.itemsize * math.prod(shape), os.path.getsize(path))
+            if content is None:
                 raise ValueError(f"its {name} is not as long as its header says")
             found[name] = np.ndarray(shape, dtype, content, order="F" if order else "C")
     return found
+
+
+def _read_content(member: IO[bytes], size: int, most: int) -> bytearray | None:
+    """What is left of a member, once in memory; None unless it is so many bytes, which may be at most so many."""
+    if size > most:
+        return None
+    content, end = bytearray(size), 0
+    while chunk := member.read(_CHUNK):
+        begin, end = end, end + len(chunk)
+        if end > size:
+            return None
+        content[begin:end] = chunk
+    return content if end == size else None
 
 
 def map_array(path: str | os.PathLike[str], name: str) -> np.ndarray:

@@ -79,11 +79,16 @@ def _check(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         "scale": weights.shape[:1],
     }
     for name, shape in lengths.items():
-        if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"its {name} is not {list(shape)} finite numbers")
-    for name in ("regularization", "validation_accuracy"):
-        if not isinstance(meta[name], float | int):
-            raise ValueError(f"its {name} is no number")
+        array = arrays[name]
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ValueError(f"its {name} is not {list(shape)} numbers")
+        # The scale of a constant feature is infinite.
+        if not (array > 0 if name == "scale" else np.isfinite(array)).all():
+            raise ValueError(f"its {name} is not made of finite numbers")
+    if not isinstance(meta["regularization"], float | int):
+        raise ValueError("its regularization is no number")
+    if not isinstance(meta["validation_accuracy"], float | int | None):  # none of one label a class
+        raise ValueError("its validation_accuracy is no number")
 
 
 def check_features(kept: Kept, features: feature_file.Embedding) -> None:

@@ -9,13 +9,15 @@ import contextlib
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from simclr_jax import atomic_files, base, distributed, units
 from simclr_jax.distributed import sharding
 from simclr_jax.run import embedding, feature_file, locking, progress, stopping
 from simclr_jax.run import parts as parts_lib
+
+_Item = TypeVar("_Item")
 
 
 def share(batches: Sequence[range], index: int, count: int) -> list[range]:
@@ -41,27 +43,35 @@ def collect(
         raise base.InputError("output must be a file where several processes embed together; got none. Give one.")
     embedding.check_output(output)
     folder = embedding.parts_folder(output)
-    peers.obey = _stop
     with contextlib.ExitStack() as stack:
         if peers.is_main:
             atomic_files.make_folder(folder, flag="--output")
             stack.enter_context(embedding.hold_parts(folder))
         parts = parts_lib.Parts(folder)
         _agree(job, folder, peers)
+        peers.obey = _stop  # only now: nothing else interrupts the waits of before
         _embed_share(job, parts, folder, peers, show=show)
         spans = peers.exchange([] if peers.is_main else [(span.start, span.stop) for span in parts.spans()])
         if peers.is_main:
-            parts.take_in(range(*span) for theirs in spans for span in theirs)
+            parts.take_in(_noted((range(*span) for theirs in spans for span in theirs), peers))
             embedding.check_some(job, parts)
             meta = {**meta, "skipped": parts.skipped()}
-            feature_file.save(output, parts, meta=meta, num_rows=parts.num_rows())
+            feature_file.save(output, _noted(parts, peers), meta=meta, num_rows=parts.num_rows())
             shutil.rmtree(folder, ignore_errors=True)
         peers.exchange("written")
     return feature_file.load(output, flag="output")
 
 
+def _noted(items: Iterable[_Item], peers: distributed.Peers) -> Iterator[_Item]:
+    """The same, where the others hear of each: they wait while process 0 writes, which may take it long."""
+    for number, item in enumerate(items):
+        peers.at(number)
+        yield item
+
+
 def _agree(job: embedding.Job, folder: pathlib.Path, peers: distributed.Peers) -> None:
     """Returns when all processes are known to do the same job, into the same folder."""
+    peers.exchange("listed")  # one host may list the pictures minutes later than another
     peers.agree({"output": str(folder).removesuffix(".parts")})
     peers.agree({"devices per process": sharding.local_summary(), **job.stamp})
     # By the lock's text a folder that all hosts share differs from folders of the same name.

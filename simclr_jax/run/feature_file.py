@@ -312,7 +312,8 @@ def _read_parquet(path: pathlib.Path) -> tuple[Rows, str, str | None]:
 def _check_parquet(arrow: ModuleType, file: Any, num_bytes: int) -> None:
     """Raises ValueError where text is none, a value is missing where none may, or rows are too many for the bytes."""
     schema, rows = file.schema_arrow, file.metadata.num_rows
-    wrong = [name for name in ("id", "path") if schema.field(name).type != arrow.string()]
+    texts = (arrow.string(), arrow.large_string())  # other programs write the latter
+    wrong = [name for name in ("id", "path") if schema.field(name).type not in texts]
     if wrong:
         raise ValueError(f"its {wrong[0]} is no text")
     width = schema.field("feature").type.list_size

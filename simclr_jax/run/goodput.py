@@ -62,15 +62,16 @@ class Busy:
 class Clock:
     """Counts from when it is made, in this process; all that is spent on no part counts as updating.
 
-    Args:
-        peak_flops: of one device a second; None where that is not known, as on a CPU.
+    peak_flops: of one device a second; None where that is not known, as on a CPU. flops_of_update: on one device. Both
+        are set by those who know.
     """
 
-    def __init__(self, *, peak_flops: float | None = None) -> None:
+    def __init__(self) -> None:
         self._begun = time.perf_counter()
         self._spent = dict.fromkeys(PARTS, 0.0)
-        self.peak_flops, self.busy = peak_flops, Busy()
-        self.flops_of_update: float | None = None  # on one device
+        self.peak_flops: float | None = None
+        self.flops_of_update: float | None = None
+        self.busy = Busy()
 
     def started(self) -> None:
         """What has passed until now was starting: reading the data, building, restoring."""
@@ -115,6 +116,22 @@ def shares_of(*, loop: float, busy: float, flops: float | None, peak: float | No
         return {}
     idle = {"idle_share": round(max(0.0, 1 - busy / loop), 6)}
     return idle if not flops or not peak else {**idle, "roofline_share": flops / (busy * peak)}
+
+
+def count_flops(lowered: Any) -> float | None:
+    """The work of a program, `jax.stages.Lowered`, by XLA's count before it is compiled; None where there is none.
+
+    JAX's own `cost_analysis` tells nothing on GPUs and TPUs (https://github.com/jax-ml/jax/issues/22713). The count
+    needs no device but a client that has one, so that of the CPU does for all.
+    """
+    try:
+        from jax._src.lib import _jax
+
+        client = jax.local_devices(backend="cpu")[0].client
+        counted = _jax.hlo_module_cost_analysis(client, lowered.compiler_ir("hlo").as_hlo_module())
+    except Exception:  # no public name, and JAX_PLATFORMS may leave out the CPU: a number to look at stops no run
+        counted = {}
+    return counted.get("flops") or None
 
 
 def line(row: dict[str, float], *, num_updates: int) -> str:

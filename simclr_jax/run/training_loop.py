@@ -261,9 +261,8 @@ def _flops_of_update(run: Run, given: tuple[Any, ...]) -> float | None:
     if run.settings.num_chunks > 1:
         return None
     # A loop over updates has no known length, so that its body is counted once.
-    counted = run.train_steps.lower(*given).cost_analysis()  # type: ignore[attr-defined]
-    flops = (counted or {}).get("flops", 0.0)
-    return flops / run.mesh.size if flops > 0 else None
+    flops = goodput.count_flops(run.train_steps.lower(*given))  # type: ignore[attr-defined]
+    return flops / run.mesh.size if flops else None
 
 
 def _is_evaluated(run: Run, before: int, step: int) -> bool:

@@ -78,6 +78,8 @@ def test_slurm_gives_every_task_of_the_step_its_gpu():
     assert distributed.find_job(one_each).local_device_ids is None, "one task a node sees all GPUs of the node"
     assert distributed.find_job({**SLURM, "JAX_COORDINATOR_PORT": "5000"}).coordinator == "gpu007:5000"
     assert distributed.find_job(SLURM, coordinator="10.0.0.7:99").coordinator == "10.0.0.7:99"
+    steps = [distributed.find_job({**SLURM, "SLURM_STEP_ID": str(step)}).coordinator for step in (0, 1, 4294967290)]
+    assert steps[0] == job.coordinator and len(set(steps)) == 3, "steps beside one another have ports of their own"
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,23 @@ def test_a_process_of_a_job_that_has_lost_its_first_keeps_others_out(encoder, ph
             encoder.embed(photos, output=target, peers=job_of(2)[0])
     encoder.embed(photos, output=target)
     assert target.exists() and not folder.exists()
+
+
+def test_the_others_hear_of_every_part_that_process_0_writes(job_of):
+    first, _ = job_of(2)
+    noted = embedding_shares._noted("abc", first)
+    assert [(item, first._step) for item in noted] == [("a", 0), ("b", 1), ("c", 2)]
+
+
+def test_a_process_that_is_told_to_stop_after_its_last_look_does_not_wait_for_the_others(job_of, monkeypatch):
+    ended = list[object]()
+    monkeypatch.setattr(peers_lib, "_end", ended.append)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: ended.append("waited"))
+    first, second = job_of(2)
+    with first:
+        first.obey = lambda number: None
+        first._leave_if_told({"index": 1, "host": "here", "status": 143, "line": "stopped by SIGTERM."})
+    assert ended[0] == 143
+    with second:
+        pass
+    assert ended[-1] == "waited"

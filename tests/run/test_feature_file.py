@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from simclr_jax import base
 from simclr_jax.data import block_digests
-from simclr_jax.run import feature_digest, feature_file
+from simclr_jax.run import array_files, feature_digest, feature_file
 
 RNG = np.random.default_rng(5)
 META = {"fingerprint": "f", "layer": "h", "protocol": "p", "images": "here", "class_names": ["a"]}
@@ -82,6 +85,29 @@ def test_numbers_that_are_not_finite_are_refused_and_files_without_a_digest_load
     monkeypatch.setattr(feature_digest.Digest, "result", lambda self: "")  # a file of before
     feature_file.save(path, [rows_of(5)], meta=META, num_rows=5)
     assert len(feature_file.load(path).names) == 5
+
+
+def test_the_long_texts_that_other_programs_write_are_read(tmp_path):
+    feature_file.save(tmp_path / "features.parquet", [rows_of(5)], meta=META, num_rows=5)
+    table = parquet.read_table(tmp_path / "features.parquet")
+    schema = pyarrow.schema(
+        [field.with_type(pyarrow.large_string()) if field.type == "string" else field for field in table.schema],
+        metadata=table.schema.metadata,
+    )
+    parquet.write_table(table.cast(schema), tmp_path / "long.parquet")
+    assert feature_file.load(tmp_path / "long.parquet").names == tuple(f"{number}.png" for number in range(5))
+
+
+def test_a_column_is_in_memory_once_while_it_is_read(tmp_path):
+    names = np.full(20_000, "x" * 100)
+    np.savez(tmp_path / "columns.npz", names=names)
+    tracemalloc.start()
+    try:
+        found = array_files.read_arrays(tmp_path / "columns.npz", ["names"])["names"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, names) and names.nbytes < peak < 1.5 * names.nbytes
 
 
 def test_features_are_alike_by_all_that_made_them():

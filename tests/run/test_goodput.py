@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import xla_bridge
 
 from simclr_jax.planning import hardware
 from simclr_jax.run import goodput, training_loop
@@ -65,14 +66,14 @@ def test_the_shares_are_those_worked_out_by_hand():
 def test_a_clock_leaves_evaluations_out_of_the_loop(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = goodput.Clock(peak_flops=1e12)
+    clock = goodput.Clock()
     now[0] = 10.0
     clock.started()
     for part, seconds in (("compiling", 20.0), ("evaluating", 30.0), ("saving", 5.0), ("waiting for data", 15.0)):
         with clock.spending(part):
             now[0] += seconds
     now[0] = 160.0
-    clock.busy.seconds, clock.flops_of_update = 75.0, 3e12
+    clock.busy.seconds, clock.flops_of_update, clock.peak_flops = 75.0, 3e12, 1e12
     row = clock.read(num_updates=10)
     # 160 s, of which 10, 20 and 30 are beside the loop; of its 100 s the updates have 80.
     assert row["goodput"] == pytest.approx(80 / 160) and row["idle_share"] == pytest.approx(0.25)
@@ -84,7 +85,7 @@ def test_a_clock_leaves_evaluations_out_of_the_loop(monkeypatch):
     assert "peak" not in goodput.line(clock.read(num_updates=10), num_updates=10)
 
 
-def test_the_work_of_an_update_is_that_of_its_products_on_one_device():
+def test_the_work_of_an_update_is_that_of_its_products_on_one_device(monkeypatch):
     def steps(x, count):
         return jax.lax.fori_loop(0, count, lambda _, y: y @ x, x)
 
@@ -95,6 +96,13 @@ def test_the_work_of_an_update_is_that_of_its_products_on_one_device():
 
     assert flops(1) == pytest.approx(2 * 64**3 / 4, rel=0.01)
     assert flops(2) is None
+    # As on GPUs and TPUs, where JAX's own count is None.
+    monkeypatch.setattr(xla_bridge, "using_pjrt_c_api", lambda backend=None: True)
+    assert jax.jit(lambda x: x @ x).lower(jnp.zeros((64, 64))).cost_analysis() is None
+    assert flops(1) == pytest.approx(2 * 64**3 / 4, rel=0.01)
+    # As with JAX_PLATFORMS=cuda.
+    monkeypatch.setattr(jax, "local_devices", lambda backend: jax.devices("none"))
+    assert flops(1) is None
 
 
 def test_the_peak_is_known_by_the_names_that_jax_gives():
