@@ -64,5 +64,5 @@ def test_verbs_on_a_full_disk_refuse_in_one_line_and_leave_no_file(tmp_path):
     for verb, (status, said) in report["found"].items():
         line = said.strip().splitlines()[-1]
         assert status == 2 and "Traceback" not in said, f"{verb}: {said}"
-        assert line.startswith(f"simclr-jax {verb}:") and "space" in line, f"{verb}: {said}"
+        assert line.startswith(f"simclr-jax {verb}:") and "Make room" in line, f"{verb}: {said}"
     assert report["files"] == [f"{disk}/filler"], report["files"]
