@@ -37,6 +37,7 @@ _FIRST_SECONDS, _EVALUATION_TIMES = 3600.0, 10.0
 _FIRST_WAITS = {"update": 6, "evaluation": 1}  # two waits an update: for the vote on stopping and for the metrics
 _MOST_REMEMBERED = 200  # waits, for the median
 _GRACE_SECONDS = 5.0  # for the others to read of a failure before the process with the store ends
+_LAST_SECONDS = 0.5
 _BEATS = 4  # of every process in which one that is alive has said something new
 # Beats beyond the limit after which silence is reported: who waits for one that is stuck says so before, with stacks.
 _SILENT_BEATS = 10
@@ -207,6 +208,8 @@ class Peers:
     def _wait_until_heard(self) -> None:
         milliseconds = int(1000 * _GRACE_SECONDS)
         _within(_GRACE_SECONDS + 1, lambda: self._store.wait_at_barrier("simclr/heard", milliseconds))
+        if self.is_main:
+            time.sleep(_LAST_SECONDS)  # with this process the store ends, at which JAX aborts who is still there
 
     def _listen(self) -> None:
         """The thread that says how far this process is, and looks whether another one has failed."""
