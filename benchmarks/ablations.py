@@ -32,7 +32,6 @@ from simclr_jax import base, models, probes
 from simclr_jax.distributed import sharding
 from simclr_jax.run import compilation_cache, features, setup, splits
 from simclr_jax.run import config as config_lib
-from simclr_jax.run import workdir as workdir_lib
 
 PAGE, KEPT = ROOT / "docs" / "ablations.md", ROOT / "benchmarks" / "ablations.json"
 STEM = "ablations"
@@ -251,30 +250,27 @@ def main(arguments: list[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     for name in options.only:
         base.check_choice(name, AXES, name="--only")
-    if options.tiny and options.rows == KEPT:
-        raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
+    kept_rows.check_tiny(options, KEPT)
     asked = Asked(
         "tfds:cifar10/jpeg", options.data_dir, "train[:10000]", f"test[:{NUM_TEST}]", options.num_epochs, 0.25
     )
     if options.tiny:
         asked = Asked("photo-patches", None, "train", "test", 0.002, 0.0625)
     compilation_cache.keep()
-    rows = json.loads(options.rows.read_text()) if options.rows.exists() else []
+    rows = kept_rows.Rows(options.rows, ("axis", "value", "seed"))
     wanted = [
         (axis, value, seed) for seed in range(options.seeds) for axis in options.only for value in AXES[axis].values
     ]
     for axis, value, seed in wanted:
         what = what_of(axis, value, seed, asked)
-        if any(kept_rows.are_same(row["what"], what) for row in rows):
+        if rows.has(what):
             continue
         # Several axes have the recipe as it is among their values: it is trained once.
-        same = next((row for row in rows if kept_rows.are_same(_settings(row["what"]), _settings(what))), None)
+        same = next((row for row in rows.rows if kept_rows.are_same(_settings(row["what"]), _settings(what))), None)
         row = make_row(axis, value, seed, asked) if same is None else {**same, "what": what, "cpu_seconds": 0.0}
-        which = [axis, value, seed]
-        rows = [*(old for old in rows if [old["what"][key] for key in ("axis", "value", "seed")] != which), row]
-        workdir_lib.write_json(options.rows, rows)
+        rows.put(row)
         print(axis, value, seed, {name: round(of, 1) for name, of in row["accuracy"].items()}, flush=True)
-    options.output.write_text(page_lib.replace_part(options.output.read_text(), STEM, render(rows)))
+    options.output.write_text(page_lib.replace_part(options.output.read_text(), STEM, render(rows.rows)))
     return 0
 
 

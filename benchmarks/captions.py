@@ -17,7 +17,6 @@ import json
 import pathlib
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,9 +30,9 @@ from simclr_jax import base, optim, probes
 from simclr_jax import data as data_lib
 from simclr_jax.run import config as config_lib
 from simclr_jax.run import image_text, splits, texts
-from simclr_jax.run import workdir as workdir_lib
 
 KEPT, PAGE = ROOT / "benchmarks" / "captions.json", ROOT / "docs" / "image_text.md"
+KEYS = ("program", "seed")  # of which there is one row
 SECTIONS = ("split", "augment", "encoder", "method", "optimizer", "schedule", "text", "train")
 # What is trained, and how much of a picture open_clip's crops keep; None = its default, 0.9 at least.
 PROGRAMS: dict[str, tuple[float, float] | None] = {"ours": None, "open_clip": None, "open_clip_crops": (0.5, 1.0)}
@@ -182,29 +181,9 @@ def measured(data: pathlib.Path, features: pathlib.Path) -> dict[str, Any]:
         }
 
 
-class Rows:
-    """The rows of a file, which several threads put new ones into."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-        self._lock = threading.Lock()
-
-    def has(self, training: Training) -> bool:
-        """Whether the training has been made with the same settings."""
-        return any(kept_rows.are_same(row["what"], training.what) for row in self.rows)
-
-    def put(self, row: dict[str, Any]) -> None:
-        """Adds a row in the place of that of the same training with other settings."""
-        which = [row["what"][key] for key in ("program", "seed")]
-        with self._lock:
-            self.rows = [*(old for old in self.rows if [old["what"][key] for key in ("program", "seed")] != which), row]
-            workdir_lib.write_json(self.path, self.rows)
-
-
-def make(trainings: Sequence[Training], rows: Rows, place: Place, *, size: Size, at_once: int) -> int:
+def make(trainings: Sequence[Training], rows: kept_rows.Rows, place: Place, *, size: Size, at_once: int) -> int:
     """Makes the rows that are missing; 1 if a training failed, which is told and left out."""
-    missing = [training for training in trainings if not rows.has(training)]
+    missing = [training for training in trainings if not rows.has(training.what)]
     if not missing:
         return 0
     save_data(make_config(size), place, num_points=size.num_points)
@@ -239,11 +218,10 @@ def main(arguments: list[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     for name in options.only:
         base.check_choice(name, PROGRAMS, name="--only")
-    if options.tiny and options.rows == KEPT:
-        raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
+    kept_rows.check_tiny(options, KEPT)
     if options.data is None and not options.page:
         raise base.InputError("Trainings need --data, the folder with captions.csv; got none. Or use --page.")
-    rows, size, status = Rows(options.rows), TINY if options.tiny else FULL, 0
+    rows, size, status = kept_rows.Rows(options.rows, KEYS), TINY if options.tiny else FULL, 0
     if not options.page:
         with tempfile.TemporaryDirectory() as folder:
             place = Place(pathlib.Path(folder), options.data.resolve(), options.peers_python)

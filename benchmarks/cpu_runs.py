@@ -9,7 +9,6 @@ Every row is one `simclr-jax train` and one `simclr-jax evaluate`, whose command
 """
 
 import argparse
-import json
 import os
 import pathlib
 import resource
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import children, timing
+from benchmarks import children, kept_rows, timing
 from benchmarks import page as page_lib
 from simclr_jax import base
 from simclr_jax.run import workdir as workdir_lib
@@ -104,7 +103,7 @@ def make_row(name: str, run: str, seed: int, folder: pathlib.Path, data_dir: str
             raise RuntimeError(f"{name} {run} {seed}: {ended.reason}")
     results = workdir_lib.read_results(home / run)
     return {
-        **_what(name, run, seed),
+        "what": _what(name, run, seed),
         "scores": scores_of(results),
         "cpu_seconds": _cpu_seconds() - begin,
         "load": os.getloadavg()[0],
@@ -132,7 +131,7 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """The part of the page: a section a set, its table and its commands."""
-    parts = [section(name, found) for name in SETS if (found := [row for row in rows if row["set"] == name])]
+    parts = [section(name, found) for name in SETS if (found := [row for row in rows if row["what"]["set"] == name])]
     return "\n\n".join(parts) or "No run has been made yet."
 
 
@@ -142,7 +141,7 @@ def section(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     load, minutes = max(row["load"] for row in rows), sum(row["cpu_seconds"] for row in rows) / 60
     told = page_lib.about(last, hardware=f"two shared CPU cores, load up to {load:.0f}")
     told += f" {minutes:.0f} minutes of CPU in all, evaluations and the start of every process included."
-    lines = [line for run in WHAT for line in table_lines(run, [row for row in rows if row["run"] == run])]
+    lines = [line for run in WHAT for line in table_lines(run, [row for row in rows if row["what"]["run"] == run])]
     table = page_lib.table(("run", "labels", "test accuracy, %", "seeds"), lines, right=(2, 3))
     return f"## {SETS[name].title}\n\n{textwrap.fill(told, 120, break_on_hyphens=False)}\n\n{table}\n\n{commands(name)}"
 
@@ -187,20 +186,16 @@ def main(arguments: list[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     for name in options.only:
         base.check_choice(name, SETS, name="--only")
-    if options.tiny and options.rows == KEPT:
-        raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
-    rows = json.loads(options.rows.read_text()) if options.rows.exists() else []
+    kept_rows.check_tiny(options, KEPT)
+    rows = kept_rows.Rows(options.rows, ("set", "run", "seed"))
     names = ["tiny"] if options.tiny else options.only
     for seed, name, run in ((seed, name, run) for seed in range(options.seeds) for name in names for run in WHAT):
-        what = _what(name, run, seed)
-        if any(what.items() <= row.items() for row in rows):
+        if rows.has(_what(name, run, seed)):
             continue
         row = make_row(name, run, seed, options.workdir.absolute(), options.data_dir)
-        same = [row[key] for key in ("set", "run", "seed")]
-        rows = [*(old for old in rows if [old[key] for key in ("set", "run", "seed")] != same), row]
-        workdir_lib.write_json(options.rows, rows)
+        rows.put(row)
         print(name, run, seed, row["scores"], f"{row['cpu_seconds']:.0f} s of CPU", flush=True)
-    options.output.write_text(page_lib.replace_part(options.output.read_text(), STEM, render(rows)))
+    options.output.write_text(page_lib.replace_part(options.output.read_text(), STEM, render(rows.rows)))
     return 0
 
 

@@ -80,6 +80,15 @@ def kornia_views(*, size: int, strength: float, blur: tuple[int, float]) -> Any:
     return torch.nn.Sequential(*steps)
 
 
+def start_torch(seed: int) -> None:
+    """One thread and a seed for a training in torch, and a torchvision that can be imported."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    load_torchvision()
+
+
 def official_code(file: str) -> None:
     """Makes the official TF2 code importable, which lies where SIMCLR_TF2_FOLDER says; without it, it is absent."""
     folder = os.environ.get("SIMCLR_TF2_FOLDER", "")

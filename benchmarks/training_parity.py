@@ -17,7 +17,6 @@ import json
 import pathlib
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,9 +28,9 @@ import numpy as np
 from benchmarks import children, kept_rows, timing, training_page
 from benchmarks.training_rows import settings
 from simclr_jax import base
-from simclr_jax.run import workdir as workdir_lib
 
 KEPT, PAGE = ROOT / "benchmarks" / "training_parity.json", ROOT / "docs" / "training_parity.md"
+KEYS = ("comparison", "program", "seed")  # of which there is one row
 COMPARISONS = ("own", "follow", "lightly")
 # Of our config, what decides over a training.
 SECTIONS = ("data", "split", "augment", "encoder", "method", "optimizer", "schedule", "train", "follow")
@@ -144,33 +143,16 @@ def save_data(size: settings.Size, place: Place) -> None:
     views.save(place.folder / "views.npz", config, both.train_set, steps=size.follow_steps, batch=size.follow_batch)
 
 
-class Rows:
-    """The rows of a file, which several threads put new ones into."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-        self._lock = threading.Lock()
-
-    def has(self, training: Training) -> bool:
-        """Whether the training has been made with the same settings."""
-        return any(kept_rows.are_same(row["what"], training.what) for row in self.rows)
-
-    def put(self, row: dict[str, Any]) -> None:
-        """Adds a row in the place of that of the same training with other settings."""
-        keys = ("comparison", "program", "seed")
-        which = [row["what"][key] for key in keys]
-        with self._lock:
-            self.rows = [*(old for old in self.rows if [old["what"][key] for key in keys] != which), row]
-            workdir_lib.write_json(self.path, self.rows)
-
-
-def make(trainings: Sequence[Training], rows: Rows, place: Place, *, size: settings.Size, at_once: int) -> None:
+def make(
+    trainings: Sequence[Training], rows: kept_rows.Rows, place: Place, *, size: settings.Size, at_once: int
+) -> None:
     """Makes the rows that are missing; a training that fails is told and left out."""
-    missing = [training for training in trainings if not rows.has(training)]
+    missing = [training for training in trainings if not rows.has(training.what)]
     # Those on given views need each other's arrays.
     again = any(training.comparison == "follow" for training in missing)
-    missing += [training for training in trainings if again and training.comparison == "follow" and rows.has(training)]
+    missing += [
+        training for training in trainings if again and training.comparison == "follow" and rows.has(training.what)
+    ]
     if not missing:
         return
     save_data(size, place)
@@ -210,9 +192,11 @@ def main(arguments: list[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     for name in options.only:
         base.check_choice(name, COMPARISONS, name="--only")
-    if options.tiny and options.rows == KEPT:
-        raise base.InputError("--tiny needs --rows and --output of its own; got those of the real page. Name others.")
-    rows, size = Rows(options.rows), settings.TINY if options.tiny else settings.FULL
+    kept_rows.check_tiny(options, KEPT)
+    rows, size = (
+        kept_rows.Rows(options.rows, KEYS),
+        settings.TINY if options.tiny else settings.FULL,
+    )
     if not options.page:
         with tempfile.TemporaryDirectory() as folder:
             place = Place(pathlib.Path(folder), options.data_dir, options.tf_python, options.peers_python)

@@ -33,11 +33,7 @@ class Method(NamedTuple):
 def main() -> None:
     """Trains as the JSON behind this program's name says, and prints a line of JSON."""
     given = json.loads(sys.argv[1])
-    import torch
-
-    torch.set_num_threads(1)
-    torch.manual_seed(given["seed"])
-    peers.load_torchvision()
+    peers.start_torch(given["seed"])
     begin = time.process_time()
     encoder = make_encoder(given["widths"])
     method = MAKERS[given["method"]["name"]](encoder, given["widths"][-1], given)

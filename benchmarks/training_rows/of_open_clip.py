@@ -26,11 +26,7 @@ TOWER = "resnet18_of_a_width"
 def main() -> None:
     """Trains as the JSON behind this program's name says, and prints a line of JSON."""
     given = json.loads(sys.argv[1])
-    import torch
-
-    torch.set_num_threads(1)
-    torch.manual_seed(given["seed"])
-    peers.load_torchvision()
+    peers.start_torch(given["seed"])
     data, begin = dict(np.load(given["data"])), time.process_time()
     model = make_model(given["model"])
     losses, kept = train(model, data, given)

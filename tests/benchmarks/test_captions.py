@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import captions, captions_page
+from benchmarks import captions, captions_page, kept_rows
 from simclr_jax import base
 from simclr_jax.distributed import sharding
 from simclr_jax.run import program as program_lib
@@ -62,7 +62,7 @@ def test_a_training_is_made_again_only_if_its_settings_changed(tmp_path, monkeyp
     trainings = captions.plan(captions.TINY, seeds=1, only=["ours", "open_clip"])
     place = captions.Place(tmp_path, tmp_path, "python")
     for _ in range(2):
-        rows = captions.Rows(tmp_path / "rows.json")
+        rows = kept_rows.Rows(tmp_path / "rows.json", captions.KEYS)
         assert captions.make(trainings, rows, place, size=captions.TINY, at_once=1) == 0
     assert made == trainings and len(rows.rows) == 2
     longer = captions.plan(captions.TINY._replace(num_epochs=1.0), seeds=1, only=["open_clip"])

@@ -12,7 +12,7 @@ FACTS = {"date": "2026-11-29", "commit": "abc", "python": "3.11", "versions": {"
 
 def row(run, seed, **scores):
     what = {"set": "imagenette", "run": run, "seed": seed, "words": list(cpu_runs.plan("imagenette", "RUNS")[run])}
-    return {**what, "scores": scores, "cpu_seconds": 90.0, **FACTS}
+    return {"what": what, "scores": scores, "cpu_seconds": 90.0, **FACTS}
 
 
 @pytest.mark.parametrize("name", cpu_runs.SETS)
@@ -58,7 +58,8 @@ def test_a_row_is_not_made_again_with_the_same_command(monkeypatch, tmp_path):
     page, rows = tmp_path / "page.md", tmp_path / "rows.json"
     page.write_text("<!-- cpu_runs: from here on written by a program -->\n<!-- end of cpu_runs -->\n")
     kept = [row(run, 0, classifier=1.0) for run in cpu_runs.WHAT if run not in ("pretrained", "student")]
-    rows.write_text(json.dumps([*kept, {**row("student", 0, classifier=2.0), "words": ["--config=other"]}]))
+    old = row("student", 0, classifier=2.0)
+    rows.write_text(json.dumps([*kept, {**old, "what": {**old["what"], "words": ["--config=other"]}}]))
     monkeypatch.setattr(cpu_runs, "render", lambda rows: f"{len(rows)} rows")
     given = [f"--workdir={tmp_path}", f"--rows={rows}", f"--output={page}", "--only", "imagenette"]
     assert cpu_runs.main(given) == 0
